@@ -1,0 +1,79 @@
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <string_view>
+
+#include "cli/commands.h"
+#include "intercept/namespace_source.h"
+#include "node/config.h"
+
+namespace vremote::cli {
+
+void build_app(CLI::App& app, Context& context) {
+  app.description("VRemote Storage: many Linux machines share one strongly coherent page cache.\n"
+                  "Start with `vremote playground --nodes 2 --dir ~/play`: a whole cluster on this machine.");
+  app.require_subcommand(1);
+  app.set_help_all_flag("--help-all", "The help of every subcommand");
+  add_node_command(app, context);
+  add_playground_command(app, context);
+  add_run_command(app, context);
+  add_status_command(app, context);
+  add_version_command(app, context);
+  app.footer("Environment:\n"
+             "  VREMOTE_CONFIG   the default of --config\n"
+             "  VREMOTE_CONTROL  the control socket of `run` and `status` when no configuration is named\n\n"
+             "Exit status: 0 done, 1 failed while running, 2 wrong use or configuration;\n"
+             "`vremote run` ends as its command ends.\n"
+             "`vremote SUBCOMMAND --help` tells more; the manual is vremote(1).");
+}
+
+int run_cli(int argc, const char* const* argv, const Runners& runners) {
+  Context context{runners, {}, false, {}};
+  // Everything after "--" belongs to the command to run: the parser never sees it, whatever it looks like.
+  std::vector<std::string> own;
+  for (int i = 1; i < argc; ++i) {
+    if (!context.has_command && std::string_view(argv[i]) == "--") {
+      context.has_command = true;
+    } else {
+      (context.has_command ? context.command : own).emplace_back(argv[i]);
+    }
+  }
+  CLI::App app("", "vremote");
+  build_app(app, context);
+  try {
+    std::reverse(own.begin(), own.end());  // CLI11 wants them last first
+    app.parse(std::move(own));
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help
+    fmt::print(stderr, "vremote: {}\nTry `vremote --help`.\n", error.what());
+    return kExitUsage;
+  }
+  if (context.has_command && !app.got_subcommand("run"))
+    return complain("", "only `vremote run` takes a command after --", kExitUsage);
+  int status = kExitFailed;
+  try {
+    status = context.action();
+  } catch (const std::exception& error) {  // of fmt, when standard output fails; of std, when memory does
+    return complain("", error.what(), kExitFailed);
+  }
+  // A full disk or a closed pipe behind stdout is a failure like any other.
+  if (std::fflush(stdout) != 0 && status == 0) return complain("", "cannot write to standard output", kExitFailed);
+  return status;
+}
+
+int complain(const char* subcommand, const std::string& sentence, int status) {
+  fmt::print(stderr, "vremote{}{}: {}\n", *subcommand != 0 ? " " : "", subcommand, sentence);
+  return status;
+}
+
+Result<std::string> control_socket_for(const std::string& config_file) {
+  if (config_file.empty()) return intercept::find_control_socket();
+  VR_TRY(config, node::read_config(config_file));
+  return config.control_socket;
+}
+
+}  // namespace vremote::cli

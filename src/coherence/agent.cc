@@ -1,0 +1,237 @@
+#include "coherence/agent.h"
+
+#include "coherence/file_agent.h"
+
+namespace vremote::coherence {
+
+Agent::Agent(const AgentOptions& options) : shared_(std::make_unique<AgentShared>()) { shared_->options = options; }
+Agent::~Agent() = default;
+
+FileAgent& Agent::file(FileId id) {
+  auto& slot = files_[id];
+  if (!slot) slot = std::make_unique<FileAgent>(id, *shared_);
+  return *slot;
+}
+
+FileAgent* Agent::find(FileId id) const {
+  auto it = files_.find(id);
+  return it == files_.end() ? nullptr : it->second.get();
+}
+
+void Agent::settle(Instant now, FileAgent& file, AgentActions& actions) {
+  file.step(now, actions);
+  set_deadline(file.id(), file.deadline());
+  if (file.done()) {
+    set_deadline(file.id(), std::nullopt);
+    shared_->due.erase(file.id());
+    files_.erase(file.id());
+  }
+}
+
+void Agent::set_deadline(FileId id, std::optional<Instant> at) {
+  auto known = deadline_of_.find(id);
+  if (known != deadline_of_.end()) {
+    if (at == known->second) return;
+    deadlines_.erase({known->second, id});
+    if (!at) {
+      deadline_of_.erase(known);
+      return;
+    }
+    known->second = *at;
+  } else {
+    if (!at) return;
+    deadline_of_.emplace(id, *at);
+  }
+  deadlines_.insert({*at, id});
+}
+
+void Agent::read(Instant now, const ReadEvent& event, AgentActions& actions) {
+  FileAgent& f = file(event.file);
+  f.read(now, event);
+  settle(now, f, actions);
+}
+
+void Agent::write(Instant now, WriteEvent event, AgentActions& actions) {
+  FileAgent& f = file(event.file);
+  f.write(std::move(event));
+  settle(now, f, actions);
+}
+
+void Agent::write_back(Instant now, FileId id, uint64_t offset, Bytes bytes, Timestamp now_wall, AgentActions& actions) {
+  FileAgent& f = file(id);
+  f.write_back(now, offset, bytes, now_wall);
+  settle(now, f, actions);
+}
+
+void Agent::open(Instant now, Token token, FileId id, bool may_map, AgentActions& actions) {
+  FileAgent& f = file(id);
+  f.open(token, may_map);
+  settle(now, f, actions);
+}
+
+void Agent::close(Instant now, FileId id, bool may_map, AgentActions& actions) {
+  FileAgent& f = file(id);
+  f.close(may_map, actions);
+  settle(now, f, actions);
+}
+
+void Agent::attributes(Instant now, Token token, FileId id, AgentActions& actions) {
+  FileAgent& f = file(id);
+  f.attributes(token);
+  settle(now, f, actions);
+}
+
+void Agent::entries(Instant now, Token token, FileId dir, AgentActions& actions) {
+  FileAgent& f = file(dir);
+  f.entries(token);
+  settle(now, f, actions);
+}
+
+bool Agent::has_entries(FileId dir) const {
+  const FileAgent* f = find(dir);
+  return f != nullptr && f->has_entries();
+}
+
+std::optional<uint32_t> Agent::peek_mode(FileId id) const {
+  const FileAgent* f = find(id);
+  return f == nullptr ? std::nullopt : f->peek_mode();
+}
+
+void Agent::flush(Instant now, Token token, FileId id, AgentActions& actions) {
+  FileAgent& f = file(id);
+  f.flush(now, token, actions);
+  settle(now, f, actions);
+}
+
+void Agent::truncate(Instant now, Token token, FileId id, uint64_t size, AgentActions& actions) {
+  FileAgent& f = file(id);
+  f.truncate(token, size);
+  settle(now, f, actions);
+}
+
+void Agent::truncate_done(Instant now, FileId id, bool done, uint64_t size, AgentActions& actions) {
+  FileAgent& f = file(id);
+  f.truncate_done(done, size);
+  settle(now, f, actions);
+}
+
+void Agent::interrupt(Instant now, Token token, FileId id, AgentActions& actions) {
+  FileAgent* f = find(id);
+  if (f == nullptr) return;
+  f->interrupt(token, actions);
+  settle(now, *f, actions);
+}
+
+void Agent::forget(Instant now, FileId id, AgentActions& actions) {
+  FileAgent* f = find(id);
+  if (f == nullptr) return;
+  f->forget();
+  settle(now, *f, actions);
+}
+
+void Agent::purge_returned(Instant now, PurgeId purge, FileId id, AgentActions& actions) {
+  FileAgent* f = find(id);
+  VR_CHECK(f != nullptr);
+  f->purge_returned(purge);
+  settle(now, *f, actions);
+}
+
+void Agent::receive(Instant now, Grant message, AgentActions& actions) {
+  FileAgent& f = file(message.file);
+  f.granted(now, std::move(message), actions);
+  settle(now, f, actions);
+}
+
+void Agent::receive(Instant now, const Recall& message, AgentActions& actions) {
+  FileAgent& f = file(message.file);
+  f.recalled(message);
+  settle(now, f, actions);
+}
+
+void Agent::receive(Instant now, const FlushAck& message, AgentActions& actions) {
+  if (FileAgent* f = find(message.file)) {
+    f->flush_acked(message);
+    settle(now, *f, actions);
+  }
+  // Room in the window and in memory: go on with what waited for it.
+  while (!shared_->due.empty() && shared_->flush_bytes_in_flight < shared_->options.flush_window_bytes) {
+    FileId id = *shared_->due.begin();
+    shared_->due.erase(shared_->due.begin());
+    FileAgent* f = find(id);
+    if (f != nullptr && !f->send_dirty(PageRange::all(), false, actions)) break;
+  }
+  while (!shared_->throttled.empty() && shared_->dirty_bytes <= shared_->options.dirty_max_bytes) {
+    const AgentShared::Throttled& write = shared_->throttled.front();
+    actions.push_back(ReplyWritten{write.token, write.offset, write.length});
+    shared_->throttled.pop_front();
+  }
+}
+
+void Agent::receive(Instant now, FetchReply message, AgentActions& actions) {
+  FileAgent* f = find(message.file);
+  if (f == nullptr) return;
+  f->fetched(std::move(message), actions);
+  settle(now, *f, actions);
+}
+
+void Agent::reset(Instant now, AgentActions& actions) {
+  std::vector<FileId> all;
+  for (auto& [id, f] : files_) all.push_back(id);
+  for (FileId id : all) {
+    FileAgent* f = find(id);
+    f->reset(now, actions);
+    settle(now, *f, actions);
+  }
+}
+
+void Agent::tick(Instant now, AgentActions& actions) {
+  std::vector<FileId> due;
+  for (auto it = deadlines_.begin(); it != deadlines_.end() && it->first <= now; ++it) due.push_back(it->second);
+  for (FileId id : due) {
+    FileAgent* f = find(id);
+    if (f == nullptr) continue;
+    f->flush_if_due(now, actions);
+    settle(now, *f, actions);
+  }
+}
+
+std::optional<Instant> Agent::next_deadline() const {
+  if (deadlines_.empty()) return std::nullopt;
+  return deadlines_.begin()->first;
+}
+
+void Agent::flush_all(Instant now, AgentActions& actions) {
+  std::vector<FileId> all;
+  for (auto& [id, f] : files_) all.push_back(id);
+  for (FileId id : all) {
+    FileAgent* f = find(id);
+    f->send_dirty(PageRange::all(), true, actions);
+    settle(now, *f, actions);
+  }
+}
+
+bool Agent::idle_dirty() const {
+  for (const auto& [id, f] : files_)
+    if (!f->clean()) return false;
+  return true;
+}
+
+AgentCounts Agent::counts() const {
+  AgentCounts counts;
+  for (const auto& [id, f] : files_) f->add_counts(counts);
+  counts.dirty_bytes = shared_->dirty_bytes;
+  return counts;
+}
+
+const AgentStatistics& Agent::statistics() const { return shared_->statistics; }
+
+LeaseMode Agent::held(FileId id, Resource resource, uint64_t page) const {
+  const FileAgent* f = find(id);
+  return f == nullptr ? LeaseMode::None : f->held(resource, page);
+}
+
+void Agent::check() const {
+  for (const auto& [id, f] : files_) f->check();
+}
+
+}  // namespace vremote::coherence

@@ -1,0 +1,151 @@
+// The agent answers this node's kernel for the files of one home, under the leases it holds.
+//
+// It is the driver's translation of design and protocol into "may this request be answered now, with which bytes, and what must happen
+// first". Events come in (requests of the kernel, messages of the home, purges that returned, time), actions come out. It never blocks, reads no
+// clock and owns no descriptor. The rules K1 to K17 it obeys are told in docs/kernel_cache.md; where each lives:
+//   kernel_cache.h  which pages the kernel may have, which purges count (K3, K4, K5, K13)
+//   file_agent.h    one file: leases, waiting requests, recalls, truncation (K2, K8, K10, K11, K12, K15, K16)
+//   dirty_store.h   bytes written and not yet at the origin
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <set>
+#include <unordered_map>
+#include <variant>
+#include <vector>
+
+#include "base/time.h"
+#include "coherence/messages.h"
+#include "coherence/mistakes.h"
+
+namespace vremote::coherence {
+
+// The driver's name for a kernel request that waits for an answer. Exactly one Reply… action is emitted for each.
+using Token = uint64_t;
+using PurgeId = uint64_t;
+
+// ---- actions ------------------------------------------------------------------------------------------------------------------
+
+// The bytes of a read, in order; shorter than asked only at the file's end.
+struct ReplyData { Token token = 0; std::vector<Bytes> pieces; uint64_t length = 0; };
+struct ReplyWritten { Token token = 0; uint64_t offset = 0; uint32_t length = 0; };  // offset: where it really went (appends)
+struct ReplyOpened { Token token = 0; };
+struct ReplyAttributes { Token token = 0; Attributes attributes; };
+struct ReplyFlushed { Token token = 0; int32_t error = 0; };  // everything written before is at the home; errno of what failed
+struct ReplyTruncateReady { Token token = 0; };               // now send the SetAttributesCall, then call truncate_done()
+struct ReplyEntries { Token token = 0; };                     // an Entries lease is held now
+struct ReplyError { Token token = 0; int32_t error = 0; };
+// Run FUSE_NOTIFY_INVAL_INODE over the range on a thread that may block; then purge_returned().
+struct StartPurge { PurgeId purge = 0; FileId file; PageRange range; };
+struct SendToHome { ToHome message; };
+struct EntriesLost { FileId dir; };  // what the driver remembers of the directory's names is void, now
+
+using AgentAction = std::variant<ReplyData, ReplyWritten, ReplyOpened, ReplyAttributes, ReplyFlushed, ReplyTruncateReady, ReplyEntries,
+                                 ReplyError, StartPurge, SendToHome, EntriesLost>;
+using AgentActions = std::vector<AgentAction>;
+
+struct AgentOptions {
+  // The kernel may map direct handles shared and writable (FUSE_DIRECT_IO_ALLOW_MMAP): rule K2 applies.
+  bool writable_mappings = true;
+  int64_t residency_ns = 1'000'000;            // K13
+  int64_t flush_after_ns = 1'000'000'000;      // dirty bytes older than this go to the home
+  uint64_t dirty_max_bytes = 256u << 20;       // beyond it writers wait
+  uint64_t flush_window_bytes = 16u << 20;     // background flushes under way at once
+  Mistakes mistakes;
+};
+
+struct ReadEvent {
+  Token token = 0;
+  FileId file;
+  uint64_t offset = 0;
+  uint32_t size = 0;  // > 0
+  bool fill = false;  // the kernel holds locked folios for it (no FUSE_READ_LOCKOWNER); offset and size are then whole pages
+};
+struct WriteEvent {
+  Token token = 0;
+  FileId file;
+  uint64_t offset = 0;  // the kernel's guess when append
+  Bytes bytes;
+  bool append = false;
+  Timestamp now_wall;
+};
+
+struct AgentCounts {
+  uint64_t files = 0, shared_pages = 0, exclusive_pages = 0, ranges = 0, dirty_bytes = 0, resident_pages = 0, waiting = 0,
+           purges_in_flight = 0, recalls_pending = 0;
+};
+struct AgentStatistics {
+  uint64_t fills = 0, direct_reads = 0, direct_writes = 0, write_backs = 0, lease_requests = 0, fetches = 0, flushes = 0, flush_bytes = 0, recalls = 0,
+           purges = 0, hits_without_message = 0, void_fetches = 0, write_backs_without_exclusive = 0;
+};
+
+class FileAgent;
+struct AgentShared;
+
+// Not thread-safe: the driver calls it under one lock.
+class Agent {
+ public:
+  explicit Agent(const AgentOptions& options);
+  ~Agent();
+  Agent(const Agent&) = delete;
+  Agent& operator=(const Agent&) = delete;
+
+  // ---- the kernel's requests ----
+  void read(Instant now, const ReadEvent& event, AgentActions& actions);
+  void write(Instant now, WriteEvent event, AgentActions& actions);
+  // A page-cache write-back. It is accepted at once, always; the driver answers it right after this call returns (K7).
+  void write_back(Instant now, FileId file, uint64_t offset, Bytes bytes, Timestamp now_wall, AgentActions& actions);
+  // `may_map`: the handle could be mapped shared and writable (O_RDWR). ReplyOpened when the handle may be given out.
+  void open(Instant now, Token token, FileId file, bool may_map, AgentActions& actions);
+  void close(Instant now, FileId file, bool may_map, AgentActions& actions);
+  void attributes(Instant now, Token token, FileId file, AgentActions& actions);
+  // Takes (or has) an Entries lease on a directory: ReplyEntries.
+  void entries(Instant now, Token token, FileId dir, AgentActions& actions);
+  bool has_entries(FileId dir) const;
+  // The mode bits when an Attributes lease is held.
+  std::optional<uint32_t> peek_mode(FileId file) const;
+  // Everything dirty of the file to the home: ReplyFlushed.
+  void flush(Instant now, Token token, FileId file, AgentActions& actions);
+  // A size-changing SETATTR (or an O_TRUNC open) is unanswered from here until truncate_done().
+  void truncate(Instant now, Token token, FileId file, uint64_t size, AgentActions& actions);
+  void truncate_done(Instant now, FileId file, bool done, uint64_t size, AgentActions& actions);
+  // FUSE_INTERRUPT: a request that still waits is answered EINTR; one that is being carried out is finished.
+  void interrupt(Instant now, Token token, FileId file, AgentActions& actions);
+  // The kernel forgot the inode: no page of it is cached.
+  void forget(Instant now, FileId file, AgentActions& actions);
+
+  // ---- purges, messages, time ----
+  void purge_returned(Instant now, PurgeId purge, FileId file, AgentActions& actions);
+  void receive(Instant now, Grant message, AgentActions& actions);
+  void receive(Instant now, const Recall& message, AgentActions& actions);
+  void receive(Instant now, const FlushAck& message, AgentActions& actions);
+  void receive(Instant now, FetchReply message, AgentActions& actions);
+  // The home restarted: no lease is held any more, every outstanding request is void and sent anew.
+  void reset(Instant now, AgentActions& actions);
+  void tick(Instant now, AgentActions& actions);
+  std::optional<Instant> next_deadline() const;
+
+  // Starts flushing everything (shutdown); idle_dirty() tells when nothing is left.
+  void flush_all(Instant now, AgentActions& actions);
+  bool idle_dirty() const;
+
+  AgentCounts counts() const;
+  const AgentStatistics& statistics() const;
+  LeaseMode held(FileId file, Resource resource, uint64_t page) const;
+  void check() const;
+
+ private:
+  FileAgent& file(FileId id);
+  FileAgent* find(FileId id) const;
+  void settle(Instant now, FileAgent& file, AgentActions& actions);
+  void set_deadline(FileId id, std::optional<Instant> at);
+
+  std::unique_ptr<AgentShared> shared_;
+  std::unordered_map<FileId, std::unique_ptr<FileAgent>, FileIdHash> files_;
+  std::set<std::pair<Instant, FileId>> deadlines_;  // one per file that waits for time
+  std::unordered_map<FileId, Instant, FileIdHash> deadline_of_;
+};
+
+}  // namespace vremote::coherence

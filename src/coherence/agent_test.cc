@@ -1,0 +1,3 @@
+#include "coherence/agent.h"
+
+#include <gtest/gtest.h>

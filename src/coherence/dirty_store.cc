@@ -1,0 +1,218 @@
+#include "coherence/dirty_store.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+
+namespace vremote::coherence {
+namespace {
+
+// From this size on a write's buffer is worth keeping: the pages of it will mostly be flushed and dropped together.
+constexpr size_t kKeepBufferMin = 32 << 10;
+
+Bytes zeros(size_t length) {
+  static const auto memory = std::make_shared<std::byte[]>(1 << 20);
+  return Bytes(memory, std::span<const std::byte>(memory.get(), length));
+}
+
+void append(std::vector<Bytes>& pieces, Bytes piece) {
+  if (piece.empty()) return;
+  if (!pieces.empty() && pieces.back().joins(piece)) {
+    pieces.back() = pieces.back().joined(piece);
+  } else {
+    pieces.push_back(std::move(piece));
+  }
+}
+
+}  // namespace
+
+void DirtyStore::write(uint64_t offset, const Bytes& bytes) {
+  const bool keep_buffer = bytes.size() >= kKeepBufferMin;
+  size_t done = 0;
+  while (done < bytes.size()) {
+    const uint64_t at = offset + done;
+    const uint32_t first = at & (kPageSize - 1);
+    const size_t length = std::min<size_t>(kPageSize - first, bytes.size() - done);
+    write_page(at >> kPageShift, first, bytes.part(done, length), keep_buffer);
+    done += length;
+  }
+}
+
+void DirtyStore::write_page(uint64_t index, uint32_t first, const Bytes& part, bool keep_buffer) {
+  auto [it, fresh] = pages_.try_emplace(index);
+  Page& page = it->second;
+  if (fresh) {
+    ++unsent_;
+  } else if (page.flush != 0) {
+    page.flush = 0;
+    ++unsent_;
+  }
+  const uint16_t end = static_cast<uint16_t>(first + part.size());
+  if (part.size() == kPageSize) {
+    page.bytes = keep_buffer ? part : Bytes::copy_of(part.view());
+    page.own = nullptr;
+    page.valid.assign(1, Piece{0, static_cast<uint16_t>(kPageSize)});
+    return;
+  }
+  // A flush under way still reads the old memory: write into a copy then.
+  if (page.own == nullptr || !page.bytes.unshared()) {
+    auto memory = std::make_shared_for_overwrite<std::byte[]>(kPageSize);
+    if (!page.bytes.empty()) std::memcpy(memory.get(), page.bytes.data(), kPageSize);
+    page.own = memory.get();
+    std::span<const std::byte> view(memory.get(), kPageSize);
+    page.bytes = Bytes(std::move(memory), view);
+  }
+  std::memcpy(page.own + first, part.data(), part.size());
+  Piece added{static_cast<uint16_t>(first), end};
+  std::vector<Piece> merged;
+  merged.reserve(page.valid.size() + 1);
+  for (const Piece& piece : page.valid) {
+    if (piece.end < added.first || piece.first > added.end) {
+      merged.push_back(piece);
+    } else {
+      added.first = std::min(added.first, piece.first);
+      added.end = std::max(added.end, piece.end);
+    }
+  }
+  merged.insert(std::upper_bound(merged.begin(), merged.end(), added, [](const Piece& a, const Piece& b) { return a.first < b.first; }), added);
+  page.valid = std::move(merged);
+}
+
+bool DirtyStore::covers(uint64_t offset, uint64_t length) const {
+  if (length == 0) return true;
+  PageRange range = PageRange::of_bytes(offset, length);
+  auto it = pages_.lower_bound(range.first);
+  for (uint64_t index = range.first; index < range.end; ++index, ++it) {
+    if (it == pages_.end() || it->first != index) return false;
+    const uint64_t start = index << kPageShift;
+    const uint64_t first = std::max(offset, start) - start;
+    const uint64_t end = std::min(offset + length, start + kPageSize) - start;
+    bool inside = false;
+    for (const Piece& piece : it->second.valid) inside = inside || (piece.first <= first && end <= piece.end);
+    if (!inside) return false;
+  }
+  return true;
+}
+
+std::vector<Bytes> DirtyStore::compose(uint64_t offset, uint64_t length, uint64_t base_offset, const Bytes& base) const {
+  std::vector<Bytes> pieces;
+  const uint64_t end = offset + length;
+  uint64_t at = offset;
+  auto fill_from_base = [&](uint64_t until) {
+    while (at < until) {
+      if (at >= base_offset && at < base_offset + base.size()) {
+        const uint64_t n = std::min(until, base_offset + base.size()) - at;
+        append(pieces, base.part(at - base_offset, n));
+        at += n;
+      } else {
+        const uint64_t stop = at < base_offset ? std::min(until, base_offset) : until;
+        const uint64_t n = std::min<uint64_t>(stop - at, 1 << 20);
+        append(pieces, zeros(n));
+        at += n;
+      }
+    }
+  };
+  if (length > 0) {
+    for (auto it = pages_.lower_bound(offset >> kPageShift); it != pages_.end() && it->first << kPageShift < end; ++it) {
+      const uint64_t start = it->first << kPageShift;
+      for (const Piece& piece : it->second.valid) {
+        const uint64_t first = std::max(start + piece.first, at);
+        const uint64_t stop = std::min(start + piece.end, end);
+        if (first >= stop) continue;
+        fill_from_base(first);
+        append(pieces, it->second.bytes.part(first - start, stop - first));
+        at = stop;
+      }
+    }
+  }
+  fill_from_base(end);
+  return pieces;
+}
+
+std::vector<Extent> DirtyStore::take_unsent(PageRange range, uint64_t flush, uint64_t bytes_max, uint64_t* bytes_taken) {
+  std::vector<Extent> extents;
+  *bytes_taken = 0;
+  if (unsent_ == 0) return extents;
+  for (auto it = pages_.lower_bound(range.first); it != pages_.end() && it->first < range.end; ++it) {
+    Page& page = it->second;
+    if (page.flush != 0) continue;
+    if (*bytes_taken + kPageSize > bytes_max) break;
+    page.flush = flush;
+    sent_[flush].push_back(it->first);
+    --unsent_;
+    for (const Piece& piece : page.valid) {
+      const uint64_t offset = (it->first << kPageShift) + piece.first;
+      Bytes bytes = page.bytes.part(piece.first, piece.end - piece.first);
+      *bytes_taken += bytes.size();
+      if (!extents.empty() && extents.back().offset + extents.back().bytes.size() == offset && extents.back().bytes.joins(bytes)) {
+        extents.back().bytes = extents.back().bytes.joined(bytes);
+      } else {
+        extents.push_back({offset, std::move(bytes)});
+      }
+    }
+  }
+  return extents;
+}
+
+PageSet DirtyStore::acked(uint64_t flush) {
+  PageSet clean;
+  auto sent = sent_.find(flush);
+  if (sent == sent_.end()) return clean;
+  for (uint64_t index : sent->second) {
+    auto it = pages_.find(index);
+    if (it == pages_.end() || it->second.flush != flush) continue;  // given up, or written since
+    clean.add({index, index + 1});
+    pages_.erase(it);
+  }
+  sent_.erase(sent);
+  return clean;
+}
+
+void DirtyStore::resend() {
+  for (auto& [index, page] : pages_) page.flush = 0;
+  unsent_ = pages_.size();
+  sent_.clear();
+}
+
+void DirtyStore::remove(PageRange range) {
+  for (auto it = pages_.lower_bound(range.first); it != pages_.end() && it->first < range.end;) {
+    if (it->second.flush == 0) --unsent_;
+    it = pages_.erase(it);
+  }
+}
+
+void DirtyStore::truncate(uint64_t size) {
+  const uint64_t last = size >> kPageShift;
+  const uint16_t keep = static_cast<uint16_t>(size & (kPageSize - 1));
+  if (auto it = pages_.find(last); it != pages_.end() && keep > 0) {
+    Page& page = it->second;
+    std::erase_if(page.valid, [&](const Piece& piece) { return piece.first >= keep; });
+    if (!page.valid.empty()) page.valid.back().end = std::min(page.valid.back().end, keep);
+    if (page.valid.empty()) remove({last, last + 1});
+    remove({last + 1, kPageEnd});
+  } else {
+    remove({last, kPageEnd});
+  }
+}
+
+bool DirtyStore::overlaps(PageRange range) const {
+  auto it = pages_.lower_bound(range.first);
+  return it != pages_.end() && it->first < range.end;
+}
+
+PageRange DirtyStore::clean_around(PageRange range) const {
+  PageRange wide = PageRange::all();
+  auto below = pages_.lower_bound(range.first);
+  if (below != pages_.begin()) wide.first = std::prev(below)->first + 1;
+  auto above = pages_.lower_bound(range.end);
+  if (above != pages_.end()) wide.end = above->first;
+  return wide;
+}
+
+PageSet DirtyStore::pages() const {
+  PageSet set;
+  for (const auto& [index, page] : pages_) set.add({index, index + 1});
+  return set;
+}
+
+}  // namespace vremote::coherence

@@ -1,0 +1,3 @@
+#include "coherence/dirty_store.h"
+
+#include <gtest/gtest.h>

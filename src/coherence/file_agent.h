@@ -1,0 +1,165 @@
+// One file at one node: its leases, the kernel requests that wait, and the recalls to be acked.
+//
+// Every event changes the state and then step() carries out whatever has become possible, requests before recalls (a grant is used once before it
+// can be taken away, K10), until nothing moves. A request waits only for what it shows in `Request`; nothing here waits in code.
+//
+// What a request needs:
+//   fill, read    Data Shared over its whole range (fills: Exclusive while the file may be mapped writable, K2), and the true size under an
+//                 Attributes lease when it may reach the file's end
+//   write         Attributes Update, or Exclusive when it extends; then Data Exclusive; then no cached page of the range (K12)
+//   attributes    Attributes Shared
+//   open          Attributes of any mode (so that the home learns at the next recall that the file is in use); K2 for O_RDWR
+//   truncate      no flush under way, no clean page beyond the new end cached
+// A request that has its Attributes lease pins it until it is answered, and may wait for Data meanwhile; never the other way round.
+#pragma once
+
+#include <deque>
+#include <list>
+#include <map>
+#include <optional>
+#include <set>
+
+#include "coherence/agent.h"
+#include "coherence/dirty_store.h"
+#include "coherence/kernel_cache.h"
+#include "coherence/lease_map.h"
+
+namespace vremote::coherence {
+
+// What the files of one agent have in common.
+struct AgentShared {
+  AgentOptions options;
+  AgentStatistics statistics;
+  uint64_t next_id = 1;  // requests, flushes, fetches, fills
+  uint64_t next_purge = 1;
+  uint64_t dirty_bytes = 0;
+  uint64_t flush_bytes_in_flight = 0;
+  std::set<FileId> due;  // files with bytes to flush that the window held back
+  struct Throttled {
+    Token token = 0;
+    uint64_t offset = 0;
+    uint32_t length = 0;
+  };
+  std::deque<Throttled> throttled;  // writes applied whose answer waits for memory
+};
+
+class FileAgent {
+ public:
+  FileAgent(FileId id, AgentShared& shared);
+
+  void read(Instant now, const ReadEvent& event);
+  void write(WriteEvent event);
+  void write_back(Instant now, uint64_t offset, const Bytes& bytes, Timestamp now_wall);
+  void open(Token token, bool may_map);
+  void close(bool may_map, AgentActions& actions);
+  void attributes(Token token);
+  void entries(Token token);
+  void flush(Instant now, Token token, AgentActions& actions);
+  void truncate(Token token, uint64_t size);
+  void truncate_done(bool done, uint64_t size);
+  void interrupt(Token token, AgentActions& actions);
+  void forget();
+
+  void purge_returned(PurgeId purge);
+  void granted(Instant now, Grant message, AgentActions& actions);
+  void recalled(const Recall& message);
+  void flush_acked(const FlushAck& message);
+  void fetched(FetchReply message, AgentActions& actions);
+  void reset(Instant now, AgentActions& actions);
+
+  // Carries out whatever has become possible.
+  void step(Instant now, AgentActions& actions);
+  // Sends dirty bytes: all of them, or as many as the shared window allows. Returns false when some were held back.
+  bool send_dirty(PageRange range, bool all, AgentActions& actions);
+  void flush_if_due(Instant now, AgentActions& actions);
+
+  std::optional<Instant> deadline() const;
+  bool done() const;  // nothing is known of the file any more: the object may go
+  bool has_entries() const { return entries_ != LeaseMode::None; }
+  bool clean() const { return dirty_.empty() && !dirty_attributes_.has_size && !dirty_attributes_.has_mtime && flights_.empty(); }
+  FileId id() const { return id_; }
+  std::optional<uint32_t> peek_mode() const {
+    if (attributes_mode_ == LeaseMode::None) return std::nullopt;
+    return attributes_.mode;
+  }
+  LeaseMode held(Resource resource, uint64_t page) const;
+  void add_counts(AgentCounts& counts) const;
+  void check() const;
+
+ private:
+  enum class Kind : uint8_t { Fill, Read, Write, Attributes, Entries, Open, Flush, Truncate };
+  struct Request {
+    Kind kind = Kind::Read;
+    Token token = 0;
+    uint64_t offset = 0, size = 0;  // bytes; truncate: size is the new one
+    PageRange range;                // pages it needs
+    Bytes bytes;                    // write
+    Timestamp wall;
+    bool append = false;
+    bool pinned = false;  // keeps the Attributes lease here
+    bool active = false;  // write: being carried out; truncate: sent
+    bool asked_message = false;     // needed at least one message
+    uint64_t fill = 0;              // id in kernel_
+    uint64_t data_request = 0, attributes_request = 0, fetch = 0;  // outstanding, by id
+    bool have_data = false;
+    uint64_t data_offset = 0;
+    Bytes data;
+    PageSet purge;                // open: pages that must not stay cached without Exclusive
+    uint64_t flush_upto = 0;      // flush: done when no flush up to this id is under way
+    int32_t error = 0;            // answer with this
+  };
+  struct PendingRecall {
+    uint64_t id = 0;
+    Resource resource = Resource::Data;
+    LeaseMode to = LeaseMode::None;
+    PageRange range;
+  };
+
+  bool advance(Instant now, Request& request, AgentActions& actions);  // true: answered, remove it
+  bool advance_read(Instant now, Request& request, AgentActions& actions);
+  bool advance_write(Instant now, Request& request, AgentActions& actions);
+  bool advance_open(Request& request, AgentActions& actions);
+  bool advance_truncate(Request& request, AgentActions& actions);
+  bool advance_recall(Instant now, const PendingRecall& recall, AgentActions& actions);
+  void ack_data(const PendingRecall& recall, AgentActions& actions);
+  PageRange give_around(const PendingRecall& recall) const;
+  PageRange behind_end(const PendingRecall& recall) const;
+  PageSet purges_wanted(Instant now);
+
+  bool need_attributes(Request& request, LeaseMode mode, AgentActions& actions);  // true: held and pinned
+  void ask_data(Request& request, LeaseMode mode, bool want_data, AgentActions& actions);
+  bool recall_pending(Resource resource, PageRange range) const;
+  bool must_purge(const PendingRecall& recall) const { return recall.to == LeaseMode::None || may_write(); }
+  bool may_write() const;
+  PageSet not_exclusive(const PageSet& pages) const;
+  void void_data(PageRange range);
+  void touch(PageRange range);
+  void set_dirty_bytes(uint64_t before);
+  Flush new_flush();
+  void wrote(uint64_t offset, const Bytes& bytes, Timestamp wall, bool extend);
+
+  FileId id_;
+  AgentShared& shared_;
+  KernelCache kernel_;
+  DirtyStore dirty_;
+  LeaseMap leases_;
+  LeaseMode attributes_mode_ = LeaseMode::None, entries_ = LeaseMode::None;
+  uint64_t entries_request_ = 0;
+  uint64_t seen_ = 0;              // the last grant's sequence
+  Attributes attributes_;          // valid while attributes_mode_ != None
+  uint64_t size_floor_ = 0;        // the file is at least this long, for pages under a data lease
+  DirtyAttributes dirty_attributes_;
+  Instant dirty_since_;
+  uint32_t opens_ = 0, mapping_opens_ = 0;
+  bool told_in_use_ = false;
+  bool forgotten_ = false;
+  uint32_t truncations_ = 0;       // unanswered (K8)
+  int32_t write_error_ = 0;        // a flush failed at the home; told once, at fsync or close
+  std::list<Request> requests_;    // in order of arrival
+  std::list<PendingRecall> recalls_;
+  std::map<uint64_t, uint64_t> flights_;  // flushes under way -> bytes
+  std::deque<PageRange> touched_;  // the last direct reads and writes: not given away beyond what is recalled
+  std::optional<Instant> wake_;    // a recall waits for this (K13)
+};
+
+}  // namespace vremote::coherence

@@ -1,0 +1,402 @@
+#include "coherence/home.h"
+
+#include <array>
+#include <utility>
+
+namespace vremote::coherence {
+
+// A request of a node, or an operation at the home; waiting, or (an operation only) holding until it is finished.
+struct Home::Waiter {
+  std::optional<OperationId> operation;
+  NodeId node;                   // who asked, when not an operation
+  std::optional<NodeId> except;  // whose leases do not conflict
+  uint64_t request = 0;
+  LeaseMode mode = LeaseMode::None;
+  PageRange range;
+  bool want_data = false;
+  bool holding = false;
+};
+
+struct Home::OutstandingRecall {
+  NodeId node;
+  PageRange range;
+  LeaseMode to = LeaseMode::None;
+};
+
+struct Home::ResourceState {
+  HolderMap holders;
+  std::list<Waiter> waiters;  // in order of arrival (I3)
+  std::map<uint64_t, OutstandingRecall> recalls;
+  bool idle() const { return holders.empty() && waiters.empty() && recalls.empty(); }
+};
+
+struct Home::FileState {
+  struct PerNode {
+    uint64_t last_sequence = 0;
+    bool in_use = false;
+  };
+  std::array<ResourceState, 3> resources;
+  std::map<NodeId, PerNode> nodes;
+  bool pinned = false;
+  ResourceState& of(Resource resource) { return resources[static_cast<size_t>(resource)]; }
+  const ResourceState& of(Resource resource) const { return resources[static_cast<size_t>(resource)]; }
+};
+
+namespace {
+constexpr std::array kResources{Resource::Entries, Resource::Attributes, Resource::Data};
+}  // namespace
+
+Home::Home(Mistakes mistakes) : mistakes_(mistakes) {}
+Home::~Home() = default;
+
+Home::FileState& Home::state(FileId file) {
+  auto& slot = files_[file];
+  if (!slot) slot = std::make_unique<FileState>();
+  return *slot;
+}
+
+void Home::receive(NodeId node, const LeaseRequest& message, HomeActions& actions) {
+  const bool unit = message.resource != Resource::Data;
+  if (message.mode == LeaseMode::None || message.range.empty() || message.range.end > kPageEnd || (unit && message.range != kUnit) ||
+      (message.mode == LeaseMode::Update && message.resource != Resource::Attributes)) {
+    actions.push_back(CloseSession{node, "a lease request without sense"});
+    return;
+  }
+  FileState& fs = state(message.file);
+  fs.of(message.resource)
+      .waiters.push_back(Waiter{.operation = {},
+                                .node = node,
+                                .except = node,
+                                .request = message.request,
+                                .mode = message.mode,
+                                .range = message.range,
+                                .want_data = message.want_data,
+                                .holding = false});
+  promote(message.file, fs, message.resource, actions);
+}
+
+void Home::receive(NodeId node, const RecallAck& message, HomeActions& actions) {
+  auto it = files_.find(message.file);
+  if (it == files_.end()) {
+    actions.push_back(CloseSession{node, "an ack of a recall that nobody sent"});
+    return;
+  }
+  FileState& fs = *it->second;
+  for (Resource resource : kResources) {
+    ResourceState& rs = fs.of(resource);
+    auto recall = rs.recalls.find(message.recall);
+    if (recall == rs.recalls.end()) continue;
+    if (recall->second.node != node || !message.given.contains(recall->second.range) || message.given.end > kPageEnd) {
+      actions.push_back(CloseSession{node, "an ack that does not fit its recall"});
+      return;
+    }
+    // I5: a grant this ack's sender had not seen may lie in the wider part.
+    auto known = fs.nodes.find(node);
+    const bool current = known != fs.nodes.end() && known->second.last_sequence == message.seen;
+    PageRange given = current ? message.given : recall->second.range;
+    if (resource == Resource::Attributes) {
+      if (message.attributes.has_size || message.attributes.has_mtime) actions.push_back(ApplyAttributes{message.file, message.attributes});
+      set_in_use(message.file, fs, node, message.in_use, actions);
+    }
+    rs.holders.reduce(given, node, recall->second.to);
+    rs.recalls.erase(recall);
+    promote(message.file, fs, resource, actions);
+    erase_if_idle(message.file, actions);
+    return;
+  }
+  actions.push_back(CloseSession{node, "an ack of a recall that nobody sent"});
+}
+
+void Home::receive(NodeId node, Flush message, HomeActions& actions) { actions.push_back(ApplyFlush{node, std::move(message)}); }
+
+void Home::receive(NodeId node, const Fetch& message, HomeActions& actions) {
+  if (message.range.empty() || message.range.end > kPageEnd) {
+    actions.push_back(CloseSession{node, "a fetch without sense"});
+    return;
+  }
+  actions.push_back(ServeFetch{node, message});
+}
+
+void Home::receive(NodeId node, const Release& message, HomeActions& actions) {
+  auto it = files_.find(message.file);
+  if (it == files_.end()) return;
+  FileState& fs = *it->second;
+  auto known = fs.nodes.find(node);
+  if (known == fs.nodes.end()) return;
+  if (!message.leases) {
+    set_in_use(message.file, fs, node, false, actions);
+    return;
+  }
+  if (known->second.last_sequence != message.seen) return;  // I5
+  set_in_use(message.file, fs, node, false, actions);
+  for (Resource resource : kResources) fs.of(resource).holders.remove(node);
+  fs.nodes.erase(known);
+  for (Resource resource : kResources) promote(message.file, fs, resource, actions);
+  erase_if_idle(message.file, actions);
+}
+
+void Home::node_gone(NodeId node, HomeActions& actions) {
+  std::vector<FileId> touched;
+  for (auto& [file, fs] : files_) touched.push_back(file);
+  for (FileId file : touched) {
+    FileState& fs = *files_.at(file);
+    set_in_use(file, fs, node, false, actions);
+    fs.nodes.erase(node);
+    for (Resource resource : kResources) {
+      ResourceState& rs = fs.of(resource);
+      rs.holders.remove(node);
+      std::erase_if(rs.waiters, [&](const Waiter& w) { return !w.operation && w.node == node; });
+      std::erase_if(rs.recalls, [&](const auto& entry) { return entry.second.node == node; });
+    }
+    for (Resource resource : kResources) promote(file, fs, resource, actions);
+    erase_if_idle(file, actions);
+  }
+}
+
+void Home::acquire(OperationId operation, const OperationNeed& need, HomeActions& actions) {
+  FileState& fs = state(need.file);
+  fs.of(need.resource)
+      .waiters.push_back(Waiter{.operation = operation,
+                                .node = {},
+                                .except = need.except,
+                                .request = 0,
+                                .mode = need.mode,
+                                .range = need.range,
+                                .want_data = false,
+                                .holding = false});
+  promote(need.file, fs, need.resource, actions);
+}
+
+void Home::finish(OperationId operation, FileId file, HomeActions& actions) {
+  auto it = files_.find(file);
+  if (it == files_.end()) return;
+  FileState& fs = *it->second;
+  for (Resource resource : kResources) {
+    ResourceState& rs = fs.of(resource);
+    if (std::erase_if(rs.waiters, [&](const Waiter& w) { return w.operation == operation; }) > 0) promote(file, fs, resource, actions);
+  }
+  erase_if_idle(file, actions);
+}
+
+void Home::offer(NodeId node, FileId file, Resource resource, LeaseMode mode, HomeActions& actions) {
+  FileState& fs = state(file);
+  ResourceState& rs = fs.of(resource);
+  Waiter wish{.operation = {}, .node = node, .except = node, .request = 0, .mode = mode, .range = kUnit, .want_data = false, .holding = false};
+  bool free = true;
+  for (const Waiter& waiter : rs.waiters)
+    if (waiter.range.overlaps(wish.range) && !compatible(waiter.mode, mode)) free = false;
+  for (const auto& [id, recall] : rs.recalls)
+    if (recall.range.overlaps(wish.range)) free = false;
+  rs.holders.each(wish.range, [&](PageRange, const Holding& holding) {
+    const bool has_it = holding.has(node) && covers(holding.mode, mode);
+    if (has_it || (!holding.only(node) && !compatible(holding.mode, mode))) free = false;
+    return true;
+  });
+  if (free) {
+    grant(file, fs, resource, wish, actions);
+  } else {
+    erase_if_idle(file, actions);
+  }
+}
+
+bool Home::blocked(const ResourceState& rs, std::list<Waiter>::const_iterator waiter) const {
+  for (auto it = rs.waiters.begin(); it != waiter; ++it)
+    if (it->range.overlaps(waiter->range) && !compatible(it->mode, waiter->mode)) return true;
+  return false;
+}
+
+// Sends the recalls that `waiter` needs and that are not under way. Returns true when something conflicts.
+bool Home::recall_conflicts(FileId file, ResourceState& rs, Resource resource, const Waiter& waiter, HomeActions& actions) {
+  struct Wanted {
+    PageRange range;
+    LeaseMode to = LeaseMode::None;
+  };
+  std::map<NodeId, Wanted> wanted;
+  rs.holders.each(waiter.range, [&](PageRange range, const Holding& holding) {
+    if (compatible(holding.mode, waiter.mode)) return true;
+    for (NodeId node : holding.nodes) {
+      if (waiter.except == node) continue;
+      // Update cannot become Shared while other nodes have Update: it goes altogether.
+      const LeaseMode down = waiter.mode == LeaseMode::Shared && holding.mode == LeaseMode::Exclusive ? LeaseMode::Shared : LeaseMode::None;
+      auto [slot, fresh] = wanted.try_emplace(node, Wanted{range, down});
+      if (!fresh) {
+        slot->second.range.end = range.end;
+        if (down == LeaseMode::None) slot->second.to = down;
+      }
+    }
+    return true;
+  });
+  for (const auto& [node, want] : wanted) {
+    bool under_way = false;
+    for (const auto& [id, recall] : rs.recalls)
+      if (recall.node == node && recall.range.contains(want.range) && (recall.to == LeaseMode::None || recall.to == want.to)) under_way = true;
+    if (under_way) continue;
+    uint64_t id = next_recall_++;
+    rs.recalls.emplace(id, OutstandingRecall{node, want.range, want.to});
+    actions.push_back(SendRecall{node, Recall{.file = file, .recall = id, .resource = resource, .to = want.to, .range = want.range}});
+  }
+  return !wanted.empty();
+}
+
+void Home::promote(FileId file, FileState& fs, Resource resource, HomeActions& actions) {
+  ResourceState& rs = fs.of(resource);
+  for (auto it = rs.waiters.begin(); it != rs.waiters.end();) {
+    if (it->holding || blocked(rs, it)) {
+      ++it;
+      continue;
+    }
+    const size_t recalls_before = rs.recalls.size();
+    bool conflict = recall_conflicts(file, rs, resource, *it, actions);
+    if (conflict && !(mistakes_.has(Mistake::GrantBeforeAcks) && recalls_before == rs.recalls.size())) {
+      ++it;
+      continue;
+    }
+    if (it->operation) {
+      it->holding = true;
+      actions.push_back(OperationReady{*it->operation, file, resource});
+      ++it;
+      continue;
+    }
+    if (conflict) {  // GrantBeforeAcks only: the map must stay sane for the run to go on
+      std::vector<std::pair<PageRange, NodeId>> strip;
+      rs.holders.each(it->range, [&](PageRange range, const Holding& holding) {
+        for (NodeId node : holding.nodes)
+          if (node != it->node) strip.emplace_back(range, node);
+        return true;
+      });
+      for (auto& [range, node] : strip) rs.holders.reduce(range, node, it->mode == LeaseMode::Shared ? LeaseMode::Shared : LeaseMode::None);
+    }
+    Waiter granted = *it;
+    it = rs.waiters.erase(it);
+    grant(file, fs, resource, granted, actions);
+  }
+}
+
+// The widest range around `need` that `node` can be given in `mode`: no conflicting holder, nobody waiting, no recall under way.
+PageRange Home::widen(const ResourceState& rs, NodeId node, LeaseMode mode, PageRange need, const Waiter* self) const {
+  PageRange wide = rs.holders.widest(
+      need, [&](const Holding& holding) { return holding.only(node) || (mode != LeaseMode::Exclusive && compatible(holding.mode, mode)); });
+  auto shrink = [&](PageRange other) {
+    if (other.overlaps(need)) return;
+    if (other.end <= need.first) wide.first = std::max(wide.first, other.end);
+    if (other.first >= need.end) wide.end = std::min(wide.end, other.first);
+  };
+  for (const Waiter& waiter : rs.waiters)
+    if (&waiter != self) shrink(waiter.range);
+  for (const auto& [id, recall] : rs.recalls) shrink(recall.range);
+  return wide;
+}
+
+void Home::grant(FileId file, FileState& fs, Resource resource, const Waiter& waiter, HomeActions& actions) {
+  ResourceState& rs = fs.of(resource);
+  LeaseMode mode = waiter.mode;
+  // With nobody else there the lease is Exclusive whatever was asked: the next write needs no message.
+  bool alone = resource != Resource::Entries;
+  rs.holders.each(waiter.range, [&](PageRange, const Holding& holding) {
+    if (!holding.only(waiter.node)) alone = false;
+    return alone;
+  });
+  for (const Waiter& other : rs.waiters)
+    if (other.range.overlaps(waiter.range)) alone = false;
+  for (const auto& [id, recall] : rs.recalls)
+    if (recall.range.overlaps(waiter.range)) alone = false;
+  if (alone) mode = LeaseMode::Exclusive;
+  PageRange range = resource == Resource::Data ? widen(rs, waiter.node, mode, waiter.range, nullptr) : kUnit;
+  rs.holders.grant(range, waiter.node, mode);
+  Grant message{.file = file,
+                .request = waiter.request,
+                .sequence = ++fs.nodes[waiter.node].last_sequence,
+                .resource = resource,
+                .mode = mode,
+                .range = range,
+                .error = 0,
+                .size_floor = 0,
+                .attributes = {},
+                .data_offset = waiter.range.byte_offset(),
+                .data = {}};
+  actions.push_back(SendGrant{waiter.node, std::move(message), waiter.want_data ? waiter.range : PageRange{}});
+}
+
+void Home::set_in_use(FileId file, FileState& fs, NodeId node, bool in_use, HomeActions& actions) {
+  auto it = fs.nodes.find(node);
+  if (it == fs.nodes.end()) {
+    if (!in_use) return;
+    it = fs.nodes.emplace(node, FileState::PerNode{}).first;
+  }
+  it->second.in_use = in_use;
+  bool any = false;
+  for (const auto& [id, per_node] : fs.nodes) any = any || per_node.in_use;
+  if (any == fs.pinned) return;
+  fs.pinned = any;
+  if (any) {
+    actions.push_back(PinFile{file});
+  } else {
+    actions.push_back(UnpinFile{file});
+  }
+}
+
+void Home::erase_if_idle(FileId file, HomeActions& actions) {
+  auto it = files_.find(file);
+  if (it == files_.end() || it->second->pinned) return;
+  for (const ResourceState& rs : it->second->resources)
+    if (!rs.idle()) return;
+  // A node that gave up every lease by recalls still knows the file and its grant numbers: they must go on counting.
+  if (!it->second->nodes.empty()) return;
+  files_.erase(it);
+  actions.push_back(FileIdle{file});
+}
+
+HomeCounts Home::counts() const {
+  HomeCounts counts;
+  counts.files = files_.size();
+  for (const auto& [file, fs] : files_) {
+    for (const ResourceState& rs : fs->resources) {
+      counts.ranges += rs.holders.size();
+      counts.recalls += rs.recalls.size();
+      for (const Waiter& waiter : rs.waiters) counts.waiting += waiter.holding ? 0 : 1;
+    }
+  }
+  return counts;
+}
+
+std::vector<Home::PendingRecall> Home::pending_recalls(size_t most) const {
+  std::vector<PendingRecall> out;
+  for (const auto& [file, fs] : files_) {
+    for (Resource resource : kResources) {
+      for (const auto& [id, recall] : fs->of(resource).recalls) {
+        if (out.size() == most) return out;
+        out.push_back({file, recall.node, resource, recall.range});
+      }
+    }
+  }
+  return out;
+}
+
+LeaseMode Home::held(NodeId node, FileId file, Resource resource, uint64_t page) const {
+  auto it = files_.find(file);
+  if (it == files_.end()) return LeaseMode::None;
+  Holding holding = it->second->of(resource).holders.at(page);
+  return holding.has(node) ? holding.mode : LeaseMode::None;
+}
+
+void Home::check() const {
+  for (const auto& [file, fs] : files_) {
+    for (const ResourceState& rs : fs->resources) {
+      rs.holders.check();
+      // I3: two that hold or wait first in line never conflict.
+      for (auto a = rs.waiters.begin(); a != rs.waiters.end(); ++a) {
+        if (!a->holding) continue;
+        for (auto b = rs.waiters.begin(); b != a; ++b)
+          VR_CHECK_MSG(!b->holding || !b->range.overlaps(a->range) || compatible(a->mode, b->mode), "I3: two operations hold one piece");
+        rs.holders.each(a->range, [&](PageRange, const Holding& holding) {
+          for (NodeId node : holding.nodes)
+            VR_CHECK_MSG(a->except == node || compatible(holding.mode, a->mode) || mistakes_.has(Mistake::GrantBeforeAcks),
+                         "I1: a lease beside an operation that excludes it");
+          return true;
+        });
+      }
+    }
+  }
+}
+
+}  // namespace vremote::coherence

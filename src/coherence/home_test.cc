@@ -1,0 +1,3 @@
+#include "coherence/home.h"
+
+#include <gtest/gtest.h>

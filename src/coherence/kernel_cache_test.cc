@@ -1,0 +1,3 @@
+#include "coherence/kernel_cache.h"
+
+#include <gtest/gtest.h>

@@ -1,0 +1,223 @@
+// What a home and the agents of its files say to each other.
+//
+// Order is part of the protocol: messages about one file between one agent and the home arrive in the order sent (one
+// connection per file), and the home emits grants, recalls and replies of a file in the order its state changed (docs/protocol.md).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/attributes.h"
+#include "base/bytes.h"
+#include "base/ids.h"
+#include "base/page_range.h"
+
+namespace vremote::coherence {
+
+// What a lease covers. Entries and Attributes are single units: their range is always kUnit.
+// Operations that need several take them in this order, then by file (no cycle of waiting operations).
+enum class Resource : uint8_t { Entries = 0, Attributes = 1, Data = 2 };
+inline constexpr PageRange kUnit{0, 1};
+
+// Update lets several nodes at once bump a file's modification time: it commutes with itself and with nothing else. Only Attributes
+// are leased so. Exclusive allows all the others do.
+enum class LeaseMode : uint8_t { None = 0, Shared = 1, Update = 2, Exclusive = 3 };
+
+// True when a holder of `have` may do all that `want` allows.
+constexpr bool covers(LeaseMode have, LeaseMode want) {
+  return want == LeaseMode::None || have == LeaseMode::Exclusive || have == want;
+}
+// True when two nodes may hold these at once.
+constexpr bool compatible(LeaseMode a, LeaseMode b) {
+  return a == LeaseMode::None || b == LeaseMode::None || (a == b && a != LeaseMode::Exclusive);
+}
+
+// A piece of a file's bytes.
+struct Extent {
+  uint64_t offset = 0;  // bytes
+  Bytes bytes;
+};
+
+// Attributes an agent changed under its lease and the home does not know yet.
+struct DirtyAttributes {
+  bool has_size = false;
+  bool has_mtime = false;
+  uint64_t size = 0;   // only ever grows the file
+  Timestamp mtime;     // also the ctime
+  bool operator==(const DirtyAttributes&) const = default;
+};
+
+// ---- agent -> home ------------------------------------------------------------------------------------------------------------
+
+// Asks for `mode` on all of `range`. One request of a file and resource per id; ids are the agent's.
+struct LeaseRequest {
+  FileId file;
+  uint64_t request = 0;
+  Resource resource = Resource::Data;
+  LeaseMode mode = LeaseMode::None;
+  PageRange range;
+  bool want_data = false;  // the grant carries the bytes of `range` (clipped to the file's end at the home)
+};
+
+// Answers a Recall. The flushes of its range were sent before. `given` contains the recalled range and may be wider; the home
+// takes the wider part only if `seen` is the last grant it sent this node for the file.
+struct RecallAck {
+  FileId file;
+  uint64_t recall = 0;
+  PageRange given;
+  uint64_t seen = 0;          // Grant::sequence
+  DirtyAttributes attributes;  // with Resource::Attributes only
+  bool in_use = false;         // the file is open here: keep it alive when its last name goes
+};
+
+// Dirty bytes for the origin's disk.
+struct Flush {
+  FileId file;
+  uint64_t flush = 0;
+  std::vector<Extent> extents;
+  DirtyAttributes attributes;
+};
+
+// Reads under a lease already held.
+struct Fetch {
+  FileId file;
+  uint64_t fetch = 0;
+  PageRange range;
+};
+
+// With `leases`: gives up every lease on the file (the kernel has forgotten it, nothing is dirty), unless `seen` is not the last grant
+// the home sent this node for the file: then nothing happens. Without: only `in_use` ends (the last close).
+struct Release {
+  FileId file;
+  uint64_t seen = 0;
+  bool leases = true;
+};
+
+// ---- home -> agent ------------------------------------------------------------------------------------------------------------
+
+// Gives `mode` on `range`, at least what was asked. request == 0: nobody asked, the home offers it.
+struct Grant {
+  FileId file;
+  uint64_t request = 0;
+  uint64_t sequence = 0;  // counts the grants to this node for this file, from 1
+  Resource resource = Resource::Data;
+  LeaseMode mode = LeaseMode::None;
+  PageRange range;
+  int32_t error = 0;             // errno: nothing is granted (the file is gone, the disk failed)
+  uint64_t size_floor = 0;       // the file is at least this long while a data lease on the page is held
+  Attributes attributes;         // with Resource::Attributes
+  uint64_t data_offset = 0;      // with want_data: the bytes at data_offset, cut at the home's end of file
+  Bytes data;
+};
+
+// Asks the node to give up `range` down to `to` (None or Shared).
+struct Recall {
+  FileId file;
+  uint64_t recall = 0;
+  Resource resource = Resource::Data;
+  LeaseMode to = LeaseMode::None;
+  PageRange range;
+};
+
+struct FlushAck {
+  FileId file;
+  uint64_t flush = 0;
+  int32_t error = 0;  // errno of the origin's disk
+};
+
+struct FetchReply {
+  FileId file;
+  uint64_t fetch = 0;
+  int32_t error = 0;
+  uint64_t data_offset = 0;
+  Bytes data;  // cut at the home's end of file
+};
+
+// ---- operations that run at the home ----------------------------------------------------------------------------------------
+
+struct Caller {
+  uint32_t uid = 0;
+  uint32_t gid = 0;
+  std::vector<uint32_t> groups;  // supplementary; at most kGroupsMax
+};
+inline constexpr size_t kGroupsMax = 1024;
+inline constexpr size_t kNameMax = 255;     // bytes of one name
+inline constexpr size_t kLinkMax = 4096;    // bytes of a symbolic link
+inline constexpr size_t kXattrMax = 65536;  // bytes of an extended attribute
+
+struct LookupCall { FileId dir; std::string name; };
+struct CreateCall {  // mknod, mkdir, open(O_CREAT): by the type bits of mode
+  FileId dir;
+  std::string name;
+  uint32_t mode = 0;
+  uint32_t rdev = 0;
+  bool exclusive = false;  // EEXIST when the name exists; otherwise the existing file is returned
+};
+struct SymlinkCall { FileId dir; std::string name; std::string target; };
+struct LinkCall { FileId file; FileId dir; std::string name; };
+struct RemoveCall { FileId dir; std::string name; bool directory = false; };
+struct RenameCall { FileId from_dir; std::string from; FileId to_dir; std::string to; uint32_t flags = 0; };
+struct SetAttributesCall {
+  FileId file;
+  bool has_mode = false, has_uid = false, has_gid = false, has_size = false, has_atime = false, has_mtime = false;
+  bool atime_now = false, mtime_now = false;
+  bool clear_suid = false;  // FATTR_KILL_SUIDGID
+  uint32_t mode = 0, uid = 0, gid = 0;
+  uint64_t size = 0;
+  Timestamp atime, mtime;
+};
+struct ReadLinkCall { FileId file; };
+struct ReadDirectoryCall { FileId dir; uint64_t cookie = 0; uint32_t bytes_max = 0; };
+struct StatFsCall { FileId file; };
+struct SyncCall { FileId file; bool data_only = false; };
+struct GetXattrCall { FileId file; std::string name; };
+struct ListXattrCall { FileId file; };
+struct SetXattrCall { FileId file; std::string name; Bytes value; uint32_t flags = 0; };
+struct RemoveXattrCall { FileId file; std::string name; };
+struct AllocateCall { FileId file; uint64_t offset = 0; uint64_t length = 0; uint32_t mode = 0; };
+struct SeekCall { FileId file; uint64_t offset = 0; uint32_t whence = 0; };
+
+using Operation =
+    std::variant<LookupCall, CreateCall, SymlinkCall, LinkCall, RemoveCall, RenameCall, SetAttributesCall,
+                 ReadLinkCall, ReadDirectoryCall, StatFsCall, SyncCall, GetXattrCall, ListXattrCall, SetXattrCall,
+                 RemoveXattrCall, AllocateCall, SeekCall>;
+
+struct Call {
+  uint64_t call = 0;
+  Caller caller;
+  Operation operation;
+};
+
+struct Node { FileId file; Attributes attributes; };  // a file as an operation found or made it
+struct DirectoryEntry {
+  std::string name;
+  uint64_t cookie = 0;  // continue after this entry
+  FileId file;
+  uint32_t type = 0;    // DT_*
+};
+struct DirectoryPage { std::vector<DirectoryEntry> entries; bool end = false; };
+struct FileSystemStats {
+  uint64_t blocks = 0, blocks_free = 0, blocks_available = 0, files = 0, files_free = 0;
+  uint32_t block_size = 0, name_max = 0, fragment_size = 0;
+};
+struct Text { Bytes bytes; };      // a link's target, an xattr or a list of their names
+struct Offset { uint64_t value = 0; };
+
+using Outcome = std::variant<std::monostate, Node, DirectoryPage, FileSystemStats, Text, Offset>;
+
+struct Reply {
+  uint64_t call = 0;
+  int32_t error = 0;
+  Outcome outcome;
+};
+
+using ToHome = std::variant<LeaseRequest, RecallAck, Flush, Fetch, Release, Call>;
+using ToAgent = std::variant<Grant, Recall, FlushAck, FetchReply, Reply>;
+
+// The file whose connection and order a message belongs to.
+FileId file_of(const Operation& operation);
+FileId file_of(const ToHome& message);
+
+}  // namespace vremote::coherence

@@ -1,0 +1,187 @@
+#include "fuse/channel.h"
+
+#include <fcntl.h>
+#include <sys/ioctl.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <limits>
+#include <vector>
+
+#include "base/check.h"
+#include "fuse/buffer.h"
+#include "fuse/protocol.h"
+
+namespace vremote::fuse {
+namespace {
+
+constexpr const char* kDevice = "/dev/fuse";
+constexpr size_t kPartsMax = 1024;  // UIO_MAXIOV
+constexpr size_t kNameMax = 1024;   // FUSE_NAME_MAX of every kernel; newer ones take more
+constexpr int kErrnoEnd = 512;      // the kernel refuses replies with errors from here on
+
+Result<Fd> open_device() {
+  Fd fd(::open(kDevice, O_RDWR | O_CLOEXEC | O_NONBLOCK));
+  if (fd.valid()) return fd;
+  switch (errno) {
+    case ENOENT:
+    case ENODEV:
+    case ENXIO:
+      return fail(
+          errno,
+          "there is no /dev/fuse: run `modprobe fuse`; a container needs `--device /dev/fuse`");
+    case EACCES:
+    case EPERM:
+      return fail(
+          errno,
+          "/dev/fuse may not be opened: run as root; a container needs `--device /dev/fuse`");
+    default:
+      return fail(errno, "cannot open /dev/fuse");
+  }
+}
+
+iovec part_of(std::span<const std::byte> bytes) {
+  return {.iov_base = const_cast<std::byte*>(bytes.data()), .iov_len = bytes.size()};
+}
+
+template <typename T>
+std::span<const std::byte> bytes_of(const T& value) {
+  return std::as_bytes(std::span<const T, 1>(&value, 1));
+}
+
+// What is not there cannot be stale.
+Status absent_is_done(Status status) {
+  if (!status && status.error().code == ENOENT) return {};
+  return status;
+}
+
+}  // namespace
+
+Result<Channel> Channel::open() {
+  VR_TRY(fd, open_device());
+  return Channel(std::move(fd));
+}
+
+Result<Channel> Channel::clone() const {
+  VR_TRY(fd, open_device());
+  auto original = static_cast<uint32_t>(fd_.get());
+  if (::ioctl(fd.get(), FUSE_DEV_IOC_CLONE, &original) != 0) {
+    return fail(errno,
+                "cannot clone the /dev/fuse descriptor; that is possible only while it is mounted");
+  }
+  return Channel(std::move(fd));
+}
+
+Result<size_t> Channel::receive(std::span<std::byte> buffer) const {
+  VR_CHECK_MSG(buffer.size() >= kReceiveBufferSize, "the kernel refuses smaller buffers");
+  while (true) {
+    const ssize_t length = ::read(fd_.get(), buffer.data(), buffer.size());
+    if (length > 0) return static_cast<size_t>(length);
+    if (length == 0) return fail(EPROTO, "/dev/fuse delivered an empty request");
+    // ENOENT: the request was interrupted before it was copied to us; the kernel has dealt with it.
+    if (errno != EINTR && errno != ENOENT) return fail(errno);
+  }
+}
+
+Status Channel::send(uint64_t unique, int32_t code, std::span<const iovec> parts) const {
+  fuse_out_header head{};
+  head.unique = unique;
+  head.error = code;
+
+  std::array<iovec, kPartsMax> all;  // left uninitialised: only the first `count` are used
+  std::vector<std::byte> joined;
+  size_t count = 1;
+  size_t length = sizeof(head);
+  for (const iovec& part : parts) length += part.iov_len;
+  VR_CHECK(length <= std::numeric_limits<uint32_t>::max());
+  head.len = static_cast<uint32_t>(length);
+  all[0] = part_of(bytes_of(head));
+
+  if (parts.size() < kPartsMax) {
+    count += static_cast<size_t>(std::ranges::copy(parts, all.begin() + 1).out - (all.begin() + 1));
+  } else {
+    // More pieces than one writev takes, and a reply must be one write.
+    joined.reserve(length - sizeof(head));
+    for (const iovec& part : parts) {
+      const auto* data = static_cast<const std::byte*>(part.iov_base);
+      joined.insert(joined.end(), data, data + part.iov_len);
+    }
+    all[count++] = part_of(joined);
+  }
+
+  while (true) {
+    const ssize_t written = ::writev(fd_.get(), all.data(), static_cast<int>(count));
+    if (written == static_cast<ssize_t>(length)) return {};
+    if (written >= 0) return fail(EIO, "/dev/fuse took only a part of a reply");
+    if (errno != EINTR) return fail(errno);
+  }
+}
+
+Status Channel::reply_error(uint64_t unique, int error) const {
+  // Errors come from other machines too; an odd one must not leave the request unanswered.
+  const int known = error > 0 && error < kErrnoEnd ? error : EIO;
+  return absent_is_done(send(unique, -known, {}));
+}
+
+Status Channel::reply(uint64_t unique, std::span<const iovec> parts) const {
+  return absent_is_done(send(unique, 0, parts));
+}
+
+Status Channel::reply(uint64_t unique, std::span<const std::byte> bytes) const {
+  const iovec part = part_of(bytes);
+  return reply(unique, std::span<const iovec>(&part, 1));
+}
+
+Status Channel::reply(uint64_t unique) const { return reply(unique, std::span<const iovec>()); }
+
+Status Channel::notify(int32_t code,
+                       std::initializer_list<std::span<const std::byte>> parts) const {
+  std::array<iovec, 4> all{};
+  VR_CHECK(parts.size() <= all.size());
+  std::ranges::transform(parts, all.begin(), part_of);
+  return send(0, code, std::span<const iovec>(all.data(), parts.size()));
+}
+
+Status Channel::invalidate_data(uint64_t node, uint64_t offset, uint64_t length) const {
+  constexpr auto kEnd = static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+  VR_CHECK(offset <= kEnd);  // a negative offset would silently drop attributes only
+  fuse_notify_inval_inode_out out{};
+  out.ino = node;
+  out.off = static_cast<int64_t>(offset);
+  out.len = length <= kEnd - offset ? static_cast<int64_t>(length) : 0;
+  return absent_is_done(notify(FUSE_NOTIFY_INVAL_INODE, {bytes_of(out)}));
+}
+
+Status Channel::invalidate_attributes(uint64_t node) const {
+  fuse_notify_inval_inode_out out{};
+  out.ino = node;
+  out.off = -1;
+  return absent_is_done(notify(FUSE_NOTIFY_INVAL_INODE, {bytes_of(out)}));
+}
+
+Status Channel::invalidate_entry(uint64_t directory, std::string_view name, NameEnd end) const {
+  if (name.empty() || name.size() > kNameMax) return fail(ENAMETOOLONG);
+  fuse_notify_inval_entry_out out{};
+  out.parent = directory;
+  out.namelen = static_cast<uint32_t>(name.size());
+  out.flags = end == NameEnd::Expire ? kExpireOnly : 0;
+  constexpr std::byte kNul{0};
+  return absent_is_done(notify(FUSE_NOTIFY_INVAL_ENTRY,
+                               {bytes_of(out), std::as_bytes(std::span(name)), bytes_of(kNul)}));
+}
+
+Status Channel::store(uint64_t node, uint64_t offset, std::span<const std::byte> bytes) const {
+  VR_CHECK(bytes.size() <= kMaxTransfer);
+  fuse_notify_store_out out{};
+  out.nodeid = node;
+  out.offset = offset;
+  out.size = static_cast<uint32_t>(bytes.size());
+  return absent_is_done(notify(FUSE_NOTIFY_STORE, {bytes_of(out), bytes}));
+}
+
+Status Channel::resend() const { return notify(kNotifyResend, {}); }
+
+Status Channel::inc_epoch() const { return notify(kNotifyIncEpoch, {}); }
+
+}  // namespace vremote::fuse

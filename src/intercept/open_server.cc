@@ -1,0 +1,197 @@
+#include "intercept/open_server.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "base/check.h"
+#include "intercept/caller.h"
+#include "intercept/trap_filter.h"
+
+#ifndef SECCOMP_ADDFD_FLAG_SEND
+#define SECCOMP_ADDFD_FLAG_SEND (1UL << 1)  // Linux 5.14
+#endif
+
+namespace vremote::intercept {
+namespace {
+
+constexpr size_t kIdleKept = 4;
+constexpr auto kIdleTime = std::chrono::seconds(10);
+constexpr int kAbandonedCheckMs = 250;
+
+void say(const std::string& line) {
+  std::string whole = "vremote run: " + line + "\n";
+  // In one piece, among the lines of the program. Nothing is to be done when nobody listens.
+  [[maybe_unused]] ssize_t n = ::write(STDERR_FILENO, whole.data(), whole.size());
+}
+
+}  // namespace
+
+// What a worker thread has of its own.
+struct OpenServer::Worker {
+  // The umask is part of what CLONE_FS shares. Where containers forbid unshare(), the server's is 0 and the mode is masked by us: the same but
+  // for directories with a default ACL.
+  const bool own_umask = ::unshare(CLONE_FS) == 0;
+  Disguise disguise;
+};
+
+OpenServer::OpenServer(Fd listener, NamespaceCache& names, bool require_mount)
+    : listener_(std::move(listener)), names_(names), require_mount_(require_mount) {
+  struct sigaction interrupt{};  // no SA_RESTART: its only use is to end a blocked open
+  interrupt.sa_handler = [](int) {};
+  VR_CHECK(::sigaction(SIGUSR1, &interrupt, nullptr) == 0);
+  ::umask(0);
+}
+
+void OpenServer::serve() {
+  for (;;) {
+    bool busy;
+    {
+      std::lock_guard lock(mutex_);
+      busy = !opening_.empty() || !queue_.empty();
+    }
+    pollfd p{listener_.get(), POLLIN, 0};
+    int n = ::poll(&p, 1, busy ? kAbandonedCheckMs : -1);
+    if (n < 0) VR_CHECK(errno == EINTR);
+    if (n == 0) interrupt_abandoned();
+    if (n <= 0) continue;
+    if (p.revents & POLLIN) {
+      receive();
+    } else if (p.revents & (POLLHUP | POLLERR | POLLNVAL)) {
+      return;
+    }
+  }
+}
+
+void OpenServer::receive() {
+  // The kernel fills in its own idea of the struct's size, and wants it zeroed.
+  seccomp_notif_sizes sizes{};
+  VR_CHECK(::syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes) == 0);
+  std::vector<uint64_t> buffer(std::max<size_t>(sizes.seccomp_notif, sizeof(seccomp_notif)) / 8 + 1);
+  if (::ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_RECV, buffer.data()) < 0) {
+    VR_CHECK(errno == EINTR || errno == ENOENT);  // ENOENT: the caller was killed in between
+    return;
+  }
+  seccomp_notif call;
+  std::memcpy(&call, buffer.data(), sizeof call);
+  hand_over(call);
+}
+
+void OpenServer::hand_over(const seccomp_notif& call) {
+  bool grow;
+  {
+    std::lock_guard lock(mutex_);
+    queue_.push_back(call);
+    grow = idle_ < queue_.size();
+  }
+  arrived_.notify_one();
+  if (!grow) return;
+  try {
+    std::thread([this] { work(); }).detach();
+  } catch (const std::system_error&) {
+    // No more threads for us: the workers there are come to it in their turn. Without any, nobody would.
+    std::lock_guard lock(mutex_);
+    if (idle_ == 0 && opening_.empty() && !queue_.empty()) {
+      answer_error(queue_.back().id, ENOMEM);
+      queue_.pop_back();
+    }
+  }
+}
+
+void OpenServer::work() {
+  Worker worker;
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    ++idle_;
+    bool have = arrived_.wait_for(lock, kIdleTime, [this] { return !queue_.empty(); });
+    --idle_;
+    if (!have && idle_ >= kIdleKept) return;
+    if (!have) continue;
+    seccomp_notif call = queue_.front();
+    queue_.pop_front();
+    opening_.emplace(call.id, ::gettid());
+    lock.unlock();
+    serve_one(call, worker);
+    lock.lock();
+    opening_.erase(call.id);
+  }
+}
+
+void OpenServer::serve_one(const seccomp_notif& call, Worker& worker) {
+  RemoteOpen open;
+  open.require_mount = require_mount_;
+  auto fd = open_for(call, open, worker);
+  worker.disguise.bare();
+  if (!fd) {
+    if (!fd.error().what.empty() && still_waiting(call.id)) say(refusal_line("open", open, fd.error().what));
+    answer_error(call.id, fd.error().code);
+    return;
+  }
+  auto sent = answer_descriptor(call.id, *fd, open.flags.cloexec());
+  if (!sent) answer_error(call.id, sent.error().code);
+}
+
+Result<Fd> OpenServer::open_for(const seccomp_notif& call, RemoteOpen& open, Worker& worker) {
+  auto trapped = decode_trap(call.data);
+  if (!trapped) return fail(ENOSYS, "a system call that is not known here was trapped");
+  auto thread = static_cast<pid_t>(call.pid);
+  open.flags = interpret_flags(trapped->flags);
+  open.mode = trapped->mode;
+  VR_TRY(path, read_string(thread, trapped->path));
+  open.path = path;
+  VR_TRY(caller, read_caller(thread, *trapped, !path.starts_with('/')));
+  if (open.flags.changes() && !has_room_for_descriptor(thread, caller.table_size)) return fail(EMFILE);
+  // All of the above was read by number: it is the caller's only if the caller still waits.
+  if (!still_waiting(call.id)) return fail(ESRCH);
+
+  VR_TRY_VOID(worker.disguise.wear(caller.credentials));
+  if (worker.own_umask)
+    ::umask(caller.umask);
+  else
+    open.mode &= ~caller.umask;
+  return open_remote(names_, caller.view, open);
+}
+
+bool OpenServer::still_waiting(uint64_t id) const { return ::ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0; }
+
+void OpenServer::answer_error(uint64_t id, int error) {
+  seccomp_notif_resp answer{};
+  answer.id = id;
+  answer.error = -error;
+  while (::ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_SEND, &answer) < 0 && errno == EINTR) {
+  }
+}
+
+Status OpenServer::answer_descriptor(uint64_t id, const Fd& fd, bool cloexec) {
+  seccomp_notif_addfd add{};
+  add.id = id;
+  add.flags = SECCOMP_ADDFD_FLAG_SEND;
+  add.srcfd = static_cast<uint32_t>(fd.get());
+  add.newfd_flags = cloexec ? O_CLOEXEC : 0;
+  // EINTR: taken back whole, or not answered at all; EINPROGRESS never happens to a single answer.
+  while (::ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add) < 0)
+    if (errno != EINTR) return fail(errno);  // EMFILE: the caller's own limit
+  return {};
+}
+
+void OpenServer::interrupt_abandoned() {
+  std::lock_guard lock(mutex_);
+  for (auto [id, worker] : opening_)
+    if (!still_waiting(id)) ::syscall(SYS_tgkill, ::getpid(), worker, SIGUSR1);
+}
+
+}  // namespace vremote::intercept

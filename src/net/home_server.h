@@ -1,0 +1,88 @@
+// A home's side: listens, checks who knocks, and keeps one session per agent node over all its reconnects.
+//
+// A session lasts until the node comes back with another incarnation or session epoch, or until end_session(). A broken
+// connection alone ends nothing: messages wait for the next one.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "base/time.h"
+#include "coherence/messages.h"
+#include "net/counters.h"
+#include "net/event_loop.h"
+#include "wire/handshake.h"
+
+namespace vremote::net {
+
+// Counts from 1 and is never used twice; good as a coherence NodeId::value.
+using SessionId = uint32_t;
+
+struct SessionInfo {
+  SessionId id = 0;
+  std::string node_name;
+  uint64_t incarnation = 0;
+  uint32_t lanes = 1;    // the agent's choice
+  std::string address;   // of its first connection
+};
+
+struct HomeServerOptions {
+  std::string address;  // "host:port", "[::]:port" (both families), ":port"; port 0 takes any
+  std::string cluster;
+  std::string node_name;
+  uint64_t incarnation = 0;
+  uint32_t lease_term_ms = 10000;  // told to the agents
+  int64_t handshake_timeout_ms = 5000;
+  int64_t silence_max_ms = 8000;  // a connection that says nothing for so long is closed; the session stays
+};
+
+class HomeServer {
+ public:
+  // on_message runs on the lane's loop (lane % loops), the others on the first loop. All of them may call send().
+  struct Callbacks {
+    // Asked at every handshake.
+    std::function<std::vector<wire::Export>()> exports;
+    // A new session, before its first message.
+    std::function<void(const SessionInfo&)> on_session;
+    std::function<void(SessionId, uint32_t lane, coherence::ToHome&&)> on_message;
+    // The session is void, after its last message: the node came back as another, or end_session(). The next session of the same
+    // node is announced after this.
+    std::function<void(SessionId)> on_reset;
+    // The session's first lane came up, or its last went down (for status). Optional.
+    std::function<void(SessionId, bool connected)> on_connection;
+  };
+
+  HomeServer(std::vector<EventLoop*> loops, HomeServerOptions options, Callbacks callbacks);
+  HomeServer(const HomeServer&) = delete;
+  HomeServer& operator=(const HomeServer&) = delete;
+  ~HomeServer();  // stop()
+
+  // Binds and listens: EADDRINUSE, EADDRNOTAVAIL, EINVAL with a sentence that names the address.
+  Status start();
+  // Closes everything; no callback runs after it returns. Not from a callback.
+  void stop();
+  uint16_t port() const;
+
+  // Like AgentSession::send(). A message for a session that is gone is dropped. Any thread.
+  Status send(SessionId session, uint32_t lane, const coherence::ToAgent& message);
+
+  // Makes the session void, as when its lease expired: on_reset follows, and the node is told when it comes back. Any thread.
+  void end_session(SessionId session);
+
+  // When the quietest lane of the session was last heard: the home's start of the lease term. Empty when the session is gone.
+  std::optional<Instant> last_heard(SessionId session) const;
+  std::vector<SessionInfo> sessions() const;
+  // Per lane; empty when the session is gone.
+  std::vector<LaneStats> stats(SessionId session) const;
+
+ private:
+  class Impl;
+  std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace vremote::net

@@ -1,0 +1,132 @@
+// The part of the configuration check that looks at the machine.
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <climits>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "node/config.h"
+#include "node/config_paths.h"
+
+namespace vremote::node {
+namespace {
+
+struct Resolved {
+  std::string key;
+  std::string path;  // as written
+  std::string real;  // symbolic links resolved
+};
+
+std::unexpected<Error> bad(const Config& config, const std::string& key, const std::string& why) {
+  return fail(EINVAL, fmt::format("{}: key '{}': {}", config.file, key, why));
+}
+
+Result<Resolved> check_export(const Config& config, size_t index) {
+  const ExportConfig& entry = config.exports[index];
+  Resolved result{fmt::format("export[{}].path", index), entry.path, {}};
+  // Before the first stat: a path under our own mount may hang there.
+  if (is_within(entry.path, config.mount))
+    return bad(config, result.key, fmt::format("{} lies inside the mount {}; export a local directory", entry.path, config.mount));
+  struct stat info {};
+  if (::stat(entry.path.c_str(), &info) != 0) {
+    if (errno == ENOENT)
+      return bad(config, result.key, fmt::format("{} does not exist; create it or correct the path", entry.path));
+    return bad(config, result.key, fmt::format("{}: {}; correct the path or its permissions", entry.path, std::strerror(errno)));
+  }
+  if (!S_ISDIR(info.st_mode))
+    return bad(config, result.key, fmt::format("{} is not a directory; an export is a whole directory", entry.path));
+  char real[PATH_MAX];
+  if (::realpath(entry.path.c_str(), real) == nullptr)
+    return bad(config, result.key, fmt::format("{}: {}; correct the path or its permissions", entry.path, std::strerror(errno)));
+  result.real = real;
+  return result;
+}
+
+// Two exports over one file would be two files for the protocol, each coherent on its own: stale reads.
+Status check_nesting(const Config& config, const std::vector<Resolved>& exports) {
+  for (size_t i = 0; i < exports.size(); ++i) {
+    for (size_t j = 0; j < exports.size(); ++j) {
+      if (i == j || !is_within(exports[i].real, exports[j].real)) continue;
+      const bool same = exports[i].real == exports[j].real;
+      if (same && i < j) continue;  // told once, of the later one
+      return bad(config, exports[i].key,
+                 fmt::format("{} {} export '{}' ({}); every file may belong to one export only", exports[i].path,
+                             same ? "is the directory of" : "lies inside", config.exports[j].name, exports[j].path));
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+std::string normal_path(std::string_view absolute) {
+  std::vector<std::string_view> parts;
+  while (!absolute.empty()) {
+    const size_t slash = absolute.find('/');
+    const std::string_view part = absolute.substr(0, slash);
+    if (part == "..") {
+      if (!parts.empty()) parts.pop_back();
+    } else if (!part.empty() && part != ".") {
+      parts.push_back(part);
+    }
+    absolute = slash == std::string_view::npos ? std::string_view() : absolute.substr(slash + 1);
+  }
+  std::string result;
+  for (std::string_view part : parts) result.append("/").append(part);
+  return result.empty() ? "/" : result;
+}
+
+bool is_within(std::string_view path, std::string_view directory) {
+  if (directory == "/") return true;
+  return path.starts_with(directory) && (path.size() == directory.size() || path[directory.size()] == '/');
+}
+
+std::string resolve_parents(const std::string& path) {
+  for (size_t slash = path.rfind('/'); slash != std::string::npos; slash = slash == 0 ? std::string::npos : path.rfind('/', slash - 1)) {
+    const std::string parent = slash == 0 ? "/" : path.substr(0, slash);
+    char real[PATH_MAX];
+    if (::realpath(parent.c_str(), real) == nullptr) continue;
+    return normal_path(std::string(real) + path.substr(slash));
+  }
+  return path;
+}
+
+Status check_config(const Config& config) {
+  // The node's own files come first: their parents are looked at below, which must not be under the mount.
+  struct Own {
+    const char* key;
+    const std::string& path;
+  };
+  const Own own[] = {{"state_dir", config.state_dir}, {"control.socket", config.control_socket}, {"log.file", config.log_file}};
+  for (const Own& file : own) {
+    if (file.path.empty() || !is_within(file.path, config.mount)) continue;
+    return bad(config, file.key, fmt::format("{} lies inside the mount {}: the node would wait for itself; move it out",
+                                             file.path, config.mount));
+  }
+  std::vector<Resolved> exports;
+  for (size_t i = 0; i < config.exports.size(); ++i) {
+    VR_TRY(resolved, check_export(config, i));
+    exports.push_back(std::move(resolved));
+  }
+  VR_TRY_VOID(check_nesting(config, exports));
+  const std::string mount = resolve_parents(config.mount);
+  for (size_t i = 0; i < exports.size(); ++i) {
+    if (is_within(exports[i].real, mount))
+      return bad(config, exports[i].key,
+                 fmt::format("{} lies inside the mount {}; export a local directory", exports[i].path, config.mount));
+    if (is_within(mount, exports[i].real))
+      return bad(config, "mount", fmt::format("{} lies inside export '{}' ({}); mount outside of every export", config.mount,
+                                              config.exports[i].name, exports[i].path));
+    for (const Own& file : own) {
+      if (file.path.empty() || !is_within(resolve_parents(file.path), exports[i].real)) continue;
+      return bad(config, file.key, fmt::format("{} lies inside export '{}' ({}): every node would see it change; move it out",
+                                               file.path, config.exports[i].name, exports[i].path));
+    }
+  }
+  return {};
+}
+
+}  // namespace vremote::node

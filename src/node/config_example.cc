@@ -1,0 +1,41 @@
+#include "node/config.h"
+
+namespace vremote::node {
+
+std::string_view config_example() {
+  return R"(# node.toml: one node of a VRemote Storage cluster. Paths are absolute. Start it with:
+#   vremote node --config /etc/vremote/node.toml
+
+node = "node1"              # this node's name in the cluster: 1 to 63 of A-Z a-z 0-9 . _ -
+cluster = "vremote"         # nodes of other clusters are refused
+mount = "/vremote"          # where /vremote/<export>/... appears
+state_dir = "/run/vremote"  # control socket and the like; one per node
+listen = "0.0.0.0:1104"     # or "[::]:1104"; the port is 1104 unless given
+tls = "off"                 # "off" is all there is now: use a network you trust
+#loops = 2                  # event loops; by default the number of processors, at most 4
+
+#[control]
+#socket = "/run/vremote/control.sock"  # by default <state_dir>/control.sock
+
+[log]
+#file = "/var/log/vremote.log"  # by default standard error
+level = "info"                  # trace, debug, info, warn, error
+
+[cache]
+dirty_max_mib = 256    # written and not yet at its origin: beyond it, writers wait for the flush
+flush_after_ms = 1000  # written data goes to its origin after so long
+readahead_kib = 1024   # the kernel's readahead window on the mount: a multiple of 4, at most 1024
+
+# The local directories this node shares; it is their origin. Each file may belong to one export only.
+#[[export]]
+#name = "data"          # appears as <mount>/data on every node
+#path = "/srv/data"
+
+# Every other node of the cluster.
+#[[peer]]
+#name = "node2"
+#address = "10.0.0.2:1104"
+)";
+}
+
+}  // namespace vremote::node

@@ -1,0 +1,131 @@
+// What the processes of a world saw, and whether one copy of the file could have shown it to them.
+//
+// A page is a register of four cells of 1 KiB. Every write puts a value of its own into the cells it covers (zero is a hole, the part
+// beyond the end of the file, or what a truncation left), so a read tells which writes it saw. A call on several pages is one operation
+// per page, each with the interval of the call. check_page() looks for a contradiction by saturation: start from real time (one call ended
+// before another began), add "the read is after its write, and no other write of that cell lies between" until nothing new follows; a cycle
+// refutes the history. For one cell this is complete (Gibbons and Korach: values are unique); for four it also finds torn pages.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/page_range.h"
+#include "base/time.h"
+
+namespace vremote::sim {
+
+inline constexpr uint64_t kCell = 1024;
+inline constexpr uint64_t kCells = kPageSize / kCell;  // of a page
+inline constexpr uint64_t kNever = UINT64_MAX;         // the end of a call that never returned
+
+struct PageOp {
+  uint64_t begin = 0, end = 0;  // ticks of the history; the operation took effect somewhere between
+  bool write = false;
+  uint8_t cells = 0;  // which cells it covers
+  std::array<uint64_t, kCells> values{};
+  const char* what = "";
+  int node = -1;
+};
+
+// A sentence that names the contradiction, or nothing when one copy could have behaved so.
+std::optional<std::string> check_page(std::span<const PageOp> operations);
+
+struct SizeOp {
+  enum class Kind : uint8_t { Read, Grow, Set };
+  uint64_t begin = 0, end = 0;
+  Kind kind = Kind::Read;
+  uint64_t size = 0;
+};
+std::optional<std::string> check_sizes(std::span<const SizeOp> operations);
+
+// Fills a cell with its value: the write's number and the place the cell belongs to, so that misplaced bytes show.
+uint64_t cell_value(uint64_t write, uint64_t page, uint64_t cell);
+void fill_cell(std::span<std::byte> cell, uint64_t value);
+
+class History {
+ public:
+  struct Interval {
+    uint64_t begin, end;
+    const char* what;
+    int node;
+  };
+
+  uint64_t tick() { return ++clock_; }
+  uint64_t new_write() { return ++writes_; }
+
+  // A file as the origin had it before anybody came: `pages` may be more than `size` covers (the rest is a hole).
+  void start_register_file(uint32_t file, uint64_t pages, uint64_t size);
+  void start_append_file(uint32_t file) { appends_[file]; }
+
+  // Register files: whole cells. `bytes` may be shorter than `length`: beyond it the file had ended.
+  void wrote(uint32_t file, Interval when, uint64_t offset, uint64_t length, uint64_t write);
+  void stored(uint32_t file, Interval when, uint64_t offset, uint64_t length, uint64_t write);  // through a mapping: the size stays
+  void read(uint32_t file, Interval when, uint64_t offset, uint64_t length, std::span<const std::byte> bytes);
+  void truncated(uint32_t file, Interval when, uint64_t size);
+  void saw_size(uint32_t file, Interval when, uint64_t size);
+  void synced(uint32_t file, Interval when, std::span<const std::byte> disk);
+
+  // Append files: records of any length.
+  static std::vector<std::byte> record(uint64_t write, size_t length);
+  void appended(uint32_t file, Interval when, uint64_t offset, std::vector<std::byte> bytes);
+  void read_appended(uint32_t file, Interval when, uint64_t offset, uint64_t length, std::span<const std::byte> bytes);
+  void append_file_ended(uint32_t file, std::span<const std::byte> disk);
+
+  // The first contradiction in all that was recorded.
+  std::optional<std::string> check() const;
+  uint64_t operations() const { return operations_; }
+
+ private:
+  struct Sync {
+    Interval when;
+    std::map<uint64_t, std::array<uint64_t, kCells>> pages;
+  };
+  struct RegisterFile {
+    uint64_t pages_max = 0;
+    bool truncated = false;
+    std::map<uint64_t, std::vector<PageOp>> pages;
+    std::vector<SizeOp> sizes;
+    std::vector<Sync> syncs;
+  };
+  struct Record {
+    Interval when;
+    uint64_t offset;
+    std::vector<std::byte> bytes;
+  };
+  struct AppendRead {
+    Interval when;
+    uint64_t offset, length;
+    std::vector<std::byte> bytes;
+  };
+  struct AppendFile {
+    std::vector<Record> records;
+    std::vector<AppendRead> reads;
+    std::vector<std::byte> disk;
+    bool ended = false;
+  };
+
+  std::vector<PageOp>& page(uint32_t file, uint64_t page);
+  void page_ops(uint32_t file, Interval when, uint64_t offset, uint64_t length, bool write, uint64_t write_number,
+                std::span<const std::byte> bytes);
+  std::optional<std::string> check_sync(const RegisterFile& file, const Sync& sync) const;
+  std::optional<std::string> check_appends(const AppendFile& file) const;
+  void note(std::string what) {
+    if (!first_) first_ = std::move(what);
+  }
+
+  uint64_t clock_ = 1;
+  uint64_t writes_ = 1;  // 1: what was there before
+  uint64_t operations_ = 0;
+  std::map<uint32_t, RegisterFile> registers_;
+  std::map<uint32_t, AppendFile> appends_;
+  std::optional<std::string> first_;
+};
+
+}  // namespace vremote::sim

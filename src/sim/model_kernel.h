@@ -1,0 +1,206 @@
+// A node's kernel as a FUSE daemon meets it: the page cache and the system calls on one mount (docs/simulation.md lists the facts).
+//
+// What makes it dangerous is all here: fills keep their folios locked until they are answered; a purge walks in order and blocks on each locked
+// folio; a store to a cached page through a mapping makes no upcall; write-backs sit in queues, and are held back while a truncation is
+// unanswered; clean pages vanish at any moment; readers look the page up again after they waited; the kernel's idea of the size is old.
+//
+// Every system call is a coroutine; each co_await is a place where everything else may happen.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/attributes.h"
+#include "base/bytes.h"
+#include "base/ids.h"
+#include "base/page_range.h"
+#include "sim/history.h"
+#include "sim/scheduler.h"
+
+namespace vremote::sim {
+
+using Token = uint64_t;
+
+// The daemon as the kernel sees it. Each call is one request read from /dev/fuse; its answer comes through ModelKernel::answer().
+class Daemon {
+ public:
+  virtual ~Daemon() = default;
+  virtual void on_read(Token token, FileId file, uint64_t offset, uint32_t size, bool fill) = 0;
+  virtual void on_write(Token token, FileId file, uint64_t offset, Bytes bytes, bool append) = 0;
+  virtual void on_write_back(FileId file, uint64_t offset, Bytes bytes) = 0;  // answered when it returns
+  virtual void on_open(Token token, FileId file, bool may_map) = 0;
+  virtual void on_release(FileId file, bool may_map) = 0;
+  virtual void on_get_attributes(Token token, FileId file) = 0;
+  virtual void on_fsync(Token token, FileId file) = 0;
+  virtual void on_set_size(Token token, FileId file, uint64_t size) = 0;
+  virtual void on_interrupt(Token token, FileId file) = 0;
+  virtual void on_forget(FileId file) = 0;
+};
+
+struct Answer {
+  int32_t error = 0;
+  std::vector<std::byte> bytes;
+  uint64_t offset = 0;
+  uint64_t length = 0;
+  Attributes attributes;
+};
+
+struct KernelOptions {
+  uint64_t readahead_max = 1;    // pages of one window
+  bool readahead_in_pieces = false;
+  uint64_t background_max = UINT64_MAX;  // requests that fills, write-backs and RELEASE share
+  bool forgets = true;
+};
+
+struct KernelCounts {
+  uint64_t hits = 0, fills = 0, refaults = 0, write_backs = 0, purges = 0, purge_blocks = 0, reclaims = 0, forgets = 0, stores = 0, held_back = 0;
+};
+
+class ModelKernel {
+ public:
+  // How many descriptors and mappings hold a handle; at 0 the RELEASE is sent.
+  struct Handle {
+    enum class Kind : uint8_t { ReadOnly, WriteOnly, ReadWrite } kind;
+    uint32_t users = 1;
+  };
+
+  ModelKernel(Scheduler& scheduler, History& history, Daemon& daemon, int node, const KernelOptions& options);
+
+  // ---- system calls; each returns 0 or an errno ----
+  Co<Handle*> open(uint32_t file, Handle::Kind kind);
+  Co<> close(uint32_t file, Handle* handle);  // a descriptor; mappings keep the handle
+  struct Read {
+    std::vector<std::byte> bytes;
+    int32_t error = 0;
+  };
+  Co<Read> read_cached(uint32_t file, uint64_t offset, uint64_t length);
+  // `interrupted`: a signal arrives after a while.
+  Co<Read> read_direct(uint32_t file, uint64_t offset, uint64_t length, bool interrupted);
+  struct Written {
+    uint64_t offset = 0;
+    int32_t error = 0;
+  };
+  Co<Written> write_direct(uint32_t file, uint64_t offset, Bytes bytes, bool append, bool interrupted);
+  Co<Attributes> stat(uint32_t file);
+  Co<> fsync(uint32_t file);
+  Co<int32_t> truncate(uint32_t file, uint64_t size);
+  Co<> map(uint32_t file, Handle* handle);
+  Co<> unmap(uint32_t file, Handle* handle);
+  // A touch of one cell through a mapping; what it saw or stored goes into the history here, at the instant it happens. False: SIGBUS.
+  Co<bool> load(uint32_t file, uint64_t page, uint64_t cell);
+  Co<bool> store(uint32_t file, uint64_t page, uint64_t cell);
+  void read_ahead(uint32_t file, uint64_t page);  // WILLNEED: fills nobody waits for
+
+  // ---- the daemon's side of /dev/fuse ----
+  void answer(Token token, Answer answer);
+  // FUSE_NOTIFY_INVAL_INODE with a range, from a thread of its own: ends when the walk ends.
+  Co<> purge(FileId file, PageRange range);
+
+  // ---- background of the machine ----
+  void reclaim_something();
+  void forget_something();
+
+  // ---- for checkers ----
+  // A page whose newest bytes only this kernel has.
+  std::vector<uint64_t> dirty_pages(uint32_t file) const;
+  std::string dump() const;
+  const KernelCounts& counts() const { return counts_; }
+
+ private:
+  // Locked: a fill is pending, no bytes. WriteBack: clean and readable, its bytes on the way. Laundry: the same, and locked.
+  enum class State : uint8_t { Locked, Clean, Dirty, WriteBack, Laundry };
+  struct Folio {
+    uint64_t id = 0;
+    State state = State::Locked;
+    std::vector<std::byte> bytes;
+  };
+  struct Waiter {
+    uint64_t page;
+    std::coroutine_handle<> handle;
+  };
+  struct Inode {
+    Inode(Scheduler& scheduler, uint32_t number) : number(number), lock(scheduler), writes_idle(scheduler), released(scheduler) {}
+    uint32_t number;
+    FileId id;
+    bool known = false;         // attributes were fetched since the kernel met it
+    uint64_t size = 0;          // i_size: the kernel's idea of it
+    uint64_t version = 0;       // fi->attr_version
+    bool size_unstable = false;
+    std::map<uint64_t, Folio> folios;
+    std::vector<Waiter> waiters;
+    bool locked = false;        // inode lock
+    Condition lock;
+    uint64_t writes_in_flight = 0;
+    bool no_write = false;      // write-backs are held back
+    Condition writes_idle, released;
+    uint32_t users = 0;         // handles and calls: not forgotten while any
+    std::map<Handle*, std::unique_ptr<Handle>> handles;
+  };
+  struct Fill {
+    Inode* inode;
+    uint64_t first, count, version;
+    std::vector<uint64_t> ids;
+  };
+  struct Upcall {
+    Answer answer;
+    std::coroutine_handle<> waiter;
+    bool done = false;
+  };
+  struct FolioWait {
+    Inode& inode;
+    uint64_t page;
+    bool await_ready() const noexcept { return false; }
+    void await_suspend(std::coroutine_handle<> handle) { inode.waiters.push_back({page, handle}); }
+    void await_resume() const noexcept {}
+  };
+  struct AnswerWait {
+    Upcall& upcall;
+    bool await_ready() const noexcept { return upcall.done; }
+    void await_suspend(std::coroutine_handle<> handle) { upcall.waiter = handle; }
+    void await_resume() const noexcept {}
+  };
+
+  Inode& inode(uint32_t file);
+  Folio* find(Inode& in, uint64_t page);
+  void wake(Inode& in, uint64_t page);
+  FolioWait folio_changes(Inode& in, uint64_t page) { return FolioWait{in, page}; }
+  Token upcall(Upcall& call);
+  Co<> lock(Inode& in);
+  void unlock(Inode& in);
+
+  void start_fill(Inode& in, uint64_t page, uint64_t window);
+  Co<> send_fill(Inode& in, uint64_t first, uint64_t count, std::vector<uint64_t> ids);
+  void fill_answered(const Fill& fill, const Answer& answer);
+  Co<> background_slot();
+  void free_background_slot();
+
+  void start_write_back(Inode& in, uint64_t page);
+  Co<> carry_write_back(Inode& in, uint64_t page);  // Dirty folio already marked; returns when answered
+  Co<> write_back_and_wait(Inode& in, PageRange range);
+  Co<> invalidate(Inode& in, PageRange range);
+  Co<> truncate_page_cache(Inode& in, uint64_t size);
+  Co<bool> fault(Inode& in, uint64_t page);
+  Co<> refresh_attributes(Inode& in, Attributes& out);
+  Co<> drop_handle(Inode& in, Handle* handle);
+  Co<> release(Inode& in, bool may_map);
+
+  Scheduler& scheduler_;
+  History& history_;
+  Daemon& daemon_;
+  int node_;
+  KernelOptions options_;
+  std::map<uint32_t, std::unique_ptr<Inode>> inodes_;
+  std::map<Token, Fill> fills_;
+  std::map<Token, Upcall*> upcalls_;
+  Token next_token_ = 1;
+  uint64_t next_folio_ = 1;
+  uint64_t background_ = 0;
+  Condition background_free_;
+  KernelCounts counts_;
+};
+
+FileId file_id(uint32_t file);
+
+}  // namespace vremote::sim

@@ -1,0 +1,301 @@
+// The model kernel's system calls.
+#include <algorithm>
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include "base/check.h"
+#include "sim/model_kernel.h"
+
+namespace vremote::sim {
+
+Co<ModelKernel::Handle*> ModelKernel::open(uint32_t file, Handle::Kind kind) {
+  Inode& in = inode(file);
+  ++in.users;
+  if (!in.known) {
+    // The LOOKUP that makes the inode brings its attributes.
+    in.known = true;
+    Attributes attributes;
+    co_await refresh_attributes(in, attributes);
+  }
+  Upcall call;
+  co_await scheduler_.sleep(Delay::KernelQueue);
+  const Token token = upcall(call);
+  scheduler_.trace(node_, static_cast<int>(file), "kernel  OPEN t{}{}", token, kind == Handle::Kind::ReadWrite ? " read-write" : "");
+  daemon_.on_open(token, in.id, kind == Handle::Kind::ReadWrite);
+  co_await AnswerWait{call};
+  auto handle = std::make_unique<Handle>();
+  handle->kind = kind;
+  Handle* raw = handle.get();
+  in.handles[raw] = std::move(handle);
+  co_return raw;
+}
+
+Co<> ModelKernel::release(Inode& in, bool may_map) {
+  co_await background_slot();
+  co_await scheduler_.sleep(Delay::KernelQueue);
+  scheduler_.trace(node_, static_cast<int>(in.number), "kernel  RELEASE{}", may_map ? " read-write" : "");
+  daemon_.on_release(in.id, may_map);
+  free_background_slot();
+  --in.users;
+}
+
+Co<> ModelKernel::drop_handle(Inode& in, Handle* handle) {
+  VR_CHECK(handle->users > 0);
+  if (--handle->users == 0) {
+    const bool may_map = handle->kind == Handle::Kind::ReadWrite;
+    in.handles.erase(handle);
+    scheduler_.spawn(release(in, may_map));
+  }
+  co_return;
+}
+
+Co<> ModelKernel::close(uint32_t file, Handle* handle) {
+  Inode& in = inode(file);
+  if (handle->kind != Handle::Kind::ReadOnly) co_await write_back_and_wait(in, PageRange::all());  // fuse_flush
+  co_await drop_handle(in, handle);
+}
+
+Co<> ModelKernel::refresh_attributes(Inode& in, Attributes& out) {
+  const uint64_t version = in.version;
+  Upcall call;
+  co_await scheduler_.sleep(Delay::KernelQueue);
+  const Token token = upcall(call);
+  scheduler_.trace(node_, static_cast<int>(in.number), "kernel  GETATTR t{}", token);
+  daemon_.on_get_attributes(token, in.id);
+  co_await AnswerWait{call};
+  out = call.answer.attributes;
+  if (in.version > version || in.size_unstable) co_return;  // an older truth than what is known (fuse_change_attributes)
+  ++in.version;
+  const uint64_t before = in.size;
+  in.size = out.size;
+  if (before != in.size) co_await truncate_page_cache(in, out.size);
+}
+
+Co<Attributes> ModelKernel::stat(uint32_t file) {
+  Inode& in = inode(file);
+  ++in.users;
+  Attributes attributes;
+  co_await refresh_attributes(in, attributes);
+  --in.users;
+  co_return attributes;
+}
+
+// filemap_read(): page by page; after each wait the page is looked up again, and the size is looked at after the page.
+Co<ModelKernel::Read> ModelKernel::read_cached(uint32_t file, uint64_t offset, uint64_t length) {
+  Inode& in = inode(file);
+  ++in.users;
+  Read result;
+  if (offset + length > in.size) {
+    Attributes attributes;
+    co_await refresh_attributes(in, attributes);
+  }
+  uint64_t at = offset;
+  bool waited = false;
+  while (at < offset + length && at < in.size) {
+    const uint64_t page = at >> kPageShift;
+    Folio* folio = find(in, page);
+    if (folio == nullptr) {
+      if (waited) ++counts_.refaults;
+      start_fill(in, page, scheduler_.random().between(1, options_.readahead_max));
+      folio = find(in, page);
+    }
+    if (folio->state == State::Locked || (folio->state == State::Laundry && scheduler_.random().chance(50))) {
+      waited = true;
+      co_await folio_changes(in, page);
+      continue;
+    }
+    if (at >= in.size) break;
+    const uint64_t piece = std::min({(page + 1) << kPageShift, offset + length, in.size}) - at;
+    const auto from = folio->bytes.begin() + static_cast<ptrdiff_t>(at & (kPageSize - 1));
+    result.bytes.insert(result.bytes.end(), from, from + static_cast<ptrdiff_t>(piece));
+    ++counts_.hits;
+    at += piece;
+    waited = false;
+    if (at < offset + length) co_await scheduler_.sleep(Delay::WakeUp);
+  }
+  --in.users;
+  co_return result;
+}
+
+Co<ModelKernel::Read> ModelKernel::read_direct(uint32_t file, uint64_t offset, uint64_t length, bool interrupted) {
+  Inode& in = inode(file);
+  ++in.users;
+  co_await write_back_and_wait(in, PageRange::of_bytes(offset, length));
+  Upcall call;
+  co_await scheduler_.sleep(Delay::KernelQueue);
+  const Token token = upcall(call);
+  scheduler_.trace(node_, static_cast<int>(file), "kernel  READ t{} {}+{} direct", token, offset, length);
+  daemon_.on_read(token, in.id, offset, static_cast<uint32_t>(length), false);
+  if (interrupted) {
+    scheduler_.after(Delay::KernelQueue, [this, token, id = in.id] {
+      if (upcalls_.contains(token)) daemon_.on_interrupt(token, id);
+    });
+  }
+  co_await AnswerWait{call};
+  Read result;
+  result.error = call.answer.error;
+  result.bytes = std::move(call.answer.bytes);
+  --in.users;
+  co_return result;
+}
+
+// fuse_direct_write_iter(): the inode lock is held all the while, the cached range is dropped before and after.
+Co<ModelKernel::Written> ModelKernel::write_direct(uint32_t file, uint64_t offset, Bytes bytes, bool append, bool interrupted) {
+  Inode& in = inode(file);
+  ++in.users;
+  co_await lock(in);
+  if (append) offset = in.size;
+  const PageRange range = PageRange::of_bytes(offset, bytes.size());
+  co_await write_back_and_wait(in, range);
+  co_await invalidate(in, range);
+  Upcall call;
+  co_await scheduler_.sleep(Delay::KernelQueue);
+  const Token token = upcall(call);
+  scheduler_.trace(node_, static_cast<int>(file), "kernel  WRITE t{} {}+{}{}", token, offset, bytes.size(), append ? " append" : "");
+  daemon_.on_write(token, in.id, offset, bytes, append);
+  if (interrupted) {
+    scheduler_.after(Delay::KernelQueue, [this, token, id = in.id] {
+      if (upcalls_.contains(token)) daemon_.on_interrupt(token, id);
+    });
+  }
+  co_await AnswerWait{call};
+  Written result;
+  result.error = call.answer.error;
+  result.offset = call.answer.offset;
+  if (result.error == 0) {
+    if (call.answer.length != bytes.size()) {
+      scheduler_.fail(fmt::format("a write is whole: n{} t{} wrote {} of {} bytes", node_, token, call.answer.length, bytes.size()));
+    }
+    ++in.version;
+    in.size = std::max(in.size, offset + bytes.size());  // for an append still by the guess
+  }
+  co_await invalidate(in, range);
+  unlock(in);
+  --in.users;
+  co_return result;
+}
+
+Co<> ModelKernel::fsync(uint32_t file) {
+  Inode& in = inode(file);
+  ++in.users;
+  co_await lock(in);
+  co_await write_back_and_wait(in, PageRange::all());
+  Upcall call;
+  co_await scheduler_.sleep(Delay::KernelQueue);
+  const Token token = upcall(call);
+  scheduler_.trace(node_, static_cast<int>(file), "kernel  FSYNC t{}", token);
+  daemon_.on_fsync(token, in.id);
+  co_await AnswerWait{call};
+  if (call.answer.error != 0) scheduler_.fail(fmt::format("no errors in this world: FSYNC on n{} was answered {}", node_, call.answer.error));
+  unlock(in);
+  --in.users;
+}
+
+// fuse_do_setattr() with a size.
+Co<int32_t> ModelKernel::truncate(uint32_t file, uint64_t size) {
+  Inode& in = inode(file);
+  ++in.users;
+  co_await lock(in);
+  in.no_write = true;
+  while (in.writes_in_flight != 0) co_await in.writes_idle.wait();
+  in.size_unstable = true;
+  Upcall call;
+  co_await scheduler_.sleep(Delay::KernelQueue);
+  const Token token = upcall(call);
+  scheduler_.trace(node_, static_cast<int>(file), "kernel  SETATTR t{} size {}", token, size);
+  daemon_.on_set_size(token, in.id, size);
+  co_await AnswerWait{call};
+  const int32_t error = call.answer.error;
+  const uint64_t before = in.size;
+  if (error == 0) {
+    ++in.version;
+    in.size = size;
+  }
+  in.no_write = false;
+  in.released.wake_all();
+  if (error == 0 && before != size) {
+    co_await truncate_page_cache(in, size);
+    co_await invalidate(in, PageRange::all());
+  }
+  in.size_unstable = false;
+  unlock(in);
+  --in.users;
+  co_return error;
+}
+
+Co<> ModelKernel::map(uint32_t file, Handle* handle) {
+  Inode& in = inode(file);
+  ++handle->users;
+  // A direct handle: the kernel drops the whole file first (fuse_file_mmap).
+  if (handle->kind != Handle::Kind::ReadOnly) co_await invalidate(in, PageRange::all());
+}
+
+Co<> ModelKernel::unmap(uint32_t file, Handle* handle) {
+  Inode& in = inode(file);
+  co_await write_back_and_wait(in, PageRange::all());  // fuse_vma_close
+  co_await drop_handle(in, handle);
+}
+
+// True: at this instant the page is there and readable. False: SIGBUS.
+Co<bool> ModelKernel::fault(Inode& in, uint64_t page) {
+  bool waited = false;
+  for (;;) {
+    if (page >= (in.size + kPageSize - 1) >> kPageShift) co_return false;
+    Folio* folio = find(in, page);
+    if (folio == nullptr) {
+      if (waited) ++counts_.refaults;
+      start_fill(in, page, scheduler_.random().between(1, options_.readahead_max));
+    } else if (folio->state != State::Locked) {
+      // The page is mapped; before the instruction runs again it may be gone, and faults anew.
+      if (!waited) co_return true;
+      const uint64_t id = folio->id;
+      co_await scheduler_.sleep(Delay::WakeUp);
+      folio = find(in, page);
+      if (folio != nullptr && folio->id == id) co_return page < (in.size + kPageSize - 1) >> kPageShift;
+      continue;
+    }
+    waited = true;
+    co_await folio_changes(in, page);
+  }
+}
+
+Co<bool> ModelKernel::load(uint32_t file, uint64_t page, uint64_t cell) {
+  Inode& in = inode(file);
+  const uint64_t begin = history_.tick();
+  const bool there = co_await fault(in, page);
+  if (!there) co_return false;
+  const Folio* folio = find(in, page);
+  const auto bytes = std::span<const std::byte>(folio->bytes).subspan(cell * kCell, kCell);
+  history_.read(file, {begin, history_.tick(), "mapped load", node_}, (page << kPageShift) + cell * kCell, kCell, bytes);
+  ++counts_.hits;
+  co_return true;
+}
+
+Co<bool> ModelKernel::store(uint32_t file, uint64_t page, uint64_t cell) {
+  Inode& in = inode(file);
+  const uint64_t begin = history_.tick();
+  for (;;) {
+    const bool there = co_await fault(in, page);
+    // A store beyond the end of the file, inside its last page, goes nowhere.
+    if (!there || (page << kPageShift) + cell * kCell >= in.size) co_return false;
+    Folio* folio = find(in, page);
+    if (folio->state == State::Clean || folio->state == State::Dirty) {
+      const uint64_t write = history_.new_write();
+      fill_cell(std::span<std::byte>(folio->bytes).subspan(cell * kCell, kCell), cell_value(write, page, cell));
+      scheduler_.trace(node_, static_cast<int>(file), "kernel  store w{} page {} cell {}{}", write, page, cell, folio->state == State::Clean ? " (now dirty)" : "");
+      folio->state = State::Dirty;
+      ++counts_.stores;
+      history_.stored(file, {begin, history_.tick(), "mapped store", node_}, (page << kPageShift) + cell * kCell, kCell, write);
+      co_return true;
+    }
+    co_await folio_changes(in, page);  // page_mkwrite waits for the write-back
+  }
+}
+
+void ModelKernel::read_ahead(uint32_t file, uint64_t page) {
+  Inode& in = inode(file);
+  if (in.known && page < (in.size + kPageSize - 1) >> kPageShift && find(in, page) == nullptr) start_fill(in, page, options_.readahead_max);
+}
+
+}  // namespace vremote::sim

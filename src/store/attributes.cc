@@ -1,0 +1,141 @@
+// Attributes: stat, what agents changed under their leases, setattr, statfs, the target of a link.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <limits>
+#include <mutex>
+#include <shared_mutex>
+
+#include "store/size_locks.h"
+#include "store/store.h"
+#include "store/table.h"
+
+namespace vremote::store {
+namespace {
+
+constexpr uint64_t kSizeMax = std::numeric_limits<off_t>::max();
+
+bool is_time(const Timestamp& time) { return time.nanoseconds < 1'000'000'000; }  // UTIME_NOW and UTIME_OMIT are not
+
+timespec to_timespec(bool set, bool now, const Timestamp& time) {
+  if (!set) return {0, UTIME_OMIT};
+  if (now) return {0, UTIME_NOW};
+  return {time.seconds, static_cast<long>(time.nanoseconds)};
+}
+
+Status set_times(const OpenFile& file, timespec atime, timespec mtime) {
+  timespec times[2] = {atime, mtime};
+  if (::utimensat(AT_FDCWD, ProcPath(file.path()).c_str(), times, 0) != 0) return fail(errno);
+  return {};
+}
+
+Status set_mode(const OpenFile& file, mode_t mode) {
+  // fchmod() refuses O_PATH descriptors, and fchmodat2() is new (6.6).
+  if (::chmod(ProcPath(file.path()).c_str(), mode & 07777) != 0) return fail(errno);
+  return {};
+}
+
+Status truncate_to(OpenFile& file, uint64_t size) {
+  if (file.is_directory()) return fail(EISDIR);
+  if (size > kSizeMax) return fail(EFBIG);
+  VR_TRY(fd, file.writable());
+  int result = 0;
+  do {
+    result = ::ftruncate(fd, static_cast<off_t>(size));
+  } while (result != 0 && errno == EINTR);
+  if (result != 0) return fail(errno);
+  return {};
+}
+
+// What a write or a truncation by somebody without privileges does to a program's set-ID bits.
+Status clear_set_id(const OpenFile& file) {
+  VR_TRY(st, file.stat());
+  if (!file.is_regular()) return {};
+  mode_t cleared = st.st_mode & ~S_ISUID;
+  if ((st.st_mode & S_IXGRP) != 0) cleared &= ~S_ISGID;  // without it, set-group-ID once meant mandatory locks
+  if (cleared == st.st_mode) return {};
+  return set_mode(file, cleared);
+}
+
+}  // namespace
+
+Result<Attributes> Store::stat(FileId id) {
+  VR_TRY(file, acquire(id, Keep::No));
+  VR_TRY(st, file->stat());
+  if (st.st_nlink == 0 && !table_->pinned(id)) {
+    table_->gone(id);
+    return fail(ESTALE);
+  }
+  return attributes_of(st);
+}
+
+Status Store::apply(FileId id, const coherence::DirtyAttributes& changes) {
+  if (changes.has_mtime && !is_time(changes.mtime)) return fail(EINVAL);
+  VR_TRY(file, acquire(id));
+  if (changes.has_size) {
+    if (!file->is_regular()) return fail(file->is_directory() ? EISDIR : EINVAL);
+    std::unique_lock lock(size_locks_->of(id));
+    VR_TRY(st, file->stat());
+    if (changes.size > static_cast<uint64_t>(st.st_size)) VR_TRY_VOID(truncate_to(*file, changes.size));
+  }
+  if (changes.has_mtime)
+    VR_TRY_VOID(set_times(*file, {0, UTIME_OMIT}, to_timespec(true, false, changes.mtime)));
+  return {};
+}
+
+Result<coherence::Outcome> Store::run(const Caller&, const coherence::SetAttributesCall& call) {
+  constexpr uint32_t kNobody = std::numeric_limits<uint32_t>::max();  // means "leave it" to chown()
+  if ((call.has_uid && call.uid == kNobody) || (call.has_gid && call.gid == kNobody)) return fail(EINVAL);
+  if (call.has_atime && !call.atime_now && !is_time(call.atime)) return fail(EINVAL);
+  if (call.has_mtime && !call.mtime_now && !is_time(call.mtime)) return fail(EINVAL);
+  VR_TRY(file, acquire(call.file));
+  // In this order: the size is what fails most, a chown clears set-ID bits that a mode may set, and everything else sets times.
+  if (call.has_size) {
+    std::unique_lock lock(size_locks_->of(call.file));
+    VR_TRY_VOID(truncate_to(*file, call.size));
+  }
+  if (call.has_uid || call.has_gid) {
+    uid_t uid = call.has_uid ? call.uid : kNobody;
+    gid_t gid = call.has_gid ? call.gid : kNobody;
+    if (::fchownat(file->path(), "", uid, gid, AT_EMPTY_PATH) != 0) return fail(errno);
+  }
+  if (call.has_mode) VR_TRY_VOID(set_mode(*file, call.mode));
+  if (call.clear_suid && !call.has_mode) VR_TRY_VOID(clear_set_id(*file));
+  if (call.has_atime || call.has_mtime) {
+    VR_TRY_VOID(set_times(*file, to_timespec(call.has_atime, call.atime_now, call.atime),
+                          to_timespec(call.has_mtime, call.mtime_now, call.mtime)));
+  }
+  VR_TRY(st, file->stat());
+  return coherence::Node{call.file, attributes_of(st)};
+}
+
+Result<coherence::Outcome> Store::run(const Caller&, const coherence::StatFsCall& call) {
+  VR_TRY(file, acquire(call.file, Keep::No));
+  struct statvfs st {};
+  if (::fstatvfs(file->path(), &st) != 0) return fail(errno);
+  coherence::FileSystemStats stats;
+  stats.blocks = st.f_blocks;
+  stats.blocks_free = st.f_bfree;
+  stats.blocks_available = st.f_bavail;
+  stats.files = st.f_files;
+  stats.files_free = st.f_ffree;
+  stats.block_size = static_cast<uint32_t>(st.f_bsize);
+  stats.name_max = static_cast<uint32_t>(st.f_namemax);
+  stats.fragment_size = static_cast<uint32_t>(st.f_frsize);
+  return stats;
+}
+
+Result<coherence::Outcome> Store::run(const Caller&, const coherence::ReadLinkCall& call) {
+  VR_TRY(file, acquire(call.file, Keep::No));
+  if (file->type() != S_IFLNK) return fail(EINVAL);
+  std::byte target[coherence::kLinkMax];
+  ssize_t n = ::readlinkat(file->path(), "", reinterpret_cast<char*>(target), sizeof target);
+  if (n < 0) return fail(errno);
+  if (static_cast<size_t>(n) >= sizeof target) return fail(ENAMETOOLONG);
+  return coherence::Text{Bytes::copy_of({target, static_cast<size_t>(n)})};
+}
+
+}  // namespace vremote::store

@@ -1,0 +1,72 @@
+#include "store/handle.h"
+
+#include <fcntl.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstring>
+
+namespace vremote::store {
+namespace {
+
+// struct file_handle with room for the largest handle.
+struct HandleBuffer {
+  alignas(file_handle) std::byte bytes[sizeof(file_handle) + MAX_HANDLE_SZ] = {};
+  file_handle* get() { return reinterpret_cast<file_handle*>(bytes); }
+};
+
+uint32_t nonzero_hash(const void* data, size_t size) {
+  // FNV-1a, then a final mix: handles differ in few bits.
+  uint64_t h = 0xCBF29CE484222325u;
+  auto* bytes = static_cast<const unsigned char*>(data);
+  for (size_t i = 0; i < size; ++i) h = (h ^ bytes[i]) * 0x100000001B3u;
+  h ^= h >> 32;
+  h *= 0x9E3779B97F4A7C15u;
+  auto value = static_cast<uint32_t>(h >> 32);
+  return value != 0 ? value : 1;
+}
+
+}  // namespace
+
+Result<NamedHandle> handle_of(int dir, const char* name) {
+  HandleBuffer buffer;
+  file_handle* handle = buffer.get();
+  handle->handle_bytes = MAX_HANDLE_SZ;
+  NamedHandle result;
+  int flags = *name == '\0' ? AT_EMPTY_PATH : 0;
+  if (::name_to_handle_at(dir, name, handle, &result.mount_id, flags) != 0) return fail(errno);
+  result.handle.resize(sizeof(handle->handle_type) + handle->handle_bytes);
+  std::memcpy(result.handle.data(), &handle->handle_type, sizeof(handle->handle_type));
+  std::memcpy(result.handle.data() + sizeof(handle->handle_type), handle->f_handle, handle->handle_bytes);
+  return result;
+}
+
+Result<Fd> open_handle(int mount, const std::string& handle) {
+  HandleBuffer buffer;
+  file_handle* raw = buffer.get();
+  if (handle.size() <= sizeof(raw->handle_type) || handle.size() > sizeof(raw->handle_type) + MAX_HANDLE_SZ)
+    return fail(EINVAL);
+  raw->handle_bytes = static_cast<unsigned>(handle.size() - sizeof(raw->handle_type));
+  std::memcpy(&raw->handle_type, handle.data(), sizeof(raw->handle_type));
+  std::memcpy(raw->f_handle, handle.data() + sizeof(raw->handle_type), raw->handle_bytes);
+  Fd fd(::open_by_handle_at(mount, raw, O_PATH | O_CLOEXEC));
+  if (!fd.valid()) return fail(errno == ENOENT ? ESTALE : errno);
+  return fd;
+}
+
+uint32_t generation_of(const std::string& handle) { return nonzero_hash(handle.data(), handle.size()); }
+
+Result<uint32_t> generation_by_birth(int dir, const char* name) {
+  struct statx sx {};
+  int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | (*name == '\0' ? AT_EMPTY_PATH : 0);
+  if (::statx(dir, name, flags, STATX_BTIME | STATX_INO, &sx) != 0) return fail(errno);
+  if ((sx.stx_mask & STATX_BTIME) == 0) return 1;
+  struct {
+    uint64_t inode;
+    int64_t seconds;
+    uint64_t nanoseconds;
+  } birth{sx.stx_ino, sx.stx_btime.tv_sec, sx.stx_btime.tv_nsec};
+  return nonzero_hash(&birth, sizeof birth);
+}
+
+}  // namespace vremote::store

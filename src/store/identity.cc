@@ -1,0 +1,110 @@
+// From FileIds to open files and back.
+#include <fcntl.h>
+
+#include <cerrno>
+
+#include "store/handle.h"
+#include "store/store.h"
+#include "store/table.h"
+
+namespace vremote::store {
+
+// The identity of `name` in `dir`, or of `dir` itself when the name is empty. EXDEV when it lies in another file system.
+Result<Identity> Store::identify(int dir, const char* name) const {
+  Identity identity;
+  int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | (*name == '\0' ? AT_EMPTY_PATH : 0);
+  if (::fstatat(dir, name, &identity.stat, flags) != 0) return fail(errno);
+  // A subvolume has the same mount but another device, and its inode numbers repeat ours.
+  if (identity.stat.st_dev != device_) return fail(EXDEV);
+  identity.file.export_index = export_index_;
+  identity.file.inode = identity.stat.st_ino;
+  if (has_handles_) {
+    VR_TRY(named, handle_of(dir, name));
+    if (named.mount_id != mount_id_) return fail(EXDEV);
+    identity.file.generation = generation_of(named.handle);
+    identity.handle = std::move(named.handle);
+  } else {
+    VR_TRY(generation, generation_by_birth(dir, name));
+    identity.file.generation = generation;
+  }
+  return identity;
+}
+
+Result<Fd> Store::open_by_handle(const std::string& handle) {
+  auto fd = open_handle(root_.get(), handle);
+  if (fd || (fd.error().code != EMFILE && fd.error().code != ENFILE)) return fd;
+  table_->close_some();
+  return open_handle(root_.get(), handle);
+}
+
+Result<Store::OpenRef> Store::acquire(FileId file, Keep keep) {
+  auto found = table_->use(file);
+  if (!found) return fail(ESTALE);
+  if (found->file != nullptr) return std::move(found->file);
+  VR_TRY(fd, open_by_handle(found->handle));
+  struct stat st {};
+  if (::fstat(fd.get(), &st) != 0) return fail(errno);
+  // Somebody on this machine has it open still, but no node had it pinned.
+  if (st.st_nlink == 0) return fail(ESTALE);
+  auto opened = std::make_shared<OpenFile>(std::move(fd), st.st_mode & S_IFMT);
+  if (keep == Keep::No) return opened;
+  return table_->keep_open(file, std::move(opened));
+}
+
+Result<Store::OpenRef> Store::acquire_directory(FileId dir) {
+  VR_TRY(file, acquire(dir));
+  if (!file->is_directory()) return fail(ENOTDIR);
+  return std::move(file);
+}
+
+Result<coherence::Node> Store::learn(Fd path, Fd writable) {
+  VR_TRY(identity, identify(path.get(), ""));
+  OpenRef file;
+  // What is only looked up is not kept open, lest a walk through a large tree closes the files in use.
+  if (writable.valid() || !has_handles_)
+    file = std::make_shared<OpenFile>(std::move(path), identity.stat.st_mode & S_IFMT, std::move(writable));
+  table_->learn(identity.file, identity.handle, std::move(file));
+  return coherence::Node{identity.file, attributes_of(identity.stat)};
+}
+
+Status Store::pin(FileId file) {
+  VR_TRY(opened, acquire(file));
+  if (!table_->pin(file, std::move(opened))) return fail(ESTALE);
+  return {};
+}
+
+void Store::unpin(FileId file) {
+  OpenRef opened = table_->use_if_open(file);
+  if (!table_->unpin(file) || opened == nullptr) return;
+  auto st = opened->stat();
+  if (st && st->st_nlink == 0) table_->gone(file);
+}
+
+void Store::forget(FileId file) {
+  if (file != root_id_) table_->forget(file);
+}
+
+std::vector<KnownFile> Store::known() const {
+  std::vector<KnownFile> result;
+  for (auto& [file, handle] : table_->referenced()) result.push_back({file, std::move(handle)});
+  return result;
+}
+
+Status Store::restore(const KnownFile& known) {
+  if (!has_handles_) return fail(EOPNOTSUPP);
+  if (known.file.export_index != export_index_ || known.file.generation != generation_of(known.handle))
+    return fail(EINVAL);
+  VR_TRY(fd, open_by_handle(known.handle));
+  VR_TRY(identity, identify(fd.get(), ""));
+  if (identity.file != known.file) return fail(EINVAL);
+  if (identity.stat.st_nlink == 0) return fail(ESTALE);
+  table_->learn(identity.file, identity.handle, nullptr);
+  return {};
+}
+
+Store::Counts Store::counts() const {
+  auto counts = table_->counts();
+  return {counts.known, counts.open, counts.pinned};
+}
+
+}  // namespace vremote::store

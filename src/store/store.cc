@@ -1,0 +1,92 @@
+#include "store/store.h"
+
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <mutex>
+
+#include "store/credentials.h"
+#include "store/handle.h"
+#include "store/size_locks.h"
+#include "store/table.h"
+
+namespace vremote::store {
+namespace {
+
+void prepare_process() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    ::umask(0);
+    std::signal(SIGXFSZ, SIG_IGN);
+  });
+}
+
+// `want`, but at most `divisor`-th of the descriptors this process may have.
+size_t part_of_descriptors(size_t want, size_t divisor) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return std::max<size_t>(want, 16);
+  return std::clamp<size_t>(want, 16, std::max<size_t>(16, limit.rlim_cur / divisor));
+}
+
+std::unexpected<Error> cannot_export(const std::string& path, int code) {
+  const char* why = code == ENOENT    ? "it does not exist"
+                    : code == ENOTDIR ? "it is not a directory"
+                    : code == EACCES || code == EPERM
+                        ? "permission denied"
+                        : nullptr;
+  return fail(code, "cannot export " + path + ": " + (why != nullptr ? why : std::strerror(code)));
+}
+
+}  // namespace
+
+// An open file has up to three descriptors (its path, reading, writing).
+Store::Store(uint32_t export_index, const Options& options)
+    : export_index_(export_index), size_locks_(std::make_unique<SizeLocks>()) {
+  has_handles_ = options.use_handles;
+  size_t unreferenced = std::max<size_t>(options.unreferenced_max, 16);
+  if (!options.use_handles) unreferenced = part_of_descriptors(unreferenced, 4);
+  table_ = std::make_unique<Table>(part_of_descriptors(options.open_files_max, 12), unreferenced);
+}
+
+Store::~Store() = default;
+
+Result<std::unique_ptr<Store>> Store::open(const std::string& path, uint32_t export_index, Options options) {
+  prepare_process();
+  if (path.find('\0') != std::string::npos) return cannot_export(path.c_str(), EINVAL);
+  Fd root(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!root.valid()) return cannot_export(path, errno);
+  struct stat st {};
+  if (::fstat(root.get(), &st) != 0) return cannot_export(path, errno);
+
+  int mount_id = 0;
+  if (options.use_handles) {
+    auto named = handle_of(root.get(), "");
+    options.use_handles = named && open_handle(root.get(), named->handle);
+    if (named) mount_id = named->mount_id;
+  }
+  std::unique_ptr<Store> store(new Store(export_index, options));
+  store->root_ = std::move(root);
+  store->device_ = st.st_dev;
+  store->mount_id_ = mount_id;
+  store->privileged_ = may_act_as_others();
+
+  auto root_path = reopen(store->root_.get(), O_PATH | O_DIRECTORY);
+  if (!root_path) return cannot_export(path, root_path.error().code);
+  auto node = store->learn(std::move(*root_path));
+  if (!node) return cannot_export(path, node.error().code);
+  store->root_id_ = node->file;
+  if (auto pinned = store->pin(node->file); !pinned) return cannot_export(path, pinned.error().code);
+  return store;
+}
+
+Result<coherence::Outcome> Store::execute(const coherence::Caller& caller, const coherence::Operation& operation) {
+  return std::visit([&](const auto& call) { return run(caller, call); }, operation);
+}
+
+}  // namespace vremote::store

@@ -1,0 +1,154 @@
+// The origin's disk: every operation on the files of one exported directory.
+//
+// Rules:
+//  S1  Nothing from outside is a path. A file is named by its FileId, a child by its directory and one component; a child is reached from
+//      its directory's descriptor, without following links and without leaving the export's file system.
+//  S2  A FileId is only good if this store gave it out (lookup, create, a listing) or restored it. Any other, and any whose file is gone,
+//      is ESTALE: an agent cannot reach a file outside the export by guessing inode numbers.
+//  S3  Identity is the file handle of the file system: it survives renames and hard links, and an inode number used again is another
+//      FileId. Without handles (some file systems, no CAP_DAC_READ_SEARCH) each known file keeps a descriptor instead, and FileIds do not
+//      survive a restart.
+//  S4  What is remembered is bounded: files in use (acquired by FileId since, and not forgotten), plus `unreferenced_max` others.
+//  S5  Reads never change a file's atime (O_NOATIME where permitted): it would change under the attribute leases of other nodes, and reads
+//      served from caches never get here anyway.
+//
+// A mount point inside the export is not crossed: looking it up is EXDEV; a listing shows it with generation 0.
+//
+// Tried before: one O_RDWR descriptor per file. It makes execve() of an exported program fail with ETXTBSY on the origin although nobody
+// writes; so files are opened for writing at the first write only.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/attributes.h"
+#include "base/bytes.h"
+#include "base/fd.h"
+#include "base/ids.h"
+#include "base/result.h"
+#include "coherence/messages.h"
+
+namespace vremote::store {
+
+class OpenFile;
+class SizeLocks;
+class Table;
+struct Identity;
+
+struct Options {
+  size_t open_files_max = 1024;        // files kept open for the next call; cut to a part of RLIMIT_NOFILE
+  size_t unreferenced_max = 256 << 10;  // files given out and not used since, or forgotten
+  bool use_handles = true;              // false: descriptors even where handles work (S3)
+};
+
+// A file as it can be kept across a restart: restore() of the next process takes it.
+struct KnownFile {
+  FileId file;
+  std::string handle;
+};
+
+// Longest read in one call.
+inline constexpr uint64_t kReadMax = uint64_t{64} << 20;
+
+// Thread-safe. Calls block on the disk, except try_read. open() once sets the process's umask to 0 (modes from agents are final) and
+// ignores SIGXFSZ (a too large file is an error, not the end of the daemon).
+class Store {
+ public:
+  static Result<std::unique_ptr<Store>> open(const std::string& path, uint32_t export_index, Options options = {});
+  ~Store();
+  Store(const Store&) = delete;
+  Store& operator=(const Store&) = delete;
+
+  FileId root() const { return root_id_; }
+  // True when files are known by file-system handles (S3).
+  bool has_handles() const { return has_handles_; }
+
+  Result<Attributes> stat(FileId file);
+  // Cut at the end of the file.
+  Result<Bytes> read(FileId file, uint64_t offset, uint64_t length);
+  // The same from memory alone: EAGAIN when it would wait for the disk or open the file. Never blocks.
+  Result<Bytes> try_read(FileId file, uint64_t offset, uint64_t length);
+  // All bytes or an error (after which some may be written).
+  Status write(FileId file, std::span<const coherence::Extent> extents);
+  // Grows the file to the size (never shrinks it) and sets the modification time. Call it after the writes it belongs to.
+  Status apply(FileId file, const coherence::DirtyAttributes& changes);
+
+  // Runs one operation. Lookup, Create, Symlink, Link and SetAttributes return a Node; ReadDirectory a DirectoryPage; StatFs
+  // FileSystemStats; ReadLink, GetXattr and ListXattr a Text; Seek an Offset; the others nothing.
+  Result<coherence::Outcome> execute(const coherence::Caller& caller, const coherence::Operation& operation);
+
+  // Counted. A pinned file stays usable after its last name is gone, until the last unpin.
+  Status pin(FileId file);
+  void unpin(FileId file);
+  // No agent knows the file any more. It may be used again as long as it is remembered (S4).
+  void forget(FileId file);
+
+  // The files in use, and the way back in after a restart: EINVAL when the handle does not belong to the id, ESTALE when the file is gone,
+  // EOPNOTSUPP without handles.
+  std::vector<KnownFile> known() const;
+  Status restore(const KnownFile& known);
+
+  struct Counts {
+    size_t known = 0, open = 0, pinned = 0;
+  };
+  Counts counts() const;
+
+ private:
+  using OpenRef = std::shared_ptr<OpenFile>;
+  enum class Keep : bool { No, Yes };
+
+  Store(uint32_t export_index, const Options& options);
+
+  // Identity (identity.cc).
+  Result<Identity> identify(int dir, const char* name) const;
+  Result<OpenRef> acquire(FileId file, Keep keep = Keep::Yes);
+  Result<OpenRef> acquire_directory(FileId dir);
+  Result<Fd> open_by_handle(const std::string& handle);
+  // Makes the file of an O_PATH descriptor known; `writable`: a descriptor open for reading and writing, when there is one.
+  Result<coherence::Node> learn(Fd path, Fd writable = Fd());
+
+  // Names (names.cc).
+  Result<Fd> open_child(int dir, const std::string& name) const;
+  Result<coherence::Node> lookup(FileId dir, const std::string& name);
+  Result<coherence::Node> create_in(const coherence::Caller& caller, OpenFile& dir, const coherence::CreateCall& call);
+  struct Victim;
+  Victim victim(OpenFile& dir, const std::string& name) const;
+  void after_removal(const Victim& victim);
+
+  // One overload per operation.
+  using Caller = coherence::Caller;
+  using Outcome = coherence::Outcome;
+  Result<Outcome> run(const Caller&, const coherence::LookupCall&);
+  Result<Outcome> run(const Caller&, const coherence::CreateCall&);
+  Result<Outcome> run(const Caller&, const coherence::SymlinkCall&);
+  Result<Outcome> run(const Caller&, const coherence::LinkCall&);
+  Result<Outcome> run(const Caller&, const coherence::RemoveCall&);
+  Result<Outcome> run(const Caller&, const coherence::RenameCall&);
+  Result<Outcome> run(const Caller&, const coherence::SetAttributesCall&);
+  Result<Outcome> run(const Caller&, const coherence::ReadLinkCall&);
+  Result<Outcome> run(const Caller&, const coherence::ReadDirectoryCall&);
+  Result<Outcome> run(const Caller&, const coherence::StatFsCall&);
+  Result<Outcome> run(const Caller&, const coherence::SyncCall&);
+  Result<Outcome> run(const Caller&, const coherence::GetXattrCall&);
+  Result<Outcome> run(const Caller&, const coherence::ListXattrCall&);
+  Result<Outcome> run(const Caller&, const coherence::SetXattrCall&);
+  Result<Outcome> run(const Caller&, const coherence::RemoveXattrCall&);
+  Result<Outcome> run(const Caller&, const coherence::AllocateCall&);
+  Result<Outcome> run(const Caller&, const coherence::SeekCall&);
+
+  const uint32_t export_index_;
+  Fd root_;  // open for reading: open_by_handle_at wants more than O_PATH
+  FileId root_id_;
+  uint64_t device_ = 0;
+  int mount_id_ = 0;
+  bool has_handles_ = false;
+  bool privileged_ = false;  // may act as other users
+  std::unique_ptr<Table> table_;
+  std::unique_ptr<SizeLocks> size_locks_;
+};
+
+}  // namespace vremote::store

@@ -1,0 +1,87 @@
+// Extended attributes, through /proc/self/fd: the f*xattr calls refuse O_PATH descriptors, and links and devices cannot be opened.
+#include <sys/xattr.h>
+
+#include <cerrno>
+#include <cstring>
+#include <memory>
+
+#include "store/store.h"
+#include "store/table.h"
+
+namespace vremote::store {
+namespace {
+
+Status check_xattr_name(const std::string& name) {
+  if (name.empty() || name.size() > coherence::kNameMax) return fail(ERANGE);
+  if (name.find('\0') != std::string::npos) return fail(EINVAL);
+  return {};
+}
+
+// Calls `get(buffer, size)` with a small buffer, then with the largest one.
+template <typename Get>
+Result<Bytes> get_all(Get&& get) {
+  std::byte small[1024];
+  ssize_t n = get(small, sizeof small);
+  if (n >= 0) return Bytes::copy_of({small, static_cast<size_t>(n)});
+  if (errno != ERANGE) return fail(errno);
+  auto large = std::make_unique_for_overwrite<std::byte[]>(coherence::kXattrMax);
+  n = get(large.get(), coherence::kXattrMax);
+  if (n < 0) return fail(errno == ERANGE ? E2BIG : errno);
+  return Bytes::copy_of({large.get(), static_cast<size_t>(n)});
+}
+
+constexpr std::string_view kTrusted = "trusted.";
+
+// The list without the names that only administrators may see: the file system showed them because this daemon is one.
+Bytes without_trusted(const Bytes& list) {
+  std::string_view rest(reinterpret_cast<const char*>(list.data()), list.size());
+  std::string kept;
+  while (!rest.empty()) {
+    size_t length = std::min(rest.find('\0'), rest.size() - 1) + 1;
+    if (!rest.starts_with(kTrusted)) kept.append(rest.substr(0, length));
+    rest.remove_prefix(length);
+  }
+  if (kept.size() == list.size()) return list;
+  return Bytes::copy_of(std::as_bytes(std::span(kept)));
+}
+
+}  // namespace
+
+Result<coherence::Outcome> Store::run(const Caller&, const coherence::GetXattrCall& call) {
+  VR_TRY_VOID(check_xattr_name(call.name));
+  VR_TRY(file, acquire(call.file));
+  ProcPath path(file->path());
+  VR_TRY(value, get_all([&](void* buffer, size_t size) {
+           return ::getxattr(path.c_str(), call.name.c_str(), buffer, size);
+         }));
+  return coherence::Text{std::move(value)};
+}
+
+Result<coherence::Outcome> Store::run(const Caller& caller, const coherence::ListXattrCall& call) {
+  VR_TRY(file, acquire(call.file));
+  ProcPath path(file->path());
+  VR_TRY(list, get_all([&](void* buffer, size_t size) {
+           return ::listxattr(path.c_str(), static_cast<char*>(buffer), size);
+         }));
+  return coherence::Text{caller.uid == 0 ? std::move(list) : without_trusted(list)};
+}
+
+Result<coherence::Outcome> Store::run(const Caller&, const coherence::SetXattrCall& call) {
+  VR_TRY_VOID(check_xattr_name(call.name));
+  if (call.value.size() > coherence::kXattrMax) return fail(E2BIG);
+  VR_TRY(file, acquire(call.file));
+  ProcPath path(file->path());
+  if (::setxattr(path.c_str(), call.name.c_str(), call.value.data(), call.value.size(),
+                 static_cast<int>(call.flags)) != 0)
+    return fail(errno);
+  return Outcome{};
+}
+
+Result<coherence::Outcome> Store::run(const Caller&, const coherence::RemoveXattrCall& call) {
+  VR_TRY_VOID(check_xattr_name(call.name));
+  VR_TRY(file, acquire(call.file));
+  if (::removexattr(ProcPath(file->path()).c_str(), call.name.c_str()) != 0) return fail(errno);
+  return Outcome{};
+}
+
+}  // namespace vremote::store

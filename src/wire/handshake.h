@@ -1,0 +1,79 @@
+// The first frames of a connection: the agent's node says Hello, the home answers Welcome or Refuse.
+//
+// A session is one agent node at one home; its lanes (parallel connections) share it. The agent invents the session's epoch, a random
+// number, so that all its first Hellos name the same session. `resume` says that the home has welcomed some lane of it before: a
+// home that does not know it any more must refuse (SessionUnknown) rather than begin afresh behind the agent's back.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "wire/frame.h"
+
+namespace vremote::wire {
+
+inline constexpr uint32_t kProtocolVersion = 1;
+// Feature bits: a peer may use only what both announce.
+inline constexpr uint64_t kFeatures = 0;
+inline constexpr uint32_t kLanesMax = 64;
+inline constexpr size_t kExportsMax = 1024;
+inline constexpr size_t kHandshakeHeaderMax = size_t{512} << 10;  // of a Welcome
+inline constexpr size_t kHelloMax = 4096;  // of a Hello or Refuse: all a stranger may make us keep
+
+struct Hello {
+  uint32_t version = kProtocolVersion;
+  uint64_t features = kFeatures;
+  std::string cluster;
+  std::string node_name;
+  uint64_t incarnation = 0;    // random, new with each start of the node
+  uint64_t session_epoch = 0;  // random, new with each session
+  bool resume = false;
+  uint32_t lane = 0;
+  uint32_t lanes = 1;
+  uint64_t received = 0;  // the last message received on this lane in this session
+  bool operator==(const Hello&) const = default;
+};
+
+struct Export {
+  std::string name;
+  uint32_t export_index = 0;
+  FileId root;
+  bool read_only = false;
+  bool operator==(const Export&) const = default;
+};
+
+struct Welcome {
+  uint32_t version = kProtocolVersion;
+  uint64_t features = kFeatures;
+  std::string node_name;
+  uint64_t incarnation = 0;
+  uint32_t session = 0;  // the home's number for the session
+  bool resumed = false;
+  uint64_t received = 0;
+  uint32_t lease_term_ms = 0;
+  std::vector<Export> exports;
+  bool operator==(const Welcome&) const = default;
+};
+
+enum class RefuseReason : uint8_t { Version = 0, Cluster = 1, SessionUnknown = 2, BadHello = 3, Busy = 4 };
+const char* to_string(RefuseReason reason);
+
+struct Refuse {
+  RefuseReason reason = RefuseReason::BadHello;
+  std::string text;  // for the log of the refused
+  bool operator==(const Refuse&) const = default;
+};
+
+Result<Encoded> encode(const Hello& hello);
+Result<Encoded> encode(const Welcome& welcome);
+Result<Encoded> encode(const Refuse& refuse);
+
+Result<Hello> decode_hello(std::span<const std::byte> header);
+Result<Welcome> decode_welcome(std::span<const std::byte> header);
+Result<Refuse> decode_refuse(std::span<const std::byte> header);
+
+}  // namespace vremote::wire
