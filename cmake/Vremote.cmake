@@ -20,7 +20,8 @@ if(VREMOTE_CCACHE)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${VREMOTE_CCACHE})
 endif()
 
-add_compile_options(-Wall -Wextra -Wshadow -Werror -fno-omit-frame-pointer)
+# Designated initializers leave members to their defaults on purpose.
+add_compile_options(-Wall -Wextra -Wshadow -Wno-missing-field-initializers -Werror -fno-omit-frame-pointer)
 add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor> $<$<COMPILE_LANGUAGE:CXX>:-Woverloaded-virtual>)
 if(VREMOTE_SANITIZE)
   add_compile_options(-fsanitize=${VREMOTE_SANITIZE} -fno-sanitize-recover=all)

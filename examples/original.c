@@ -1,11 +1,12 @@
 /* The example of the original VRemote Storage kernel, with its flags as its README gives them.
  *
- * O_ORIGIN is written there as a decimal number. Its bits hold O_TRUNC: run directly on a stock kernel this program EMPTIES its file.
- * Under `vremote run` it prints it, and the file stays whole:
+ * O_ORIGIN is written there as a decimal number. Its bits hold O_TRUNC: run directly on a stock
+ * kernel this program EMPTIES its file. Under `vremote run` it prints it, and the file stays whole:
  *
  *   cc -o original examples/original.c
  *   vremote run -- ./original hello.txt             on the node that exports the directory
- *   vremote run -- ./original hello.txt remote      on another node, in the same directory: without O_ORIGIN
+ *   vremote run -- ./original hello.txt remote      on another node, in the same directory: without
+ * O_ORIGIN
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -15,8 +16,8 @@
 #define O_REMOTE 00000020
 #define O_ORIGIN 10000000
 
-int main(int argc, char **argv) {
-  const char *path = argc > 1 ? argv[1] : "hello.txt";
+int main(int argc, char** argv) {
+  const char* path = argc > 1 ? argv[1] : "hello.txt";
   int flags = O_RDWR | O_REMOTE | O_ORIGIN;
 #ifdef REMOTE_SIDE
   flags = O_RDWR | O_REMOTE;

@@ -1,7 +1,8 @@
 // What a node counts and times: cheap enough to stay on in the hot path, read by `vremote status`.
 //
-// Every thread writes to one of a few shards with relaxed atomic additions, so two event loops seldom share a cache line and
-// nobody ever waits. A reader sums the shards: each counter is exact once the writers are quiet, and never goes back.
+// Every thread writes to one of a few shards with relaxed atomic additions, so two event loops
+// seldom share a cache line and nobody ever waits. A reader sums the shards: each counter is exact
+// once the writers are quiet, and never goes back.
 #pragma once
 
 #include <algorithm>
@@ -38,26 +39,42 @@ enum class Counter : uint8_t {
   Upcalls,  // requests read from /dev/fuse
 };
 inline constexpr std::array<std::string_view, 19> kCounterNames = {
-    "fills",        "fill_bytes",   "direct_reads", "direct_writes",    "write_backs",  "hits_without_message", "lookups",
-    "getattrs",     "opens",        "creates",      "recalls_received", "recalls_sent", "purges",               "purge_restarts",
-    "grants",       "fetches",      "flushes",      "flush_bytes",      "upcalls"};
+    "fills",         "fill_bytes",       "direct_reads",
+    "direct_writes", "write_backs",      "hits_without_message",
+    "lookups",       "getattrs",         "opens",
+    "creates",       "recalls_received", "recalls_sent",
+    "purges",        "purge_restarts",   "grants",
+    "fetches",       "flushes",          "flush_bytes",
+    "upcalls"};
 inline constexpr size_t kCounterCount = static_cast<size_t>(Counter::Upcalls) + 1;
 static_assert(kCounterNames.size() == kCounterCount);
 
 // The order is that of kLatencyNames.
-enum class Latency : uint8_t { Fill, DirectRead, DirectWrite, Lookup, Open, Recall, Purge, Flush, Call };
-inline constexpr std::array<std::string_view, 9> kLatencyNames = {"fill",   "direct_read", "direct_write", "lookup", "open",
-                                                                  "recall", "purge",       "flush",        "call"};
+enum class Latency : uint8_t {
+  Fill,
+  DirectRead,
+  DirectWrite,
+  Lookup,
+  Open,
+  Recall,
+  Purge,
+  Flush,
+  Call
+};
+inline constexpr std::array<std::string_view, 9> kLatencyNames = {
+    "fill", "direct_read", "direct_write", "lookup", "open", "recall", "purge", "flush", "call"};
 inline constexpr size_t kLatencyCount = static_cast<size_t>(Latency::Call) + 1;
 static_assert(kLatencyNames.size() == kLatencyCount);
 
-// Microseconds. The percentiles are the middle of a bucket at most 1/8 wide (so within 7 %), max is exact.
+// Microseconds. The percentiles are the middle of a bucket at most 1/8 wide (so within 7 %), max is
+// exact.
 struct LatencySummary {
   uint64_t count = 0;
   double p50_us = 0, p90_us = 0, p99_us = 0, max_us = 0;
 };
 
-// The shape of the histograms: eight buckets for each power of two of nanoseconds, the small values exactly.
+// The shape of the histograms: eight buckets for each power of two of nanoseconds, the small values
+// exactly.
 struct LatencyBuckets {
   static constexpr unsigned kSubBits = 3;
   static constexpr unsigned kTopBit = 39;  // the last power of two told apart: 9 to 18 minutes
@@ -95,7 +112,8 @@ class Metrics {
     Histogram& histogram = shard().histograms[static_cast<size_t>(latency)];
     histogram.buckets[LatencyBuckets::index(value)].fetch_add(1, std::memory_order_relaxed);
     uint64_t seen = histogram.max.load(std::memory_order_relaxed);
-    while (value > seen && !histogram.max.compare_exchange_weak(seen, value, std::memory_order_relaxed)) {
+    while (value > seen &&
+           !histogram.max.compare_exchange_weak(seen, value, std::memory_order_relaxed)) {
     }
   }
 
@@ -124,7 +142,8 @@ class Metrics {
       uint64_t below = 0;
       for (size_t b = 0; b < buckets.size(); ++b) {
         below += buckets[b];
-        if (below >= rank) return static_cast<double>(std::min(LatencyBuckets::middle(b), max)) / 1000.0;
+        if (below >= rank)
+          return static_cast<double>(std::min(LatencyBuckets::middle(b), max)) / 1000.0;
       }
       return static_cast<double>(max) / 1000.0;
     };
@@ -148,7 +167,8 @@ class Metrics {
   };
 
   Shard& shard() {
-    // Threads are dealt to shards in the order of their first use; the number has no meaning beyond that.
+    // Threads are dealt to shards in the order of their first use; the number has no meaning beyond
+    // that.
     static std::atomic<size_t> next{0};
     thread_local const size_t mine = next.fetch_add(1, std::memory_order_relaxed) % kShards;
     return shards_[mine];

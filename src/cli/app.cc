@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <memory>
+#include <sstream>
 #include <string_view>
 
 #include "cli/commands.h"
@@ -13,27 +15,49 @@
 
 namespace vremote::cli {
 
+namespace {
+
+// The list of subcommands shows the first line of each description; its own --help shows it all.
+class FirstLines : public CLI::Formatter {
+ public:
+  std::string make_subcommand(const CLI::App* command) const override {
+    const std::string text = command->get_description();
+    std::ostringstream line;
+    CLI::detail::format_help(line, command->get_display_name(true), text.substr(0, text.find('\n')),
+                             get_column_width());
+    return line.str();
+  }
+};
+
+}  // namespace
+
 void build_app(CLI::App& app, Context& context) {
-  app.description("VRemote Storage: many Linux machines share one strongly coherent page cache.\n"
-                  "Start with `vremote playground --nodes 2 --dir ~/play`: a whole cluster on this machine.");
+  app.description(
+      "VRemote Storage: many Linux machines share one strongly coherent page cache.\n"
+      "Start with `vremote playground --nodes 2 --dir ~/play`: a whole cluster on this machine.");
   app.require_subcommand(1);
-  app.set_help_all_flag("--help-all", "The help of every subcommand");
   add_node_command(app, context);
   add_playground_command(app, context);
   add_run_command(app, context);
   add_status_command(app, context);
   add_version_command(app, context);
-  app.footer("Environment:\n"
-             "  VREMOTE_CONFIG   the default of --config\n"
-             "  VREMOTE_CONTROL  the control socket of `run` and `status` when no configuration is named\n\n"
-             "Exit status: 0 done, 1 failed while running, 2 wrong use or configuration;\n"
-             "`vremote run` ends as its command ends.\n"
-             "`vremote SUBCOMMAND --help` tells more; the manual is vremote(1).");
+  // After the subcommands, which would each inherit these two.
+  app.formatter(std::make_shared<FirstLines>());
+  app.set_help_all_flag("--help-all", "The help of every subcommand");
+  app.footer(
+      "Environment:\n"
+      "  VREMOTE_CONFIG   the default of --config\n"
+      "  VREMOTE_CONTROL  the control socket of `run` and `status` when no configuration is "
+      "named\n\n"
+      "Exit status: 0 done, 1 failed while running, 2 wrong use or configuration;\n"
+      "`vremote run` ends as its command ends.\n"
+      "`vremote SUBCOMMAND --help` tells more; the manual is vremote(1).");
 }
 
 int run_cli(int argc, const char* const* argv, const Runners& runners) {
   Context context{runners, {}, false, {}};
-  // Everything after "--" belongs to the command to run: the parser never sees it, whatever it looks like.
+  // Everything after "--" belongs to the command to run: the parser never sees it, whatever it
+  // looks like.
   std::vector<std::string> own;
   for (int i = 1; i < argc; ++i) {
     if (!context.has_command && std::string_view(argv[i]) == "--") {
@@ -57,11 +81,13 @@ int run_cli(int argc, const char* const* argv, const Runners& runners) {
   int status = kExitFailed;
   try {
     status = context.action();
-  } catch (const std::exception& error) {  // of fmt, when standard output fails; of std, when memory does
+  } catch (const std::exception&
+               error) {  // of fmt, when standard output fails; of std, when memory does
     return complain("", error.what(), kExitFailed);
   }
   // A full disk or a closed pipe behind stdout is a failure like any other.
-  if (std::fflush(stdout) != 0 && status == 0) return complain("", "cannot write to standard output", kExitFailed);
+  if (std::fflush(stdout) != 0 && status == 0)
+    return complain("", "cannot write to standard output", kExitFailed);
   return status;
 }
 

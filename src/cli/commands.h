@@ -1,6 +1,7 @@
 // The subcommands of `vremote`, one file each.
 //
-// Exit statuses: 0 done, 1 it failed while running, 2 wrong use or configuration; `run` ends as its command ends.
+// Exit statuses: 0 done, 1 it failed while running, 2 wrong use or configuration; `run` ends as its
+// command ends.
 #pragma once
 
 #include <functional>
@@ -23,7 +24,8 @@ inline constexpr int kExitUsage = 2;
 
 // What main() hands in, so that tests can start this whole program around another node.
 struct Runners {
-  std::function<int(const node::Config&)> run_node;  // blocks until SIGTERM or SIGINT; returns the exit status
+  std::function<int(const node::Config&)>
+      run_node;  // blocks until SIGTERM or SIGINT; returns the exit status
 };
 
 struct Context {
@@ -48,7 +50,8 @@ int run_cli(int argc, const char* const* argv, const Runners& runners);
 // "vremote SUBCOMMAND: sentence" on stderr; returns `status`.
 int complain(const char* subcommand, const std::string& sentence, int status);
 
-// The control socket of the node that `config_file` configures; with an empty name that of VREMOTE_CONTROL or the default.
+// The control socket of the node that `config_file` configures; with an empty name that of
+// VREMOTE_CONTROL or the default.
 Result<std::string> control_socket_for(const std::string& config_file);
 
 }  // namespace vremote::cli

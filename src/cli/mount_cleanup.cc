@@ -16,14 +16,18 @@ namespace {
 
 constexpr int kStackedMax = 16;  // mounts at one point; a bound for the loop, nobody has so many
 
-bool is_fuse(const fuse::MountEntry& mount) { return mount.type == "fuse" || mount.type.starts_with("fuse."); }
+bool is_fuse(const fuse::MountEntry& mount) {
+  return mount.type == "fuse" || mount.type.starts_with("fuse.");
+}
 
 Status abort_entry(const fuse::MountEntry& mount) {
-  // The connection is named by the device number, which mountinfo tells; stat on the mount could hang.
+  // The connection is named by the device number, which mountinfo tells; stat on the mount could
+  // hang.
   const std::string file = fmt::format("/sys/fs/fuse/connections/{}/abort", mount.minor);
   Fd fd(::open(file.c_str(), O_WRONLY | O_CLOEXEC));
   if (fd.valid() && ::write(fd.get(), "1", 1) == 1) return {};
-  if (errno == ENOENT) return {};  // the connection is gone (or fusectl is not mounted: the detach has to do)
+  if (errno == ENOENT)
+    return {};  // the connection is gone (or fusectl is not mounted: the detach has to do)
   return fail(errno, fmt::format("{}: {}", file, std::strerror(errno)));
 }
 

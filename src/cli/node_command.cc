@@ -22,7 +22,9 @@ int run(const Options& options, const Runners& runners) {
     return 0;
   }
   if (options.config.empty())
-    return complain("node", "no configuration; name it with --config FILE or VREMOTE_CONFIG (--print-config-example shows one)",
+    return complain("node",
+                    "no configuration; name it with --config FILE or VREMOTE_CONFIG "
+                    "(--print-config-example shows one)",
                     kExitUsage);
   auto config = node::load_config(options.config);
   if (!config) return complain("node", config.error().what, kExitUsage);
@@ -37,17 +39,24 @@ int run(const Options& options, const Runners& runners) {
 
 void add_node_command(CLI::App& app, Context& context) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("node", "Run the daemon of one node, in the foreground");
-  command->description("Run the daemon of one node: mount the shared namespace, serve this machine's exports.\n"
-                       "Stays in the foreground until SIGTERM or SIGINT, then unmounts and ends.");
-  command->add_option("--config", options->config, "The node's configuration, node.toml")->envname("VREMOTE_CONFIG")->type_name("FILE");
+  CLI::App* command = app.add_subcommand("node");
+  command->description(
+      "Run the daemon of one node, in the foreground, until SIGTERM or SIGINT\n"
+      "It mounts the shared namespace and serves this machine's exports; at the end it unmounts.");
+  command->add_option("--config", options->config, "The node's configuration, node.toml")
+      ->envname("VREMOTE_CONFIG")
+      ->type_name("FILE");
   command->add_flag("--check", options->check, "Only check the configuration");
-  command->add_flag("--print-config-example", options->example, "Print a commented configuration to start from");
-  command->footer("Examples:\n"
-                  "  vremote node --print-config-example > /etc/vremote/node.toml\n"
-                  "  vremote node --config /etc/vremote/node.toml --check\n"
-                  "  vremote node --config /etc/vremote/node.toml");
-  command->callback([options, &context] { context.action = [options, &context] { return run(*options, context.runners); }; });
+  command->add_flag("--print-config-example", options->example,
+                    "Print a commented configuration to start from");
+  command->footer(
+      "Examples:\n"
+      "  vremote node --print-config-example > /etc/vremote/node.toml\n"
+      "  vremote node --config /etc/vremote/node.toml --check\n"
+      "  vremote node --config /etc/vremote/node.toml");
+  command->callback([options, &context] {
+    context.action = [options, &context] { return run(*options, context.runners); };
+  });
 }
 
 }  // namespace vremote::cli

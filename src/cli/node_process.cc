@@ -33,7 +33,9 @@ constexpr off_t kLogTailMax = 64 * 1024;
   if (::getppid() != parent) ::_exit(1);  // it died before the line above
   ::setpgid(0, 0);
   const int null = ::open("/dev/null", O_RDONLY);
-  if (::dup2(null, STDIN_FILENO) < 0 || ::dup2(log, STDOUT_FILENO) < 0 || ::dup2(log, STDERR_FILENO) < 0) ::_exit(1);
+  if (::dup2(null, STDIN_FILENO) < 0 || ::dup2(log, STDOUT_FILENO) < 0 ||
+      ::dup2(log, STDERR_FILENO) < 0)
+    ::_exit(1);
   if (null > STDERR_FILENO) ::close(null);
   const char* const argv[] = {"vremote", "node", "--config", config, nullptr};
   ::execv("/proc/self/exe", const_cast<char* const*>(argv));
@@ -51,7 +53,8 @@ Result<NodeProcess> NodeProcess::spawn(const PlannedNode& node) {
   const off_t log_start = ::fstat(log.get(), &info) == 0 ? info.st_size : 0;
   const pid_t parent = ::getpid();
   const pid_t pid = ::fork();
-  if (pid < 0) return fail(errno, fmt::format("cannot start {}: fork: {}", node.name, std::strerror(errno)));
+  if (pid < 0)
+    return fail(errno, fmt::format("cannot start {}: fork: {}", node.name, std::strerror(errno)));
   if (pid == 0) become_node(node.config.c_str(), log.get(), parent);
   return NodeProcess(node, pid, log_start);
 }
@@ -76,7 +79,9 @@ bool NodeProcess::ended() {
 
 std::string NodeProcess::how_ended() const {
   if (!status_) return "is still running";
-  if (WIFSIGNALED(*status_)) return fmt::format("was killed by signal {} ({})", WTERMSIG(*status_), ::strsignal(WTERMSIG(*status_)));
+  if (WIFSIGNALED(*status_))
+    return fmt::format("was killed by signal {} ({})", WTERMSIG(*status_),
+                       ::strsignal(WTERMSIG(*status_)));
   return fmt::format("exited with status {}", WEXITSTATUS(*status_));
 }
 
@@ -86,7 +91,8 @@ void NodeProcess::terminate() {
 
 void NodeProcess::kill_hard() {
   if (ended()) return;
-  // First the connection: a process that waits inside the mount for this node, perhaps the node itself, cannot be killed before.
+  // First the connection: a process that waits inside the mount for this node, perhaps the node
+  // itself, cannot be killed before.
   if (auto aborted = abort_connection(plan_.mount); !aborted)
     fmt::print(stderr, "vremote playground: {}: {}\n", plan_.name, aborted.error().what);
   ::kill(pid_, SIGKILL);
@@ -106,7 +112,8 @@ std::string NodeProcess::log_tail(size_t lines) const {
   if (text.empty()) return {};
   if (text.back() != '\n') text += '\n';
   size_t begin = text.size() - 1;  // of the final newline
-  for (size_t i = 0; i < lines && begin != std::string::npos; ++i) begin = begin == 0 ? std::string::npos : text.rfind('\n', begin - 1);
+  for (size_t i = 0; i < lines && begin != std::string::npos; ++i)
+    begin = begin == 0 ? std::string::npos : text.rfind('\n', begin - 1);
   return begin == std::string::npos ? text : text.substr(begin + 1);
 }
 

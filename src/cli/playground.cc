@@ -38,16 +38,21 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-constexpr auto kEndWait = milliseconds(10'000);       // of the first node that must end
-constexpr auto kEndWaitHurried = milliseconds(2000);  // of the others, once one did not end or the user pressed ^C again
+constexpr auto kEndWait = milliseconds(10'000);  // of the first node that must end
+constexpr auto kEndWaitHurried =
+    milliseconds(2000);  // of the others, once one did not end or the user pressed ^C again
+constexpr auto kSettleWait = milliseconds(3000);
 constexpr auto kStatusTimeout = milliseconds(500);
 constexpr auto kProgressEvery = std::chrono::seconds(3);
 constexpr int kPollMs = 50;
 constexpr size_t kLogLines = 20;
 
-int complained(const std::string& sentence, int status = kExitFailed) { return complain("playground", sentence, status); }
+int complained(const std::string& sentence, int status = kExitFailed) {
+  return complain("playground", sentence, status);
+}
 
-// The signals that end the playground or tell of a child, as a descriptor: no handler runs, nothing is interrupted.
+// The signals that end the playground or tell of a child, as a descriptor: no handler runs, nothing
+// is interrupted.
 Result<Fd> take_signals() {
   sigset_t set;
   sigemptyset(&set);
@@ -72,7 +77,9 @@ Result<Fd> lock_dir(const std::string& dir) {
   Fd lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
   if (!lock.valid()) return fail(errno, fmt::format("{}: {}", path, std::strerror(errno)));
   if (::flock(lock.get(), LOCK_EX | LOCK_NB) == 0) return lock;
-  if (errno == EWOULDBLOCK) return fail(errno, fmt::format("another playground runs in {}; end it or use another --dir", dir));
+  if (errno == EWOULDBLOCK)
+    return fail(errno,
+                fmt::format("another playground runs in {}; end it or use another --dir", dir));
   return fail(errno, fmt::format("{}: {}", path, std::strerror(errno)));
 }
 
@@ -88,7 +95,8 @@ class Playground {
       complained(prepared.error().what);
     } else if (auto started = start_nodes(); !started) {
       complained(started.error().what);
-    } else if (wait_until_ready(start + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(wait_seconds)))) {
+    } else if (wait_until_ready(start + std::chrono::duration_cast<Clock::duration>(
+                                            std::chrono::duration<double>(wait_seconds)))) {
       announce(std::chrono::duration<double>(Clock::now() - start).count());
       status = wait_for_the_end();
     } else if (interrupted_) {
@@ -104,14 +112,19 @@ class Playground {
       const PlannedNode& node = plan_.nodes[i];
       VR_TRY_VOID(remove_remains(node));
       std::error_code error;
-      for (const std::string& path : {node.directory, node.export_dir, node.mount, node.state_dir}) {
+      for (const std::string& path :
+           {node.directory, node.export_dir, node.mount, node.state_dir}) {
         std::filesystem::create_directories(path, error);
         if (error && path == node.state_dir && !plan_.short_dir.empty())
-          return fail(error.value(), fmt::format("{} is too long for unix sockets and {} cannot be made ({}); use a shorter --dir",
-                                                 plan_.dir, path, error.message()));
+          return fail(
+              error.value(),
+              fmt::format(
+                  "{} is too long for unix sockets and {} cannot be made ({}); use a shorter --dir",
+                  plan_.dir, path, error.message()));
         if (error) return fail(error.value(), fmt::format("{}: {}", path, error.message()));
       }
-      if (::chmod(node.state_dir.c_str(), 0700) != 0) return fail(errno, fmt::format("{}: {}", node.state_dir, std::strerror(errno)));
+      if (::chmod(node.state_dir.c_str(), 0700) != 0)
+        return fail(errno, fmt::format("{}: {}", node.state_dir, std::strerror(errno)));
       if (!(std::ofstream(node.config, std::ios::trunc) << node_toml(plan_, i) << std::flush))
         return fail(EIO, fmt::format("cannot write {}", node.config));
       // A mistake (a DIR on a strange path) is better told here than by the logs of all nodes.
@@ -121,7 +134,8 @@ class Playground {
     return {};
   }
 
-  // A playground that was killed leaves nodes that are just ending, perhaps with data to flush: give them the time.
+  // A playground that was killed leaves nodes that are just ending, perhaps with data to flush:
+  // give them the time.
   Status wait_for_leftover(const PlannedNode& node) {
     const auto deadline = Clock::now() + kEndWait;
     int64_t pid = 0;
@@ -130,10 +144,14 @@ class Playground {
       if (reply) {
         if (auto status = control::status_from_json(*reply)) pid = status->pid;
       }
-      const bool living = reply || reply.error().code == ETIMEDOUT || (pid > 0 && ::kill(static_cast<pid_t>(pid), 0) == 0);
+      const bool living = reply || reply.error().code == ETIMEDOUT ||
+                          (pid > 0 && ::kill(static_cast<pid_t>(pid), 0) == 0);
       if (!living) return {};
       if (Clock::now() >= deadline)
-        return fail(EBUSY, fmt::format("{} of an earlier playground in {} still runs (pid {}); end it first", node.name, plan_.dir, pid));
+        return fail(
+            EBUSY,
+            fmt::format("{} of an earlier playground in {} still runs (pid {}); end it first",
+                        node.name, plan_.dir, pid));
       if (interrupted(kPollMs)) return fail(EINTR, "interrupted");
     }
   }
@@ -165,8 +183,10 @@ class Playground {
     std::string missing;
     for (const PlannedNode& other : plan_.nodes) {
       if (other.name == process.plan().name) continue;
-      const bool connected = std::ranges::any_of(
-          status->peers, [&](const control::PeerStatus& peer) { return peer.name == other.name && peer.connected; });
+      const bool connected =
+          std::ranges::any_of(status->peers, [&](const control::PeerStatus& peer) {
+            return peer.name == other.name && peer.connected;
+          });
       if (!connected) missing += " " + other.name;
     }
     return missing.empty() ? std::string() : "not connected to" + missing;
@@ -203,7 +223,8 @@ class Playground {
     std::fflush(stdout);
     // Made whole under another name: who sees it may read it.
     const std::string temporary = plan_.ready + ".new";
-    std::ofstream(temporary, std::ios::trunc) << playground_ready_json(plan_, ::getpid()) << "\n" << std::flush;
+    std::ofstream(temporary, std::ios::trunc) << playground_ready_json(plan_, ::getpid()) << "\n"
+                                              << std::flush;
     if (::rename(temporary.c_str(), plan_.ready.c_str()) != 0)
       complained(fmt::format("cannot make {}: {}", plan_.ready, std::strerror(errno)));
   }
@@ -218,7 +239,8 @@ class Playground {
   bool somebody_died() {
     for (NodeProcess& process : nodes_) {
       if (!process.ended()) continue;
-      complained(fmt::format("{} (pid {}) {} by itself", process.plan().name, process.pid(), process.how_ended()));
+      complained(fmt::format("{} (pid {}) {} by itself", process.plan().name, process.pid(),
+                             process.how_ended()));
       show_log(process);
       return true;
     }
@@ -227,7 +249,8 @@ class Playground {
 
   static void show_log(const NodeProcess& process) {
     const std::string tail = process.log_tail(kLogLines);
-    fmt::print(stderr, "--- the end of {}{}\n{}---\n", process.plan().log, tail.empty() ? " is empty" : ":", tail);
+    fmt::print(stderr, "--- the end of {}{}\n{}---\n", process.plan().log,
+               tail.empty() ? " is empty" : ":", tail);
   }
 
   // Waits for a signal, at most `timeout_ms`; true when the user wants the end.
@@ -236,23 +259,44 @@ class Playground {
     ::poll(&entry, 1, timeout_ms);
     bool asked = false;
     signalfd_siginfo info;
-    while (::read(signals_.get(), &info, sizeof info) == sizeof info) asked |= info.ssi_signo != SIGCHLD;
+    while (::read(signals_.get(), &info, sizeof info) == sizeof info)
+      asked |= info.ssi_signo != SIGCHLD;
     interrupted_ |= asked;
     return asked;
+  }
+
+  // Before the first node ends, what was written reaches its origin: afterwards that node may be
+  // gone.
+  void settle() {
+    const auto deadline = Clock::now() + kSettleWait;
+    auto dirty = [](const NodeProcess& process) {
+      auto reply = control::control_query(process.plan().control, "status", kStatusTimeout);
+      if (!reply) return false;  // its own end will tell
+      auto status = control::status_from_json(*reply);
+      return status && status->dirty_bytes > 0;
+    };
+    while (std::ranges::any_of(nodes_, dirty) && Clock::now() < deadline && !interrupted(kPollMs)) {
+    }
   }
 
   // One by one, the last started first: a node that ends takes leave of others that still serve.
   bool end_nodes() {
     ::unlink(plan_.ready.c_str());
     ports_.clear();
+    if (nodes_.size() > 1) settle();
     bool clean = true;
     auto patience = kEndWait;
     for (size_t i = nodes_.size(); i-- > 0;) {
       NodeProcess& process = nodes_[i];
+      const bool by_itself = process.ended();  // told already
       process.terminate();
       if (!wait_for_exit(process, patience)) {
         clean = false;
         patience = kEndWaitHurried;
+      } else if (!by_itself && !process.ended_well()) {
+        complained(fmt::format("{} {} at its end", process.plan().name, process.how_ended()));
+        show_log(process);
+        clean = false;
       }
       clean &= check_remains(process);
     }
@@ -271,10 +315,12 @@ class Playground {
         deadline = std::min(deadline, Clock::now() + patience);
       }
       if (Clock::now() < deadline || process.ended()) continue;
-      complained(fmt::format("{} (pid {}) does not end: aborting its mount and killing it", process.plan().name, process.pid()));
+      complained(fmt::format("{} (pid {}) does not end: aborting its mount and killing it",
+                             process.plan().name, process.pid()));
       show_log(process);
       process.kill_hard();
-      if (!process.ended()) complained(fmt::format("{} (pid {}) cannot be killed", process.plan().name, process.pid()));
+      if (!process.ended())
+        complained(fmt::format("{} (pid {}) cannot be killed", process.plan().name, process.pid()));
       return false;
     }
     return true;
@@ -286,7 +332,9 @@ class Playground {
       complained(fmt::format("{}: {}", process.plan().name, left.error().what));
       return false;
     }
-    if (*left) fmt::print(stderr, "vremote playground: {} left its mount behind; removed\n", process.plan().name);
+    if (*left)
+      fmt::print(stderr, "vremote playground: {} left its mount behind; removed\n",
+                 process.plan().name);
     return true;
   }
 
@@ -307,11 +355,13 @@ int run_playground(const PlaygroundOptions& options) {
   ::unlink((*dir + "/ready").c_str());
   auto signals = take_signals();
   if (!signals) return complained(signals.error().what);
-  auto held = options.base_port != 0 ? hold_ports_from(options.base_port, options.nodes) : hold_free_ports(options.nodes, hash_of(*dir));
+  auto held = options.base_port != 0 ? hold_ports_from(options.base_port, options.nodes)
+                                     : hold_free_ports(options.nodes, hash_of(*dir));
   if (!held) return complained(held.error().what);
   std::vector<uint16_t> ports;
   for (const HeldPort& port : *held) ports.push_back(port.port);
-  return Playground(plan_playground(*dir, ports), *std::move(held), *std::move(signals)).run(options.wait_seconds);
+  return Playground(plan_playground(*dir, ports), *std::move(held), *std::move(signals))
+      .run(options.wait_seconds);
 }
 
 }  // namespace vremote::cli

@@ -17,12 +17,13 @@ uint64_t hash_of(std::string_view dir) {
 
 PlaygroundPlan plan_playground(const std::string& dir, const std::vector<uint16_t>& ports) {
   const uint64_t hash = hash_of(dir);
-  PlaygroundPlan plan{.dir = dir,
-                      .cluster = fmt::format("playground-{:08x}", static_cast<uint32_t>(hash ^ hash >> 32)),
-                      .ready = dir + "/ready",
-                      .lock = dir + "/.lock",
-                      .short_dir = {},
-                      .nodes = {}};
+  PlaygroundPlan plan{
+      .dir = dir,
+      .cluster = fmt::format("playground-{:08x}", static_cast<uint32_t>(hash ^ hash >> 32)),
+      .ready = dir + "/ready",
+      .lock = dir + "/.lock",
+      .short_dir = {},
+      .nodes = {}};
   // One rule for all nodes of the playground, judged by the longest name.
   if (fmt::format("{}/node{}/state/control.sock", dir, ports.size()).size() > kSocketPathMax)
     plan.short_dir = fmt::format("/run/vremote/playground-{:016x}", hash);
@@ -34,7 +35,8 @@ PlaygroundPlan plan_playground(const std::string& dir, const std::vector<uint16_
     node.mount = node.directory + "/mnt";
     node.config = node.directory + "/node.toml";
     node.log = node.directory + "/log";
-    node.state_dir = plan.short_dir.empty() ? node.directory + "/state" : plan.short_dir + "/" + node.name;
+    node.state_dir =
+        plan.short_dir.empty() ? node.directory + "/state" : plan.short_dir + "/" + node.name;
     node.control = node.state_dir + "/control.sock";
     node.port = ports[i];
     plan.nodes.push_back(std::move(node));
@@ -60,7 +62,9 @@ std::string toml_quoted(std::string_view text) {
 std::string node_toml(const PlaygroundPlan& plan, size_t index) {
   const PlannedNode& node = plan.nodes[index];
   std::string text = "# Written by `vremote playground` at each start: changes here are lost.\n";
-  auto line = [&](std::string_view key, std::string_view value) { text += fmt::format("{} = {}\n", key, toml_quoted(value)); };
+  auto line = [&](std::string_view key, std::string_view value) {
+    text += fmt::format("{} = {}\n", key, toml_quoted(value));
+  };
   line("node", node.name);
   line("cluster", plan.cluster);
   line("mount", node.mount);

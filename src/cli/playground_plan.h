@@ -30,7 +30,8 @@ struct PlaygroundPlan {
   std::string cluster;    // its own for each DIR, so that clusters never mix
   std::string ready;      // exists while the playground is ready
   std::string lock;       // held while it runs
-  std::string short_dir;  // the state directories lie here when DIR is too deep for a socket's path; else empty
+  std::string short_dir;  // the state directories lie here when DIR is too deep for a socket's
+                          // path; else empty
   std::vector<PlannedNode> nodes;
 };
 

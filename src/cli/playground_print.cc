@@ -11,7 +11,10 @@ namespace {
 
 // For the shell: as it is when that is safe, else in single quotes.
 std::string shell_quoted(const std::string& text) {
-  const bool plain = text.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+=@%:,") == std::string::npos;
+  const bool plain =
+      text.find_first_not_of(
+          "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+=@%:,") ==
+      std::string::npos;
   if (plain && !text.empty()) return text;
   std::string result = "'";
   for (const char c : text) c == '\'' ? result += "'\\''" : result += c;
@@ -22,12 +25,15 @@ std::string shell_quoted(const std::string& text) {
 
 std::string playground_banner(const PlaygroundPlan& plan, double seconds) {
   control::TextTable table({"NODE", "EXPORT", "MOUNT", "CONTROL", "LOG"});
-  for (const PlannedNode& node : plan.nodes) table.add({node.name, node.export_dir, node.mount, node.control, node.log});
-  std::string text = fmt::format("playground ready: {} node{} in {:.1f} s; ^C ends it\n\n{}\nTry:\n", plan.nodes.size(),
-                                 plan.nodes.size() == 1 ? "" : "s", seconds, table.print());
+  for (const PlannedNode& node : plan.nodes)
+    table.add({node.name, node.export_dir, node.mount, node.control, node.log});
+  std::string text =
+      fmt::format("playground ready: {} node{} in {:.1f} s; ^C ends it\n\n{}\nTry:\n",
+                  plan.nodes.size(), plan.nodes.size() == 1 ? "" : "s", seconds, table.print());
   const PlannedNode& first = plan.nodes.front();
   const PlannedNode& last = plan.nodes.back();
-  text += fmt::format("  echo hello > {}\n", shell_quoted(first.mount + "/" + first.name + "/hello.txt"));
+  text += fmt::format("  echo hello > {}\n",
+                      shell_quoted(first.mount + "/" + first.name + "/hello.txt"));
   text += fmt::format("  cat {}\n", shell_quoted(last.mount + "/" + first.name + "/hello.txt"));
   text += fmt::format("  vremote status --config {}\n", shell_quoted(first.config));
   text += fmt::format("  vremote run --config {} -- CMD\n", shell_quoted(last.config));

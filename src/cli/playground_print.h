@@ -12,7 +12,8 @@ namespace vremote::cli {
 std::string playground_banner(const PlaygroundPlan& plan, double seconds);
 
 // The content of DIR/ready, one line:
-//   {"pid": 1, "nodes": [{"name": "node1", "export": …, "mount": …, "config": …, "control": …, "log": …, "address": …}]}
+//   {"pid": 1, "nodes": [{"name": "node1", "export": …, "mount": …, "config": …, "control": …,
+//   "log": …, "address": …}]}
 std::string playground_ready_json(const PlaygroundPlan& plan, int64_t pid);
 
 }  // namespace vremote::cli

@@ -59,20 +59,24 @@ int run(const Options& options) {
 
 void add_status_command(CLI::App& app, Context& context) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("status", "Show what a running node is doing");
-  command->description("Show what a running node is doing: peers, exports, leases, counters, latencies.\n"
-                       "Asks the node's control socket; it answers also when its mount is stuck.");
-  command->add_option("--config", options->config, "The configuration of the running node")->envname("VREMOTE_CONFIG")->type_name("FILE");
+  CLI::App* command = app.add_subcommand("status");
+  command->description(
+      "Show what a running node is doing: peers, exports, leases, counters, latencies\n"
+      "Asks the node's control socket; it answers also when its mount is stuck.");
+  command->add_option("--config", options->config, "The configuration of the running node")
+      ->envname("VREMOTE_CONFIG")
+      ->type_name("FILE");
   command->add_flag("--json", options->json, "Print one line of JSON");
   command->add_flag("--watch", options->watch, "Repeat until interrupted");
   command->add_option("--interval", options->interval, "Seconds between two looks of --watch")
       ->check(CLI::Range(0.1, 3600.0))
       ->capture_default_str()
       ->type_name("SECONDS");
-  command->footer("Examples:\n"
-                  "  vremote status --config /etc/vremote/node.toml\n"
-                  "  vremote status --watch\n"
-                  "  vremote status --json | python3 -m json.tool");
+  command->footer(
+      "Examples:\n"
+      "  vremote status --config /etc/vremote/node.toml\n"
+      "  vremote status --watch\n"
+      "  vremote status --json | python3 -m json.tool");
   command->callback([options, &context] { context.action = [options] { return run(*options); }; });
 }
 

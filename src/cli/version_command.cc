@@ -9,7 +9,8 @@
 namespace vremote::cli {
 
 void add_version_command(CLI::App& app, Context& context) {
-  CLI::App* command = app.add_subcommand("version", "Print the version of this program and of the kernel");
+  CLI::App* command =
+      app.add_subcommand("version", "Print the version of this program and of the kernel");
   command->callback([&context] {
     context.action = [] {
       utsname kernel{};

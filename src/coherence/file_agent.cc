@@ -152,7 +152,7 @@ void FileAgent::forget() {
 void FileAgent::purge_returned(PurgeId purge) { kernel_.purge_returned(purge); }
 
 void FileAgent::granted(Instant, Grant message, AgentActions&) {
-  if (message.error == 0) seen_ = message.sequence;
+  seen_ = message.sequence;  // counts at the home whether it worked or not
   switch (message.resource) {
     case Resource::Entries:
       if (message.error == 0) entries_ = LeaseMode::Shared;
@@ -661,6 +661,13 @@ bool FileAgent::send_dirty(PageRange range, bool all, AgentActions& actions) {
     uint64_t bytes = 0;
     flush.extents = dirty_.take_unsent(range, flush.flush, kFlushMax, &bytes);
     if (flush.extents.empty()) break;
+    // The home cuts flushed bytes at the file's end (a mapping older than a truncation must not bring the file back): tell it where that is.
+    if (dirty_attributes_.has_size) {
+      flush.attributes.has_size = true;
+      flush.attributes.size = dirty_attributes_.size;
+      for (const Request& request : requests_)
+        if (request.kind == Kind::Truncate && request.active) flush.attributes.size = std::min(flush.attributes.size, request.size);
+    }
     ++shared_.next_id;
     ++shared_.statistics.flushes;
     shared_.statistics.flush_bytes += bytes;

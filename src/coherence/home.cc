@@ -1,5 +1,6 @@
 #include "coherence/home.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -242,6 +243,12 @@ void Home::promote(FileId file, FileState& fs, Resource resource, HomeActions& a
   ResourceState& rs = fs.of(resource);
   for (auto it = rs.waiters.begin(); it != rs.waiters.end();) {
     if (it->holding || blocked(rs, it)) {
+      ++it;
+      continue;
+    }
+    // I5: the ack of a recall under way to this very node would take the new grant with it.
+    if (!it->operation && std::any_of(rs.recalls.begin(), rs.recalls.end(),
+                                      [&](const auto& entry) { return entry.second.node == it->node && entry.second.range.overlaps(it->range); })) {
       ++it;
       continue;
     }

@@ -11,11 +11,13 @@ namespace vremote::control {
 
 inline constexpr std::chrono::milliseconds kRequestTimeout{5000};
 
-// Sends the line `json` (no newline in it) and returns the reply line. ENOENT or ECONNREFUSED: no node runs there.
+// Sends the line `json` (no newline in it) and returns the reply line. ENOENT or ECONNREFUSED: no
+// node runs there.
 Result<std::string> control_request(const std::string& socket_path, std::string_view json,
                                     std::chrono::milliseconds timeout = kRequestTimeout);
 
-// The same for {"request": NAME}; a reply {"error": "sentence"} becomes the Error EREMOTEIO with that sentence.
+// The same for {"request": NAME}; a reply {"error": "sentence"} becomes the Error EREMOTEIO with
+// that sentence.
 Result<std::string> control_query(const std::string& socket_path, std::string_view name,
                                   std::chrono::milliseconds timeout = kRequestTimeout);
 

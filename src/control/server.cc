@@ -33,25 +33,32 @@ std::unexpected<Error> failed(const std::string& path, const char* what, int cod
   return fail(code, fmt::format("control socket {}: {}: {}", path, what, std::strerror(code)));
 }
 
-// The directory is private from its first moment; an existing one keeps its mode (the user may have chosen it).
+// The directory is private from its first moment; an existing one keeps its mode (the user may have
+// chosen it).
 Status make_directory(const std::string& path) {
   const std::filesystem::path directory = std::filesystem::path(path).parent_path();
   std::error_code error;
   std::filesystem::create_directories(directory.parent_path(), error);
   if (error) return failed(path, "cannot make its directory", error.value());
-  if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST) return failed(path, "cannot make its directory", errno);
+  if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST)
+    return failed(path, "cannot make its directory", errno);
   return {};
 }
 
-// A lock beside the socket tells living from dead without a race; it goes with the process, however that ends.
+// A lock beside the socket tells living from dead without a race; it goes with the process, however
+// that ends.
 Result<Fd> take_lock(const std::string& path) {
   const std::string lock_path = path + ".lock";
   Fd lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!lock.valid()) return failed(path, "cannot make its lock file", errno);
   if (::flock(lock.get(), LOCK_EX | LOCK_NB) == 0) return lock;
   if (errno != EWOULDBLOCK) return failed(path, "cannot lock it", errno);
-  return fail(EADDRINUSE, fmt::format("control socket {}: another node runs with this state_dir; stop it or give this one "
-                                      "a state_dir of its own", path));
+  return fail(
+      EADDRINUSE,
+      fmt::format(
+          "control socket {}: another node runs with this state_dir; stop it or give this one "
+          "a state_dir of its own",
+          path));
 }
 
 Result<Fd> listen_at(const std::string& path) {
@@ -59,17 +66,23 @@ Result<Fd> listen_at(const std::string& path) {
   struct stat info {};
   if (::lstat(path.c_str(), &info) == 0) {
     if (!S_ISSOCK(info.st_mode))
-      return fail(EEXIST, fmt::format("control socket {}: something else is there; remove it or choose another path", path));
+      return fail(
+          EEXIST,
+          fmt::format(
+              "control socket {}: something else is there; remove it or choose another path",
+              path));
     ::unlink(path.c_str());  // of a dead process: we hold the lock
   }
   Fd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!listener.valid()) return failed(path, "cannot make it", errno);
-  // Before bind, which takes the file's mode from the socket: there is no moment in which others may connect.
+  // Before bind, which takes the file's mode from the socket: there is no moment in which others
+  // may connect.
   if (::fchmod(listener.get(), 0600) != 0) return failed(path, "cannot set its mode", errno);
   if (::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
     return failed(path, "cannot bind it", errno);
   if (::chmod(path.c_str(), 0600) != 0) return failed(path, "cannot set its mode", errno);
-  if (::listen(listener.get(), static_cast<int>(kClientsMax)) != 0) return failed(path, "cannot listen", errno);
+  if (::listen(listener.get(), static_cast<int>(kClientsMax)) != 0)
+    return failed(path, "cannot listen", errno);
   return listener;
 }
 
@@ -97,7 +110,8 @@ class ControlServer::Impl {
     const uint64_t one = 1;
     VR_CHECK(::write(wake_.get(), &one, sizeof one) == sizeof one);
     thread_.join();
-    ::unlink(path_.c_str());  // the lock file stays: removing it would race with the next node that locks it
+    ::unlink(path_.c_str());  // the lock file stays: removing it would race with the next node that
+                              // locks it
   }
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
@@ -115,13 +129,15 @@ class ControlServer::Impl {
       const bool room = clients_.size() < kClientsMax && Clock::now() >= accept_after_;
       entries.push_back({listener_.get(), static_cast<short>(room ? POLLIN : 0), 0});
       for (const Client& client : clients_)
-        entries.push_back({client.socket.get(), static_cast<short>(client.reply.empty() ? POLLIN : POLLOUT), 0});
+        entries.push_back(
+            {client.socket.get(), static_cast<short>(client.reply.empty() ? POLLIN : POLLOUT), 0});
       if (::poll(entries.data(), entries.size(), timeout_ms()) < 0 && errno != EINTR)
         VR_CHECK_MSG(false, "poll of the control sockets failed");
       if (entries[0].revents != 0) return;
       const auto now = Clock::now();
       for (size_t i = clients_.size(); i-- > 0;) {
-        const bool keep = (entries[i + 2].revents == 0 || serve(clients_[i])) && now < clients_[i].deadline;
+        const bool keep =
+            (entries[i + 2].revents == 0 || serve(clients_[i])) && now < clients_[i].deadline;
         if (!keep) clients_.erase(clients_.begin() + static_cast<ptrdiff_t>(i));
       }
       if (entries[1].revents != 0) accept_one(now);
@@ -140,11 +156,13 @@ class ControlServer::Impl {
   void accept_one(Clock::time_point now) {
     Fd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!socket.valid()) {
-      // Out of descriptors or memory, mostly: the client still waits, and poll would return at once for ever.
+      // Out of descriptors or memory, mostly: the client still waits, and poll would return at once
+      // for ever.
       if (errno != EAGAIN && errno != EINTR) accept_after_ = now + std::chrono::milliseconds(100);
       return;
     }
-    clients_.push_back({std::move(socket), now + std::chrono::milliseconds(kClientTimeoutMs), {}, {}, 0});
+    clients_.push_back(
+        {std::move(socket), now + std::chrono::milliseconds(kClientTimeoutMs), {}, {}, 0});
   }
 
   // Does what the client's socket allows; false when the client is done with.
@@ -171,7 +189,8 @@ class ControlServer::Impl {
   }
 
   static bool write_reply(Client& client) {
-    const ssize_t n = ::send(client.socket.get(), client.reply.data() + client.sent, client.reply.size() - client.sent, MSG_NOSIGNAL);
+    const ssize_t n = ::send(client.socket.get(), client.reply.data() + client.sent,
+                             client.reply.size() - client.sent, MSG_NOSIGNAL);
     if (n < 0) return errno == EAGAIN || errno == EINTR;
     client.sent += static_cast<size_t>(n);
     return client.sent < client.reply.size();
@@ -182,12 +201,13 @@ class ControlServer::Impl {
   const Fd lock_;
   const Fd listener_;
   const Fd wake_;
-  std::vector<Client> clients_;     // of the thread alone, like the next one
+  std::vector<Client> clients_;  // of the thread alone, like the next one
   Clock::time_point accept_after_;
-  std::thread thread_;           // last: starts when all the others are there
+  std::thread thread_;  // last: starts when all the others are there
 };
 
-Result<std::unique_ptr<ControlServer>> ControlServer::start(const std::string& path, Handler handler) {
+Result<std::unique_ptr<ControlServer>> ControlServer::start(const std::string& path,
+                                                            Handler handler) {
   VR_TRY_VOID(socket_address(path));
   VR_TRY_VOID(make_directory(path));
   VR_TRY(lock, take_lock(path));
@@ -195,7 +215,8 @@ Result<std::unique_ptr<ControlServer>> ControlServer::start(const std::string& p
   Fd wake(::eventfd(0, EFD_CLOEXEC));
   if (!wake.valid()) return failed(path, "eventfd", errno);
   try {
-    auto impl = std::make_unique<Impl>(path, std::move(handler), std::move(lock), std::move(listener), std::move(wake));
+    auto impl = std::make_unique<Impl>(path, std::move(handler), std::move(lock),
+                                       std::move(listener), std::move(wake));
     return std::unique_ptr<ControlServer>(new ControlServer(std::move(impl)));
   } catch (const std::system_error& error) {
     return failed(path, "cannot start its thread", error.code().value());
@@ -208,13 +229,15 @@ ControlServer::~ControlServer() = default;
 Result<std::string> request_name(const std::string& request_json) {
   const auto parsed = nlohmann::json::parse(request_json, nullptr, /*allow_exceptions=*/false);
   if (parsed.is_object()) {
-    if (const auto name = parsed.find("request"); name != parsed.end() && name->is_string()) return name->get<std::string>();
+    if (const auto name = parsed.find("request"); name != parsed.end() && name->is_string())
+      return name->get<std::string>();
   }
   return fail(EINVAL, R"(not a request: send one line like {"request":"status"})");
 }
 
 std::string error_reply(std::string_view sentence) {
-  return nlohmann::json{{"error", sentence}}.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  return nlohmann::json{{"error", sentence}}.dump(-1, ' ', false,
+                                                  nlohmann::json::error_handler_t::replace);
 }
 
 }  // namespace vremote::control

@@ -1,8 +1,10 @@
-// The local control socket of a node: status and the like for programs of the same user on the same machine.
+// The local control socket of a node: status and the like for programs of the same user on the same
+// machine.
 //
-// A unix stream socket of mode 0600 in a directory of mode 0700. A client sends one line of JSON, {"request": NAME}, gets one
-// line of JSON and is closed. The server is one thread with poll(2), apart from the event loops, so that it answers
-// when they are stuck: that is when people ask. Everything is bounded: requests, clients, time.
+// A unix stream socket of mode 0600 in a directory of mode 0700. A client sends one line of JSON,
+// {"request": NAME}, gets one line of JSON and is closed. The server is one thread with poll(2),
+// apart from the event loops, so that it answers when they are stuck: that is when people ask.
+// Everything is bounded: requests, clients, time.
 #pragma once
 
 #include <functional>
@@ -21,12 +23,13 @@ inline constexpr size_t kSocketPathMax = 107;  // sun_path less its final 0
 
 class ControlServer {
  public:
-  // Called on the server's thread, one request at a time, with the request line; returns the reply (one line of JSON,
-  // without the newline). It must not wait for an event loop, a disk or another node.
+  // Called on the server's thread, one request at a time, with the request line; returns the reply
+  // (one line of JSON, without the newline). It must not wait for an event loop, a disk or another
+  // node.
   using Handler = std::function<std::string(const std::string& request_json)>;
 
-  // Makes the directory of `path` (0700) when it is missing and listens. The socket file of a dead process is replaced; one
-  // of a living node is the Error EADDRINUSE.
+  // Makes the directory of `path` (0700) when it is missing and listens. The socket file of a dead
+  // process is replaced; one of a living node is the Error EADDRINUSE.
   static Result<std::unique_ptr<ControlServer>> start(const std::string& path, Handler handler);
 
   // Stops the thread, closes the clients and removes the socket file.

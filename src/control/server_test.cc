@@ -49,7 +49,8 @@ class ControlTest : public ::testing::Test {
   static std::string read_all(const Fd& fd) {
     std::string text;
     char piece[4096];
-    for (ssize_t n; (n = ::read(fd.get(), piece, sizeof piece)) > 0;) text.append(piece, static_cast<size_t>(n));
+    for (ssize_t n; (n = ::read(fd.get(), piece, sizeof piece)) > 0;)
+      text.append(piece, static_cast<size_t>(n));
     return text;
   }
 
@@ -138,7 +139,8 @@ TEST_F(ControlTest, LongRequestIsRefused) {
   EXPECT_FALSE(control_request(socket_, line + "x"));  // by the client itself
   Fd raw = connect();
   const std::string endless(kRequestMax, 'x');
-  ASSERT_EQ(::send(raw.get(), endless.data(), endless.size(), MSG_NOSIGNAL), static_cast<ssize_t>(endless.size()));
+  ASSERT_EQ(::send(raw.get(), endless.data(), endless.size(), MSG_NOSIGNAL),
+            static_cast<ssize_t>(endless.size()));
   EXPECT_THAT(read_all(raw), HasSubstr("longer than 64 KiB"));
   EXPECT_EQ(calls, 1);
 }
@@ -202,7 +204,8 @@ TEST_F(ControlTest, ErrorReplyBecomesAnError) {
 
 TEST(RequestNameTest, OnlyObjectsWithAStringAreRequests) {
   EXPECT_EQ(*request_name(R"({"request":"status","more":1})"), "status");
-  for (const char* text : {"", "{", "[]", "1", "{}", R"({"request":1})", R"("request")"}) EXPECT_FALSE(request_name(text)) << text;
+  for (const char* text : {"", "{", "[]", "1", "{}", R"({"request":1})", R"("request")"})
+    EXPECT_FALSE(request_name(text)) << text;
 }
 
 TEST(SocketAddressTest, LongPathIsRefused) {

@@ -6,19 +6,23 @@
 namespace vremote::control {
 namespace {
 
-// Ordered: people read it too, and the columns of `vremote status` follow the order of the counters.
+// Ordered: people read it too, and the columns of `vremote status` follow the order of the
+// counters.
 using Json = nlohmann::ordered_json;
 
 // Reads one key when it is there and of the right kind; else `out` keeps its default.
 void read(const Json& object, const char* key, std::string& out) {
-  if (const auto it = object.find(key); it != object.end() && it->is_string()) out = it->get<std::string>();
+  if (const auto it = object.find(key); it != object.end() && it->is_string())
+    out = it->get<std::string>();
 }
 void read(const Json& object, const char* key, bool& out) {
-  if (const auto it = object.find(key); it != object.end() && it->is_boolean()) out = it->get<bool>();
+  if (const auto it = object.find(key); it != object.end() && it->is_boolean())
+    out = it->get<bool>();
 }
 template <typename Number>
 void read_number(const Json& object, const char* key, Number& out) {
-  if (const auto it = object.find(key); it != object.end() && it->is_number()) out = it->get<Number>();
+  if (const auto it = object.find(key); it != object.end() && it->is_number())
+    out = it->get<Number>();
 }
 template <typename Function>
 void each(const Json& object, const char* key, Function function) {
@@ -28,7 +32,9 @@ void each(const Json& object, const char* key, Function function) {
     if (element.is_object()) function(element);
 }
 
-Json lease_json(const LeaseCount& count) { return Json{{"ranges", count.ranges}, {"pages", count.pages}}; }
+Json lease_json(const LeaseCount& count) {
+  return Json{{"ranges", count.ranges}, {"pages", count.pages}};
+}
 void read_lease(const Json& leases, const char* key, LeaseCount& out) {
   const auto it = leases.find(key);
   if (it == leases.end() || !it->is_object()) return;
@@ -73,15 +79,18 @@ void add_metrics(const Metrics& metrics, NodeStatus& status) {
 }
 
 std::string to_json(const NodeStatus& status) {
-  Json json{{"node", status.node},       {"cluster", status.cluster}, {"incarnation", status.incarnation},
-            {"version", status.version}, {"pid", status.pid},         {"uptime_ms", status.uptime_ms},
-            {"mount", status.mount},     {"ready", status.ready}};
+  Json json{
+      {"node", status.node},       {"cluster", status.cluster}, {"incarnation", status.incarnation},
+      {"version", status.version}, {"pid", status.pid},         {"uptime_ms", status.uptime_ms},
+      {"mount", status.mount},     {"ready", status.ready}};
   json["peers"] = Json::array();
   for (const PeerStatus& peer : status.peers) json["peers"].push_back(peer_json(peer));
   json["exports"] = Json::array();
   for (const ExportStatus& entry : status.exports)
-    json["exports"].push_back(
-        Json{{"name", entry.name}, {"path", entry.path}, {"files", entry.files}, {"agents", entry.agents}});
+    json["exports"].push_back(Json{{"name", entry.name},
+                                   {"path", entry.path},
+                                   {"files", entry.files},
+                                   {"agents", entry.agents}});
   json["leases"] = Json{{"shared", lease_json(status.leases.shared)},
                         {"exclusive", lease_json(status.leases.exclusive)},
                         {"granted_shared", lease_json(status.leases.granted_shared)},
@@ -130,11 +139,13 @@ Result<NodeStatus> status_from_json(const std::string& text) {
   }
   read_number(json, "dirty_bytes", status.dirty_bytes);
   read_number(json, "resident_ranges", status.resident_ranges);
-  if (const auto counters = json.find("counters"); counters != json.end() && counters->is_object()) {
+  if (const auto counters = json.find("counters");
+      counters != json.end() && counters->is_object()) {
     for (const auto& [name, value] : counters->items())
       if (value.is_number()) status.counters.emplace_back(name, value.get<uint64_t>());
   }
-  if (const auto latencies = json.find("latencies"); latencies != json.end() && latencies->is_object()) {
+  if (const auto latencies = json.find("latencies");
+      latencies != json.end() && latencies->is_object()) {
     for (const auto& [name, value] : latencies->items()) {
       if (!value.is_object()) continue;
       LatencySummary summary;

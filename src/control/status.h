@@ -59,7 +59,8 @@ struct NodeStatus {
 // Fills counters and latencies from `metrics`, in the order of their enums.
 void add_metrics(const Metrics& metrics, NodeStatus& status);
 
-// One line. Keys are the members' names; "peers": [{"name": …, "state": "connected", …}], "counters": {…}.
+// One line. Keys are the members' names; "peers": [{"name": …, "state": "connected", …}],
+// "counters": {…}.
 std::string to_json(const NodeStatus& status);
 // Accepts a status of another version: unknown keys are ignored, missing ones keep their defaults.
 Result<NodeStatus> status_from_json(const std::string& json);

@@ -8,10 +8,13 @@ namespace vremote::control {
 namespace {
 
 std::string peers_table(const NodeStatus& status) {
-  TextTable table({"PEER", "ADDRESS", "STATE", "FOR", "MSGS IN", "OUT", "BYTES IN", "OUT", "LAST ERROR"}, {4, 5, 6, 7});
+  TextTable table(
+      {"PEER", "ADDRESS", "STATE", "FOR", "MSGS IN", "OUT", "BYTES IN", "OUT", "LAST ERROR"},
+      {4, 5, 6, 7});
   for (const PeerStatus& peer : status.peers)
-    table.add({peer.name, peer.address, peer.connected ? "connected" : "connecting", human_duration(peer.since_ms),
-               std::to_string(peer.messages_in), std::to_string(peer.messages_out), human_bytes(peer.bytes_in),
+    table.add({peer.name, peer.address, peer.connected ? "connected" : "connecting",
+               human_duration(peer.since_ms), std::to_string(peer.messages_in),
+               std::to_string(peer.messages_out), human_bytes(peer.bytes_in),
                human_bytes(peer.bytes_out), peer.last_error});
   return table.print();
 }
@@ -26,10 +29,13 @@ std::string exports_table(const NodeStatus& status) {
 std::string leases_table(const LeaseStatus& leases) {
   TextTable table({"LEASES", "SHARED RANGES", "PAGES", "EXCLUSIVE RANGES", "PAGES"}, {1, 2, 3, 4});
   auto row = [&](const char* name, const LeaseCount& shared, const LeaseCount& exclusive) {
-    // The lease of an uncontended file reaches to the end of all files: no number of pages that says anything.
-    auto pages = [](uint64_t n) { return n >= uint64_t{1} << 50 ? std::string("whole files") : std::to_string(n); };
-    table.add({name, std::to_string(shared.ranges), pages(shared.pages), std::to_string(exclusive.ranges),
-               pages(exclusive.pages)});
+    // The lease of an uncontended file reaches to the end of all files: no number of pages that
+    // says anything.
+    auto pages = [](uint64_t n) {
+      return n >= uint64_t{1} << 50 ? std::string("whole files") : std::to_string(n);
+    };
+    table.add({name, std::to_string(shared.ranges), pages(shared.pages),
+               std::to_string(exclusive.ranges), pages(exclusive.pages)});
   };
   row("held as agent", leases.shared, leases.exclusive);
   row("granted as home", leases.granted_shared, leases.granted_exclusive);
@@ -53,8 +59,9 @@ std::string latencies_table(const NodeStatus& status) {
   for (const auto& [name, value] : status.latencies) {
     if (value.count == 0) continue;
     any = true;
-    table.add({name, std::to_string(value.count), human_microseconds(value.p50_us), human_microseconds(value.p90_us),
-               human_microseconds(value.p99_us), human_microseconds(value.max_us)});
+    table.add({name, std::to_string(value.count), human_microseconds(value.p50_us),
+               human_microseconds(value.p90_us), human_microseconds(value.p99_us),
+               human_microseconds(value.max_us)});
   }
   return any ? table.print() : std::string();
 }
@@ -62,10 +69,12 @@ std::string latencies_table(const NodeStatus& status) {
 }  // namespace
 
 std::string status_table(const NodeStatus& status) {
-  std::string result = fmt::format("node {} of cluster {}: {}, mount {}, up {}, pid {}, version {}, incarnation {}\n", status.node,
-                                   status.cluster, status.ready ? "ready" : "starting", status.mount,
-                                   human_duration(status.uptime_ms), status.pid, status.version, status.incarnation);
-  result += fmt::format("dirty {}, resident ranges {}\n", human_bytes(status.dirty_bytes), status.resident_ranges);
+  std::string result = fmt::format(
+      "node {} of cluster {}: {}, mount {}, up {}, pid {}, version {}, incarnation {}\n",
+      status.node, status.cluster, status.ready ? "ready" : "starting", status.mount,
+      human_duration(status.uptime_ms), status.pid, status.version, status.incarnation);
+  result += fmt::format("dirty {}, resident ranges {}\n", human_bytes(status.dirty_bytes),
+                        status.resident_ranges);
   auto block = [&](const std::string& text) {
     if (!text.empty()) result += "\n" + text;
   };

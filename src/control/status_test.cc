@@ -66,7 +66,8 @@ TEST(StatusTest, ForeignJsonIsReadAsFarAsItGoes) {
   auto empty = status_from_json("{}");
   ASSERT_TRUE(empty);
   EXPECT_FALSE(empty->ready);
-  auto odd = status_from_json(R"({"ready":"yes","peers":[1,{"name":2,"state":"connected"}],"counters":{"a":"b","c":3},"pid":"x"})");
+  auto odd = status_from_json(
+      R"({"ready":"yes","peers":[1,{"name":2,"state":"connected"}],"counters":{"a":"b","c":3},"pid":"x"})");
   ASSERT_TRUE(odd);
   EXPECT_FALSE(odd->ready);
   ASSERT_EQ(odd->peers.size(), 1u);

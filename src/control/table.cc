@@ -34,7 +34,8 @@ std::string human_microseconds(double us) {
   return fmt::format("{:.1f} s", us / 1e6);
 }
 
-TextTable::TextTable(std::vector<std::string> header, std::vector<size_t> right) : right_(std::move(right)) {
+TextTable::TextTable(std::vector<std::string> header, std::vector<size_t> right)
+    : right_(std::move(right)) {
   rows_.push_back(std::move(header));
 }
 
@@ -52,7 +53,8 @@ std::string TextTable::print(const std::string& indent) const {
     for (size_t i = 0; i < row.size(); ++i) {
       if (i > 0) line += "  ";
       const bool right = std::ranges::find(right_, i) != right_.end();
-      line += right ? fmt::format("{:>{}}", row[i], widths[i]) : fmt::format("{:<{}}", row[i], widths[i]);
+      line += right ? fmt::format("{:>{}}", row[i], widths[i])
+                    : fmt::format("{:<{}}", row[i], widths[i]);
     }
     line.erase(line.find_last_not_of(' ') + 1);
     result += line + "\n";

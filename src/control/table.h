@@ -14,7 +14,8 @@ std::string human_duration(int64_t ms);
 // "0.8 us", "42 us", "1.3 ms", "2.0 s"
 std::string human_microseconds(double us);
 
-// Rows of cells, each column as wide as its widest cell, two spaces between. Columns of `right` (by index) are aligned to the right.
+// Rows of cells, each column as wide as its widest cell, two spaces between. Columns of `right` (by
+// index) are aligned to the right.
 class TextTable {
  public:
   explicit TextTable(std::vector<std::string> header, std::vector<size_t> right = {});

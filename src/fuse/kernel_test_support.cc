@@ -19,6 +19,7 @@
 #include <filesystem>
 
 #include "base/check.h"
+#include "fuse/fusectl.h"
 #include "fuse/mount.h"
 #include "fuse/mountinfo.h"
 #include "fuse/reply.h"
@@ -31,17 +32,12 @@ struct Overloaded : Ts... {
   using Ts::operator()...;
 };
 
-// Detaches everything of ours at `point`, after ending its connection when asked to.
-void clear(const std::string& point, bool abort) {
+// Ends the connections of everything mounted at `point`, which is ours, and detaches it.
+void clear(const std::string& point) {
   for (int i = 0; i < 8; ++i) {
     const auto entry = mounted_at(point);
     if (!entry || !*entry) return;
-    if (abort) {
-      const std::string file = fmt::format("/sys/fs/fuse/connections/{}/abort", (*entry)->minor);
-      const Fd fd(::open(file.c_str(), O_WRONLY | O_CLOEXEC));
-      if (!fd.valid() || ::write(fd.get(), "1", 1) != 1)
-        ::umount2(point.c_str(), MNT_FORCE | UMOUNT_NOFOLLOW);
-    }
+    if (!abort_connection((*entry)->minor)) ::umount2(point.c_str(), MNT_FORCE | UMOUNT_NOFOLLOW);
     ::umount2(point.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
   }
 }
@@ -67,7 +63,7 @@ Scratch::Scratch() {
 }
 
 Scratch::~Scratch() {
-  clear(point_, true);
+  clear(point_);
   std::error_code ignored;
   std::filesystem::remove_all(path_, ignored);
 }
@@ -84,7 +80,7 @@ Watchdog::Watchdog(std::string point, int seconds) {
   pollfd wait{.fd = reader.get(), .events = POLLIN, .revents = 0};
   const int ready = ::poll(&wait, 1, seconds * 1000);
   if (ready == 0) std::fputs("the watchdog ends the connection of a test that hangs\n", stderr);
-  clear(point, true);
+  clear(point);
   ::_exit(0);
 }
 
@@ -263,13 +259,19 @@ Negotiation OneFile::negotiation() const {
   return negotiation_;
 }
 
+void OneFile::append(const std::string& text) {
+  const std::lock_guard lock(mutex_);
+  content_ += text;
+}
+
 std::string OneFile::content() const {
   const std::lock_guard lock(mutex_);
   return content_;
 }
 
-int OneFile::end_error() const {
-  const std::lock_guard lock(mutex_);
+int OneFile::wait_for_end() const {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, std::chrono::seconds(10), [&] { return end_error_ != 0; });
   return end_error_;
 }
 

@@ -87,7 +87,8 @@ class OneFile {
   bool wait_for(const std::function<bool(const std::vector<Event>&)>& done) const;
   Negotiation negotiation() const;
   std::string content() const;
-  int end_error() const;  // what receive() ended with; 0 while it goes on
+  void append(const std::string& text);  // as another node would
+  int wait_for_end() const;  // what receive() ended with; 0 when it goes on for some seconds
 
  private:
   void run();

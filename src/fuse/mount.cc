@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,14 +17,13 @@
 #include <utility>
 
 #include "base/check.h"
+#include "fuse/fusectl.h"
 #include "fuse/mountinfo.h"
 #include "fuse/probe.h"
 
 namespace vremote::fuse {
 namespace {
 
-constexpr long kFusectlMagic = 0x65735543;  // FUSE_CTL_SUPER_MAGIC, in no uapi header
-constexpr const char* kFusectl = "/sys/fs/fuse/connections";
 constexpr int kProbeMs = 3000;
 constexpr int kStackedMax = 16;  // dead mounts on top of each other that one start clears away
 
@@ -248,21 +246,14 @@ Result<UnmountHow> Mount::unmount() {
 }
 
 Status Mount::abort() const {
-  struct statfs info {};
-  if (::statfs(kFusectl, &info) == 0 && info.f_type == kFusectlMagic) {
-    Status written = write_file(fmt::format("{}/{}/abort", kFusectl, connection_), "1");
-    if (!written && written.error().code == ENOENT) return {};  // it has ended already
-    return written;
-  }
-  VR_TRY(top, mounted_at(path_));
-  if (mounted_ && top && top->type == kMountType && top->minor == connection_) {
-    // Aborts first; that it then cannot unmount what is in use does not matter here.
-    if (::umount2(path_.c_str(), MNT_FORCE | UMOUNT_NOFOLLOW) == 0 || errno == EBUSY) return {};
-    return fail(errno, fmt::format("cannot abort the mount at {}", path_));
-  }
-  return fail(ENOTSUP,
-              fmt::format("cannot abort connection {}: run `mount -t fusectl none {}` first",
-                          connection_, kFusectl));
+  Status aborted = abort_connection(connection_);
+  if (aborted) return {};
+  const auto top = mounted_at(path_);
+  const bool ours = top && *top && (*top)->type == kMountType && (*top)->minor == connection_;
+  // A forced unmount aborts first; that it then cannot unmount what is in use does not matter here.
+  if (ours && (::umount2(path_.c_str(), MNT_FORCE | UMOUNT_NOFOLLOW) == 0 || errno == EBUSY))
+    return {};
+  return aborted;
 }
 
 Status Mount::set_read_ahead(uint32_t kib) const {

@@ -14,12 +14,11 @@ namespace vremote::fuse {
 inline constexpr const char* kMountType = "fuse.vremote";
 
 struct MountOptions {
-  std::string name =
-      "vremote";  // the source column of mount(8); no comma matters here, it is not an option
+  std::string name = "vremote";     // the source column of mount(8)
   bool allow_other = true;          // every user, not only the mounting one
   bool default_permissions = true;  // the kernel checks mode bits, from the attributes we give it
-  uint32_t max_read =
-      kMaxTransfer;  // bytes of one READ; the readahead window must stay within it (K6)
+  // Bytes of one READ; the readahead window must stay within it (K6).
+  uint32_t max_read = kMaxTransfer;
   bool read_only = false;
   bool allow_suid = false;     // honour set-user-id bits of the origin's files
   bool allow_devices = false;  // honour device nodes of the origin
@@ -57,13 +56,13 @@ class Mount {
   // still be served (by other threads). Once unmounted, by whom ever, further calls do nothing.
   Result<UnmountHow> unmount();
 
-  // Ends every request with an error and the connection for good; the path answers ENOTCONN until
-  // unmounted. Through fusectl, or where that is not mounted by a forced unmount (which leaves no
-  // mount behind unless it is in use).
+  // Ends every request with an error, and the connection for good; the path answers ENOTCONN until
+  // unmounted. Does not need the daemon to answer anything. Where fusectl cannot be had, by a
+  // forced unmount: receive() then says ENODEV.
   Status abort() const;
 
-  // The readahead window in KiB. INIT resets it, so it works only after the reply to INIT. At most
-  // max_pages * 4 (K6).
+  // The readahead window in KiB. The reply to INIT may lower it again, so set it after that. At
+  // most max_pages * 4 (K6).
   Status set_read_ahead(uint32_t kib) const;
   Result<uint32_t> read_ahead() const;
 

@@ -18,6 +18,7 @@ namespace {
 
 constexpr int kAnswerFd = 3;
 constexpr int kFdsBeforeCloseRange = 4096;
+constexpr int kEndMs = 100;
 
 // The child: only async-signal-safe calls, since its parent may have threads.
 [[noreturn]] void ask(const char* mount_point, int answer_fd) {
@@ -54,9 +55,11 @@ Liveness probe(const std::string& mount_point, int timeout_ms) {
   int error = 0;
   const bool answered = ready == 1 && ::read(reader.get(), &error, sizeof(error)) == sizeof(error);
   if (!answered) {
-    // It may be beyond killing until the daemon answers; then it is reaped by nobody and gone with
-    // us.
+    // It may be beyond killing until the daemon answers: then it is left, to be gone with us.
+    const Fd process(static_cast<int>(::syscall(SYS_pidfd_open, child, 0)));
     ::kill(child, SIGKILL);
+    pollfd ended{.fd = process.get(), .events = POLLIN, .revents = 0};
+    ::poll(&ended, 1, kEndMs);
     ::waitpid(child, nullptr, WNOHANG);
     return Liveness::Silent;
   }

@@ -40,7 +40,8 @@ Result<std::string> read_file(const std::string& path) {
 }
 
 // The numbers of the line "key:\t1 2 3".
-std::optional<std::vector<uint64_t>> numbers_of(std::string_view text, std::string_view key, int base) {
+std::optional<std::vector<uint64_t>> numbers_of(std::string_view text, std::string_view key,
+                                                int base) {
   while (!text.empty()) {
     size_t end = text.find('\n');
     std::string_view line = text.substr(0, end);
@@ -61,7 +62,9 @@ std::optional<std::vector<uint64_t>> numbers_of(std::string_view text, std::stri
   return std::nullopt;
 }
 
-std::string proc(pid_t thread, std::string_view what) { return fmt::format("/proc/{}/{}", thread, what); }
+std::string proc(pid_t thread, std::string_view what) {
+  return fmt::format("/proc/{}/{}", thread, what);
+}
 
 bool same_namespace(pid_t thread, std::string_view kind) {
   auto theirs = read_link(proc(thread, fmt::format("ns/{}", kind)));
@@ -69,14 +72,16 @@ bool same_namespace(pid_t thread, std::string_view kind) {
   return theirs && ours && *theirs == *ours;
 }
 
-// Where a magic link of a directory leads, as a path. ENOENT when the directory was removed: its path then says so by a suffix that
-// an honest name may have too.
+// Where a magic link of a directory leads, as a path. ENOENT when the directory was removed: its
+// path then says so by a suffix that an honest name may have too.
 Result<std::string> directory_of(const std::string& link) {
   VR_TRY(text, read_link(link));
   if (!text || !text->starts_with('/')) return fail(ENOENT);
   if (text->ends_with(" (deleted)")) {
-    struct stat meant{}, named{};
-    if (::stat(link.c_str(), &meant) < 0 || ::lstat(text->c_str(), &named) < 0 || meant.st_dev != named.st_dev || meant.st_ino != named.st_ino)
+    struct stat meant {
+    }, named{};
+    if (::stat(link.c_str(), &meant) < 0 || ::lstat(text->c_str(), &named) < 0 ||
+        meant.st_dev != named.st_dev || meant.st_ino != named.st_ino)
       return fail(ENOENT);
   }
   return *text;
@@ -86,7 +91,7 @@ Result<std::string> start_of(pid_t thread, const TrappedOpen& call) {
   if (!call.relative_to_fd || call.directory == AT_FDCWD) return directory_of(proc(thread, "cwd"));
   if (call.directory < 0) return fail(EBADF);
   std::string link = proc(thread, fmt::format("fd/{}", call.directory));
-  struct stat st{};
+  struct stat st {};
   if (::stat(link.c_str(), &st) < 0) return fail(errno == ENOENT ? EBADF : errno);
   if (!S_ISDIR(st.st_mode)) return fail(ENOTDIR);
   return directory_of(link);
@@ -95,9 +100,11 @@ Result<std::string> start_of(pid_t thread, const TrappedOpen& call) {
 }  // namespace
 
 Result<Caller> parse_status(const std::string& text) {
-  auto field = [&](const char* key, size_t at_least, int base = 10) -> Result<std::vector<uint64_t>> {
+  auto field = [&](const char* key, size_t at_least,
+                   int base = 10) -> Result<std::vector<uint64_t>> {
     auto numbers = numbers_of(text, key, base);
-    if (!numbers || numbers->size() < at_least) return fail(EPROTO, fmt::format("/proc/PID/status has no {}", key));
+    if (!numbers || numbers->size() < at_least)
+      return fail(EPROTO, fmt::format("/proc/PID/status has no {}", key));
     return std::move(*numbers);
   };
   VR_TRY(process, field("Tgid", 1));
@@ -126,7 +133,8 @@ Result<Caller> read_caller(pid_t thread, const TrappedOpen& call, bool relative)
   if (!same_namespace(thread, "user")) caller.credentials.capabilities = 0;
 
   if (!same_namespace(thread, "mnt")) {
-    // Its paths are not ours: look names up through its root, and match exports against the words it says.
+    // Its paths are not ours: look names up through its root, and match exports against the words
+    // it says.
     caller.view.lookup = proc(thread, "root");
   } else {
     VR_TRY(root, directory_of(proc(thread, "root")));
@@ -150,11 +158,13 @@ Result<std::string> read_string(pid_t thread, uint64_t address) {
     iovec remote{reinterpret_cast<void*>(address), length};
     ssize_t n = ::process_vm_readv(thread, &local, 1, &remote, 1, 0);
     if (n <= 0 && (errno == EPERM || errno == ENOSYS))
-      return fail(EPERM, fmt::format("the supervisor may not read the memory of process {}", thread));
+      return fail(EPERM,
+                  fmt::format("the supervisor may not read the memory of process {}", thread));
     if (n <= 0) return fail(EFAULT);
     size_t got = static_cast<size_t>(n);
     if (const void* end = std::memchr(buffer.data(), 0, got)) {
-      text.append(buffer.data(), static_cast<size_t>(static_cast<const char*>(end) - buffer.data()));
+      text.append(buffer.data(),
+                  static_cast<size_t>(static_cast<const char*>(end) - buffer.data()));
       return text;
     }
     text.append(buffer.data(), got);
@@ -165,10 +175,12 @@ Result<std::string> read_string(pid_t thread, uint64_t address) {
 
 bool has_room_for_descriptor(pid_t thread, uint64_t table_size) {
   rlimit limit{};
-  if (::prlimit(thread, RLIMIT_NOFILE, nullptr, &limit) < 0 || table_size < limit.rlim_cur) return true;
+  if (::prlimit(thread, RLIMIT_NOFILE, nullptr, &limit) < 0 || table_size < limit.rlim_cur)
+    return true;
   uint64_t below_limit = 0;
   std::error_code error;
-  for (std::filesystem::directory_iterator it(proc(thread, "fd"), error), end; !error && it != end; it.increment(error)) {
+  for (std::filesystem::directory_iterator it(proc(thread, "fd"), error), end; !error && it != end;
+       it.increment(error)) {
     std::string name = it->path().filename();
     uint64_t number = 0;
     std::from_chars(name.data(), name.data() + name.size(), number);

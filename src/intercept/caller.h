@@ -1,5 +1,6 @@
-// What the supervisor must know of a trapped thread to open a file in its place. All of it is read from /proc and may belong to another
-// process when the thread has died meanwhile: ask the kernel whether the notification still stands before using it.
+// What the supervisor must know of a trapped thread to open a file in its place. All of it is read
+// from /proc and may belong to another process when the thread has died meanwhile: ask the kernel
+// whether the notification still stands before using it.
 #pragma once
 
 #include <sys/types.h>
@@ -19,7 +20,8 @@ struct Credentials {
   uid_t fsuid = 0;
   gid_t fsgid = 0;
   std::vector<gid_t> groups;
-  uint64_t capabilities = 0;  // the effective ones; none when they hold in another user namespace than ours
+  uint64_t capabilities =
+      0;  // the effective ones; none when they hold in another user namespace than ours
   bool operator==(const Credentials&) const = default;
 };
 
@@ -33,18 +35,20 @@ struct Caller {
 // The fields of /proc/PID/status used here; an Error (EPROTO) when one is missing.
 Result<Caller> parse_status(const std::string& text);
 
-// Errors as the kernel would give the caller: EBADF and ENOTDIR for its dirfd, ENOENT for a removed working directory.
+// Errors as the kernel would give the caller: EBADF and ENOTDIR for its dirfd, ENOENT for a removed
+// working directory.
 Result<Caller> read_caller(pid_t thread, const TrappedOpen& call, bool relative);
 
-// The string at `address`, of at most PATH_MAX bytes with its NUL: EFAULT, ENAMETOOLONG, EPERM (with a sentence) where the kernel
-// does not let us look.
+// The string at `address`, of at most PATH_MAX bytes with its NUL: EFAULT, ENAMETOOLONG, EPERM
+// (with a sentence) where the kernel does not let us look.
 Result<std::string> read_string(pid_t thread, uint64_t address);
 
-// Whether the thread's process can take one more descriptor. The kernel checks that before it opens (and creates or truncates) a file,
-// but injecting one into another process checks it after.
+// Whether the thread's process can take one more descriptor. The kernel checks that before it opens
+// (and creates or truncates) a file, but injecting one into another process checks it after.
 bool has_room_for_descriptor(pid_t thread, uint64_t table_size);
 
-// Makes the calling thread, not its process, pass for somebody else on the file system; the next wear() or bare() undoes it.
+// Makes the calling thread, not its process, pass for somebody else on the file system; the next
+// wear() or bare() undoes it.
 class Disguise {
  public:
   Disguise();  // remembers what the thread is

@@ -33,8 +33,11 @@ void go_up(std::string& current, const std::string& root) {
   current.resize(current.rfind('/'));
 }
 
-// Links of /proc/PID lead to what this process names so, not to what its text means inside the caller's root.
-bool in_proc_of_a_process(std::string_view path) { return path.starts_with("/proc/") && path.size() > 6 && std::isdigit(path[6]); }
+// Links of /proc/PID lead to what this process names so, not to what its text means inside the
+// caller's root.
+bool in_proc_of_a_process(std::string_view path) {
+  return path.starts_with("/proc/") && path.size() > 6 && std::isdigit(path[6]);
+}
 
 class Walk {
  public:
@@ -96,12 +99,14 @@ class Walk {
   const ReadLink& read_link_;
   std::string current_;
   std::deque<std::string> todo_;
-  int missing_ = 0;  // why the last name could not be looked at; from there on the words alone count
+  int missing_ =
+      0;  // why the last name could not be looked at; from there on the words alone count
   int links_ = 0;
 };
 
 // Empty when a ".." follows a name.
-std::string lexical_path(const std::string& start, const std::string& root, const std::string& path) {
+std::string lexical_path(const std::string& start, const std::string& root,
+                         const std::string& path) {
   std::string current = start;
   bool named = false;
   for (const std::string& part : components(path)) {
@@ -118,7 +123,8 @@ std::string lexical_path(const std::string& start, const std::string& root, cons
 
 }  // namespace
 
-Result<CallerPath> caller_path(const View& view, const std::string& path, bool follow_last, bool strict, const ReadLink& read_link) {
+Result<CallerPath> caller_path(const View& view, const std::string& path, bool follow_last,
+                               bool strict, const ReadLink& read_link) {
   if (path.empty()) return fail(ENOENT);
   if (path.size() >= PATH_MAX) return fail(ENAMETOOLONG);
   std::string start = path.starts_with('/') ? view.root : view.start;

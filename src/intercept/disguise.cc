@@ -40,12 +40,14 @@ bool set_effective(uint64_t effective) {
 }
 
 bool set_ids(const Credentials& c) {
-  // Groups first: giving up the user first may give up the right to do the rest. setfsuid() reports nothing; ask again.
+  // Groups first: giving up the user first may give up the right to do the rest. setfsuid() reports
+  // nothing; ask again.
   static_assert(sizeof(gid_t) == 4);
   if (::syscall(SYS_setgroups, c.groups.size(), c.groups.data()) < 0) return false;
   ::setfsgid(c.fsgid);
   ::setfsuid(c.fsuid);
-  return static_cast<gid_t>(::setfsgid(static_cast<gid_t>(-1))) == c.fsgid && static_cast<uid_t>(::setfsuid(static_cast<uid_t>(-1))) == c.fsuid;
+  return static_cast<gid_t>(::setfsgid(static_cast<gid_t>(-1))) == c.fsgid &&
+         static_cast<uid_t>(::setfsuid(static_cast<uid_t>(-1))) == c.fsuid;
 }
 
 }  // namespace
@@ -66,9 +68,11 @@ Status Disguise::wear(const Credentials& credentials) {
   bare();
   if (credentials == own_) return {};
   worn_ = true;
-  bool same_ids = credentials.fsuid == own_.fsuid && credentials.fsgid == own_.fsgid && credentials.groups == own_.groups;
+  bool same_ids = credentials.fsuid == own_.fsuid && credentials.fsgid == own_.fsgid &&
+                  credentials.groups == own_.groups;
   // Capabilities last: setfsuid() itself takes and gives those of the file system.
-  if ((same_ids || set_ids(credentials)) && set_effective(credentials.capabilities & permitted_)) return {};
+  if ((same_ids || set_ids(credentials)) && set_effective(credentials.capabilities & permitted_))
+    return {};
   bare();
   return fail(EPERM, fmt::format("the supervisor may not act as user {}", credentials.fsuid));
 }

@@ -20,7 +20,8 @@ constexpr int kLinksMax = 40;
 constexpr int kRaceRetries = 64;  // openat2 gives EAGAIN when something was renamed during its walk
 constexpr uint64_t kBeneath = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV;
 
-Result<Fd> open_at(int directory, const std::string& path, uint64_t flags, uint64_t mode, uint64_t resolve) {
+Result<Fd> open_at(int directory, const std::string& path, uint64_t flags, uint64_t mode,
+                   uint64_t resolve) {
   open_how how{};
   how.flags = flags;
   how.mode = mode;
@@ -36,12 +37,14 @@ Result<Fd> open_mount(const Namespace& names, bool require_mount) {
   Fd fd(::open(names.mount.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!fd.valid() && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) return fail(errno);
   if (!fd.valid())
-    return fail(ENXIO, fmt::format("the mount {} cannot be reached: {}; is the node running?", names.mount, std::strerror(errno)));
+    return fail(ENXIO, fmt::format("the mount {} cannot be reached: {}; is the node running?",
+                                   names.mount, std::strerror(errno)));
   if (!require_mount) return fd;
   // DONT_SYNC: this must not ask the daemon.
-  struct statx st{};
+  struct statx st {};
   if (::statx(fd.get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &st) < 0)
-    return fail(ENXIO, fmt::format("the mount {} does not answer: {}; is the node running?", names.mount, std::strerror(errno)));
+    return fail(ENXIO, fmt::format("the mount {} does not answer: {}; is the node running?",
+                                   names.mount, std::strerror(errno)));
   if (!(st.stx_attributes_mask & st.stx_attributes & STATX_ATTR_MOUNT_ROOT))
     return fail(ENXIO, fmt::format("{} is not mounted; start the node", names.mount));
   return fd;
@@ -65,8 +68,9 @@ void push_reversed(std::vector<std::string>& todo, std::string_view path) {
 
 }  // namespace
 
-Result<std::string> follow_inside(std::string_view rest, std::string_view origin, bool follow_last,
-                                  const std::function<std::optional<std::string>(const std::string&)>& read_link) {
+Result<std::string> follow_inside(
+    std::string_view rest, std::string_view origin, bool follow_last,
+    const std::function<std::optional<std::string>(const std::string&)>& read_link) {
   std::vector<std::string> todo;  // the last one first
   push_reversed(todo, rest);
   std::string current;
@@ -75,7 +79,8 @@ Result<std::string> follow_inside(std::string_view rest, std::string_view origin
     std::string part = std::move(todo.back());
     todo.pop_back();
     if (part == "..") {
-      if (current.empty()) return fail(ENXIO, "a symbolic link on the path leads out of the export");
+      if (current.empty())
+        return fail(ENXIO, "a symbolic link on the path leads out of the export");
       size_t slash = current.rfind('/');
       current.resize(slash == std::string::npos ? 0 : slash);
       continue;
@@ -91,7 +96,8 @@ Result<std::string> follow_inside(std::string_view rest, std::string_view origin
     std::string_view target = *text;
     if (target.starts_with('/')) {
       if (origin.empty() || !has_prefix(target, origin, &target))
-        return fail(ENXIO, fmt::format("the symbolic link {} leads out of the export, to {}", next, *text));
+        return fail(
+            ENXIO, fmt::format("the symbolic link {} leads out of the export, to {}", next, *text));
       current.clear();
     }
     push_reversed(todo, target);
@@ -108,9 +114,11 @@ Result<Fd> open_under_mount(const Namespace& names, const Target& target, const 
   if (!(flags & O_PATH)) flags |= O_NOCTTY;
 
   if (target.name.empty()) return open_at(mount.get(), ".", flags, mode, kBeneath);
-  auto base = open_at(mount.get(), target.name, O_PATH | O_DIRECTORY | O_CLOEXEC, 0, kBeneath | RESOLVE_NO_SYMLINKS);
+  auto base = open_at(mount.get(), target.name, O_PATH | O_DIRECTORY | O_CLOEXEC, 0,
+                      kBeneath | RESOLVE_NO_SYMLINKS);
   if (!base && base.error().code == ENOENT && !target.origin.empty())
-    return fail(ENXIO, fmt::format("{}/{} is not there: its node is not connected", names.mount, target.name));
+    return fail(ENXIO, fmt::format("{}/{} is not there: its node is not connected", names.mount,
+                                   target.name));
   if (!base) return base;
   if (target.rest.empty()) return open_at(base->get(), ".", flags, mode, kBeneath);
 
@@ -119,11 +127,13 @@ Result<Fd> open_under_mount(const Namespace& names, const Target& target, const 
   if (fd || fd.error().code != EXDEV) return fd;
 
   // A link by its text leads out of the export.
-  VR_TRY(followed, follow_inside(target.rest, target.origin, how.flags.follows_last() || how.slash,
-                                 [&](const std::string& path) { return read_link_at(base->get(), path); }));
+  VR_TRY(followed,
+         follow_inside(target.rest, target.origin, how.flags.follows_last() || how.slash,
+                       [&](const std::string& path) { return read_link_at(base->get(), path); }));
   fd = open_at(base->get(), followed.empty() ? "." : followed + slash, flags, mode, kBeneath);
   if (!fd && fd.error().code == EXDEV)
-    return fail(ENXIO, fmt::format("{} leads out of the mount {}", target.path(names), names.mount));
+    return fail(ENXIO,
+                fmt::format("{} leads out of the mount {}", target.path(names), names.mount));
   return fd;
 }
 

@@ -13,8 +13,9 @@ namespace vremote::intercept {
 // One line, without a newline.
 std::string to_json(const Namespace& names);
 
-// Refuses (EPROTO) what is not such an object, paths that are not absolute, and export names that are no single path component.
-// Unknown keys are ignored: a newer node may tell more. An {"error": "..."} reply becomes an Error with that sentence.
+// Refuses (EPROTO) what is not such an object, paths that are not absolute, and export names that
+// are no single path component. Unknown keys are ignored: a newer node may tell more. An {"error":
+// "..."} reply becomes an Error with that sentence.
 Result<Namespace> namespace_from_json(std::string_view json);
 
 }  // namespace vremote::intercept

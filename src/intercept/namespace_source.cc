@@ -28,8 +28,9 @@ constexpr size_t kReplyMax = 16 << 20;
 std::string socket_in(const std::string& state_dir) { return state_dir + "/control.sock"; }
 
 std::unexpected<Error> no_node(const std::string& path, int error) {
-  return fail(ENXIO, fmt::format("no node answers at {}: {}; start one (vremote node), or name its configuration in VREMOTE_CONFIG", path,
-                                 std::strerror(error)));
+  return fail(ENXIO, fmt::format("no node answers at {}: {}; start one (vremote node), or name its "
+                                 "configuration in VREMOTE_CONFIG",
+                                 path, std::strerror(error)));
 }
 
 Status wait_for(int fd, short events, Clock::time_point deadline) {
@@ -44,7 +45,8 @@ Status wait_for(int fd, short events, Clock::time_point deadline) {
 }
 
 Status connect_to(int fd, const sockaddr_un& address, Clock::time_point deadline) {
-  // A unix socket answers connect() at once or, with a full backlog, EAGAIN, which poll() cannot wait for.
+  // A unix socket answers connect() at once or, with a full backlog, EAGAIN, which poll() cannot
+  // wait for.
   while (::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0) {
     if (errno != EAGAIN && errno != EINTR) return fail(errno);
     if (Clock::now() >= deadline) return fail(ETIMEDOUT);
@@ -91,7 +93,8 @@ Result<std::string> control_socket_of_config(const std::string& config_file) {
   toml::parse_result parsed = toml::parse_file(config_file);
   if (!parsed) {
     const toml::parse_error& error = parsed.error();
-    return fail(EINVAL, fmt::format("{}:{}: {}", config_file, error.source().begin.line, error.description()));
+    return fail(EINVAL, fmt::format("{}:{}: {}", config_file, error.source().begin.line,
+                                    error.description()));
   }
   const toml::table& table = parsed.table();
   std::string path;
@@ -106,21 +109,25 @@ Result<std::string> control_socket_of_config(const std::string& config_file) {
 
 Result<std::string> find_control_socket() {
   if (const char* path = std::getenv("VREMOTE_CONTROL"); path && *path) return std::string(path);
-  if (const char* config = std::getenv("VREMOTE_CONFIG"); config && *config) return control_socket_of_config(config);
+  if (const char* config = std::getenv("VREMOTE_CONFIG"); config && *config)
+    return control_socket_of_config(config);
   return socket_in(kDefaultStateDir);
 }
 
 Result<Namespace> fetch_namespace(const std::string& socket_path, int timeout_ms) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  if (socket_path.empty() || socket_path.size() >= sizeof address.sun_path) return no_node(socket_path, ENAMETOOLONG);
+  if (socket_path.empty() || socket_path.size() >= sizeof address.sun_path)
+    return no_node(socket_path, ENAMETOOLONG);
   std::memcpy(address.sun_path, socket_path.data(), socket_path.size());
 
   auto deadline = Clock::now() + std::chrono::milliseconds(timeout_ms);
   Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd.valid()) return fail(errno, fmt::format("socket: {}", std::strerror(errno)));
-  if (auto s = connect_to(fd.get(), address, deadline); !s) return no_node(socket_path, s.error().code);
-  if (auto s = send_all(fd.get(), "{\"request\":\"namespace\"}\n", deadline); !s) return no_node(socket_path, s.error().code);
+  if (auto s = connect_to(fd.get(), address, deadline); !s)
+    return no_node(socket_path, s.error().code);
+  if (auto s = send_all(fd.get(), "{\"request\":\"namespace\"}\n", deadline); !s)
+    return no_node(socket_path, s.error().code);
   auto line = receive_line(fd.get(), deadline);
   if (!line) return no_node(socket_path, line.error().code);
   return namespace_from_json(*line);

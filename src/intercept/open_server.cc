@@ -43,15 +43,15 @@ void say(const std::string& line) {
 
 // What a worker thread has of its own.
 struct OpenServer::Worker {
-  // The umask is part of what CLONE_FS shares. Where containers forbid unshare(), the server's is 0 and the mode is masked by us: the same but
-  // for directories with a default ACL.
+  // The umask is part of what CLONE_FS shares. Where containers forbid unshare(), the server's is 0
+  // and the mode is masked by us: the same but for directories with a default ACL.
   const bool own_umask = ::unshare(CLONE_FS) == 0;
   Disguise disguise;
 };
 
 OpenServer::OpenServer(Fd listener, NamespaceCache& names, bool require_mount)
     : listener_(std::move(listener)), names_(names), require_mount_(require_mount) {
-  struct sigaction interrupt{};  // no SA_RESTART: its only use is to end a blocked open
+  struct sigaction interrupt {};  // no SA_RESTART: its only use is to end a blocked open
   interrupt.sa_handler = [](int) {};
   VR_CHECK(::sigaction(SIGUSR1, &interrupt, nullptr) == 0);
   ::umask(0);
@@ -81,7 +81,8 @@ void OpenServer::receive() {
   // The kernel fills in its own idea of the struct's size, and wants it zeroed.
   seccomp_notif_sizes sizes{};
   VR_CHECK(::syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes) == 0);
-  std::vector<uint64_t> buffer(std::max<size_t>(sizes.seccomp_notif, sizeof(seccomp_notif)) / 8 + 1);
+  std::vector<uint64_t> buffer(std::max<size_t>(sizes.seccomp_notif, sizeof(seccomp_notif)) / 8 +
+                               1);
   if (::ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_RECV, buffer.data()) < 0) {
     VR_CHECK(errno == EINTR || errno == ENOENT);  // ENOENT: the caller was killed in between
     return;
@@ -103,7 +104,8 @@ void OpenServer::hand_over(const seccomp_notif& call) {
   try {
     std::thread([this] { work(); }).detach();
   } catch (const std::system_error&) {
-    // No more threads for us: the workers there are come to it in their turn. Without any, nobody would.
+    // No more threads for us: the workers there are come to it in their turn. Without any, nobody
+    // would.
     std::lock_guard lock(mutex_);
     if (idle_ == 0 && opening_.empty() && !queue_.empty()) {
       answer_error(queue_.back().id, ENOMEM);
@@ -137,7 +139,8 @@ void OpenServer::serve_one(const seccomp_notif& call, Worker& worker) {
   auto fd = open_for(call, open, worker);
   worker.disguise.bare();
   if (!fd) {
-    if (!fd.error().what.empty() && still_waiting(call.id)) say(refusal_line("open", open, fd.error().what));
+    if (!fd.error().what.empty() && still_waiting(call.id))
+      say(refusal_line("open", open, fd.error().what));
     answer_error(call.id, fd.error().code);
     return;
   }
@@ -153,8 +156,13 @@ Result<Fd> OpenServer::open_for(const seccomp_notif& call, RemoteOpen& open, Wor
   open.mode = trapped->mode;
   VR_TRY(path, read_string(thread, trapped->path));
   open.path = path;
+  if (open.flags.kernel & O_PATH)  // the kernel hands no such descriptor to another process
+    return fail(EINVAL,
+                "O_PATH does not go together with O_REMOTE; open the path under the mount without "
+                "O_REMOTE");
   VR_TRY(caller, read_caller(thread, *trapped, !path.starts_with('/')));
-  if (open.flags.changes() && !has_room_for_descriptor(thread, caller.table_size)) return fail(EMFILE);
+  if (open.flags.changes() && !has_room_for_descriptor(thread, caller.table_size))
+    return fail(EMFILE);
   // All of the above was read by number: it is the caller's only if the caller still waits.
   if (!still_waiting(call.id)) return fail(ESRCH);
 
@@ -166,7 +174,9 @@ Result<Fd> OpenServer::open_for(const seccomp_notif& call, RemoteOpen& open, Wor
   return open_remote(names_, caller.view, open);
 }
 
-bool OpenServer::still_waiting(uint64_t id) const { return ::ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0; }
+bool OpenServer::still_waiting(uint64_t id) const {
+  return ::ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0;
+}
 
 void OpenServer::answer_error(uint64_t id, int error) {
   seccomp_notif_resp answer{};

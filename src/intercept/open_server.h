@@ -1,8 +1,9 @@
 // Serves the trapped opens of a process tree, from its seccomp listener.
 //
-// One thread receives; each open is handed to a worker, and the number of workers has no bound of ours: an open may wait for another node,
-// whose answer may wait for another open. Each stands for a thread of the tree that waits, so the tree's own limits bound them. An
-// open whose caller has been killed meanwhile is interrupted (EINTR, which FUSE hands on to the daemon).
+// One thread receives; each open is handed to a worker, and the number of workers has no bound of
+// ours: an open may wait for another node, whose answer may wait for another open. Each stands for
+// a thread of the tree that waits, so the tree's own limits bound them. An open whose caller has
+// been killed meanwhile is interrupted (EINTR, which FUSE hands on to the daemon).
 #pragma once
 
 #include <linux/seccomp.h>
@@ -23,8 +24,8 @@ class OpenServer {
   // `names` outlives the server. Takes SIGUSR1 of this process for itself.
   OpenServer(Fd listener, NamespaceCache& names, bool require_mount);
 
-  // Returns when no process with the filter is left. Workers may still be inside the kernel then, for as long as a node is away: the
-  // process must end with _exit() before the server does.
+  // Returns when no process with the filter is left. Workers may still be inside the kernel then,
+  // for as long as a node is away: the process must end with _exit() before the server does.
   void serve();
 
  private:

@@ -26,7 +26,8 @@ union Control {
 
 Result<std::pair<Fd, Fd>> make_link() {
   int ends[2];
-  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0) return fail(errno, "socketpair");
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+    return fail(errno, "socketpair");
   return std::pair(Fd(ends[0]), Fd(ends[1]));
 }
 
@@ -67,7 +68,8 @@ Result<LinkMessage> receive_message(const Fd& link) {
   while ((n = ::recvmsg(link.get(), &header, MSG_CMSG_CLOEXEC)) < 0)
     if (errno != EINTR) return fail(errno);
   LinkMessage message;
-  if (cmsghdr* c = CMSG_FIRSTHDR(&header); c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
+  if (cmsghdr* c = CMSG_FIRSTHDR(&header);
+      c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
     int fd;
     std::memcpy(&fd, CMSG_DATA(c), sizeof fd);
     message.fd = Fd(fd);

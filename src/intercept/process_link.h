@@ -12,11 +12,12 @@ namespace vremote::intercept {
 
 struct LinkMessage {
   enum class Kind : uint32_t {
-    Listener,  // CMD -> supervisor, with the seccomp listener; value: kNo… below
-    Started,   // supervisor -> run(), with CMD's pidfd; value: its pid
-    Failed,    // the set-up failed; value: errno, text: the sentence
-    Stopped,   // CMD was stopped; value: the signal
-    Ended,     // CMD ended; value: its wait status
+    Listener,   // CMD -> supervisor, with the seccomp listener; value: 0 or kNoWaitKillable
+    Started,    // supervisor -> run(), with CMD's pidfd; value: its pid
+    Failed,     // the set-up failed; value: errno, text: the sentence
+    Stopped,    // CMD was stopped; value: the signal
+    Ended,      // CMD ended and left children behind; value: its wait status
+    EndedLast,  // CMD ended as the last of its tree: the supervisor ends too
   };
   static constexpr int32_t kNoWaitKillable = 1;
 

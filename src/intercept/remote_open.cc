@@ -23,7 +23,8 @@ std::string real_path(const std::string& path) {
 
 // Of two refusals the one that found the path, on the wrong side, says more.
 Result<Target> resolve_either(const Namespace& names, const CallerPath& path, bool origin) {
-  if (origin || path.lexical.empty() || path.lexical == path.resolved) return resolve(names, path.resolved, origin);
+  if (origin || path.lexical.empty() || path.lexical == path.resolved)
+    return resolve(names, path.resolved, origin);
   auto lexical = resolve(names, path.lexical, origin);
   if (lexical) return lexical;
   auto resolved = resolve(names, path.resolved, origin);
@@ -38,13 +39,15 @@ Namespace with_real_paths(Namespace names) {
   for (size_t i = 0, n = names.exports.size(); i < n; ++i) {
     if (!names.exports[i].local) continue;
     std::string real = real_path(names.exports[i].path);
-    if (real != names.exports[i].path) names.exports.push_back({names.exports[i].name, std::move(real), true});
+    if (real != names.exports[i].path)
+      names.exports.push_back({names.exports[i].name, std::move(real), true});
   }
   return names;
 }
 
 NamespaceCache::NamespaceCache(Namespace initial, Reload reload)
-    : names_(std::make_shared<const Namespace>(with_real_paths(std::move(initial)))), reload_(std::move(reload)) {}
+    : names_(std::make_shared<const Namespace>(with_real_paths(std::move(initial)))),
+      reload_(std::move(reload)) {}
 
 NamespaceCache::NamespaceCache(Reload reload) : reload_(std::move(reload)) {}
 
@@ -66,12 +69,14 @@ std::shared_ptr<const Namespace> NamespaceCache::renew(std::shared_ptr<const Nam
   bool too_soon = asked_ != decltype(asked_){} && now - asked_ < kRenewInterval;
   if (!reload_ || too_soon) return used;
   asked_ = now;
-  if (auto fresh = reload_()) names_ = std::make_shared<const Namespace>(with_real_paths(std::move(*fresh)));
+  if (auto fresh = reload_())
+    names_ = std::make_shared<const Namespace>(with_real_paths(std::move(*fresh)));
   return names_;
 }
 
 Result<Place> find_remote(NamespaceCache& cache, const View& view, const RemoteOpen& open) {
-  VR_TRY(path, caller_path(view, open.path, open.flags.follows_last(), open.flags.origin, read_link));
+  VR_TRY(path,
+         caller_path(view, open.path, open.flags.follows_last(), open.flags.origin, read_link));
   VR_TRY(names, cache.get());
   auto target = resolve_either(*names, path, open.flags.origin);
   if (!target) {
@@ -87,7 +92,10 @@ Result<Place> find_remote(NamespaceCache& cache, const View& view, const RemoteO
 
 Result<Fd> open_remote(NamespaceCache& cache, const View& view, const RemoteOpen& open) {
   VR_TRY(place, find_remote(cache, view, open));
-  MountOpen how{.flags = open.flags, .mode = open.mode, .slash = place.slash, .require_mount = open.require_mount};
+  MountOpen how{.flags = open.flags,
+                .mode = open.mode,
+                .slash = place.slash,
+                .require_mount = open.require_mount};
   auto fd = open_under_mount(*place.names, place.target, how);
   if (fd || fd.error().code != ENXIO || fd.error().what.empty()) return fd;
   // The node may have restarted with its mount elsewhere.
@@ -96,7 +104,8 @@ Result<Fd> open_remote(NamespaceCache& cache, const View& view, const RemoteOpen
   return open_remote(cache, view, open);
 }
 
-std::string refusal_line(const char* function, const RemoteOpen& open, const std::string& sentence) {
+std::string refusal_line(const char* function, const RemoteOpen& open,
+                         const std::string& sentence) {
   std::string shown;
   for (unsigned char c : open.path.substr(0, kShownMax)) {
     if (c == '"' || c == '\\')
@@ -107,7 +116,8 @@ std::string refusal_line(const char* function, const RemoteOpen& open, const std
       shown += static_cast<char>(c);
   }
   if (open.path.size() > kShownMax) shown += "…";
-  return fmt::format("{}(\"{}\", O_REMOTE{}): {}", function, shown, open.flags.origin ? "|O_ORIGIN" : "", sentence);
+  return fmt::format("{}(\"{}\", O_REMOTE{}): {}", function, shown,
+                     open.flags.origin ? "|O_ORIGIN" : "", sentence);
 }
 
 }  // namespace vremote::intercept

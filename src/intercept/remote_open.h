@@ -1,5 +1,5 @@
-// An O_REMOTE open from the caller's words to the descriptor: caller_path(), resolve() and open_under_mount() in a row. The supervisor and
-// libvremote both do exactly this.
+// An O_REMOTE open from the caller's words to the descriptor: caller_path(), resolve() and
+// open_under_mount() in a row. The supervisor and libvremote both do exactly this.
 #pragma once
 
 #include <chrono>
@@ -16,8 +16,8 @@
 
 namespace vremote::intercept {
 
-// `names` with what this machine's symbolic links make of its paths: the mount in its real place, and each local export under its
-// real path too. Resolved paths match against these.
+// `names` with what this machine's symbolic links make of its paths: the mount in its real place,
+// and each local export under its real path too. Resolved paths match against these.
 Namespace with_real_paths(Namespace names);
 
 // The namespace in use, renewed on demand. Thread-safe.
@@ -28,7 +28,8 @@ class NamespaceCache {
   explicit NamespaceCache(Reload reload);            // asked at the first get()
 
   Result<std::shared_ptr<const Namespace>> get();
-  // What get() would give after asking again; `used` itself when that cannot be done, failed, or was done less than a second ago.
+  // What get() would give after asking again; `used` itself when that cannot be done, failed, or
+  // was done less than a second ago.
   std::shared_ptr<const Namespace> renew(std::shared_ptr<const Namespace> used);
 
  private:
@@ -45,8 +46,8 @@ struct RemoteOpen {
   bool require_mount = true;
 };
 
-// Errors with an empty sentence are the file system's own answers (ENOENT, EACCES, EEXIST, …), the others refusals for which the
-// user should read the sentence.
+// Errors with an empty sentence are the file system's own answers (ENOENT, EACCES, EEXIST, …), the
+// others refusals for which the user should read the sentence.
 Result<Fd> open_remote(NamespaceCache& names, const View& view, const RemoteOpen& open);
 
 // The first half of it: where the file is.

@@ -14,7 +14,8 @@ std::string known_exports(const Namespace& names) {
   std::string list = "exports: ";
   for (size_t i = 0; i < names.exports.size() && i < kListedMax; ++i) {
     const Export& e = names.exports[i];
-    list += fmt::format("{}{} = {}{}", i ? ", " : "", e.name, e.path, e.local ? " (this node)" : "");
+    list +=
+        fmt::format("{}{} = {}{}", i ? ", " : "", e.name, e.path, e.local ? " (this node)" : "");
   }
   if (names.exports.size() > kListedMax) list += ", …";
   return list;
@@ -58,8 +59,12 @@ Result<Target> resolve_under_mount(const Namespace& names, std::string_view belo
   if (e) target.origin = e->path;
   if (!origin || (e && e->local)) return target;
   if (e)
-    return fail(EINVAL, fmt::format("O_ORIGIN, but {}/{} is exported by another node; leave out O_ORIGIN", names.mount, target.name));
-  return fail(ENXIO, fmt::format("O_ORIGIN, but the path is not inside any export of this node ({})", known_exports(names)));
+    return fail(EINVAL,
+                fmt::format("O_ORIGIN, but {}/{} is exported by another node; leave out O_ORIGIN",
+                            names.mount, target.name));
+  return fail(ENXIO,
+              fmt::format("O_ORIGIN, but the path is not inside any export of this node ({})",
+                          known_exports(names)));
 }
 
 }  // namespace
@@ -105,18 +110,28 @@ Result<Target> resolve(const Namespace& names, std::string_view path, bool origi
 
   Match match = longest_match(names, path, origin);
   if (match.rival)
-    return fail(EINVAL, fmt::format("the path lies in the exports {0} and {1}; say which: {2}/{0}/{3} or {2}/{1}/{3}", match.best->name,
-                                    match.rival->name, names.mount, match.rest));
+    return fail(
+        EINVAL,
+        fmt::format(
+            "the path lies in the exports {0} and {1}; say which: {2}/{0}/{3} or {2}/{1}/{3}",
+            match.best->name, match.rival->name, names.mount, match.rest));
   if (match.best) return Target{match.best->name, match.rest, match.best->path};
 
   Match other = longest_match(names, path, !origin);
   if (other.best && origin)
-    return fail(EINVAL, fmt::format("O_ORIGIN, but {} is the export {} of another node; leave out O_ORIGIN", other.best->path, other.best->name));
+    return fail(EINVAL,
+                fmt::format("O_ORIGIN, but {} is the export {} of another node; leave out O_ORIGIN",
+                            other.best->path, other.best->name));
   if (other.best)
-    return fail(EINVAL, fmt::format("{} is the export {} of this very node; add O_ORIGIN, or open {}", other.best->path, other.best->name,
-                                    Target{other.best->name, other.rest, {}}.path(names)));
-  return fail(ENXIO, fmt::format("not inside any export {}; export its directory on its node, or correct the path ({})",
-                                 origin ? "of this node" : "of a connected node", known_exports(names)));
+    return fail(EINVAL,
+                fmt::format("{} is the export {} of this very node; add O_ORIGIN, or open {}",
+                            other.best->path, other.best->name,
+                            Target{other.best->name, other.rest, {}}.path(names)));
+  return fail(
+      ENXIO,
+      fmt::format(
+          "not inside any export {}; export its directory on its node, or correct the path ({})",
+          origin ? "of this node" : "of a connected node", known_exports(names)));
 }
 
 }  // namespace vremote::intercept

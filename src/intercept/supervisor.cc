@@ -29,8 +29,12 @@ Status check_kernel() {
   utsname name{};
   int major = 0, minor = 0;
   ::uname(&name);
-  if (std::sscanf(name.release, "%d.%d", &major, &minor) == 2 && (major > 5 || (major == 5 && minor >= 14))) return {};
-  return fail(ENOSYS, fmt::format("Linux 5.14 or later is needed (SECCOMP_ADDFD_FLAG_SEND); this is {}", name.release));
+  if (std::sscanf(name.release, "%d.%d", &major, &minor) == 2 &&
+      (major > 5 || (major == 5 && minor >= 14)))
+    return {};
+  return fail(ENOSYS,
+              fmt::format("Linux 5.14 or later is needed (SECCOMP_ADDFD_FLAG_SEND); this is {}",
+                          name.release));
 }
 
 // Blocks the signals to hand on, and undoes that at the end.
@@ -82,7 +86,7 @@ int end_alike(int status) {
   int signal = WTERMSIG(status);
   rlimit no_core{};  // the core, if any, is CMD's
   ::setrlimit(RLIMIT_CORE, &no_core);
-  struct sigaction by_default{};
+  struct sigaction by_default {};
   by_default.sa_handler = SIG_DFL;
   ::sigaction(signal, &by_default, nullptr);
   sigset_t only;
@@ -93,18 +97,26 @@ int end_alike(int status) {
   return 128 + signal;
 }
 
-// The wait status of CMD.
-Result<int> watch(const Fd& link, const Fd& signals) {
+struct Ending {
+  int status = 0;     // CMD's wait status
+  bool last = false;  // nobody is left to serve
+};
+
+Result<Ending> watch(const Fd& link, const Fd& signals) {
   Fd command;
   pid_t pid = 0;
   for (;;) {
     pollfd polled[] = {{link.get(), POLLIN, 0}, {signals.get(), POLLIN, 0}};
     // Signals wait until there is a command to hand them to.
-    if (::poll(polled, command.valid() ? 2 : 1, -1) < 0 && errno != EINTR) return fail(errno, "poll");
+    if (::poll(polled, command.valid() ? 2 : 1, -1) < 0 && errno != EINTR)
+      return fail(errno, "poll");
     if (command.valid() && polled[1].revents) hand_on_signals(signals, command);
     if (!polled[0].revents) continue;
     auto message = receive_message(link);
-    if (!message) return fail(EIO, "the supervisor has died; opens of the command with O_REMOTE fail with ENOSYS from now on");
+    if (!message)
+      return fail(EIO,
+                  "the supervisor has died; opens of the command with O_REMOTE fail with ENOSYS "
+                  "from now on");
     switch (message->kind) {
       case Kind::Started:
         pid = message->value;
@@ -115,7 +127,9 @@ Result<int> watch(const Fd& link, const Fd& signals) {
         if (is_stopped(pid)) ::kill(::getpid(), SIGSTOP);
         break;
       case Kind::Ended:
-        return message->value;
+        return Ending{message->value, false};
+      case Kind::EndedLast:
+        return Ending{message->value, true};
       case Kind::Failed:
         return fail(message->value, message->text);
       case Kind::Listener:
@@ -146,11 +160,13 @@ Result<int> run(const RunOptions& options) {
     ends.second.reset();
     auto ended = watch(ends.first, signals);
     if (!ended) {
-      // A supervisor that failed is about to end; one that lives on is not waited for.
-      if (ended.error().code != EIO) ::waitpid(supervisor, nullptr, 0);
+      ::waitpid(supervisor, nullptr, 0);  // it has died, or is about to
       return std::unexpected(std::move(ended).error());
     }
-    status = *ended;
+    status = ended->status;
+    // Not left to init, which in many containers reaps nobody. With background children it lives
+    // on.
+    if (ended->last) ::waitpid(supervisor, nullptr, 0);
   }
   return end_alike(status);
 }

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -31,7 +32,8 @@ void say(const std::string& line) {
 }
 
 // In the process that becomes CMD. Its opens are served from the moment the filter is there.
-[[noreturn]] void become_command(const RunOptions& options, const SignalSettings& settings, Fd link) {
+[[noreturn]] void become_command(const RunOptions& options, const SignalSettings& settings,
+                                 Fd link) {
   auto filter = install_trap_filter(options.allow_io_uring);
   LinkMessage message;
   if (filter) {
@@ -54,7 +56,8 @@ void say(const std::string& line) {
   ::sigprocmask(SIG_SETMASK, &settings.mask, nullptr);
   ::execvp(argv[0], argv.data());
   int error = errno;
-  say(fmt::format("{}: {}", options.argv[0], error == ENOENT ? "command not found" : std::strerror(error)));
+  say(fmt::format("{}: {}", options.argv[0],
+                  error == ENOENT ? "command not found" : std::strerror(error)));
   ::_exit(error == ENOENT ? 127 : 126);
 }
 
@@ -67,13 +70,13 @@ void say(const std::string& line) {
 }
 
 void ignore(std::initializer_list<int> signals) {
-  struct sigaction ignored{};
+  struct sigaction ignored {};
   ignored.sa_handler = SIG_IGN;
   for (int s : signals) ::sigaction(s, &ignored, nullptr);
 }
 
-// Leaves everything that is the caller's: its terminal, directory and descriptors (a pipe held open by us would never end for its
-// reader), but stderr. What is needed of them is at `keep`, above 2.
+// Leaves everything that is the caller's: its terminal, directory and descriptors (a pipe held open
+// by us would never end for its reader), but stderr. What is needed of them is at `keep`, above 2.
 void settle(std::vector<int> keep) {
   ::setsid();
   ignore({SIGHUP, SIGINT, SIGQUIT, SIGPIPE, SIGTSTP, SIGTTIN, SIGTTOU});
@@ -102,37 +105,72 @@ void settle(std::vector<int> keep) {
   }
 }
 
-// After CMD's end its background children go on, with us; whoever reads our stderr through a pipe should not wait for that.
+// After CMD's end its background children go on, with us; whoever reads our stderr through a pipe
+// should not wait for that.
 void let_go_of_stderr() {
-  struct stat st{};
+  struct stat st {};
   if (::fstat(STDERR_FILENO, &st) < 0 || !(S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode))) return;
   Fd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
   if (null.valid()) ::dup2(null.get(), STDERR_FILENO);
 }
 
-// Reaps the whole tree until nobody is left in it.
-void reap(pid_t command, Fd link) {
-  for (;;) {
-    int status = 0;
-    pid_t pid = ::waitpid(-1, &status, WUNTRACED);
-    if (pid < 0 && errno == EINTR) continue;
-    if (pid < 0) return;
-    if (pid != command) continue;
-    LinkMessage message;
-    message.kind = WIFSTOPPED(status) ? Kind::Stopped : Kind::Ended;
-    message.value = WIFSTOPPED(status) ? WSTOPSIG(status) : status;
-    if (message.kind == Kind::Ended) let_go_of_stderr();
-    [[maybe_unused]] auto sent = send_message(link, message);  // run()'s process may have been killed
-    if (message.kind == Kind::Ended) link.reset();
+// Reaps the whole tree, and ends the supervisor when nobody is left in it.
+class Reaper {
+ public:
+  Reaper(pid_t command, Fd command_fd, Fd link)
+      : command_(command), command_fd_(std::move(command_fd)), link_(std::move(link)) {}
+
+  [[noreturn]] void run() {
+    for (;;) {
+      int status = 0;
+      pid_t pid = ::waitpid(-1, &status, WUNTRACED);
+      if (pid < 0 && errno == EINTR) continue;
+      if (pid < 0)
+        ::_exit(0);  // not before run()'s process knows: it waits for us when CMD was the last
+      if (pid != command_) continue;
+      if (WIFSTOPPED(status)) {
+        tell(Kind::Stopped, WSTOPSIG(status));
+      } else {
+        let_go_of_stderr();
+        tell(anyone_left() ? Kind::Ended : Kind::EndedLast, status);
+      }
+    }
   }
-}
+
+  // run()'s process stands for CMD: whoever ends it with SIGKILL, which cannot be handed on, means
+  // CMD.
+  void die_together() {
+    pollfd p{link_.get(), 0, 0};
+    while (!(p.revents & (POLLHUP | POLLERR)))
+      if (::poll(&p, 1, -1) < 0 && errno != EINTR) return;
+    ::syscall(SYS_pidfd_send_signal, command_fd_.get(), SIGKILL, nullptr,
+              0);  // nothing, when CMD has ended
+  }
+
+ private:
+  void tell(Kind kind, int value) {
+    LinkMessage message;
+    message.kind = kind;
+    message.value = value;
+    [[maybe_unused]] auto sent =
+        send_message(link_, message);  // run()'s process may have been killed
+  }
+  static bool anyone_left() {
+    siginfo_t info;
+    return ::waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
+  }
+
+  const pid_t command_;
+  const Fd command_fd_;  // a pidfd
+  const Fd link_;
+};
 
 }  // namespace
 
 void supervisor_main(const RunOptions& options, const SignalSettings& settings, Fd link) {
   // Orphans of the tree come to us: their ancestor, who may read their memory.
   ::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
-  struct sigaction by_default{};
+  struct sigaction by_default {};
   by_default.sa_handler = SIG_DFL;
   ::sigaction(SIGCHLD, &by_default, nullptr);
 
@@ -150,26 +188,28 @@ void supervisor_main(const RunOptions& options, const SignalSettings& settings, 
   if (!reply) give_up(link, EIO, "the command died while its filter was being installed");
   if (reply->kind != Kind::Listener || !reply->fd.valid()) give_up(link, reply->value, reply->text);
   if (reply->value == LinkMessage::kNoWaitKillable)
-    say("warning: this kernel (before Linux 5.19) restarts a trapped open at every signal; a program with a fast timer may starve");
+    say("warning: this kernel (before Linux 5.19) restarts a trapped open at every signal; a "
+        "program with a fast timer may starve");
 
   LinkMessage started;
   started.kind = Kind::Started;
   started.value = command;
   started.fd = Fd(static_cast<int>(::syscall(SYS_pidfd_open, command, 0)));
   auto sent = send_message(link, started);
-  if (!sent) ::_exit(1);
-  started.fd.reset();
+  if (!sent) {
+    ::kill(command, SIGKILL);  // see Reaper::die_together()
+    ::_exit(1);
+  }
   ends->first.reset();
 
-  settle({link.get(), reply->fd.get()});
+  settle({link.get(), reply->fd.get(), started.fd.get()});
   ::prctl(PR_SET_NAME, "vremote-run", 0, 0, 0);
   NamespaceCache names(options.names, options.reload);
   OpenServer server(std::move(reply->fd), names, options.require_mount);
-  std::thread reaper([command, end = std::move(link)]() mutable { reap(command, std::move(end)); });
-  server.serve();
-  // The filter is gone when its processes are dead; they may still want to be waited for.
-  reaper.join();
-  ::_exit(0);
+  Reaper reaper(command, std::move(started.fd), std::move(link));
+  std::thread partner([&] { reaper.die_together(); });
+  std::thread server_thread([&] { server.serve(); });
+  reaper.run();
 }
 
 }  // namespace vremote::intercept

@@ -14,7 +14,9 @@ struct SignalSettings {
   struct sigaction on_child;
 };
 
-// The whole life of the supervisor, in a process just forked for it. Tells `link` Started or Failed, then Stopped and Ended.
-[[noreturn]] void supervisor_main(const RunOptions& options, const SignalSettings& settings, Fd link);
+// The whole life of the supervisor, in a process just forked for it. Tells `link` Started or
+// Failed, then Stopped and Ended.
+[[noreturn]] void supervisor_main(const RunOptions& options, const SignalSettings& settings,
+                                  Fd link);
 
 }  // namespace vremote::intercept

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
+#include <iterator>
 
 #include "intercept/flags.h"
 
@@ -49,26 +50,31 @@ constexpr uint32_t argument(unsigned i) { return offsetof(seccomp_data, args) + 
 
 constexpr sock_filter load(uint32_t offset) { return BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offset); }
 constexpr sock_filter verdict(uint32_t action) { return BPF_STMT(BPF_RET | BPF_K, action); }
-constexpr sock_filter if_equal(uint32_t value, uint8_t yes, uint8_t no) { return BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, yes, no); }
+constexpr sock_filter if_equal(uint32_t value, uint8_t yes, uint8_t no) {
+  return BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, yes, no);
+}
 
 void append_abi(std::vector<sock_filter>& code, const Abi& abi, bool allow_io_uring) {
-  // Jumps count the instructions between; the numbers on the right are this block's.
-  code.insert(code.end(), {
-      if_equal(abi.arch, 0, 13),                                              //  0 else the next block
-      load(offsetof(seccomp_data, nr)),                                       //  1
-      BPF_STMT(BPF_ALU | BPF_AND | BPF_K, ~kX32Bit),                          //  2
-      if_equal(abi.open, 3, 0),                                               //  3 to 7
-      if_equal(abi.openat, 4, 0),                                             //  4 to 9
-      if_equal(abi.io_uring_setup, 7, 0),                                     //  5 to 13
-      verdict(SECCOMP_RET_ALLOW),                                             //  6
-      load(argument(1)),                                                      //  7
-      BPF_STMT(BPF_JMP | BPF_JA, 1),                                          //  8 to 10
-      load(argument(2)),                                                      //  9
-      BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, kRemoteFlag, 0, 1),                // 10
-      verdict(SECCOMP_RET_USER_NOTIF),                                        // 11
-      verdict(SECCOMP_RET_ALLOW),                                             // 12
-      verdict(allow_io_uring ? uint32_t{SECCOMP_RET_ALLOW} : uint32_t{SECCOMP_RET_ERRNO} | ENOSYS),  // 13
-  });
+  const uint32_t io_uring =
+      allow_io_uring ? uint32_t{SECCOMP_RET_ALLOW} : uint32_t{SECCOMP_RET_ERRNO} | ENOSYS;
+  const sock_filter block[] = {
+      // Jumps count the instructions between.
+      /*  0 */ if_equal(abi.arch, 0, 13),  // else the next block
+      /*  1 */ load(offsetof(seccomp_data, nr)),
+      /*  2 */ BPF_STMT(BPF_ALU | BPF_AND | BPF_K, ~kX32Bit),
+      /*  3 */ if_equal(abi.open, 3, 0),            // to 7
+      /*  4 */ if_equal(abi.openat, 4, 0),          // to 9
+      /*  5 */ if_equal(abi.io_uring_setup, 7, 0),  // to 13
+      /*  6 */ verdict(SECCOMP_RET_ALLOW),
+      /*  7 */ load(argument(1)),
+      /*  8 */ BPF_STMT(BPF_JMP | BPF_JA, 1),  // to 10
+      /*  9 */ load(argument(2)),
+      /* 10 */ BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, kRemoteFlag, 0, 1),
+      /* 11 */ verdict(SECCOMP_RET_USER_NOTIF),
+      /* 12 */ verdict(SECCOMP_RET_ALLOW),
+      /* 13 */ verdict(io_uring),
+  };
+  code.insert(code.end(), std::begin(block), std::end(block));
 }
 
 long seccomp_install(unsigned long flags, sock_fprog* program) {
@@ -115,16 +121,21 @@ Result<InstalledFilter> install_trap_filter(bool allow_io_uring) {
     }
     int error = errno;
     if (error == EACCES && !result.no_new_privileges) {
-      // Without CAP_SYS_ADMIN the kernel wants the promise that no setuid program runs under the filter.
-      if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) return fail(errno, "no_new_privs was refused");
+      // Without CAP_SYS_ADMIN the kernel wants the promise that no setuid program runs under the
+      // filter.
+      if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+        return fail(errno, "no_new_privs was refused");
       result.no_new_privileges = true;
     } else if (error == EINVAL && result.wait_killable) {
       result.wait_killable = false;
       flags &= ~SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
     } else if (error == EBUSY) {
-      return fail(EBUSY, "a seccomp supervisor watches this program already (vremote run inside vremote run?); leave out the inner one");
+      return fail(EBUSY,
+                  "a seccomp supervisor watches this program already (vremote run inside vremote "
+                  "run?); leave out the inner one");
     } else {
-      return fail(error, std::string("this kernel does not let us install the seccomp filter: ") + std::strerror(error));
+      return fail(error, std::string("this kernel does not let us install the seccomp filter: ") +
+                             std::strerror(error));
     }
   }
 }

@@ -1,12 +1,17 @@
 // The seccomp filter of `vremote run`: which calls of CMD stop for the supervisor.
 //
-//   open, openat        with O_REMOTE among their flags: USER_NOTIF; without: allowed, at full speed
-//   openat2             allowed: its flags are in memory, where a filter cannot look, but the kernel itself refuses the bit (EINVAL)
-//   creat               allowed: it has no flags
-//   io_uring_setup      ENOSYS unless told otherwise: opens through a ring pass by every filter
+//   open, openat     with O_REMOTE among their flags: USER_NOTIF; without: allowed, at full speed
+//   openat2          allowed: a filter cannot see its flags, but the kernel refuses the bit
+//   (EINVAL) creat            allowed: it has no flags io_uring_setup   ENOSYS unless told
+//   otherwise: opens through a ring pass by every filter
 //
-// for each of the kernel's ABIs: a 64-bit kernel also serves 32-bit programs, whose call numbers differ. A call of an ABI we do not know
-// gets ENOSYS, for it might be an open.
+// for each of the kernel's ABIs: a 64-bit kernel also serves 32-bit programs, whose call numbers
+// differ. A call of an ABI we do not know gets ENOSYS, for it might be an open.
+//
+// From the moment the supervisor has received a trapped call only a fatal signal ends its wait
+// (WAIT_KILLABLE_RECV). In the microseconds before, a signal makes the call start again, or fail
+// with EINTR when its handler has no SA_RESTART: a local open never does that, one on a network
+// may.
 #pragma once
 
 #include <linux/filter.h>
@@ -37,7 +42,8 @@ std::optional<TrappedOpen> decode_trap(const seccomp_data& data);
 
 struct InstalledFilter {
   Fd listener;
-  bool wait_killable = true;     // false before Linux 5.19: a periodic signal may then starve a slow open
+  bool wait_killable =
+      true;  // false before Linux 5.19: a periodic signal may then starve a slow open
   bool no_new_privileges = false;  // had to be set: setuid programs get no privileges
 };
 // Installs it in the calling thread, for good. EBUSY when a listener is there already.

@@ -1,4 +1,5 @@
-// libvremote: <vremote/fcntl.h> for programs that link it. The rules are those of `vremote run`, and so is the code (src/intercept).
+// libvremote: <vremote/fcntl.h> for programs that link it. The rules are those of `vremote run`,
+// and so is the code (src/intercept).
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -22,9 +23,11 @@ namespace {
 using namespace vremote;
 using namespace vremote::intercept;
 
-static_assert(O_REMOTE == kRemoteFlag && O_ORIGIN == kOriginFlag && VREMOTE_O_ORIGIN_DECIMAL == kDecimalOrigin);
+static_assert(O_REMOTE == kRemoteFlag && O_ORIGIN == kOriginFlag &&
+              VREMOTE_O_ORIGIN_DECIMAL == kDecimalOrigin);
 
-// Of the whole process, as the C interface is; asked for at the first O_REMOTE open. Never destroyed: threads may open during exit.
+// Of the whole process, as the C interface is; asked for at the first O_REMOTE open. Never
+// destroyed: threads may open during exit.
 NamespaceCache& cache() {
   alignas(NamespaceCache) static unsigned char storage[sizeof(NamespaceCache)];
   static NamespaceCache* instance = new (storage) NamespaceCache([]() -> Result<Namespace> {
@@ -47,7 +50,8 @@ Result<View> view_of_self(int dirfd, const char* path) {
   view.process = ::getpid();
   view.thread = ::gettid();
   if (path[0] == '/') return view;
-  VR_TRY(start, read_link(dirfd == AT_FDCWD ? "/proc/self/cwd" : fmt::format("/proc/self/fd/{}", dirfd)));
+  VR_TRY(start,
+         read_link(dirfd == AT_FDCWD ? "/proc/self/cwd" : fmt::format("/proc/self/fd/{}", dirfd)));
   if (!start) return fail(EBADF);
   if (!start->starts_with('/')) return fail(ENOTDIR);  // a pipe or socket
   view.start = *start;
@@ -90,10 +94,13 @@ int open_any(const char* function, int dirfd, const char* path, int flags, mode_
     errno = EFAULT;
     return -1;
   }
-  return guarded([&] { return open_or_refuse(function, dirfd, {.path = path, .flags = meaning, .mode = mode}); });
+  return guarded([&] {
+    return open_or_refuse(function, dirfd, {.path = path, .flags = meaning, .mode = mode});
+  });
 }
 
-// As in open(2): the argument is there only when the flags say so. The bits of the decimal O_ORIGIN are none of these two.
+// As in open(2): the argument is there only when the flags say so. The bits of the decimal O_ORIGIN
+// are none of these two.
 bool has_mode(int flags) { return (flags & O_CREAT) || (flags & O_TMPFILE) == O_TMPFILE; }
 
 }  // namespace
@@ -123,7 +130,8 @@ VREMOTE_EXPORT int vremote_openat(int dirfd, const char* path, int flags, ...) {
 VREMOTE_EXPORT ssize_t vremote_resolve(const char* path, int flags, char* buffer, size_t size) {
   return guarded([&]() -> ssize_t {
     if (!path || !buffer) return refuse({EFAULT, {}});
-    RemoteOpen open{.path = path, .flags = interpret_flags(static_cast<uint32_t>(flags) | kRemoteFlag)};
+    RemoteOpen open{.path = path,
+                    .flags = interpret_flags(static_cast<uint32_t>(flags) | kRemoteFlag)};
     auto place = find(AT_FDCWD, open);
     if (!place) return refuse(place.error());
     std::string target = place->target.path(*place->names);

@@ -111,7 +111,9 @@ struct Resolver::Impl {
 
 Resolver::Resolver() : impl_(std::make_unique<Impl>()) {}
 
-Resolver::~Resolver() {
+Resolver::~Resolver() { stop(); }
+
+void Resolver::stop() {
   {
     std::lock_guard lock(impl_->mutex);
     impl_->stop = true;
@@ -122,6 +124,7 @@ Resolver::~Resolver() {
 
 void Resolver::resolve(HostPort address, EventLoop& loop, Callback callback) {
   std::lock_guard lock(impl_->mutex);
+  if (impl_->stop) return;
   if (!impl_->thread.joinable()) impl_->thread = std::thread([impl = impl_.get()] { impl->work(); });
   impl_->jobs.push_back({std::move(address), &loop, std::move(callback)});
   impl_->wake.notify_one();

@@ -37,16 +37,17 @@ struct SocketAddress {
 // Blocks when `address.host` is a name, and then only if `names` is true; else EAGAIN for a name.
 Result<std::vector<SocketAddress>> resolve(const HostPort& address, bool names, bool passive);
 
-// Runs resolve() on a thread of its own, which lives until the destructor: that may take as long as the system's resolver does.
+// Runs resolve() on a thread of its own, which lives until stop(): that may take as long as the system's resolver does.
 class Resolver {
  public:
   using Callback = std::move_only_function<void(Result<std::vector<SocketAddress>>)>;
   Resolver();
-  ~Resolver();
+  ~Resolver();  // stop()
   Resolver(const Resolver&) = delete;
   Resolver& operator=(const Resolver&) = delete;
   // `callback` runs on `loop`.
   void resolve(HostPort address, EventLoop& loop, Callback callback);
+  void stop();  // drops what is waiting; nothing is posted to a loop afterwards
 
  private:
   struct Impl;

@@ -1,186 +1,43 @@
 #include "node/config.h"
 
-#include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <initializer_list>
 #include <iterator>
 #include <optional>
 #include <set>
 #include <sstream>
 #include <thread>
 
-#define TOML_EXCEPTIONS 0
-#define TOML_ENABLE_FORMATTERS 0
-#include <fmt/format.h>
-#include <toml++/toml.h>
-
-#include "node/config_paths.h"
+#include "node/config_section.h"
 
 namespace vremote::node {
 namespace {
 
-constexpr size_t kNameMax = 63;
-constexpr size_t kSocketPathMax = 107;      // sun_path less its final 0
-constexpr size_t kFileMax = 1024 * 1024;    // a node.toml is a few lines; /dev/zero is not one
-constexpr uint64_t kReadaheadMaxKib = 1024;  // K6: the kernel's window must stay within one request of 256 pages
-
-bool is_name(std::string_view text) {
-  auto legal = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
-  };
-  return !text.empty() && text.size() <= kNameMax && text.front() != '.' && std::ranges::all_of(text, legal);
-}
-
-// For "did you mean": the number of single-letter changes between two words.
-size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = std::exchange(row[0], i);
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t change = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, change});
-    }
-  }
-  return row[b.size()];
-}
-
-// One table of the file. Every getter checks the type and the value, and leaves `out` alone when the key is not there.
-class Section {
- public:
-  Section(const toml::table& table, std::string prefix, const std::string& file)
-      : table_(table), prefix_(std::move(prefix)), file_(file) {}
-
-  std::unexpected<Error> bad(std::string_view key, std::string_view why) const {
-    const toml::node* node = table_.get(key);
-    return bad_at(node != nullptr ? *node : static_cast<const toml::node&>(table_), prefix_ + std::string(key), why);
-  }
-
-  Status only(std::initializer_list<std::string_view> keys) const {
-    for (const auto& [key, value] : table_) {
-      if (std::ranges::find(keys, key.str()) != keys.end()) continue;
-      auto nearest = std::ranges::min_element(keys, {}, [&](auto known) { return edit_distance(known, key.str()); });
-      std::string mend = edit_distance(*nearest, key.str()) <= 2
-                             ? fmt::format("did you mean '{}'?", *nearest)
-                             : fmt::format("known here: {}", fmt::join(keys, ", "));
-      return bad_at(value, prefix_ + std::string(key.str()), "unknown key; " + mend);
-    }
-    return {};
-  }
-
-  Status string(std::string_view key, std::string& out) const {
-    const toml::node* node = table_.get(key);
-    if (node == nullptr) return {};
-    const auto* value = node->as_string();
-    if (value == nullptr) return wrong_type(key, *node, "a string in quotes");
-    if (value->get().find('\0') != std::string::npos) return bad(key, "holds a zero byte; remove it");
-    out = value->get();
-    return {};
-  }
-
-  Status name(std::string_view key, std::string& out) const {
-    VR_TRY_VOID(string(key, out));
-    if (has(key) && !is_name(out))
-      return bad(key, fmt::format("'{}' is no valid name; use 1 to 63 of A-Z a-z 0-9 . _ - and no leading dot", out));
-    return {};
-  }
-
-  Status path(std::string_view key, std::string& out) const {
-    VR_TRY_VOID(string(key, out));
-    if (!has(key)) return {};
-    if (out.empty()) return bad(key, "is empty; write a full path");
-    if (out.front() != '/')
-      return bad(key, fmt::format("'{}' is a relative path; write the full path, from /", out));
-    out = normal_path(out);
-    return {};
-  }
-
-  Status endpoint(std::string_view key, Endpoint& out) const {
-    std::string text;
-    VR_TRY_VOID(string(key, text));
-    if (!has(key)) return {};
-    auto parsed = parse_endpoint(text);
-    if (!parsed) return bad(key, parsed.error().what);
-    out = *std::move(parsed);
-    return {};
-  }
-
-  template <typename Integer>
-  Status integer(std::string_view key, Integer& out, uint64_t low, uint64_t high) const {
-    const toml::node* node = table_.get(key);
-    if (node == nullptr) return {};
-    const auto* value = node->as_integer();
-    if (value == nullptr) return wrong_type(key, *node, "a whole number");
-    const int64_t number = value->get();
-    if (number < 0 || static_cast<uint64_t>(number) < low || static_cast<uint64_t>(number) > high)
-      return bad(key, fmt::format("{} is out of range; use {} to {}", number, low, high));
-    out = static_cast<Integer>(number);
-    return {};
-  }
-
-  bool has(std::string_view key) const { return table_.contains(key); }
-
-  Result<std::optional<Section>> section(std::string_view key) const {
-    const toml::node* node = table_.get(key);
-    if (node == nullptr) return std::nullopt;
-    const auto* table = node->as_table();
-    if (table == nullptr) return wrong_type(key, *node, fmt::format("a table: [{}]", key));
-    return Section(*table, prefix_ + std::string(key) + ".", file_);
-  }
-
-  Result<std::vector<Section>> sections(std::string_view key) const {
-    std::vector<Section> result;
-    const toml::node* node = table_.get(key);
-    if (node == nullptr) return result;
-    const auto* array = node->as_array();
-    if (array == nullptr || (!array->empty() && !array->is_array_of_tables()))
-      return wrong_type(key, *node, fmt::format("a list of tables: write [[{}]] above each", key));
-    for (size_t i = 0; i < array->size(); ++i)
-      result.emplace_back(*array->get(i)->as_table(), fmt::format("{}{}[{}].", prefix_, key, i), file_);
-    return result;
-  }
-
- private:
-  std::unexpected<Error> bad_at(const toml::node& node, const std::string& key, std::string_view why) const {
-    const auto at = node.source().begin;
-    std::string place = file_;
-    if (at.line > 0) place += fmt::format(":{}:{}", at.line, at.column);
-    return fail(EINVAL, fmt::format("{}: key '{}': {}", place, key, why));
-  }
-  std::unexpected<Error> wrong_type(std::string_view key, const toml::node& node, std::string_view wanted) const {
-    const char* have = node.is_string()           ? "a string"
-                       : node.is_integer()        ? "a whole number"
-                       : node.is_floating_point() ? "a number with a fraction"
-                       : node.is_boolean()        ? "a boolean"
-                       : node.is_table()          ? "a table"
-                       : node.is_array()          ? "a list"
-                                                  : "a date or time";
-    return bad(key, fmt::format("is {}; it must be {}", have, wanted));
-  }
-
-  const toml::table& table_;
-  std::string prefix_;
-  const std::string& file_;
-};
+constexpr size_t kSocketPathMax = 107;    // sun_path less its final 0
+constexpr size_t kFileMax = 1024 * 1024;  // a node.toml is a few lines; /dev/zero is not one
+// K6: the kernel's window must stay within one request of 256 pages.
+constexpr uint64_t kReadaheadMaxKib = 1024;
 
 Status read_tls(const Section& top, Config& config) {
   std::string tls = "off";
   VR_TRY_VOID(top.string("tls", tls));
   if (tls != "off")
-    return top.bad("tls", fmt::format("'{}' is not available in this version; write tls = \"off\" and keep the port within a "
-                                      "network you trust", tls));
-  config.warnings.push_back(top.has("tls")
-                                ? "tls = \"off\": traffic between nodes is neither encrypted nor authenticated"
-                                : "tls is not set, so it is off: traffic between nodes is neither encrypted nor authenticated");
+    return top.bad(
+        "tls",
+        fmt::format(
+            "'{}' is not available in this version; write tls = \"off\" and keep the port within a "
+            "network you trust",
+            tls));
+  config.warnings.push_back(
+      top.has("tls") ? "tls = \"off\": traffic between nodes is neither encrypted nor authenticated"
+                     : "tls is not set, so it is off: traffic between nodes is neither encrypted "
+                       "nor authenticated");
   return {};
 }
 
@@ -189,10 +46,12 @@ Status read_log(const Section& log, Config& config) {
   VR_TRY_VOID(log.path("file", config.log_file));
   std::string level{to_string(config.log_level)};
   VR_TRY_VOID(log.string("level", level));
-  constexpr LogLevel kLevels[] = {LogLevel::Trace, LogLevel::Debug, LogLevel::Info, LogLevel::Warn, LogLevel::Error};
+  constexpr LogLevel kLevels[] = {LogLevel::Trace, LogLevel::Debug, LogLevel::Info, LogLevel::Warn,
+                                  LogLevel::Error};
   const auto* found = std::ranges::find(kLevels, level, [](LogLevel l) { return to_string(l); });
   if (found == std::end(kLevels))
-    return log.bad("level", fmt::format("'{}' is no level; use trace, debug, info, warn or error", level));
+    return log.bad("level",
+                   fmt::format("'{}' is no level; use trace, debug, info, warn or error", level));
   config.log_level = *found;
   return {};
 }
@@ -205,7 +64,9 @@ Status read_cache(const Section& cache, Config& config) {
   VR_TRY_VOID(cache.integer("flush_after_ms", config.flush_after_ms, 1, 3600 * 1000));
   VR_TRY_VOID(cache.integer("readahead_kib", config.readahead_kib, 4, kReadaheadMaxKib));
   if (config.readahead_kib % 4 != 0)
-    return cache.bad("readahead_kib", fmt::format("{} is no whole number of pages; use a multiple of 4", config.readahead_kib));
+    return cache.bad(
+        "readahead_kib",
+        fmt::format("{} is no whole number of pages; use a multiple of 4", config.readahead_kib));
   return {};
 }
 
@@ -217,10 +78,13 @@ Status read_exports(const Section& top, Config& config) {
     VR_TRY_VOID(section.only({"name", "path"}));
     VR_TRY_VOID(section.name("name", entry.name));
     VR_TRY_VOID(section.path("path", entry.path));
-    if (!section.has("name")) return section.bad("name", "is missing; it names the directory under the mount");
-    if (!section.has("path")) return section.bad("path", "is missing; it is the local directory to share");
+    if (!section.has("name"))
+      return section.bad("name", "is missing; it names the directory under the mount");
+    if (!section.has("path"))
+      return section.bad("path", "is missing; it is the local directory to share");
     if (!names.insert(entry.name).second)
-      return section.bad("name", fmt::format("'{}' names an earlier export already; choose another", entry.name));
+      return section.bad(
+          "name", fmt::format("'{}' names an earlier export already; choose another", entry.name));
     config.exports.push_back(std::move(entry));
   }
   return {};
@@ -238,26 +102,32 @@ Status read_peers(const Section& top, Config& config) {
     if (!section.has("name")) return section.bad("name", "is missing; it is the peer's `node`");
     if (!section.has("address")) return section.bad("address", "is missing; write \"host:port\"");
     if (entry.name == config.node)
-      return section.bad("name", fmt::format("'{}' is this node itself; list only the others", entry.name));
+      return section.bad("name",
+                         fmt::format("'{}' is this node itself; list only the others", entry.name));
     if (!names.insert(entry.name).second)
-      return section.bad("name", fmt::format("'{}' names an earlier peer already; remove one", entry.name));
+      return section.bad("name",
+                         fmt::format("'{}' names an earlier peer already; remove one", entry.name));
     if (!addresses.insert(to_string(entry.address)).second)
-      return section.bad("address", fmt::format("{} is an earlier peer's already; correct one", to_string(entry.address)));
+      return section.bad("address", fmt::format("{} is an earlier peer's already; correct one",
+                                                to_string(entry.address)));
     config.peers.push_back(std::move(entry));
   }
   return {};
 }
 
 Status read_top(const Section& top, Config& config) {
-  VR_TRY_VOID(top.only({"node", "cluster", "mount", "state_dir", "listen", "tls", "loops", "control", "log", "cache",
-                        "export", "peer"}));
-  if (!top.has("node")) return top.bad("node", "is missing; give this node a name of its own: node = \"node1\"");
+  VR_TRY_VOID(top.only({"node", "cluster", "mount", "state_dir", "listen", "tls", "loops",
+                        "control", "log", "cache", "export", "peer"}));
+  if (!top.has("node"))
+    return top.bad("node", "is missing; give this node a name of its own: node = \"node1\"");
   VR_TRY_VOID(top.name("node", config.node));
   VR_TRY_VOID(top.name("cluster", config.cluster));
   VR_TRY_VOID(top.path("mount", config.mount));
-  if (config.mount == "/") return top.bad("mount", "cannot be /; use a directory of its own, such as /vremote");
+  if (config.mount == "/")
+    return top.bad("mount", "cannot be /; use a directory of its own, such as /vremote");
   VR_TRY_VOID(top.path("state_dir", config.state_dir));
-  if (config.state_dir == "/") return top.bad("state_dir", "cannot be /; use a directory of its own, such as /run/vremote");
+  if (config.state_dir == "/")
+    return top.bad("state_dir", "cannot be /; use a directory of its own, such as /run/vremote");
   VR_TRY_VOID(top.endpoint("listen", config.listen));
   VR_TRY_VOID(read_tls(top, config));
   config.loops = std::clamp(std::thread::hardware_concurrency(), 1u, 4u);
@@ -270,9 +140,11 @@ Status read_top(const Section& top, Config& config) {
     VR_TRY_VOID(control->path("socket", config.control_socket));
   }
   if (config.control_socket.size() > kSocketPathMax) {
-    const std::string why = fmt::format("the socket's path '{}' has {} bytes and a unix socket takes {}; choose a shorter one",
-                                        config.control_socket, config.control_socket.size(), kSocketPathMax);
-    return control && control->has("socket") ? Status(control->bad("socket", why)) : Status(top.bad("state_dir", why));
+    const std::string why = fmt::format(
+        "the socket's path '{}' has {} bytes and a unix socket takes {}; choose a shorter one",
+        config.control_socket, config.control_socket.size(), kSocketPathMax);
+    return control && control->has("socket") ? Status(control->bad("socket", why))
+                                             : Status(top.bad("state_dir", why));
   }
   VR_TRY(log, top.section("log"));
   if (log) VR_TRY_VOID(read_log(*log, config));
@@ -286,12 +158,15 @@ Status read_top(const Section& top, Config& config) {
 
 std::string to_string(const Endpoint& endpoint) {
   const bool v6 = endpoint.host.find(':') != std::string::npos;
-  return v6 ? fmt::format("[{}]:{}", endpoint.host, endpoint.port) : fmt::format("{}:{}", endpoint.host, endpoint.port);
+  return v6 ? fmt::format("[{}]:{}", endpoint.host, endpoint.port)
+            : fmt::format("{}:{}", endpoint.host, endpoint.port);
 }
 
 Result<Endpoint> parse_endpoint(std::string_view text) {
   auto wrong = [&](std::string_view why) {
-    return fail(EINVAL, fmt::format("'{}' {}; write \"host:port\", \"10.0.0.2:1104\" or \"[::1]:1104\"", text, why));
+    return fail(EINVAL,
+                fmt::format("'{}' {}; write \"host:port\", \"10.0.0.2:1104\" or \"[::1]:1104\"",
+                            text, why));
   };
   std::string_view host = text;
   std::optional<std::string_view> port;
@@ -300,13 +175,15 @@ Result<Endpoint> parse_endpoint(std::string_view text) {
     if (close == std::string_view::npos) return wrong("lacks the closing ]");
     host = text.substr(1, close - 1);
     std::string_view rest = text.substr(close + 1);
-    if (host.find(':') == std::string_view::npos) return wrong("has no IPv6 address between [ and ]");
+    if (host.find(':') == std::string_view::npos)
+      return wrong("has no IPv6 address between [ and ]");
     if (!rest.empty()) {
       if (rest.front() != ':') return wrong("has something other than :port after ]");
       port = rest.substr(1);
     }
   } else if (const size_t colon = text.find(':'); colon != std::string_view::npos) {
-    if (text.find(':', colon + 1) != std::string_view::npos) return wrong("is an IPv6 address without [ ]");
+    if (text.find(':', colon + 1) != std::string_view::npos)
+      return wrong("is an IPv6 address without [ ]");
     host = text.substr(0, colon);
     port = text.substr(colon + 1);
   }
@@ -327,11 +204,16 @@ Result<Endpoint> parse_endpoint(std::string_view text) {
 
 std::string_view to_string(LogLevel level) {
   switch (level) {
-    case LogLevel::Trace: return "trace";
-    case LogLevel::Debug: return "debug";
-    case LogLevel::Info: return "info";
-    case LogLevel::Warn: return "warn";
-    case LogLevel::Error: return "error";
+    case LogLevel::Trace:
+      return "trace";
+    case LogLevel::Debug:
+      return "debug";
+    case LogLevel::Info:
+      return "info";
+    case LogLevel::Warn:
+      return "warn";
+    case LogLevel::Error:
+      return "error";
   }
   return "info";
 }
@@ -353,10 +235,13 @@ Result<Config> read_config(const std::string& path) {
   struct stat info {};
   if (::stat(path.c_str(), &info) != 0) {
     const int code = errno;
-    return fail(code, fmt::format("{}: {}; name the node's configuration with --config FILE or VREMOTE_CONFIG", path,
-                                  std::strerror(code)));
+    return fail(
+        code,
+        fmt::format("{}: {}; name the node's configuration with --config FILE or VREMOTE_CONFIG",
+                    path, std::strerror(code)));
   }
-  if (!S_ISREG(info.st_mode)) return fail(EINVAL, fmt::format("{}: not a regular file; name the node's configuration", path));
+  if (!S_ISREG(info.st_mode))
+    return fail(EINVAL, fmt::format("{}: not a regular file; name the node's configuration", path));
   if (static_cast<uint64_t>(info.st_size) > kFileMax)
     return fail(EFBIG, fmt::format("{}: larger than 1 MiB; this is no node configuration", path));
   std::ifstream stream(path, std::ios::binary);

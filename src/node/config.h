@@ -1,9 +1,10 @@
 // The configuration of one node: node.toml as values, every one of them checked.
 //
 // A mistake is one line that names the file, the place in it, the key and the mend:
-//   /etc/vremote/node.toml:12:8: key 'export[0].path': /srv/x does not exist; create it or correct the path
-// All paths are absolute: a relative one is refused, because the daemon, `vremote run` and libvremote read this file from
-// different working directories and must mean the same place.
+//   /etc/vremote/node.toml:12:8: key 'export[0].path': /srv/x does not exist; create it or correct
+//   the path
+// All paths are absolute: a relative one is refused, because the daemon, `vremote run` and
+// libvremote read this file from different working directories and must mean the same place.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +19,8 @@ namespace vremote::node {
 inline constexpr uint16_t kDefaultPort = 1104;
 inline constexpr std::string_view kDefaultStateDir = "/run/vremote";
 
-// Where to listen or connect: a host name or a literal IPv4 or IPv6 address (without brackets), and a port.
+// Where to listen or connect: a host name or a literal IPv4 or IPv6 address (without brackets), and
+// a port.
 struct Endpoint {
   std::string host;
   uint16_t port = kDefaultPort;
@@ -34,7 +36,8 @@ std::string_view to_string(LogLevel level);
 
 struct ExportConfig {
   std::string name;  // the directory under the mount on every node
-  std::string path;  // absolute and normal (no "..", no trailing slash); as written, symbolic links kept
+  std::string
+      path;  // absolute and normal (no "..", no trailing slash); as written, symbolic links kept
 };
 
 struct PeerConfig {
@@ -63,8 +66,9 @@ struct Config {
 
 // Reads and checks `text`, alone: nothing outside is looked at. `file` is for the error lines.
 Result<Config> parse_config(std::string_view text, const std::string& file);
-// What only the machine can tell: exports exist and are directories, none lies inside another or inside the mount or
-// holds it, and the node's own files are in neither. Never touches the mount point itself, which may hang or be dead.
+// What only the machine can tell: exports exist and are directories, none lies inside another or
+// inside the mount or holds it, and the node's own files are in neither. Never touches the mount
+// point itself, which may hang or be dead.
 Status check_config(const Config& config);
 
 // parse_config of a file: for programs that only talk to a running node (status, run).

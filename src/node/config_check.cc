@@ -29,23 +29,32 @@ Result<Resolved> check_export(const Config& config, size_t index) {
   Resolved result{fmt::format("export[{}].path", index), entry.path, {}};
   // Before the first stat: a path under our own mount may hang there.
   if (is_within(entry.path, config.mount))
-    return bad(config, result.key, fmt::format("{} lies inside the mount {}; export a local directory", entry.path, config.mount));
+    return bad(config, result.key,
+               fmt::format("{} lies inside the mount {}; export a local directory", entry.path,
+                           config.mount));
   struct stat info {};
   if (::stat(entry.path.c_str(), &info) != 0) {
     if (errno == ENOENT)
-      return bad(config, result.key, fmt::format("{} does not exist; create it or correct the path", entry.path));
-    return bad(config, result.key, fmt::format("{}: {}; correct the path or its permissions", entry.path, std::strerror(errno)));
+      return bad(config, result.key,
+                 fmt::format("{} does not exist; create it or correct the path", entry.path));
+    return bad(config, result.key,
+               fmt::format("{}: {}; correct the path or its permissions", entry.path,
+                           std::strerror(errno)));
   }
   if (!S_ISDIR(info.st_mode))
-    return bad(config, result.key, fmt::format("{} is not a directory; an export is a whole directory", entry.path));
+    return bad(config, result.key,
+               fmt::format("{} is not a directory; an export is a whole directory", entry.path));
   char real[PATH_MAX];
   if (::realpath(entry.path.c_str(), real) == nullptr)
-    return bad(config, result.key, fmt::format("{}: {}; correct the path or its permissions", entry.path, std::strerror(errno)));
+    return bad(config, result.key,
+               fmt::format("{}: {}; correct the path or its permissions", entry.path,
+                           std::strerror(errno)));
   result.real = real;
   return result;
 }
 
-// Two exports over one file would be two files for the protocol, each coherent on its own: stale reads.
+// Two exports over one file would be two files for the protocol, each coherent on its own: stale
+// reads.
 Status check_nesting(const Config& config, const std::vector<Resolved>& exports) {
   for (size_t i = 0; i < exports.size(); ++i) {
     for (size_t j = 0; j < exports.size(); ++j) {
@@ -53,8 +62,9 @@ Status check_nesting(const Config& config, const std::vector<Resolved>& exports)
       const bool same = exports[i].real == exports[j].real;
       if (same && i < j) continue;  // told once, of the later one
       return bad(config, exports[i].key,
-                 fmt::format("{} {} export '{}' ({}); every file may belong to one export only", exports[i].path,
-                             same ? "is the directory of" : "lies inside", config.exports[j].name, exports[j].path));
+                 fmt::format("{} {} export '{}' ({}); every file may belong to one export only",
+                             exports[i].path, same ? "is the directory of" : "lies inside",
+                             config.exports[j].name, exports[j].path));
     }
   }
   return {};
@@ -81,11 +91,13 @@ std::string normal_path(std::string_view absolute) {
 
 bool is_within(std::string_view path, std::string_view directory) {
   if (directory == "/") return true;
-  return path.starts_with(directory) && (path.size() == directory.size() || path[directory.size()] == '/');
+  return path.starts_with(directory) &&
+         (path.size() == directory.size() || path[directory.size()] == '/');
 }
 
 std::string resolve_parents(const std::string& path) {
-  for (size_t slash = path.rfind('/'); slash != std::string::npos; slash = slash == 0 ? std::string::npos : path.rfind('/', slash - 1)) {
+  for (size_t slash = path.rfind('/'); slash != std::string::npos;
+       slash = slash == 0 ? std::string::npos : path.rfind('/', slash - 1)) {
     const std::string parent = slash == 0 ? "/" : path.substr(0, slash);
     char real[PATH_MAX];
     if (::realpath(parent.c_str(), real) == nullptr) continue;
@@ -95,16 +107,21 @@ std::string resolve_parents(const std::string& path) {
 }
 
 Status check_config(const Config& config) {
-  // The node's own files come first: their parents are looked at below, which must not be under the mount.
+  // The node's own files come first: their parents are looked at below, which must not be under the
+  // mount.
   struct Own {
     const char* key;
     const std::string& path;
   };
-  const Own own[] = {{"state_dir", config.state_dir}, {"control.socket", config.control_socket}, {"log.file", config.log_file}};
+  const Own own[] = {{"state_dir", config.state_dir},
+                     {"control.socket", config.control_socket},
+                     {"log.file", config.log_file}};
   for (const Own& file : own) {
     if (file.path.empty() || !is_within(file.path, config.mount)) continue;
-    return bad(config, file.key, fmt::format("{} lies inside the mount {}: the node would wait for itself; move it out",
-                                             file.path, config.mount));
+    return bad(
+        config, file.key,
+        fmt::format("{} lies inside the mount {}: the node would wait for itself; move it out",
+                    file.path, config.mount));
   }
   std::vector<Resolved> exports;
   for (size_t i = 0; i < config.exports.size(); ++i) {
@@ -116,14 +133,18 @@ Status check_config(const Config& config) {
   for (size_t i = 0; i < exports.size(); ++i) {
     if (is_within(exports[i].real, mount))
       return bad(config, exports[i].key,
-                 fmt::format("{} lies inside the mount {}; export a local directory", exports[i].path, config.mount));
+                 fmt::format("{} lies inside the mount {}; export a local directory",
+                             exports[i].path, config.mount));
     if (is_within(mount, exports[i].real))
-      return bad(config, "mount", fmt::format("{} lies inside export '{}' ({}); mount outside of every export", config.mount,
-                                              config.exports[i].name, exports[i].path));
+      return bad(config, "mount",
+                 fmt::format("{} lies inside export '{}' ({}); mount outside of every export",
+                             config.mount, config.exports[i].name, exports[i].path));
     for (const Own& file : own) {
       if (file.path.empty() || !is_within(resolve_parents(file.path), exports[i].real)) continue;
-      return bad(config, file.key, fmt::format("{} lies inside export '{}' ({}): every node would see it change; move it out",
-                                               file.path, config.exports[i].name, exports[i].path));
+      return bad(config, file.key,
+                 fmt::format(
+                     "{} lies inside export '{}' ({}): every node would see it change; move it out",
+                     file.path, config.exports[i].name, exports[i].path));
     }
   }
   return {};

@@ -31,7 +31,9 @@ class CheckConfigTest : public ::testing::Test {
   }
   ~CheckConfigTest() override { fs::remove_all(root_); }
 
-  void add(const std::string& name, const fs::path& path) { config_.exports.push_back({name, path}); }
+  void add(const std::string& name, const fs::path& path) {
+    config_.exports.push_back({name, path});
+  }
   std::string refusal() {
     Status status = check_config(config_);
     return status ? "(accepted)" : status.error().what;
@@ -59,14 +61,16 @@ TEST_F(CheckConfigTest, ExportMustBeADirectoryThatExists) {
 TEST_F(CheckConfigTest, ExportInsideAnotherIsRefused) {
   add("deep", root_ / "srv/data/deep");
   add("data", root_ / "srv/data");
-  EXPECT_THAT(refusal(), HasSubstr("key 'export[0].path': " + (root_ / "srv/data/deep").string() + " lies inside export 'data'"));
+  EXPECT_THAT(refusal(), HasSubstr("key 'export[0].path': " + (root_ / "srv/data/deep").string() +
+                                   " lies inside export 'data'"));
 }
 
 TEST_F(CheckConfigTest, SameDirectoryTwiceIsRefusedAlsoThroughALink) {
   fs::create_directory_symlink(root_ / "srv/data", root_ / "link");
   add("data", root_ / "srv/data");
   add("again", root_ / "link");
-  EXPECT_THAT(refusal(), HasSubstr("key 'export[1].path': " + (root_ / "link").string() + " is the directory of export 'data'"));
+  EXPECT_THAT(refusal(), HasSubstr("key 'export[1].path': " + (root_ / "link").string() +
+                                   " is the directory of export 'data'"));
 }
 
 TEST_F(CheckConfigTest, SimilarNamesAreNotNested) {
@@ -88,7 +92,8 @@ TEST_F(CheckConfigTest, MountInsideAnExportIsRefusedAlsoThroughALink) {
 TEST_F(CheckConfigTest, ExportInsideTheMountIsRefused) {
   config_.mount = root_ / "srv";
   add("data", root_ / "srv/data");
-  EXPECT_THAT(refusal(), HasSubstr("key 'export[0].path': " + (root_ / "srv/data").string() + " lies inside the mount"));
+  EXPECT_THAT(refusal(), HasSubstr("key 'export[0].path': " + (root_ / "srv/data").string() +
+                                   " lies inside the mount"));
   fs::create_directory_symlink(root_, root_ / "link");
   config_.mount = root_ / "link/srv";
   EXPECT_THAT(refusal(), HasSubstr("lies inside the mount"));
@@ -102,7 +107,8 @@ TEST_F(CheckConfigTest, ExportThatIsTheMountIsRefused) {
 
 TEST_F(CheckConfigTest, OwnFilesInsideTheMountAreRefused) {
   config_.log_file = config_.mount + "/log";
-  EXPECT_THAT(refusal(), HasSubstr("key 'log.file': " + config_.log_file + " lies inside the mount"));
+  EXPECT_THAT(refusal(),
+              HasSubstr("key 'log.file': " + config_.log_file + " lies inside the mount"));
   config_.log_file.clear();
   config_.state_dir = config_.mount;
   EXPECT_THAT(refusal(), HasSubstr("key 'state_dir'"));
@@ -111,17 +117,21 @@ TEST_F(CheckConfigTest, OwnFilesInsideTheMountAreRefused) {
 TEST_F(CheckConfigTest, OwnFilesInsideAnExportAreRefused) {
   add("data", root_ / "srv/data");
   config_.log_file = root_ / "srv/data/log";
-  EXPECT_THAT(refusal(), HasSubstr("key 'log.file': " + config_.log_file + " lies inside export 'data'"));
+  EXPECT_THAT(refusal(),
+              HasSubstr("key 'log.file': " + config_.log_file + " lies inside export 'data'"));
 }
 
 TEST_F(CheckConfigTest, LoadChecksTheMachineAndReadDoesNot) {
   const fs::path file = root_ / "node.toml";
-  std::ofstream(file) << "node = 'n1'\nmount = '" << config_.mount << "'\n[[export]]\nname = 'x'\npath = '/does/not/exist'\n";
+  std::ofstream(file) << "node = 'n1'\nmount = '" << config_.mount
+                      << "'\n[[export]]\nname = 'x'\npath = '/does/not/exist'\n";
   EXPECT_TRUE(read_config(file));
   auto loaded = load_config(file);
   ASSERT_FALSE(loaded);
-  EXPECT_EQ(loaded.error().what,
-            file.string() + ": key 'export[0].path': /does/not/exist does not exist; create it or correct the path");
+  EXPECT_EQ(
+      loaded.error().what,
+      file.string() +
+          ": key 'export[0].path': /does/not/exist does not exist; create it or correct the path");
 }
 
 TEST(ConfigPathsTest, NormalPathsHaveOneForm) {

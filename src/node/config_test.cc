@@ -102,10 +102,12 @@ address = "n3.example"
 TEST(ConfigTest, TheExampleIsAcceptedAlsoWithItsCommentedKeys) {
   EXPECT_TRUE(parse_config(config_example(), "example"));
   std::string all{config_example()};
-  for (const char* key : {"#loops", "#[control]", "#socket", "#file", "#[[export]]", "#name", "#path", "#[[peer]]", "#address"}) {
+  for (const char* key : {"#loops", "#[control]", "#socket", "#file", "#[[export]]", "#name",
+                          "#path", "#[[peer]]", "#address"}) {
     size_t at = all.find(std::string("\n") + key);
     ASSERT_NE(at, std::string::npos) << key;
-    for (; at != std::string::npos; at = all.find(std::string("\n") + key, at)) all.erase(at + 1, 1);
+    for (; at != std::string::npos; at = all.find(std::string("\n") + key, at))
+      all.erase(at + 1, 1);
   }
   auto config = parse_config(all, "example");
   ASSERT_TRUE(config) << config.error().what;
@@ -119,19 +121,32 @@ TEST(ConfigTest, SyntaxErrorsTellThePlace) {
 }
 
 TEST(ConfigTest, UnknownKeysAreRefusedWithPlaceAndMend) {
-  EXPECT_EQ(refusal("node = 'n1'\nmuont = '/x'\n"), "/etc/node.toml:2:9: key 'muont': unknown key; did you mean 'mount'?");
-  EXPECT_THAT(refusal("node='n'\n[log]\ncolour = 'red'"), HasSubstr("key 'log.colour': unknown key; known here: file, level"));
+  EXPECT_EQ(refusal("node = 'n1'\nmuont = '/x'\n"),
+            "/etc/node.toml:2:9: key 'muont': unknown key; did you mean 'mount'?");
+  EXPECT_THAT(refusal("node='n'\n[log]\ncolour = 'red'"),
+              HasSubstr("key 'log.colour': unknown key; known here: file, level"));
   EXPECT_THAT(refusal("node='n'\n[cache]\nx = 1"), HasSubstr("key 'cache.x'"));
-  EXPECT_THAT(refusal("node='n'\n[control]\nsoket = '/x'"), HasSubstr("key 'control.soket': unknown key; did you mean 'socket'?"));
-  EXPECT_THAT(refusal("node='n'\n[[export]]\nname='a'\npath='/a'\nro=true"), HasSubstr("key 'export[0].ro'"));
-  EXPECT_THAT(refusal("node='n'\n[[peer]]\nname='a'\naddress='b'\n[[peer]]\nport=1"), HasSubstr("key 'peer[1].port'"));
+  EXPECT_THAT(refusal("node='n'\n[control]\nsoket = '/x'"),
+              HasSubstr("key 'control.soket': unknown key; did you mean 'socket'?"));
+  EXPECT_THAT(refusal("node='n'\n[[export]]\nname='a'\npath='/a'\nro=true"),
+              HasSubstr("key 'export[0].ro'"));
+  EXPECT_THAT(refusal("node='n'\n[[peer]]\nname='a'\naddress='b'\n[[peer]]\nport=1"),
+              HasSubstr("key 'peer[1].port'"));
+}
+
+TEST(ConfigTest, ErrorIsOneLineWhateverTheFileHolds) {
+  EXPECT_THAT(refusal("node='n'\n\"a\\nb\" = 1"), HasSubstr("key 'a?b': unknown key"));
+  EXPECT_THAT(refusal("node=\"a\\nb\""), HasSubstr("'a?b' is no valid name"));
 }
 
 TEST(ConfigTest, WrongTypesAreRefused) {
-  EXPECT_THAT(refusal("node = 1"), HasSubstr("key 'node': is a whole number; it must be a string in quotes"));
-  EXPECT_THAT(refusal("node='n'\nloops = '2'"), HasSubstr("key 'loops': is a string; it must be a whole number"));
+  EXPECT_THAT(refusal("node = 1"),
+              HasSubstr("key 'node': is a whole number; it must be a string in quotes"));
+  EXPECT_THAT(refusal("node='n'\nloops = '2'"),
+              HasSubstr("key 'loops': is a string; it must be a whole number"));
   EXPECT_THAT(refusal("node='n'\nloops = 2.5"), HasSubstr("a number with a fraction"));
-  EXPECT_THAT(refusal("node='n'\nlog = 'x'"), HasSubstr("key 'log': is a string; it must be a table: [log]"));
+  EXPECT_THAT(refusal("node='n'\nlog = 'x'"),
+              HasSubstr("key 'log': is a string; it must be a table: [log]"));
   EXPECT_THAT(refusal("node='n'\nmount = true"), HasSubstr("is a boolean"));
   EXPECT_THAT(refusal("node='n'\nmount = 2020-01-01"), HasSubstr("is a date or time"));
   EXPECT_THAT(refusal("node='n'\n[export]\nname='a'"), HasSubstr("write [[export]] above each"));
@@ -146,8 +161,10 @@ TEST(ConfigTest, NamesAreShortAndPlain) {
   EXPECT_THAT(refusal("node = '" + std::string(64, 'x') + "'"), HasSubstr("is no valid name"));
   EXPECT_EQ(parsed("node = '" + std::string(63, 'x') + "'").node.size(), 63u);
   EXPECT_THAT(refusal("node='n'\ncluster=''"), HasSubstr("key 'cluster'"));
-  EXPECT_THAT(refusal("node='n'\n[[export]]\nname='a/b'\npath='/a'"), HasSubstr("key 'export[0].name'"));
-  EXPECT_THAT(refusal("node='n'\n[[peer]]\nname='a/b'\naddress='h'"), HasSubstr("key 'peer[0].name'"));
+  EXPECT_THAT(refusal("node='n'\n[[export]]\nname='a/b'\npath='/a'"),
+              HasSubstr("key 'export[0].name'"));
+  EXPECT_THAT(refusal("node='n'\n[[peer]]\nname='a/b'\naddress='h'"),
+              HasSubstr("key 'peer[0].name'"));
 }
 
 TEST(ConfigTest, PathsAreAbsolute) {
@@ -158,45 +175,58 @@ TEST(ConfigTest, PathsAreAbsolute) {
   EXPECT_THAT(refusal("node='n'\nstate_dir='/'"), HasSubstr("key 'state_dir': cannot be /"));
   EXPECT_THAT(refusal("node='n'\n[log]\nfile='x'"), HasSubstr("key 'log.file'"));
   EXPECT_THAT(refusal("node='n'\n[control]\nsocket='x'"), HasSubstr("key 'control.socket'"));
-  EXPECT_THAT(refusal("node='n'\n[[export]]\nname='a'\npath='srv'"), HasSubstr("key 'export[0].path': 'srv' is a relative path"));
+  EXPECT_THAT(refusal("node='n'\n[[export]]\nname='a'\npath='srv'"),
+              HasSubstr("key 'export[0].path': 'srv' is a relative path"));
   EXPECT_THAT(refusal("node='n'\nmount=\"/a\\u0000b\""), HasSubstr("zero byte"));
 }
 
 TEST(ConfigTest, SocketPathFitsItsAddress) {
   const std::string fits = "/" + std::string(106, 's');
   EXPECT_EQ(parsed("node='n'\n[control]\nsocket='" + fits + "'").control_socket, fits);
-  EXPECT_THAT(refusal("node='n'\n[control]\nsocket='" + fits + "s'"), HasSubstr("key 'control.socket': the socket's path"));
-  EXPECT_THAT(refusal("node='n'\nstate_dir='/" + std::string(100, 's') + "'"), HasSubstr("key 'state_dir': the socket's path"));
+  EXPECT_THAT(refusal("node='n'\n[control]\nsocket='" + fits + "s'"),
+              HasSubstr("key 'control.socket': the socket's path"));
+  EXPECT_THAT(refusal("node='n'\nstate_dir='/" + std::string(100, 's') + "'"),
+              HasSubstr("key 'state_dir': the socket's path"));
 }
 
 TEST(ConfigTest, EntriesNeedBothKeys) {
-  EXPECT_THAT(refusal("node='n'\n[[export]]\nname='a'"), HasSubstr("key 'export[0].path': is missing"));
-  EXPECT_THAT(refusal("node='n'\n[[export]]\npath='/a'"), HasSubstr("key 'export[0].name': is missing"));
-  EXPECT_THAT(refusal("node='n'\n[[peer]]\nname='a'"), HasSubstr("key 'peer[0].address': is missing"));
-  EXPECT_THAT(refusal("node='n'\n[[peer]]\naddress='a'"), HasSubstr("key 'peer[0].name': is missing"));
+  EXPECT_THAT(refusal("node='n'\n[[export]]\nname='a'"),
+              HasSubstr("key 'export[0].path': is missing"));
+  EXPECT_THAT(refusal("node='n'\n[[export]]\npath='/a'"),
+              HasSubstr("key 'export[0].name': is missing"));
+  EXPECT_THAT(refusal("node='n'\n[[peer]]\nname='a'"),
+              HasSubstr("key 'peer[0].address': is missing"));
+  EXPECT_THAT(refusal("node='n'\n[[peer]]\naddress='a'"),
+              HasSubstr("key 'peer[0].name': is missing"));
 }
 
 TEST(ConfigTest, DuplicatesAreRefused) {
   EXPECT_THAT(refusal("node='n'\n[[export]]\nname='a'\npath='/a'\n[[export]]\nname='a'\npath='/b'"),
               HasSubstr("key 'export[1].name': 'a' names an earlier export"));
-  EXPECT_THAT(refusal("node='n'\n[[peer]]\nname='a'\naddress='h1'\n[[peer]]\nname='a'\naddress='h2'"),
-              HasSubstr("key 'peer[1].name': 'a' names an earlier peer"));
-  EXPECT_THAT(refusal("node='n'\n[[peer]]\nname='a'\naddress='h'\n[[peer]]\nname='b'\naddress='h:1104'"),
-              HasSubstr("key 'peer[1].address': h:1104 is an earlier peer's"));
-  EXPECT_THAT(refusal("node='n'\n[[peer]]\nname='n'\naddress='h'"), HasSubstr("'n' is this node itself"));
+  EXPECT_THAT(
+      refusal("node='n'\n[[peer]]\nname='a'\naddress='h1'\n[[peer]]\nname='a'\naddress='h2'"),
+      HasSubstr("key 'peer[1].name': 'a' names an earlier peer"));
+  EXPECT_THAT(
+      refusal("node='n'\n[[peer]]\nname='a'\naddress='h'\n[[peer]]\nname='b'\naddress='h:1104'"),
+      HasSubstr("key 'peer[1].address': h:1104 is an earlier peer's"));
+  EXPECT_THAT(refusal("node='n'\n[[peer]]\nname='n'\naddress='h'"),
+              HasSubstr("'n' is this node itself"));
 }
 
 TEST(ConfigTest, NumbersHaveBounds) {
-  for (const char* line : {"loops = 0", "loops = 65", "loops = -1", "cache.dirty_max_mib = 0", "cache.dirty_max_mib = 1048577",
-                           "cache.flush_after_ms = 0", "cache.flush_after_ms = 3600001", "cache.readahead_kib = 0",
-                           "cache.readahead_kib = 2048"})
-    EXPECT_THAT(refusal(std::string("node='n'\n") + line), HasSubstr("is out of range; use ")) << line;
+  for (const char* line :
+       {"loops = 0", "loops = 65", "loops = -1", "cache.dirty_max_mib = 0",
+        "cache.dirty_max_mib = 1048577", "cache.flush_after_ms = 0",
+        "cache.flush_after_ms = 3600001", "cache.readahead_kib = 0", "cache.readahead_kib = 2048"})
+    EXPECT_THAT(refusal(std::string("node='n'\n") + line), HasSubstr("is out of range; use "))
+        << line;
   EXPECT_THAT(refusal("node='n'\ncache.readahead_kib = 130"), HasSubstr("use a multiple of 4"));
   EXPECT_EQ(parsed("node='n'\nloops = 64").loops, 64u);
 }
 
 TEST(ConfigTest, TlsIsOffAndSaidAloud) {
-  EXPECT_THAT(refusal("node='n'\ntls='on'"), HasSubstr("key 'tls': 'on' is not available in this version"));
+  EXPECT_THAT(refusal("node='n'\ntls='on'"),
+              HasSubstr("key 'tls': 'on' is not available in this version"));
   const Config given = parsed("node='n'\ntls='off'");
   ASSERT_EQ(given.warnings.size(), 1u);
   EXPECT_THAT(given.warnings[0], HasSubstr("neither encrypted nor authenticated"));
@@ -206,9 +236,11 @@ TEST(ConfigTest, TlsIsOffAndSaidAloud) {
 }
 
 TEST(ConfigTest, LevelsAreKnown) {
-  EXPECT_THAT(refusal("node='n'\nlog.level='loud'"), HasSubstr("key 'log.level': 'loud' is no level"));
+  EXPECT_THAT(refusal("node='n'\nlog.level='loud'"),
+              HasSubstr("key 'log.level': 'loud' is no level"));
   for (const char* level : {"trace", "debug", "info", "warn", "error"})
-    EXPECT_EQ(to_string(parsed(std::string("node='n'\nlog.level='") + level + "'").log_level), level);
+    EXPECT_EQ(to_string(parsed(std::string("node='n'\nlog.level='") + level + "'").log_level),
+              level);
 }
 
 TEST(EndpointTest, RoundTripsEveryForm) {
@@ -220,15 +252,17 @@ TEST(EndpointTest, RoundTripsEveryForm) {
 }
 
 TEST(EndpointTest, RefusesWhatIsNoEndpoint) {
-  for (const char* text : {"", ":1", "h:", "h:0", "h:65536", "h:x", "h:1x", "::1", "[::1", "[::1]7", "[::1]:", "[]:1", "[h]:1",
-                           "a b:1", "h/x:1", "h:+1", "h:99999999999999999999"}) {
+  for (const char* text :
+       {"", ":1", "h:", "h:0", "h:65536", "h:x", "h:1x", "::1", "[::1", "[::1]7", "[::1]:", "[]:1",
+        "[h]:1", "a b:1", "h/x:1", "h:+1", "h:99999999999999999999"}) {
     auto endpoint = parse_endpoint(text);
     EXPECT_FALSE(endpoint) << text;
     if (!endpoint) {
       EXPECT_THAT(endpoint.error().what, HasSubstr("write \"host:port\"")) << text;
     }
   }
-  EXPECT_THAT(refusal("node='n'\nlisten='::1'"), HasSubstr("key 'listen': '::1' is an IPv6 address without [ ]"));
+  EXPECT_THAT(refusal("node='n'\nlisten='::1'"),
+              HasSubstr("key 'listen': '::1' is an IPv6 address without [ ]"));
 }
 
 TEST(ReadConfigTest, SaysWhyAFileCannotBeRead) {

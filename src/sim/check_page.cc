@@ -130,27 +130,48 @@ class PageCheck {
 
 std::optional<std::string> check_page(std::span<const PageOp> operations) { return PageCheck(operations).run(); }
 
+namespace {
+
+bool is_source(const SizeOp& op) { return op.kind == SizeOp::Kind::Grow || op.kind == SizeOp::Kind::Set; }
+
+bool agrees(const SizeOp& reading, uint64_t size) {
+  switch (reading.kind) {
+    case SizeOp::Kind::AtLeast: return size >= reading.size;
+    case SizeOp::Kind::AtMost: return size <= reading.size;
+    case SizeOp::Kind::Read:
+    case SizeOp::Kind::Grow:
+    case SizeOp::Kind::Set: break;
+  }
+  return size == reading.size;
+}
+
+}  // namespace
+
+bool size_possible(std::span<const SizeOp> ops, const SizeOp& reading) {
+  for (const SizeOp& source : ops) {
+    if (!is_source(source) || !agrees(reading, source.size) || source.begin > reading.end) continue;
+    bool replaced = false;
+    for (const SizeOp& other : ops) {
+      if (!is_source(other) || source.end >= other.begin || other.end >= reading.begin) continue;
+      // Something wholly between made the size another one (growing to less changes nothing).
+      replaced |= !agrees(reading, other.size) && (other.kind == SizeOp::Kind::Set || other.size > source.size);
+    }
+    if (!replaced) return true;
+  }
+  return false;
+}
+
 std::optional<std::string> check_sizes(std::span<const SizeOp> ops) {
   using Kind = SizeOp::Kind;
   bool any_set = false;
   for (const SizeOp& op : ops) any_set |= op.kind == Kind::Set && op.begin != 0;
   for (const SizeOp& read : ops) {
-    if (read.kind != Kind::Read) continue;
-    bool explained = false;
-    for (const SizeOp& source : ops) {
-      if (source.kind == Kind::Read || source.size != read.size || source.begin > read.end) continue;
-      bool replaced = false;
-      for (const SizeOp& other : ops) {
-        if (other.kind == Kind::Read || source.end >= other.begin || other.end >= read.begin) continue;
-        replaced |= other.kind == Kind::Set ? other.size != read.size : other.size > read.size;
-      }
-      if (!replaced) {
-        explained = true;
-        break;
-      }
+    if (is_source(read)) continue;
+    if (!size_possible(ops, read)) {
+      return fmt::format("the size {} {} seen in [{}, {}] was not the file's size then",
+                         read.kind == Kind::AtLeast ? ">=" : read.kind == Kind::AtMost ? "<=" : "==", read.size, read.begin, read.end);
     }
-    if (!explained) return fmt::format("the size {} seen in [{}, {}] was not the file's size then", read.size, read.begin, read.end);
-    if (any_set) continue;  // without truncations a size never falls
+    if (any_set || read.kind != Kind::Read) continue;  // without truncations a size never falls
     for (const SizeOp& other : ops) {
       if (other.kind == Kind::Read && other.end < read.begin && other.size > read.size) {
         return fmt::format("the size fell from {} (seen in [{}, {}]) to {} (seen in [{}, {}]) without a truncation", other.size, other.begin,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string_view>
 
 #include <fmt/format.h>
 
@@ -10,6 +11,8 @@
 namespace vremote::sim {
 
 uint64_t cell_value(uint64_t write, uint64_t page, uint64_t cell) { return write << 32 | (page * kCells + cell + 1); }
+
+uint64_t appended_value(uint64_t write, uint64_t index) { return write << 32 | 0x80000000u | index; }
 
 void fill_cell(std::span<std::byte> cell, uint64_t value) {
   for (size_t at = 0; at + sizeof value <= cell.size(); at += sizeof value) std::memcpy(cell.data() + at, &value, sizeof value);
@@ -29,11 +32,7 @@ std::optional<uint64_t> value_of(std::span<const std::byte> cell) {
 
 }  // namespace
 
-void History::start_register_file(uint32_t file, uint64_t pages, uint64_t size) {
-  RegisterFile& f = registers_[file];
-  f.pages_max = pages;
-  f.sizes.push_back({0, 0, SizeOp::Kind::Set, size});
-}
+void History::start_register_file(uint32_t file, uint64_t size) { registers_[file].sizes.push_back({0, 0, SizeOp::Kind::Set, size}); }
 
 std::vector<PageOp>& History::page(uint32_t file, uint64_t page) {
   RegisterFile& f = registers_[file];
@@ -48,7 +47,7 @@ std::vector<PageOp>& History::page(uint32_t file, uint64_t page) {
   return it->second;
 }
 
-void History::page_ops(uint32_t file, Interval when, uint64_t offset, uint64_t length, bool write, uint64_t write_number,
+void History::page_ops(uint32_t file, Interval when, uint64_t offset, uint64_t length, bool write, uint64_t write_number, bool appended,
                        std::span<const std::byte> bytes) {
   VR_CHECK(offset % kCell == 0 && length % kCell == 0);
   ++operations_;
@@ -60,14 +59,14 @@ void History::page_ops(uint32_t file, Interval when, uint64_t offset, uint64_t l
       if (at < offset || at >= offset + length) continue;
       op.cells |= static_cast<uint8_t>(1u << c);
       if (write) {
-        op.values[c] = cell_value(write_number, p, c);
+        op.values[c] = appended ? appended_value(write_number, (at - offset) / kCell) : cell_value(write_number, p, c);
       } else if (at - offset < bytes.size()) {
         if (bytes.size() - (at - offset) < kCell) {
           note(fmt::format("{} on n{} [{}, {}] ended inside a cell, at byte {}", when.what, when.node, when.begin, when.end, offset + bytes.size()));
           return;
         }
         auto value = value_of(bytes.subspan(at - offset, kCell));
-        if (!value || (*value != 0 && (*value & 0xffffffff) != p * kCells + c + 1)) {
+        if (!value || (*value != 0 && (*value & 0x80000000) == 0 && (*value & 0xffffffff) != p * kCells + c + 1)) {
           note(fmt::format("{} on n{} [{}, {}] saw {} at page {} cell {}", when.what, when.node, when.begin, when.end,
                            value ? fmt::format("bytes of page {} cell {}", ((*value & 0xffffffff) - 1) / kCells, ((*value & 0xffffffff) - 1) % kCells)
                                  : std::string("a torn cell"),
@@ -77,36 +76,66 @@ void History::page_ops(uint32_t file, Interval when, uint64_t offset, uint64_t l
         op.values[c] = *value;
       }
     }
-    page(file, p).push_back(op);
+    if (write) {
+      page(file, p).push_back(op);
+      continue;
+    }
+    // Where the file ends and what its pages hold is looked at one after the other, as on a local file system: two reads.
+    PageOp beyond = op;
+    const uint64_t seen_end = offset + bytes.size();
+    for (uint64_t c = 0; c < kCells; ++c) {
+      const auto bit = static_cast<uint8_t>(1u << c);
+      (p * kPageSize + c * kCell < seen_end ? beyond : op).cells &= static_cast<uint8_t>(~bit);
+    }
+    if (op.cells != 0) page(file, p).push_back(op);
+    if (beyond.cells != 0) page(file, p).push_back(beyond);
   }
 }
 
 void History::wrote(uint32_t file, Interval when, uint64_t offset, uint64_t length, uint64_t write) {
-  stored(file, when, offset, length, write);
+  page_ops(file, when, offset, length, true, write, false, {});
   registers_[file].sizes.push_back({when.begin, when.end, SizeOp::Kind::Grow, offset + length});
 }
 
 void History::stored(uint32_t file, Interval when, uint64_t offset, uint64_t length, uint64_t write) {
-  page_ops(file, when, offset, length, true, write, {});
+  page_ops(file, when, offset, length, true, write, false, {});
+  const uint64_t page = offset >> kPageShift, cell = offset / kCell % kCells;
+  registers_[file].stores.push_back({when.begin, when.end, offset, page, cell, cell_value(write, page, cell)});
+}
+
+void History::appended_cells(uint32_t file, Interval when, uint64_t offset, uint64_t length, uint64_t write) {
+  page_ops(file, when, offset, length, true, write, true, {});
+  auto& sizes = registers_[file].sizes;
+  sizes.push_back({when.begin, when.end, SizeOp::Kind::Grow, offset + length});
+  sizes.push_back({when.begin, when.end, SizeOp::Kind::Read, offset});  // it went to the end of the file
 }
 
 void History::read(uint32_t file, Interval when, uint64_t offset, uint64_t length, std::span<const std::byte> bytes) {
-  page_ops(file, when, offset, length, false, 0, bytes);
+  page_ops(file, when, offset, length, false, 0, false, bytes);
+  auto& sizes = registers_[file].sizes;
+  const uint64_t seen_end = offset + bytes.size();
+  if (std::string_view(when.what) == "mapped load") return;  // SIGBUS comes by the page
+  if (!bytes.empty()) sizes.push_back({when.begin, when.end, SizeOp::Kind::AtLeast, seen_end});
+  if (bytes.size() < length) sizes.push_back({when.begin, when.end, SizeOp::Kind::AtMost, seen_end});
 }
 
 void History::truncated(uint32_t file, Interval when, uint64_t size) {
   ++operations_;
   VR_CHECK(size % kCell == 0);
   RegisterFile& f = registers_[file];
-  f.truncated = true;
+  f.truncations.push_back({when, size});
   f.sizes.push_back({when.begin, when.end, SizeOp::Kind::Set, size});
-  for (uint64_t p = size / kPageSize; p < f.pages_max; ++p) {
-    PageOp op{.begin = when.begin, .end = when.end, .write = true, .cells = 0, .values = {}, .what = when.what, .node = when.node};
-    for (uint64_t c = 0; c < kCells; ++c) {
-      if (p * kPageSize + c * kCell >= size) op.cells |= static_cast<uint8_t>(1u << c);
-    }
-    if (op.cells != 0) page(file, p).push_back(op);
+}
+
+void History::register_file_ended(uint32_t file, std::span<const std::byte> disk) {
+  const Interval when{tick(), tick(), "the disk at the end", -1};
+  std::vector<uint64_t> touched;
+  for (const auto& [p, ops] : registers_[file].pages) touched.push_back(p);
+  for (uint64_t p : touched) {
+    const uint64_t at = p << kPageShift;
+    read(file, when, at, kPageSize, at >= disk.size() ? std::span<const std::byte>() : disk.subspan(at, std::min<uint64_t>(kPageSize, disk.size() - at)));
   }
+  saw_size(file, when, disk.size());
 }
 
 void History::saw_size(uint32_t file, Interval when, uint64_t size) {
@@ -132,7 +161,7 @@ void History::synced(uint32_t file, Interval when, std::span<const std::byte> di
 
 // What this node had written before the fsync began is on the disk, or something that is not older.
 std::optional<std::string> History::check_sync(const RegisterFile& file, const Sync& sync) const {
-  if (file.truncated) return std::nullopt;
+  if (!file.truncations.empty()) return std::nullopt;
   for (const auto& [p, values] : sync.pages) {
     const auto& ops = file.pages.at(p);
     for (uint64_t c = 0; c < kCells; ++c) {
@@ -218,10 +247,33 @@ std::optional<std::string> History::check_appends(const AppendFile& file) const 
   return std::nullopt;
 }
 
+// What check_page() is to see of a page: truncations are writes of zeroes. A store through a mapping while the file may already have ended before
+// it is nobody's business (POSIX leaves it undefined): it and what was seen of it are taken out.
+std::vector<PageOp> History::with_truncations(const RegisterFile& file, uint64_t p, std::vector<PageOp> ops) const {
+  if (file.truncations.empty()) return ops;
+  for (const Store& store : file.stores) {
+    const SizeOp short_file{store.begin, store.end, SizeOp::Kind::AtMost, store.offset};
+    if (store.page != p || !size_possible(file.sizes, short_file)) continue;
+    for (PageOp& op : ops) {
+      if ((op.cells >> store.cell & 1) != 0 && op.values[store.cell] == store.value) op.cells &= static_cast<uint8_t>(~(1u << store.cell));
+    }
+  }
+  std::erase_if(ops, [](const PageOp& op) { return op.cells == 0; });
+  for (const auto& t : file.truncations) {
+    PageOp op{.begin = t.when.begin, .end = t.when.end, .write = true, .cells = 0, .values = {}, .what = t.when.what, .node = t.when.node};
+    for (uint64_t c = 0; c < kCells; ++c) {
+      if (p * kPageSize + c * kCell >= t.size) op.cells |= static_cast<uint8_t>(1u << c);
+    }
+    if (op.cells != 0) ops.push_back(op);
+  }
+  return ops;
+}
+
 std::optional<std::string> History::check() const {
   if (first_) return first_;
   for (const auto& [number, file] : registers_) {
-    for (const auto& [p, ops] : file.pages) {
+    for (const auto& [p, plain] : file.pages) {
+      const std::vector<PageOp> ops = with_truncations(file, p, plain);
       if (auto what = check_page(ops)) return fmt::format("linearizability of file {} page {}: {}", number, p, *what);
     }
     if (auto what = check_sizes(file.sizes)) return fmt::format("linearizability of the size of file {}: {}", number, *what);

@@ -38,15 +38,20 @@ struct PageOp {
 std::optional<std::string> check_page(std::span<const PageOp> operations);
 
 struct SizeOp {
-  enum class Kind : uint8_t { Read, Grow, Set };
+  // Read: a stat. AtLeast and AtMost: a read that got bytes up to there, or found the end there.
+  enum class Kind : uint8_t { Read, AtLeast, AtMost, Grow, Set };
   uint64_t begin = 0, end = 0;
   Kind kind = Kind::Read;
   uint64_t size = 0;
 };
+// Whether the file can have had such a size at some moment of the reading operation's interval.
+bool size_possible(std::span<const SizeOp> operations, const SizeOp& reading);
 std::optional<std::string> check_sizes(std::span<const SizeOp> operations);
 
 // Fills a cell with its value: the write's number and the place the cell belongs to, so that misplaced bytes show.
 uint64_t cell_value(uint64_t write, uint64_t page, uint64_t cell);
+// An append does not know its place: its cells carry their number within the record instead.
+uint64_t appended_value(uint64_t write, uint64_t index);
 void fill_cell(std::span<std::byte> cell, uint64_t value);
 
 class History {
@@ -60,17 +65,20 @@ class History {
   uint64_t tick() { return ++clock_; }
   uint64_t new_write() { return ++writes_; }
 
-  // A file as the origin had it before anybody came: `pages` may be more than `size` covers (the rest is a hole).
-  void start_register_file(uint32_t file, uint64_t pages, uint64_t size);
+  // A file as the origin had it before anybody came: cell_value(1, ...) up to its size.
+  void start_register_file(uint32_t file, uint64_t size);
   void start_append_file(uint32_t file) { appends_[file]; }
 
   // Register files: whole cells. `bytes` may be shorter than `length`: beyond it the file had ended.
   void wrote(uint32_t file, Interval when, uint64_t offset, uint64_t length, uint64_t write);
   void stored(uint32_t file, Interval when, uint64_t offset, uint64_t length, uint64_t write);  // through a mapping: the size stays
+  void appended_cells(uint32_t file, Interval when, uint64_t offset, uint64_t length, uint64_t write);
   void read(uint32_t file, Interval when, uint64_t offset, uint64_t length, std::span<const std::byte> bytes);
   void truncated(uint32_t file, Interval when, uint64_t size);
   void saw_size(uint32_t file, Interval when, uint64_t size);
   void synced(uint32_t file, Interval when, std::span<const std::byte> disk);
+  // The end of the world: what the disk has is what everybody would read from now on.
+  void register_file_ended(uint32_t file, std::span<const std::byte> disk);
 
   // Append files: records of any length.
   static std::vector<std::byte> record(uint64_t write, size_t length);
@@ -87,11 +95,18 @@ class History {
     Interval when;
     std::map<uint64_t, std::array<uint64_t, kCells>> pages;
   };
+  struct Store {
+    uint64_t begin, end, offset, page, cell, value;
+  };
   struct RegisterFile {
-    uint64_t pages_max = 0;
-    bool truncated = false;
+    struct Truncation {
+      Interval when;
+      uint64_t size;
+    };
+    std::vector<Truncation> truncations;  // a page's operations get theirs when they are checked: pages appear at any time
     std::map<uint64_t, std::vector<PageOp>> pages;
     std::vector<SizeOp> sizes;
+    std::vector<Store> stores;  // through mappings
     std::vector<Sync> syncs;
   };
   struct Record {
@@ -112,8 +127,9 @@ class History {
   };
 
   std::vector<PageOp>& page(uint32_t file, uint64_t page);
-  void page_ops(uint32_t file, Interval when, uint64_t offset, uint64_t length, bool write, uint64_t write_number,
+  void page_ops(uint32_t file, Interval when, uint64_t offset, uint64_t length, bool write, uint64_t write_number, bool appended,
                 std::span<const std::byte> bytes);
+  std::vector<PageOp> with_truncations(const RegisterFile& file, uint64_t page, std::vector<PageOp> ops) const;
   std::optional<std::string> check_sync(const RegisterFile& file, const Sync& sync) const;
   std::optional<std::string> check_appends(const AppendFile& file) const;
   void note(std::string what) {

@@ -245,7 +245,7 @@ Co<> ModelKernel::invalidate(Inode& in, PageRange range) {
 Co<> ModelKernel::purge(FileId file, PageRange range) {
   Inode& in = inode(static_cast<uint32_t>(file.inode - 1));
   ++counts_.purges;
-  ++in.version;  // fuse_reverse_inval_inode
+  if (options_.size_races) ++in.version;  // fuse_reverse_inval_inode
   co_await invalidate(in, range);
 }
 
@@ -257,7 +257,7 @@ Co<> ModelKernel::truncate_page_cache(Inode& in, uint64_t size) {
   for (uint64_t page : pages) {
     for (;;) {
       Folio* folio = find(in, page);
-      if (folio == nullptr) break;
+      if (folio == nullptr || (folio->state == State::Locked && !options_.size_races)) break;
       if (folio->state != State::Clean && folio->state != State::Dirty) {
         co_await folio_changes(in, page);
         continue;
@@ -294,7 +294,7 @@ void ModelKernel::forget_something() {
   if (!options_.forgets || inodes_.empty()) return;
   auto slot = std::next(inodes_.begin(), static_cast<ptrdiff_t>(scheduler_.random().below(inodes_.size())));
   Inode& in = *slot->second;
-  if (!in.known || in.users != 0) return;
+  if (!in.known || in.looking || in.users != 0) return;
   for (auto& [page, folio] : in.folios) {
     if (folio.state != State::Clean) return;
   }
@@ -304,6 +304,8 @@ void ModelKernel::forget_something() {
     wake(in, page);
   }
   in.known = false;
+  in.size = 0;
+  ++in.version;
   ++counts_.forgets;
   scheduler_.trace(node_, static_cast<int>(in.number), "kernel  forgets the inode");
   daemon_.on_forget(in.id);

@@ -9,15 +9,28 @@
 
 namespace vremote::sim {
 
+// The LOOKUP that makes the inode brings its attributes; nobody touches the inode before.
+Co<> ModelKernel::look_up(Inode& in) {
+  ++in.users;
+  while (in.looking) co_await in.looked_up.wait();
+  if (in.known) co_return;
+  in.looking = true;
+  Upcall call;
+  co_await scheduler_.sleep(Delay::KernelQueue);
+  const Token token = upcall(call);
+  scheduler_.trace(node_, static_cast<int>(in.number), "kernel  LOOKUP t{}", token);
+  daemon_.on_get_attributes(token, in.id);
+  co_await AnswerWait{call};
+  in.size = call.answer.attributes.size;
+  ++in.version;
+  in.known = true;
+  in.looking = false;
+  in.looked_up.wake_all();
+}
+
 Co<ModelKernel::Handle*> ModelKernel::open(uint32_t file, Handle::Kind kind) {
   Inode& in = inode(file);
-  ++in.users;
-  if (!in.known) {
-    // The LOOKUP that makes the inode brings its attributes.
-    in.known = true;
-    Attributes attributes;
-    co_await refresh_attributes(in, attributes);
-  }
+  co_await look_up(in);
   Upcall call;
   co_await scheduler_.sleep(Delay::KernelQueue);
   const Token token = upcall(call);
@@ -56,7 +69,7 @@ Co<> ModelKernel::close(uint32_t file, Handle* handle) {
   co_await drop_handle(in, handle);
 }
 
-Co<> ModelKernel::refresh_attributes(Inode& in, Attributes& out) {
+Co<bool> ModelKernel::refresh_attributes(Inode& in, Attributes& out) {
   const uint64_t version = in.version;
   Upcall call;
   co_await scheduler_.sleep(Delay::KernelQueue);
@@ -65,16 +78,17 @@ Co<> ModelKernel::refresh_attributes(Inode& in, Attributes& out) {
   daemon_.on_get_attributes(token, in.id);
   co_await AnswerWait{call};
   out = call.answer.attributes;
-  if (in.version > version || in.size_unstable) co_return;  // an older truth than what is known (fuse_change_attributes)
+  if (in.version > version || in.size_unstable) co_return false;  // an older truth than what is known (fuse_change_attributes)
   ++in.version;
   const uint64_t before = in.size;
   in.size = out.size;
   if (before != in.size) co_await truncate_page_cache(in, out.size);
+  co_return true;
 }
 
 Co<Attributes> ModelKernel::stat(uint32_t file) {
   Inode& in = inode(file);
-  ++in.users;
+  co_await look_up(in);
   Attributes attributes;
   co_await refresh_attributes(in, attributes);
   --in.users;
@@ -84,11 +98,15 @@ Co<Attributes> ModelKernel::stat(uint32_t file) {
 // filemap_read(): page by page; after each wait the page is looked up again, and the size is looked at after the page.
 Co<ModelKernel::Read> ModelKernel::read_cached(uint32_t file, uint64_t offset, uint64_t length) {
   Inode& in = inode(file);
-  ++in.users;
+  co_await look_up(in);
   Read result;
   if (offset + length > in.size) {
     Attributes attributes;
-    co_await refresh_attributes(in, attributes);
+    const bool believed = co_await refresh_attributes(in, attributes);
+    if (!believed && attributes.size > in.size && !options_.size_races) {
+      result.end_unsure = true;
+      ++counts_.ends_unsure;
+    }
   }
   uint64_t at = offset;
   bool waited = false;
@@ -112,6 +130,7 @@ Co<ModelKernel::Read> ModelKernel::read_cached(uint32_t file, uint64_t offset, u
     ++counts_.hits;
     at += piece;
     waited = false;
+    if (at == in.size) break;  // the size it copied by; a longer one is for the next call
     if (at < offset + length) co_await scheduler_.sleep(Delay::WakeUp);
   }
   --in.users;
@@ -120,7 +139,7 @@ Co<ModelKernel::Read> ModelKernel::read_cached(uint32_t file, uint64_t offset, u
 
 Co<ModelKernel::Read> ModelKernel::read_direct(uint32_t file, uint64_t offset, uint64_t length, bool interrupted) {
   Inode& in = inode(file);
-  ++in.users;
+  co_await look_up(in);
   co_await write_back_and_wait(in, PageRange::of_bytes(offset, length));
   Upcall call;
   co_await scheduler_.sleep(Delay::KernelQueue);
@@ -143,7 +162,7 @@ Co<ModelKernel::Read> ModelKernel::read_direct(uint32_t file, uint64_t offset, u
 // fuse_direct_write_iter(): the inode lock is held all the while, the cached range is dropped before and after.
 Co<ModelKernel::Written> ModelKernel::write_direct(uint32_t file, uint64_t offset, Bytes bytes, bool append, bool interrupted) {
   Inode& in = inode(file);
-  ++in.users;
+  co_await look_up(in);
   co_await lock(in);
   if (append) offset = in.size;
   const PageRange range = PageRange::of_bytes(offset, bytes.size());
@@ -178,7 +197,7 @@ Co<ModelKernel::Written> ModelKernel::write_direct(uint32_t file, uint64_t offse
 
 Co<> ModelKernel::fsync(uint32_t file) {
   Inode& in = inode(file);
-  ++in.users;
+  co_await look_up(in);
   co_await lock(in);
   co_await write_back_and_wait(in, PageRange::all());
   Upcall call;
@@ -195,7 +214,7 @@ Co<> ModelKernel::fsync(uint32_t file) {
 // fuse_do_setattr() with a size.
 Co<int32_t> ModelKernel::truncate(uint32_t file, uint64_t size) {
   Inode& in = inode(file);
-  ++in.users;
+  co_await look_up(in);
   co_await lock(in);
   in.no_write = true;
   while (in.writes_in_flight != 0) co_await in.writes_idle.wait();
@@ -246,7 +265,7 @@ Co<bool> ModelKernel::fault(Inode& in, uint64_t page) {
     if (folio == nullptr) {
       if (waited) ++counts_.refaults;
       start_fill(in, page, scheduler_.random().between(1, options_.readahead_max));
-    } else if (folio->state != State::Locked) {
+    } else if (folio->state != State::Locked && folio->state != State::Laundry) {
       // The page is mapped; before the instruction runs again it may be gone, and faults anew.
       if (!waited) co_return true;
       const uint64_t id = folio->id;

@@ -18,7 +18,9 @@ namespace {
 
 constexpr uint64_t kSizeMax = std::numeric_limits<off_t>::max();
 
-bool is_time(const Timestamp& time) { return time.nanoseconds < 1'000'000'000; }  // UTIME_NOW and UTIME_OMIT are not
+bool is_time(const Timestamp& time) {
+  return time.nanoseconds < 1'000'000'000;
+}  // UTIME_NOW and UTIME_OMIT are not
 
 timespec to_timespec(bool set, bool now, const Timestamp& time) {
   if (!set) return {0, UTIME_OMIT};
@@ -29,12 +31,6 @@ timespec to_timespec(bool set, bool now, const Timestamp& time) {
 Status set_times(const OpenFile& file, timespec atime, timespec mtime) {
   timespec times[2] = {atime, mtime};
   if (::utimensat(AT_FDCWD, ProcPath(file.path()).c_str(), times, 0) != 0) return fail(errno);
-  return {};
-}
-
-Status set_mode(const OpenFile& file, mode_t mode) {
-  // fchmod() refuses O_PATH descriptors, and fchmodat2() is new (6.6).
-  if (::chmod(ProcPath(file.path()).c_str(), mode & 07777) != 0) return fail(errno);
   return {};
 }
 
@@ -55,9 +51,10 @@ Status clear_set_id(const OpenFile& file) {
   VR_TRY(st, file.stat());
   if (!file.is_regular()) return {};
   mode_t cleared = st.st_mode & ~S_ISUID;
-  if ((st.st_mode & S_IXGRP) != 0) cleared &= ~S_ISGID;  // without it, set-group-ID once meant mandatory locks
+  if ((st.st_mode & S_IXGRP) != 0)
+    cleared &= ~S_ISGID;  // without it, set-group-ID once meant mandatory locks
   if (cleared == st.st_mode) return {};
-  return set_mode(file, cleared);
+  return change_mode(file.path(), cleared);
 }
 
 }  // namespace
@@ -79,7 +76,8 @@ Status Store::apply(FileId id, const coherence::DirtyAttributes& changes) {
     if (!file->is_regular()) return fail(file->is_directory() ? EISDIR : EINVAL);
     std::unique_lock lock(size_locks_->of(id));
     VR_TRY(st, file->stat());
-    if (changes.size > static_cast<uint64_t>(st.st_size)) VR_TRY_VOID(truncate_to(*file, changes.size));
+    if (changes.size > static_cast<uint64_t>(st.st_size))
+      VR_TRY_VOID(truncate_to(*file, changes.size));
   }
   if (changes.has_mtime)
     VR_TRY_VOID(set_times(*file, {0, UTIME_OMIT}, to_timespec(true, false, changes.mtime)));
@@ -88,11 +86,13 @@ Status Store::apply(FileId id, const coherence::DirtyAttributes& changes) {
 
 Result<coherence::Outcome> Store::run(const Caller&, const coherence::SetAttributesCall& call) {
   constexpr uint32_t kNobody = std::numeric_limits<uint32_t>::max();  // means "leave it" to chown()
-  if ((call.has_uid && call.uid == kNobody) || (call.has_gid && call.gid == kNobody)) return fail(EINVAL);
+  if ((call.has_uid && call.uid == kNobody) || (call.has_gid && call.gid == kNobody))
+    return fail(EINVAL);
   if (call.has_atime && !call.atime_now && !is_time(call.atime)) return fail(EINVAL);
   if (call.has_mtime && !call.mtime_now && !is_time(call.mtime)) return fail(EINVAL);
   VR_TRY(file, acquire(call.file));
-  // In this order: the size is what fails most, a chown clears set-ID bits that a mode may set, and everything else sets times.
+  // In this order: the size is what fails most, a chown clears set-ID bits that a mode may set, and
+  // everything else sets times.
   if (call.has_size) {
     std::unique_lock lock(size_locks_->of(call.file));
     VR_TRY_VOID(truncate_to(*file, call.size));
@@ -102,7 +102,7 @@ Result<coherence::Outcome> Store::run(const Caller&, const coherence::SetAttribu
     gid_t gid = call.has_gid ? call.gid : kNobody;
     if (::fchownat(file->path(), "", uid, gid, AT_EMPTY_PATH) != 0) return fail(errno);
   }
-  if (call.has_mode) VR_TRY_VOID(set_mode(*file, call.mode));
+  if (call.has_mode) VR_TRY_VOID(change_mode(file->path(), call.mode));
   if (call.clear_suid && !call.has_mode) VR_TRY_VOID(clear_set_id(*file));
   if (call.has_atime || call.has_mtime) {
     VR_TRY_VOID(set_times(*file, to_timespec(call.has_atime, call.atime_now, call.atime),

@@ -12,7 +12,8 @@
 namespace vremote::store {
 namespace {
 
-constexpr uid_t kAsk = static_cast<uid_t>(-1);  // not a valid id: the call changes nothing and tells the present one
+constexpr uid_t kAsk =
+    static_cast<uid_t>(-1);  // not a valid id: the call changes nothing and tells the present one
 
 // The C library's setgroups() changes all threads; the system call only this one.
 bool set_thread_groups(const std::vector<gid_t>& groups) {
@@ -31,7 +32,8 @@ bool may_act_as_others() {
 }
 
 Result<CallerScope> CallerScope::enter(const coherence::Caller& caller, bool enabled) {
-  if (caller.groups.size() > coherence::kGroupsMax || caller.uid == kAsk || caller.gid == kAsk) return fail(EINVAL);
+  if (caller.groups.size() > coherence::kGroupsMax || caller.uid == kAsk || caller.gid == kAsk)
+    return fail(EINVAL);
   CallerScope scope;
   if (!enabled) return scope;
   int count = ::getgroups(0, nullptr);
@@ -42,7 +44,8 @@ Result<CallerScope> CallerScope::enter(const coherence::Caller& caller, bool ena
   scope.gid_ = ::getegid();
   if (!set_thread_groups(caller.groups)) return fail(errno);
   scope.active_ = true;  // from here the destructor undoes it
-  // Neither call reports failure: ask again. The uid comes last: it takes the capabilities of the file system with it.
+  // Neither call reports failure: ask again. The uid comes last: it takes the capabilities of the
+  // file system with it.
   ::setfsgid(caller.gid);
   if (static_cast<gid_t>(::setfsgid(kAsk)) != caller.gid) return fail(EPERM);
   ::setfsuid(caller.uid);
@@ -51,7 +54,10 @@ Result<CallerScope> CallerScope::enter(const coherence::Caller& caller, bool ena
 }
 
 CallerScope::CallerScope(CallerScope&& other) noexcept
-    : active_(std::exchange(other.active_, false)), uid_(other.uid_), gid_(other.gid_), groups_(std::move(other.groups_)) {}
+    : active_(std::exchange(other.active_, false)),
+      uid_(other.uid_),
+      gid_(other.gid_),
+      groups_(std::move(other.groups_)) {}
 
 CallerScope::~CallerScope() {
   if (!active_) return;

@@ -1,11 +1,12 @@
 // Acting as the caller while a file is made.
 //
-// The file-system uid, gid and groups of this thread alone are switched around the call, rather than changing the owner afterwards: the
-// file system itself then decides about set-group-ID directories, default ACLs, quotas and the caller's right to write in the directory,
-// and there is no moment in which the file belongs to root.
+// The file-system uid, gid and groups of this thread alone are switched around the call, rather
+// than changing the owner afterwards: the file system itself then decides about set-group-ID
+// directories, default ACLs, quotas and the caller's right to write in the directory, and there is
+// no moment in which the file belongs to root.
 //
-// Side effect of the kernel (commit_creds): the process becomes undumpable and the thread's PR_SET_PDEATHSIG is cleared. A process that
-// wants core dumps sets PR_SET_DUMPABLE again.
+// Side effect of the kernel (commit_creds): the process becomes undumpable and the thread's
+// PR_SET_PDEATHSIG is cleared. A process that wants core dumps sets PR_SET_DUMPABLE again.
 #pragma once
 
 #include <sys/types.h>

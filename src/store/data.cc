@@ -31,7 +31,8 @@ struct Buffer {
   }
 };
 
-// What a read of [offset, offset + length) needs at most. The length comes from the wire and may lie far beyond the file.
+// What a read of [offset, offset + length) needs at most. The length comes from the wire and may
+// lie far beyond the file.
 Result<Buffer> buffer_for(int fd, uint64_t offset, uint64_t length) {
   if (offset > kOffsetMax) return fail(EINVAL);
   length = std::min(length, kOffsetMax - offset);
@@ -49,7 +50,8 @@ Result<Buffer> buffer_for(int fd, uint64_t offset, uint64_t length) {
 Status write_run(int fd, std::span<const coherence::Extent> run) {
   iovec pieces[kIovMax];
   size_t count = 0;
-  for (const auto& extent : run) pieces[count++] = {const_cast<std::byte*>(extent.bytes.data()), extent.bytes.size()};
+  for (const auto& extent : run)
+    pieces[count++] = {const_cast<std::byte*>(extent.bytes.data()), extent.bytes.size()};
   auto offset = static_cast<off_t>(run.front().offset);
   std::span<iovec> left(pieces, count);
   while (!left.empty()) {
@@ -79,7 +81,8 @@ Result<Bytes> Store::read(FileId id, uint64_t offset, uint64_t length) {
   VR_TRY(buffer, buffer_for(fd, offset, length));
   size_t done = 0;
   while (done < buffer.size) {
-    ssize_t n = ::pread(fd, buffer.memory.get() + done, buffer.size - done, static_cast<off_t>(offset + done));
+    ssize_t n = ::pread(fd, buffer.memory.get() + done, buffer.size - done,
+                        static_cast<off_t>(offset + done));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return fail(errno);
     if (n == 0) break;
@@ -110,7 +113,8 @@ Result<Bytes> Store::try_read(FileId id, uint64_t offset, uint64_t length) {
 
 Status Store::write(FileId id, std::span<const coherence::Extent> extents) {
   for (const auto& extent : extents) {
-    if (extent.offset > kOffsetMax || extent.bytes.size() > kOffsetMax - extent.offset) return fail(EFBIG);
+    if (extent.offset > kOffsetMax || extent.bytes.size() > kOffsetMax - extent.offset)
+      return fail(EFBIG);
   }
   VR_TRY(file, acquire(id));
   VR_TRY(fd, file->writable());

@@ -13,7 +13,10 @@ using namespace coherence;
 
 class DataTest : public StoreTest {
  protected:
-  int grow(FileId file, uint64_t size) { return code(store->apply(file, {.has_size = true, .has_mtime = false, .size = size, .mtime = {}})); }
+  int grow(FileId file, uint64_t size) {
+    return code(
+        store->apply(file, {.has_size = true, .has_mtime = false, .size = size, .mtime = {}}));
+  }
   int allocate(FileId file, uint64_t offset, uint64_t length, uint32_t mode) {
     return code(run(AllocateCall{file, offset, length, mode}));
   }
@@ -145,7 +148,8 @@ TEST_P(DataTest, TryReadAnswersFromMemoryOnly) {
   ASSERT_EQ(::posix_fadvise(fd, 4096, 0, POSIX_FADV_DONTNEED), 0);
   ::close(fd);
   auto cold = store->try_read(f, 0, 10000);
-  if (cold) GTEST_SKIP() << "the pages stayed in memory";
+  if (cold && cold->size() == 10000) GTEST_SKIP() << "the pages stayed in memory";
+  ASSERT_FALSE(cold) << "half a read of " << cold->size();
   EXPECT_EQ(cold.error().code, EAGAIN);
   EXPECT_EQ(content(f).size(), 10000u);
   EXPECT_EQ(store->try_read(f, 0, 10000)->size(), 10000u);
@@ -164,12 +168,18 @@ TEST_P(DataTest, ApplyGrowsAndNeverShrinks) {
 TEST_P(DataTest, ApplySetsTheModificationTimeAlone) {
   FileId f = make("f", "x");
   Timestamp atime = store->stat(f)->atime;
-  ASSERT_EQ(code(store->apply(f, {.has_size = false, .has_mtime = true, .size = 0, .mtime = {-5, 999'999'999}})), 0);
+  ASSERT_EQ(code(store->apply(
+                f, {.has_size = false, .has_mtime = true, .size = 0, .mtime = {-5, 999'999'999}})),
+            0);
   EXPECT_EQ(store->stat(f)->mtime, (Timestamp{-5, 999'999'999}));
   EXPECT_EQ(store->stat(f)->atime, atime);
   for (uint32_t magic : {1'000'000'000u, uint32_t{UTIME_NOW}, uint32_t{UTIME_OMIT}})
-    EXPECT_EQ(code(store->apply(f, {.has_size = false, .has_mtime = true, .size = 0, .mtime = {1, magic}})), EINVAL);
-  ASSERT_EQ(code(store->apply(store->root(), {.has_size = false, .has_mtime = true, .size = 0, .mtime = {7, 8}})), 0);
+    EXPECT_EQ(code(store->apply(
+                  f, {.has_size = false, .has_mtime = true, .size = 0, .mtime = {1, magic}})),
+              EINVAL);
+  ASSERT_EQ(code(store->apply(store->root(),
+                              {.has_size = false, .has_mtime = true, .size = 0, .mtime = {7, 8}})),
+            0);
   EXPECT_EQ(store->stat(store->root())->mtime, (Timestamp{7, 8}));
 }
 
@@ -188,7 +198,8 @@ TEST_P(DataTest, ReadsLeaveTheAccessTime) {
 }
 
 TEST_P(DataTest, SetAttributesWorksOnEveryMode) {
-  for (uint32_t mode : {0u, 0444u, 0200u, 07777u}) {
+  // Without privileges a truncation clears set-ID bits.
+  for (uint32_t mode : {0u, 0444u, 0200u, ::geteuid() == 0 ? 07777u : 01777u}) {
     std::string name = "f" + std::to_string(mode);
     ASSERT_TRUE(create(name, S_IFREG | mode));
     store->forget(lookup(name)->file);  // nothing is open
@@ -342,7 +353,8 @@ TEST_P(DataTest, AFileSizeLimitIsAnErrorNotASignal) {
 
 // One test, two directories: the full disk is a small one mounted for it.
 TEST_P(DataTest, AFullDiskIsAnError) {
-  if (::mount("none", dir.path().c_str(), "tmpfs", 0, "size=64k,nr_inodes=8") != 0) GTEST_SKIP() << "cannot mount here";
+  if (::mount("none", dir.path().c_str(), "tmpfs", 0, "size=64k,nr_inodes=8") != 0)
+    GTEST_SKIP() << "cannot mount here";
   reopen();
   FileId f = make("f", std::string(4096, 'x'));
   EXPECT_EQ(put(f, 4096, std::string(100 << 10, 'y')), ENOSPC);

@@ -1,4 +1,5 @@
-// Listings, a page at a time. A cookie is the file system's own position after an entry, so that nothing is kept between two calls.
+// Listings, a page at a time. A cookie is the file system's own position after an entry, so that
+// nothing is kept between two calls.
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/syscall.h>
@@ -33,7 +34,8 @@ Result<coherence::Outcome> Store::run(const Caller&, const coherence::ReadDirect
   if (call.cookie > kCookieMax) return fail(EINVAL);
   VR_TRY(file, acquire_directory(call.dir));
   VR_TRY(dir, reopen(file->path(), O_RDONLY | O_DIRECTORY));
-  if (call.cookie != 0 && ::lseek(dir.get(), static_cast<off_t>(call.cookie), SEEK_SET) < 0) return fail(errno);
+  if (call.cookie != 0 && ::lseek(dir.get(), static_cast<off_t>(call.cookie), SEEK_SET) < 0)
+    return fail(errno);
 
   const size_t bytes_max = call.bytes_max == 0 ? kPageDefault : std::min(call.bytes_max, kPageMax);
   const size_t buffer_size = std::max(bytes_max, kRecordMax);

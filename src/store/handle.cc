@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
+#include <ctime>
 
 namespace vremote::store {
 namespace {
@@ -37,24 +38,36 @@ Result<NamedHandle> handle_of(int dir, const char* name) {
   if (::name_to_handle_at(dir, name, handle, &result.mount_id, flags) != 0) return fail(errno);
   result.handle.resize(sizeof(handle->handle_type) + handle->handle_bytes);
   std::memcpy(result.handle.data(), &handle->handle_type, sizeof(handle->handle_type));
-  std::memcpy(result.handle.data() + sizeof(handle->handle_type), handle->f_handle, handle->handle_bytes);
+  std::memcpy(result.handle.data() + sizeof(handle->handle_type), handle->f_handle,
+              handle->handle_bytes);
   return result;
 }
 
 Result<Fd> open_handle(int mount, const std::string& handle) {
   HandleBuffer buffer;
   file_handle* raw = buffer.get();
-  if (handle.size() <= sizeof(raw->handle_type) || handle.size() > sizeof(raw->handle_type) + MAX_HANDLE_SZ)
+  if (handle.size() <= sizeof(raw->handle_type) ||
+      handle.size() > sizeof(raw->handle_type) + MAX_HANDLE_SZ)
     return fail(EINVAL);
   raw->handle_bytes = static_cast<unsigned>(handle.size() - sizeof(raw->handle_type));
   std::memcpy(&raw->handle_type, handle.data(), sizeof(raw->handle_type));
   std::memcpy(raw->f_handle, handle.data() + sizeof(raw->handle_type), raw->handle_bytes);
   Fd fd(::open_by_handle_at(mount, raw, O_PATH | O_CLOEXEC));
+  // A stale handle whose inode number is just being given to a new file is reported as ENOMEM
+  // (iget_locked() has no other word for it, seen on ext4 and 6.18). A moment later it is ESTALE;
+  // memory that is really short stays so.
+  for (int attempt = 0; attempt < 100 && !fd.valid() && errno == ENOMEM; ++attempt) {
+    timespec moment{0, 200'000};
+    ::nanosleep(&moment, nullptr);
+    fd = Fd(::open_by_handle_at(mount, raw, O_PATH | O_CLOEXEC));
+  }
   if (!fd.valid()) return fail(errno == ENOENT ? ESTALE : errno);
   return fd;
 }
 
-uint32_t generation_of(const std::string& handle) { return nonzero_hash(handle.data(), handle.size()); }
+uint32_t generation_of(const std::string& handle) {
+  return nonzero_hash(handle.data(), handle.size());
+}
 
 Result<uint32_t> generation_by_birth(int dir, const char* name) {
   struct statx sx {};

@@ -33,8 +33,8 @@ Result<Fd> open_handle(int mount, const std::string& handle);
 // Never 0. Two handles with one inode number collide once in 2^32.
 uint32_t generation_of(const std::string& handle);
 
-// The same for file systems without handles, from the time of birth; 1 where there is none either, so that the reuse of an inode number
-// goes unnoticed there.
+// The same for file systems without handles, from the time of birth; 1 where there is none either,
+// so that the reuse of an inode number goes unnoticed there.
 Result<uint32_t> generation_by_birth(int dir, const char* name);
 
 }  // namespace vremote::store

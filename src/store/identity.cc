@@ -9,7 +9,8 @@
 
 namespace vremote::store {
 
-// The identity of `name` in `dir`, or of `dir` itself when the name is empty. EXDEV when it lies in another file system.
+// The identity of `name` in `dir`, or of `dir` itself when the name is empty. EXDEV when it lies in
+// another file system.
 Result<Identity> Store::identify(int dir, const char* name) const {
   Identity identity;
   int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | (*name == '\0' ? AT_EMPTY_PATH : 0);
@@ -60,9 +61,11 @@ Result<Store::OpenRef> Store::acquire_directory(FileId dir) {
 Result<coherence::Node> Store::learn(Fd path, Fd writable) {
   VR_TRY(identity, identify(path.get(), ""));
   OpenRef file;
-  // What is only looked up is not kept open, lest a walk through a large tree closes the files in use.
+  // What is only looked up is not kept open, lest a walk through a large tree closes the files in
+  // use.
   if (writable.valid() || !has_handles_)
-    file = std::make_shared<OpenFile>(std::move(path), identity.stat.st_mode & S_IFMT, std::move(writable));
+    file = std::make_shared<OpenFile>(std::move(path), identity.stat.st_mode & S_IFMT,
+                                      std::move(writable));
   table_->learn(identity.file, identity.handle, std::move(file));
   return coherence::Node{identity.file, attributes_of(identity.stat)};
 }
@@ -92,7 +95,8 @@ std::vector<KnownFile> Store::known() const {
 
 Status Store::restore(const KnownFile& known) {
   if (!has_handles_) return fail(EOPNOTSUPP);
-  if (known.file.export_index != export_index_ || known.file.generation != generation_of(known.handle))
+  if (known.file.export_index != export_index_ ||
+      known.file.generation != generation_of(known.handle))
     return fail(EINVAL);
   VR_TRY(fd, open_by_handle(known.handle));
   VR_TRY(identity, identify(fd.get(), ""));

@@ -1,6 +1,7 @@
 // Which file a FileId means, and for how long.
 #include <sys/wait.h>
 
+#include <filesystem>
 #include <map>
 #include <vector>
 
@@ -11,7 +12,19 @@ namespace {
 
 using namespace coherence;
 
-class IdentityTest : public StoreTest {};
+class IdentityTest : public StoreTest {
+ protected:
+  // Descriptors of this process for files of the export that have no name any more.
+  int deleted_files_open() {
+    int count = 0;
+    for (auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+      std::error_code error;
+      std::string target = std::filesystem::read_symlink(entry.path(), error).string();
+      if (target.starts_with(dir.path()) && target.ends_with(" (deleted)")) ++count;
+    }
+    return count;
+  }
+};
 INSTANTIATE_TEST_SUITE_P(, IdentityTest, testing::Bool(), how);
 
 TEST_P(IdentityTest, IsTheInodeAndTheExport) {
@@ -66,8 +79,8 @@ TEST_P(IdentityTest, AReusedInodeNumberIsAnotherFile) {
 TEST_P(IdentityTest, UnknownFilesAreStale) {
   struct stat st {};
   ASSERT_EQ(::stat("/", &st), 0);
-  for (FileId id : {FileId{3, 1, st.st_ino}, FileId{3, 0, store->root().inode}, FileId{4, store->root().generation, store->root().inode},
-                    FileId{}}) {
+  for (FileId id : {FileId{3, 1, st.st_ino}, FileId{3, 0, store->root().inode},
+                    FileId{4, store->root().generation, store->root().inode}, FileId{}}) {
     EXPECT_EQ(code(store->stat(id)), ESTALE);
     EXPECT_EQ(code(store->read(id, 0, 1)), ESTALE);
     EXPECT_EQ(code(store->pin(id)), ESTALE);
@@ -99,6 +112,16 @@ TEST_P(IdentityTest, AFileRemovedBehindTheStoresBackIsStale) {
   EXPECT_EQ(code(store->read(a, 0, 1)), ESTALE);
 }
 
+TEST_P(IdentityTest, AFileOnlyALocalProcessHasOpenIsStale) {
+  FileId a = make("a", "x");
+  store->forget(a);  // not open here
+  Fd local(::open((dir / "a").c_str(), O_RDONLY | O_CLOEXEC));
+  ASSERT_TRUE(local.valid());
+  ASSERT_EQ(remove("a"), 0);
+  EXPECT_EQ(code(store->read(a, 0, 1)), ESTALE);
+  EXPECT_EQ(code(store->pin(a)), ESTALE);
+}
+
 TEST_P(IdentityTest, APinnedFileOutlivesItsLastName) {
   FileId a = make("a", "before");
   ASSERT_EQ(code(store->pin(a)), 0);
@@ -123,7 +146,9 @@ TEST_P(IdentityTest, APinnedFileOutlivesItsLastName) {
   EXPECT_EQ(code(run(LinkCall{a, store->root(), "back"})), ENOENT);
   store->unpin(a);
   EXPECT_EQ(content(a), "af");
+  EXPECT_GT(deleted_files_open(), 0);
   store->unpin(a);
+  EXPECT_EQ(deleted_files_open(), 0);  // or its blocks would stay taken
   EXPECT_EQ(code(store->stat(a)), ESTALE);
   EXPECT_EQ(store->counts().pinned, 1u);  // the root
 }
@@ -149,7 +174,8 @@ TEST_P(IdentityTest, UnpinningAnUnpinnedFileDoesNothing) {
 
 TEST_P(IdentityTest, TheTableIsBounded) {
   store.reset();
-  store = std::move(*Store::open(dir.path(), 3, {.open_files_max = 16, .unreferenced_max = 64, .use_handles = GetParam()}));
+  store = std::move(*Store::open(
+      dir.path(), 3, {.open_files_max = 16, .unreferenced_max = 64, .use_handles = GetParam()}));
   FileId kept = make("kept", "k");
   for (int i = 0; i < 500; ++i) {
     FileId file = make("f" + std::to_string(i));
@@ -232,7 +258,8 @@ TEST(StoreOpenTest, AnUnprivilegedDaemonServesItsOwnFiles) {
     Node node = std::get<Node>(*made);
     if (node.attributes.uid != 1234 || node.attributes.mode != (S_IFREG | 0444)) ::_exit(14);
     Extent extent{0, bytes("hello")};
-    if (!store.write(node.file, {&extent, 1})) ::_exit(15);  // 0444: only the descriptor of its creation can
+    if (!store.write(node.file, {&extent, 1}))
+      ::_exit(15);  // 0444: only the descriptor of its creation can
     if (text(*store.read(node.file, 0, 10)) != "hello") ::_exit(16);
     auto denied = Store::open("/root", 0);
     if (denied || denied.error().code != EACCES) ::_exit(17);

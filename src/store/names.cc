@@ -21,7 +21,8 @@ Status check_name(const std::string& name) {
   if (name.empty()) return fail(ENOENT);
   if (name.size() > coherence::kNameMax) return fail(ENAMETOOLONG);
   if (name == "." || name == "..") return fail(EINVAL);
-  if (name.find('/') != std::string::npos || name.find('\0') != std::string::npos) return fail(EINVAL);
+  if (name.find('/') != std::string::npos || name.find('\0') != std::string::npos)
+    return fail(EINVAL);
   return {};
 }
 
@@ -30,7 +31,8 @@ Fd open_beneath(int dir, const char* name) {
   how.flags = O_PATH | O_NOFOLLOW | O_CLOEXEC;
   how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV;
   auto fd = static_cast<int>(::syscall(SYS_openat2, dir, name, &how, sizeof how));
-  // Some container runtimes refuse openat2. A checked name cannot leave the directory but over a mount point, which identify() sees.
+  // Some container runtimes refuse openat2. A checked name cannot leave the directory but over a
+  // mount point, which identify() sees.
   if (fd < 0 && errno == ENOSYS) fd = ::openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
   return Fd(fd);
 }
@@ -64,19 +66,23 @@ Result<coherence::Node> Store::create_in(const coherence::Caller& caller, OpenFi
   const char* name = call.name.c_str();
   if (type == S_IFREG || type == 0) {
     VR_TRY(raw, as_caller(caller, privileged_, [&] {
-             return ::openat(dir.path(), name, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, permissions);
+             return ::openat(dir.path(), name, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC,
+                             permissions);
            }));
-    // Writing follows a creation, and a file made with mode 0444 could not be opened for it again by an unprivileged daemon.
+    // Writing follows a creation, and a file made with mode 0444 could not be opened for it again
+    // by an unprivileged daemon.
     Fd file(raw);
     ::fcntl(file.get(), F_SETFL, O_NOATIME);  // S5; not permitted everywhere, and not necessary
     VR_TRY(path, reopen(file.get(), O_PATH));
     return learn(std::move(path), std::move(file));
   }
   if (type == S_IFDIR) {
-    VR_TRY_VOID(as_caller(caller, privileged_, [&] { return ::mkdirat(dir.path(), name, permissions); }));
+    VR_TRY_VOID(
+        as_caller(caller, privileged_, [&] { return ::mkdirat(dir.path(), name, permissions); }));
   } else if (type == S_IFIFO || type == S_IFSOCK || type == S_IFCHR || type == S_IFBLK) {
-    VR_TRY_VOID(as_caller(caller, privileged_,
-                          [&] { return ::mknodat(dir.path(), name, type | permissions, dev_t{call.rdev}); }));
+    VR_TRY_VOID(as_caller(caller, privileged_, [&] {
+      return ::mknodat(dir.path(), name, type | permissions, dev_t{call.rdev});
+    }));
   } else {
     return fail(EINVAL);
   }
@@ -103,8 +109,9 @@ Result<coherence::Outcome> Store::run(const Caller& caller, const coherence::Sym
   if (call.target.size() >= coherence::kLinkMax) return fail(ENAMETOOLONG);
   if (call.target.find('\0') != std::string::npos) return fail(EINVAL);
   VR_TRY(dir, acquire_directory(call.dir));
-  VR_TRY_VOID(as_caller(caller, privileged_,
-                        [&] { return ::symlinkat(call.target.c_str(), dir->path(), call.name.c_str()); }));
+  VR_TRY_VOID(as_caller(caller, privileged_, [&] {
+    return ::symlinkat(call.target.c_str(), dir->path(), call.name.c_str());
+  }));
   VR_TRY(fd, open_child(dir->path(), call.name));
   return learn(std::move(fd));
 }
@@ -113,9 +120,11 @@ Result<coherence::Outcome> Store::run(const Caller&, const coherence::LinkCall& 
   VR_TRY_VOID(check_name(call.name));
   VR_TRY(file, acquire(call.file));
   VR_TRY(dir, acquire_directory(call.dir));
-  // "Following" the magic link ends at the file itself, also when that is a symbolic link; AT_EMPTY_PATH would need a capability.
+  // "Following" the magic link ends at the file itself, also when that is a symbolic link;
+  // AT_EMPTY_PATH would need a capability.
   ProcPath source(file->path());
-  if (::linkat(AT_FDCWD, source.c_str(), dir->path(), call.name.c_str(), AT_SYMLINK_FOLLOW) != 0) return fail(errno);
+  if (::linkat(AT_FDCWD, source.c_str(), dir->path(), call.name.c_str(), AT_SYMLINK_FOLLOW) != 0)
+    return fail(errno);
   VR_TRY(st, file->stat());
   return coherence::Node{call.file, attributes_of(st)};
 }
@@ -136,14 +145,16 @@ Store::Victim Store::victim(OpenFile& dir, const std::string& name) const {
 
 void Store::after_removal(const Victim& victim) {
   struct stat st {};
-  if (victim.fd.valid() && ::fstat(victim.fd.get(), &st) == 0 && st.st_nlink == 0) table_->gone(victim.file);
+  if (victim.fd.valid() && ::fstat(victim.fd.get(), &st) == 0 && st.st_nlink == 0)
+    table_->gone(victim.file);
 }
 
 Result<coherence::Outcome> Store::run(const Caller&, const coherence::RemoveCall& call) {
   VR_TRY_VOID(check_name(call.name));
   VR_TRY(dir, acquire_directory(call.dir));
   Victim removed = victim(*dir, call.name);
-  if (::unlinkat(dir->path(), call.name.c_str(), call.directory ? AT_REMOVEDIR : 0) != 0) return fail(errno);
+  if (::unlinkat(dir->path(), call.name.c_str(), call.directory ? AT_REMOVEDIR : 0) != 0)
+    return fail(errno);
   after_removal(removed);
   return Outcome{};
 }
@@ -151,13 +162,15 @@ Result<coherence::Outcome> Store::run(const Caller&, const coherence::RemoveCall
 Result<coherence::Outcome> Store::run(const Caller&, const coherence::RenameCall& call) {
   VR_TRY_VOID(check_name(call.from));
   VR_TRY_VOID(check_name(call.to));
-  // RENAME_WHITEOUT makes a device node on the origin: for overlay file systems on this machine, not for nodes.
+  // RENAME_WHITEOUT makes a device node on the origin: for overlay file systems on this machine,
+  // not for nodes.
   if ((call.flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE)) != 0) return fail(EINVAL);
   VR_TRY(from, acquire_directory(call.from_dir));
   VR_TRY(to, acquire_directory(call.to_dir));
   Victim replaced;
   if (call.flags == 0) replaced = victim(*to, call.to);
-  if (::renameat2(from->path(), call.from.c_str(), to->path(), call.to.c_str(), call.flags) != 0) return fail(errno);
+  if (::renameat2(from->path(), call.from.c_str(), to->path(), call.to.c_str(), call.flags) != 0)
+    return fail(errno);
   after_removal(replaced);
   return Outcome{};
 }

@@ -16,7 +16,9 @@ class NamesTest : public StoreTest {
     EXPECT_EQ(::lstat((dir / name).c_str(), &st), 0) << name;
     return st;
   }
-  bool exists(const std::string& name) { return ::faccessat(AT_FDCWD, (dir / name).c_str(), F_OK, AT_SYMLINK_NOFOLLOW) == 0; }
+  bool exists(const std::string& name) {
+    return ::faccessat(AT_FDCWD, (dir / name).c_str(), F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+  }
 };
 INSTANTIATE_TEST_SUITE_P(, NamesTest, testing::Bool(), how);
 
@@ -65,7 +67,8 @@ TEST_P(NamesTest, NamesAreAnyBytes) {
   std::string all;
   for (int c = 1; c < 256; ++c)
     if (c != '/') all.push_back(static_cast<char>(c));
-  for (const std::string& name : {all, std::string(255, 'n'), std::string("\xff\xfe"), std::string("..."), std::string(" \n")}) {
+  for (const std::string& name : {all, std::string(255, 'n'), std::string("\xff\xfe"),
+                                  std::string("..."), std::string(" \n")}) {
     FileId file = make(name, "x");
     EXPECT_EQ(lookup(name)->file, file);
     EXPECT_TRUE(exists(name));
@@ -105,8 +108,12 @@ TEST_P(NamesTest, CreateMakesEveryType) {
   struct Kind {
     const char* name;
     uint32_t mode, rdev;
-  } kinds[] = {{"file", S_IFREG | 0640, 0},   {"bare", 0600, 0},          {"dir", S_IFDIR | 01777, 0},
-               {"fifo", S_IFIFO | 0622, 0},   {"sock", S_IFSOCK | 0777, 0}, {"suid", S_IFREG | 06755, 0},
+  } kinds[] = {{"file", S_IFREG | 0640, 0},
+               {"bare", 0600, 0},
+               {"dir", S_IFDIR | 01777, 0},
+               {"fifo", S_IFIFO | 0622, 0},
+               {"sock", S_IFSOCK | 0777, 0},
+               {"suid", S_IFREG | 06755, 0},
                {"char", S_IFCHR | 0666, static_cast<uint32_t>(makedev(1, 3))}};
   for (auto& [name, mode, rdev] : kinds) {
     auto made = node(CreateCall{store->root(), name, mode, rdev, true});
@@ -122,7 +129,8 @@ TEST_P(NamesTest, CreateMakesEveryType) {
 }
 
 TEST_P(NamesTest, ADeviceIsNeverOpened) {
-  auto made = node(CreateCall{store->root(), "null", S_IFCHR | 0666, static_cast<uint32_t>(makedev(1, 3)), true});
+  auto made = node(CreateCall{store->root(), "null", S_IFCHR | 0666,
+                              static_cast<uint32_t>(makedev(1, 3)), true});
   auto fifo = create("fifo", S_IFIFO | 0666);  // opening one would block
   for (auto* special : {&made, &fifo}) {
     if (!*special) continue;
@@ -152,7 +160,8 @@ TEST_P(NamesTest, NewFilesBelongToTheCaller) {
   EXPECT_EQ(create("d", S_IFDIR | 0755)->attributes.uid, 1001u);
   EXPECT_EQ(create("p", S_IFIFO | 0644)->attributes.gid, 1002u);
   EXPECT_EQ(node(SymlinkCall{store->root(), "l", "t"})->attributes.uid, 1001u);
-  CreateCall device{store->root(), "null", S_IFCHR | 0666, static_cast<uint32_t>(makedev(1, 3)), true};
+  CreateCall device{store->root(), "null", S_IFCHR | 0666, static_cast<uint32_t>(makedev(1, 3)),
+                    true};
   EXPECT_EQ(code(run(device)), EPERM);
   // A set-group-ID directory gives its group, and directories in it the bit too.
   ASSERT_EQ(::mkdir((dir / "g").c_str(), 0), 0);
@@ -160,7 +169,8 @@ TEST_P(NamesTest, NewFilesBelongToTheCaller) {
   ASSERT_EQ(::chmod((dir / "g").c_str(), 02770), 0);
   FileId g = lookup("g")->file;
   EXPECT_EQ(node(CreateCall{g, "f", S_IFREG | 0644, 0, true})->attributes.gid, 1003u);
-  EXPECT_EQ(node(CreateCall{g, "d", S_IFDIR | 0755, 0, true})->attributes.mode, mode_t{S_IFDIR | 02755});
+  EXPECT_EQ(node(CreateCall{g, "d", S_IFDIR | 0755, 0, true})->attributes.mode,
+            mode_t{S_IFDIR | 02755});
   caller.groups.clear();  // no longer a member: may not write there
   EXPECT_EQ(code(run(CreateCall{g, "x", S_IFREG | 0644, 0, true})), EACCES);
   caller = {};
@@ -246,7 +256,8 @@ TEST_P(NamesTest, RenameMovesDirectories) {
 
 TEST_P(NamesTest, MountPointsAreNotCrossed) {
   ASSERT_EQ(::mkdir((dir / "m").c_str(), 0755), 0);
-  if (::mount("none", (dir / "m").c_str(), "tmpfs", 0, "size=1m") != 0) GTEST_SKIP() << "cannot mount here";
+  if (::mount("none", (dir / "m").c_str(), "tmpfs", 0, "size=1m") != 0)
+    GTEST_SKIP() << "cannot mount here";
   ::close(::open((dir / "m/secret").c_str(), O_CREAT | O_WRONLY, 0644));
   make("f");
   EXPECT_EQ(code(lookup("m")), EXDEV);
@@ -254,9 +265,20 @@ TEST_P(NamesTest, MountPointsAreNotCrossed) {
   EXPECT_EQ(remove("m", true), EBUSY);
   auto page = std::get<DirectoryPage>(*run(ReadDirectoryCall{store->root(), 0, 0}));
   ASSERT_EQ(page.entries.size(), 2u);
-  for (auto& entry : page.entries) EXPECT_EQ(entry.file.generation == 0, entry.name == "m") << entry.name;
+  for (auto& entry : page.entries)
+    EXPECT_EQ(entry.file.generation == 0, entry.name == "m") << entry.name;
   ASSERT_EQ(::umount2((dir / "m").c_str(), MNT_DETACH), 0);
   EXPECT_TRUE(lookup("m"));
+}
+
+TEST_P(NamesTest, BindMountsOfTheSameFileSystemAreNotCrossedEither) {
+  ASSERT_EQ(::mkdir((dir / "m").c_str(), 0755), 0);
+  ASSERT_EQ(::mkdir((dir / "a").c_str(), 0755), 0);
+  if (::mount((dir / "a").c_str(), (dir / "m").c_str(), nullptr, MS_BIND, nullptr) != 0)
+    GTEST_SKIP() << "cannot mount here";
+  EXPECT_EQ(code(lookup("m")), EXDEV);
+  EXPECT_TRUE(lookup("a"));
+  ASSERT_EQ(::umount2((dir / "m").c_str(), MNT_DETACH), 0);
 }
 
 }  // namespace

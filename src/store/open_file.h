@@ -13,7 +13,8 @@
 
 namespace vremote::store {
 
-// The path that names what a descriptor refers to, a symbolic link itself included: for calls that do not take O_PATH descriptors.
+// The path that names what a descriptor refers to, a symbolic link itself included: for calls that
+// do not take O_PATH descriptors.
 class ProcPath {
  public:
   explicit ProcPath(int fd) { std::snprintf(text_, sizeof text_, "/proc/self/fd/%d", fd); }
@@ -25,8 +26,12 @@ class ProcPath {
 
 Attributes attributes_of(const struct stat& st);
 
-// Opens what an O_PATH descriptor refers to, without touching its atime later when that is permitted.
+// Opens what an O_PATH descriptor refers to, without touching its atime later when that is
+// permitted.
 Result<Fd> reopen(int path, int flags);
+
+// chmod() of what an O_PATH descriptor refers to.
+Status change_mode(int path, mode_t mode);
 
 // Thread-safe.
 class OpenFile {
@@ -39,8 +44,8 @@ class OpenFile {
   bool is_directory() const { return type_ == S_IFDIR; }
   bool is_regular() const { return type_ == S_IFREG; }
 
-  // A descriptor to read or write the bytes of a regular file with; EISDIR or EINVAL for others (a device is never opened). It lives as
-  // long as this object.
+  // A descriptor to read or write the bytes of a regular file with; EISDIR or EINVAL for others (a
+  // device is never opened). It lives as long as this object.
   Result<int> readable();
   Result<int> writable();
   // -1 when readable() would have to open it.

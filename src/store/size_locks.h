@@ -1,5 +1,6 @@
-// Keeps "grow the file to at least N" from shrinking it: it is a look at the size and a truncation, and a write between the two that
-// goes further must not be cut off. Writes are shared, whatever sets the size is exclusive.
+// Keeps "grow the file to at least N" from shrinking it: it is a look at the size and a truncation,
+// and a write between the two that goes further must not be cut off. Writes are shared, whatever
+// sets the size is exclusive.
 #pragma once
 
 #include <array>

@@ -30,16 +30,16 @@ void prepare_process() {
 // `want`, but at most `divisor`-th of the descriptors this process may have.
 size_t part_of_descriptors(size_t want, size_t divisor) {
   rlimit limit{};
-  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return std::max<size_t>(want, 16);
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+    return std::max<size_t>(want, 16);
   return std::clamp<size_t>(want, 16, std::max<size_t>(16, limit.rlim_cur / divisor));
 }
 
 std::unexpected<Error> cannot_export(const std::string& path, int code) {
-  const char* why = code == ENOENT    ? "it does not exist"
-                    : code == ENOTDIR ? "it is not a directory"
-                    : code == EACCES || code == EPERM
-                        ? "permission denied"
-                        : nullptr;
+  const char* why = code == ENOENT                    ? "it does not exist"
+                    : code == ENOTDIR                 ? "it is not a directory"
+                    : code == EACCES || code == EPERM ? "permission denied"
+                                                      : nullptr;
   return fail(code, "cannot export " + path + ": " + (why != nullptr ? why : std::strerror(code)));
 }
 
@@ -56,7 +56,8 @@ Store::Store(uint32_t export_index, const Options& options)
 
 Store::~Store() = default;
 
-Result<std::unique_ptr<Store>> Store::open(const std::string& path, uint32_t export_index, Options options) {
+Result<std::unique_ptr<Store>> Store::open(const std::string& path, uint32_t export_index,
+                                           Options options) {
   prepare_process();
   if (path.find('\0') != std::string::npos) return cannot_export(path.c_str(), EINVAL);
   Fd root(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -81,11 +82,13 @@ Result<std::unique_ptr<Store>> Store::open(const std::string& path, uint32_t exp
   auto node = store->learn(std::move(*root_path));
   if (!node) return cannot_export(path, node.error().code);
   store->root_id_ = node->file;
-  if (auto pinned = store->pin(node->file); !pinned) return cannot_export(path, pinned.error().code);
+  if (auto pinned = store->pin(node->file); !pinned)
+    return cannot_export(path, pinned.error().code);
   return store;
 }
 
-Result<coherence::Outcome> Store::execute(const coherence::Caller& caller, const coherence::Operation& operation) {
+Result<coherence::Outcome> Store::execute(const coherence::Caller& caller,
+                                          const coherence::Operation& operation) {
   return std::visit([&](const auto& call) { return run(caller, call); }, operation);
 }
 

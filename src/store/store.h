@@ -1,21 +1,28 @@
 // The origin's disk: every operation on the files of one exported directory.
 //
 // Rules:
-//  S1  Nothing from outside is a path. A file is named by its FileId, a child by its directory and one component; a child is reached from
-//      its directory's descriptor, without following links and without leaving the export's file system.
-//  S2  A FileId is only good if this store gave it out (lookup, create, a listing) or restored it. Any other, and any whose file is gone,
+//  S1  Nothing from outside is a path. A file is named by its FileId, a child by its directory and
+//  one component; a child is reached from
+//      its directory's descriptor, without following links and without leaving the export's file
+//      system.
+//  S2  A FileId is only good if this store gave it out (lookup, create, a listing) or restored it.
+//  Any other, and any whose file is gone,
 //      is ESTALE: an agent cannot reach a file outside the export by guessing inode numbers.
-//  S3  Identity is the file handle of the file system: it survives renames and hard links, and an inode number used again is another
-//      FileId. Without handles (some file systems, no CAP_DAC_READ_SEARCH) each known file keeps a descriptor instead, and FileIds do not
-//      survive a restart.
-//  S4  What is remembered is bounded: files in use (acquired by FileId since, and not forgotten), plus `unreferenced_max` others.
-//  S5  Reads never change a file's atime (O_NOATIME where permitted): it would change under the attribute leases of other nodes, and reads
+//  S3  Identity is the file handle of the file system: it survives renames and hard links, and an
+//  inode number used again is another
+//      FileId. Without handles (some file systems, no CAP_DAC_READ_SEARCH) each known file keeps a
+//      descriptor instead, and FileIds do not survive a restart.
+//  S4  What is remembered is bounded: files in use (acquired by FileId since, and not forgotten),
+//  plus `unreferenced_max` others. S5  Reads never change a file's atime (O_NOATIME where
+//  permitted): it would change under the attribute leases of other nodes, and reads
 //      served from caches never get here anyway.
 //
-// A mount point inside the export is not crossed: looking it up is EXDEV; a listing shows it with generation 0.
+// A mount point inside the export is not crossed: looking it up is EXDEV; a listing shows it with
+// generation 0.
 //
-// Tried before: one O_RDWR descriptor per file. It makes execve() of an exported program fail with ETXTBSY on the origin although nobody
-// writes; so files are opened for writing at the first write only.
+// Tried before: one O_RDWR descriptor per file. It makes execve() of an exported program fail with
+// ETXTBSY on the origin although nobody writes; so files are opened for writing at the first write
+// only.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +47,8 @@ class Table;
 struct Identity;
 
 struct Options {
-  size_t open_files_max = 1024;        // files kept open for the next call; cut to a part of RLIMIT_NOFILE
+  size_t open_files_max =
+      1024;  // files kept open for the next call; cut to a part of RLIMIT_NOFILE
   size_t unreferenced_max = 256 << 10;  // files given out and not used since, or forgotten
   bool use_handles = true;              // false: descriptors even where handles work (S3)
 };
@@ -54,11 +62,13 @@ struct KnownFile {
 // Longest read in one call.
 inline constexpr uint64_t kReadMax = uint64_t{64} << 20;
 
-// Thread-safe. Calls block on the disk, except try_read. open() once sets the process's umask to 0 (modes from agents are final) and
-// ignores SIGXFSZ (a too large file is an error, not the end of the daemon).
+// Thread-safe. Calls block on the disk, except try_read. open() once sets the process's umask to 0
+// (modes from agents are final) and ignores SIGXFSZ (a too large file is an error, not the end of
+// the daemon).
 class Store {
  public:
-  static Result<std::unique_ptr<Store>> open(const std::string& path, uint32_t export_index, Options options = {});
+  static Result<std::unique_ptr<Store>> open(const std::string& path, uint32_t export_index,
+                                             Options options = {});
   ~Store();
   Store(const Store&) = delete;
   Store& operator=(const Store&) = delete;
@@ -70,16 +80,20 @@ class Store {
   Result<Attributes> stat(FileId file);
   // Cut at the end of the file.
   Result<Bytes> read(FileId file, uint64_t offset, uint64_t length);
-  // The same from memory alone: EAGAIN when it would wait for the disk or open the file. Never blocks.
+  // The same from memory alone: EAGAIN when it would wait for the disk or open the file. Never
+  // blocks.
   Result<Bytes> try_read(FileId file, uint64_t offset, uint64_t length);
   // All bytes or an error (after which some may be written).
   Status write(FileId file, std::span<const coherence::Extent> extents);
-  // Grows the file to the size (never shrinks it) and sets the modification time. Call it after the writes it belongs to.
+  // Grows the file to the size (never shrinks it) and sets the modification time. Call it after the
+  // writes it belongs to.
   Status apply(FileId file, const coherence::DirtyAttributes& changes);
 
-  // Runs one operation. Lookup, Create, Symlink, Link and SetAttributes return a Node; ReadDirectory a DirectoryPage; StatFs
-  // FileSystemStats; ReadLink, GetXattr and ListXattr a Text; Seek an Offset; the others nothing.
-  Result<coherence::Outcome> execute(const coherence::Caller& caller, const coherence::Operation& operation);
+  // Runs one operation. Lookup, Create, Symlink, Link and SetAttributes return a Node;
+  // ReadDirectory a DirectoryPage; StatFs FileSystemStats; ReadLink, GetXattr and ListXattr a Text;
+  // Seek an Offset; the others nothing.
+  Result<coherence::Outcome> execute(const coherence::Caller& caller,
+                                     const coherence::Operation& operation);
 
   // Counted. A pinned file stays usable after its last name is gone, until the last unpin.
   Status pin(FileId file);
@@ -87,8 +101,8 @@ class Store {
   // No agent knows the file any more. It may be used again as long as it is remembered (S4).
   void forget(FileId file);
 
-  // The files in use, and the way back in after a restart: EINVAL when the handle does not belong to the id, ESTALE when the file is gone,
-  // EOPNOTSUPP without handles.
+  // The files in use, and the way back in after a restart: EINVAL when the handle does not belong
+  // to the id, ESTALE when the file is gone, EOPNOTSUPP without handles.
   std::vector<KnownFile> known() const;
   Status restore(const KnownFile& known);
 
@@ -108,13 +122,15 @@ class Store {
   Result<OpenRef> acquire(FileId file, Keep keep = Keep::Yes);
   Result<OpenRef> acquire_directory(FileId dir);
   Result<Fd> open_by_handle(const std::string& handle);
-  // Makes the file of an O_PATH descriptor known; `writable`: a descriptor open for reading and writing, when there is one.
+  // Makes the file of an O_PATH descriptor known; `writable`: a descriptor open for reading and
+  // writing, when there is one.
   Result<coherence::Node> learn(Fd path, Fd writable = Fd());
 
   // Names (names.cc).
   Result<Fd> open_child(int dir, const std::string& name) const;
   Result<coherence::Node> lookup(FileId dir, const std::string& name);
-  Result<coherence::Node> create_in(const coherence::Caller& caller, OpenFile& dir, const coherence::CreateCall& call);
+  Result<coherence::Node> create_in(const coherence::Caller& caller, OpenFile& dir,
+                                    const coherence::CreateCall& call);
   struct Victim;
   Victim victim(OpenFile& dir, const std::string& name) const;
   void after_removal(const Victim& victim);

@@ -22,7 +22,8 @@ void Table::learn(FileId id, const std::string& handle, OpenRef file) {
   } else if (file != nullptr) {
     closing.push_back(std::move(file));
   }
-  if (fresh && unreferenced_.size() > unreferenced_max_) erase(entries_.find(unreferenced_.back()), closing);
+  if (fresh && unreferenced_.size() > unreferenced_max_)
+    erase(entries_.find(unreferenced_.back()), closing);
 }
 
 std::optional<Table::Found> Table::use(FileId id) {
@@ -136,7 +137,8 @@ std::vector<std::pair<FileId, std::string>> Table::referenced() const {
   return result;
 }
 
-// Moves an open file to the front of those kept only for speed, and closes the oldest when there are too many.
+// Moves an open file to the front of those kept only for speed, and closes the oldest when there
+// are too many.
 void Table::touch_open(FileId id, Entry& entry, Closing& closing) {
   if (entry.pins > 0 || entry.handle.empty() || entry.file == nullptr) return;
   if (entry.in_open) {

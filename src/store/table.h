@@ -1,7 +1,8 @@
 // The files a store knows: FileId -> handle, open descriptors, pins.
 //
-// An entry is *referenced* from its first use by FileId until forget(); the rest (given out by a lookup or a listing, or forgotten) are
-// kept for a while in order of age. Open files are kept in order of use; pinned ones, and those that have no handle, stay open.
+// An entry is *referenced* from its first use by FileId until forget(); the rest (given out by a
+// lookup or a listing, or forgotten) are kept for a while in order of age. Open files are kept in
+// order of use; pinned ones, and those that have no handle, stay open.
 #pragma once
 
 #include <list>
@@ -22,7 +23,8 @@ using OpenRef = std::shared_ptr<OpenFile>;
 // Thread-safe, never blocks on the disk under its lock: what it drops is closed after.
 class Table {
  public:
-  Table(size_t open_max, size_t unreferenced_max) : open_max_(open_max), unreferenced_max_(unreferenced_max) {}
+  Table(size_t open_max, size_t unreferenced_max)
+      : open_max_(open_max), unreferenced_max_(unreferenced_max) {}
 
   // Makes the file known. `file` may be null when there is a handle.
   void learn(FileId id, const std::string& handle, OpenRef file);
@@ -37,7 +39,8 @@ class Table {
   // The same without opening anything afterwards: null when the file is not known or not open.
   OpenRef use_if_open(FileId id);
 
-  // Keeps an opened file for the next use, and gives back the one all should use (somebody may have been faster).
+  // Keeps an opened file for the next use, and gives back the one all should use (somebody may have
+  // been faster).
   OpenRef keep_open(FileId id, OpenRef file);
 
   // False when the file is not known any more.
@@ -47,7 +50,8 @@ class Table {
   bool pinned(FileId id) const;
 
   void forget(FileId id);
-  // The file has no name any more: closes it unless it is pinned. Without a handle it cannot come back and is dropped.
+  // The file has no name any more: closes it unless it is pinned. Without a handle it cannot come
+  // back and is dropped.
   void gone(FileId id);
   // Closes half of what is kept open only for speed (the process is short of descriptors).
   void close_some();

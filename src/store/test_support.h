@@ -21,7 +21,8 @@ namespace vremote::store::test {
 using coherence::Caller;
 using coherence::Node;
 
-// A directory of our own, removed at the end. Files are looked at through its path: behind the store's back.
+// A directory of our own, removed at the end. Files are looked at through its path: behind the
+// store's back.
 class TempDir {
  public:
   TempDir() {
@@ -30,8 +31,10 @@ class TempDir {
     if (::mkdtemp(path_.data()) == nullptr) std::abort();
   }
   ~TempDir() {
-    ::nftw(path_.c_str(), [](const char* p, const struct stat*, int, struct FTW*) { return ::remove(p); }, 32,
-           FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
+    ::nftw(
+        path_.c_str(),
+        [](const char* p, const struct stat*, int, struct FTW*) { return ::remove(p); }, 32,
+        FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
   }
   TempDir(const TempDir&) = delete;
   TempDir& operator=(const TempDir&) = delete;
@@ -43,7 +46,9 @@ class TempDir {
 };
 
 inline Bytes bytes(std::string_view text) { return Bytes::copy_of(std::as_bytes(std::span(text))); }
-inline std::string text(const Bytes& b) { return {reinterpret_cast<const char*>(b.data()), b.size()}; }
+inline std::string text(const Bytes& b) {
+  return {reinterpret_cast<const char*>(b.data()), b.size()};
+}
 
 // 0, or the errno of a Result or Status.
 template <typename T>
@@ -77,8 +82,11 @@ class StoreTest : public testing::TestWithParam<bool> {
     if (!outcome) return std::unexpected(outcome.error());
     return std::get<Node>(*outcome);
   }
-  Result<Node> lookup(const std::string& name) { return node(coherence::LookupCall{store->root(), name}); }
-  Result<Node> create(const std::string& name, uint32_t mode = S_IFREG | 0644, bool exclusive = true) {
+  Result<Node> lookup(const std::string& name) {
+    return node(coherence::LookupCall{store->root(), name});
+  }
+  Result<Node> create(const std::string& name, uint32_t mode = S_IFREG | 0644,
+                      bool exclusive = true) {
     return node(coherence::CreateCall{store->root(), name, mode, 0, exclusive});
   }
   FileId make(const std::string& name, std::string_view content = {}) {
@@ -110,6 +118,8 @@ class StoreTest : public testing::TestWithParam<bool> {
   Caller caller;  // root
 };
 
-inline std::string how(const testing::TestParamInfo<bool>& info) { return info.param ? "Handles" : "Descriptors"; }
+inline std::string how(const testing::TestParamInfo<bool>& info) {
+  return info.param ? "Handles" : "Descriptors";
+}
 
 }  // namespace vremote::store::test

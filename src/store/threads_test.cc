@@ -17,7 +17,8 @@ class ThreadsTest : public StoreTest {
     StoreTest::SetUp();
     if (IsSkipped()) return;
     store.reset();
-    store = std::move(*Store::open(dir.path(), 3, {.open_files_max = 16, .unreferenced_max = 64, .use_handles = GetParam()}));
+    store = std::move(*Store::open(
+        dir.path(), 3, {.open_files_max = 16, .unreferenced_max = 64, .use_handles = GetParam()}));
   }
   template <typename Body>
   void in_threads(int count, Body body) {
@@ -51,27 +52,64 @@ TEST_P(ThreadsTest, DisjointWritesAllArrive) {
 
 TEST_P(ThreadsTest, GrowingNeverCutsAWriteOff) {
   FileId f = make("f");
+  std::atomic<uint64_t> end{0};
   std::atomic<bool> stop{false};
+  // Always a little beyond what the writer has written, and short of what it writes next.
   std::thread grower([&] {
-    for (uint64_t size = 1; !stop.load(); size += 7)
-      EXPECT_EQ(code(store->apply(f, {.has_size = true, .has_mtime = false, .size = size % (4 << 20), .mtime = {}})), 0);
+    while (!stop.load()) {
+      DirtyAttributes size;
+      size.has_size = true;
+      size.size = end.load() + 500;
+      EXPECT_EQ(code(store->apply(f, size)), 0);
+    }
   });
-  for (uint64_t i = 0; i < 4000; ++i) {
-    ASSERT_EQ(put(f, i * 1000, "x"), 0);
-    ASSERT_GE(store->stat(f)->size, i * 1000 + 1);
+  for (int i = 0; i < 20'000; ++i) {
+    uint64_t next = end.load() + 1000;
+    EXPECT_EQ(put(f, next - 1, "x"), 0);
+    uint64_t size = store->stat(f)->size;
+    EXPECT_GE(size, next) << "cut off in round " << i;
+    if (size < next) break;
+    end = next;
   }
   stop = true;
   grower.join();
-  for (uint64_t i = 0; i < 4000; i += 97) EXPECT_EQ(content(f, i * 1000, 1), "x");
+  EXPECT_EQ(content(f, end - 1, 1), "x");
+}
+
+TEST_P(ThreadsTest, AStaleFileStaysStaleWhileItsNumberIsGivenToAnother) {
+  TempDir elsewhere;
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> makers;
+  for (int t = 0; t < 2; ++t) {
+    makers.emplace_back([&, t] {
+      auto name = [&](int i) { return elsewhere / (std::to_string(t) + "-" + std::to_string(i)); };
+      while (!stop.load()) {
+        for (int i = 0; i < 64; ++i)
+          Fd made(::open(name(i).c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0644));
+        for (int i = 0; i < 64; ++i) ::unlink(name(i).c_str());
+      }
+    });
+  }
+  for (int round = 0; round < 2000; ++round) {
+    FileId file = make("f", "x");
+    EXPECT_EQ(remove("f"), 0);
+    for (int look = 0; look < 4; ++look) EXPECT_EQ(code(store->stat(file)), ESTALE);
+  }
+  stop = true;
+  for (auto& maker : makers) maker.join();
 }
 
 TEST_P(ThreadsTest, CallersDoNotMix) {
   if (::geteuid() != 0) GTEST_SKIP() << "needs root";
   ASSERT_EQ(::chmod(dir.path().c_str(), 0777), 0);
   in_threads(8, [&](int t) {
-    Caller who{.uid = 2000u + static_cast<uint32_t>(t), .gid = 3000u + static_cast<uint32_t>(t), .groups = {}};
+    Caller who{.uid = 2000u + static_cast<uint32_t>(t),
+               .gid = 3000u + static_cast<uint32_t>(t),
+               .groups = {}};
     for (int i = 0; i < 100; ++i) {
-      auto made = store->execute(who, CreateCall{store->root(), std::to_string(t) + "-" + std::to_string(i), S_IFREG | 0600, 0, true});
+      auto made =
+          store->execute(who, CreateCall{store->root(), std::to_string(t) + "-" + std::to_string(i),
+                                         S_IFREG | 0600, 0, true});
       ASSERT_TRUE(made);
       EXPECT_EQ(std::get<Node>(*made).attributes.uid, who.uid);
       EXPECT_EQ(std::get<Node>(*made).attributes.gid, who.gid);
@@ -84,7 +122,8 @@ TEST_P(ThreadsTest, NamesComeAndGoWithoutHarm) {
   in_threads(6, [&](int t) {
     Prng prng(static_cast<uint64_t>(t) + 100);
     for (int i = 0; i < 600; ++i) {
-      std::string name = "n" + std::to_string(prng.below(10)), other = "n" + std::to_string(prng.below(10));
+      std::string name = "n" + std::to_string(prng.below(10)),
+                  other = "n" + std::to_string(prng.below(10));
       int result = 0;
       switch (prng.below(6)) {
         case 0:
@@ -95,9 +134,15 @@ TEST_P(ThreadsTest, NamesComeAndGoWithoutHarm) {
             result = code(made);
           }
           break;
-        case 1: result = remove(name); break;
-        case 2: result = rename(name, other); break;
-        case 3: result = rename(name, other, RENAME_EXCHANGE); break;
+        case 1:
+          result = remove(name);
+          break;
+        case 2:
+          result = rename(name, other);
+          break;
+        case 3:
+          result = rename(name, other, RENAME_EXCHANGE);
+          break;
         case 4:
           if (auto found = lookup(name); found) {
             if (store->pin(found->file)) {
@@ -108,7 +153,9 @@ TEST_P(ThreadsTest, NamesComeAndGoWithoutHarm) {
             }
           }
           break;
-        default: result = code(run(ReadDirectoryCall{store->root(), 0, 4096})); break;
+        default:
+          result = code(run(ReadDirectoryCall{store->root(), 0, 4096}));
+          break;
       }
       if (result != 0 && result != ENOENT && result != EEXIST && result != ESTALE) {
         ADD_FAILURE() << std::strerror(result);

@@ -1,4 +1,5 @@
-// Extended attributes, through /proc/self/fd: the f*xattr calls refuse O_PATH descriptors, and links and devices cannot be opened.
+// Extended attributes, through /proc/self/fd: the f*xattr calls refuse O_PATH descriptors, and
+// links and devices cannot be opened.
 #include <sys/xattr.h>
 
 #include <cerrno>
@@ -32,7 +33,8 @@ Result<Bytes> get_all(Get&& get) {
 
 constexpr std::string_view kTrusted = "trusted.";
 
-// The list without the names that only administrators may see: the file system showed them because this daemon is one.
+// The list without the names that only administrators may see: the file system showed them because
+// this daemon is one.
 Bytes without_trusted(const Bytes& list) {
   std::string_view rest(reinterpret_cast<const char*>(list.data()), list.size());
   std::string kept;

@@ -54,7 +54,7 @@ Result<Fetch> decode(const fb::Fetch& m) {
   return out;
 }
 
-Result<Release> decode(const fb::Release& m) { return Release{.file = from_fb(*m.file()), .seen = m.seen()}; }
+Result<Release> decode(const fb::Release& m) { return Release{.file = from_fb(*m.file()), .seen = m.seen(), .leases = m.leases()}; }
 
 Result<Call> decode(const fb::CallFrame& m, const Bytes& bulk) {
   Call out;

@@ -50,7 +50,7 @@ class Encoder {
   }
   Result<Encoded> operator()(const Release& m) {
     auto file = to_fb(m.file);
-    return done(FrameType::Release, fb::CreateRelease(b, &file, m.seen));
+    return done(FrameType::Release, fb::CreateRelease(b, &file, m.seen, m.leases));
   }
   Result<Encoded> operator()(const Call& m) {
     if (m.caller.groups.size() > kGroupsMax) return fail(EMSGSIZE, "too many groups");

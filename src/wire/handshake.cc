@@ -14,6 +14,11 @@ bool valid_label(std::string_view s) {
 }
 constexpr size_t kTextMax = 1024;
 
+bool valid_export_path(std::string_view s) {
+  return s.empty() || (s.front() == '/' && s.size() <= kExportPathMax && s.find('\0') == std::string_view::npos);
+}
+std::string_view optional_view(const flatbuffers::String* s) { return s == nullptr ? std::string_view() : view_of(s); }
+
 }  // namespace
 
 const char* to_string(RefuseReason reason) {
@@ -70,8 +75,10 @@ Result<Encoded> encode(const Welcome& m) {
   for (const Export& e : m.exports) {
     if (!valid_label(e.name)) return fail(EINVAL, "bad export name");
     auto name = b.CreateString(e.name);
+    if (!valid_export_path(e.path)) return fail(EINVAL, "bad export path");
     auto root = to_fb(e.root);
-    exports.push_back(fb::CreateExport(b, name, e.export_index, &root, e.read_only));
+    auto path = b.CreateString(e.path);
+    exports.push_back(fb::CreateExport(b, name, e.export_index, &root, e.read_only, path));
   }
   auto list = b.CreateVector(exports);
   auto node_name = b.CreateString(m.node_name);
@@ -99,10 +106,12 @@ Result<Welcome> decode_welcome(std::span<const std::byte> header) {
     if (root->exports()->size() > kExportsMax) return malformed("too many exports");
     for (const fb::Export* e : *root->exports()) {
       if (!valid_label(view_of(e->name()))) return malformed("bad export name in a welcome");
+      if (!valid_export_path(optional_view(e->path()))) return malformed("bad export path in a welcome");
       m.exports.push_back({.name = e->name()->str(),
                            .export_index = e->export_index(),
                            .root = from_fb(*e->root()),
-                           .read_only = e->read_only()});
+                           .read_only = e->read_only(),
+                           .path = std::string(optional_view(e->path()))});
     }
   }
   return m;

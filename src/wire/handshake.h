@@ -21,6 +21,7 @@ inline constexpr uint32_t kProtocolVersion = 1;
 inline constexpr uint64_t kFeatures = 0;
 inline constexpr uint32_t kLanesMax = 64;
 inline constexpr size_t kExportsMax = 1024;
+inline constexpr size_t kExportPathMax = 4096;
 inline constexpr size_t kHandshakeHeaderMax = size_t{512} << 10;  // of a Welcome
 inline constexpr size_t kHelloMax = 4096;  // of a Hello or Refuse: all a stranger may make us keep
 
@@ -43,6 +44,7 @@ struct Export {
   uint32_t export_index = 0;
   FileId root;
   bool read_only = false;
+  std::string path;  // on the origin: what O_REMOTE opens there call it; absolute, at most kExportPathMax bytes, may be empty
   bool operator==(const Export&) const = default;
 };
 

@@ -15,7 +15,7 @@ Hello hello() {
 Welcome welcome() {
   return {.version = 1, .features = 2, .node_name = "home", .incarnation = 3, .session = 4, .resumed = true, .received = 5,
           .lease_term_ms = 10000,
-          .exports = {{.name = "data", .export_index = 0, .root = {0, 1, 2}, .read_only = false},
+          .exports = {{.name = "data", .export_index = 0, .root = {0, 1, 2}, .read_only = false, .path = "/srv/data"},
                       {.name = "big", .export_index = 1, .root = {1, 3, 4}, .read_only = true}}};
 }
 
@@ -51,7 +51,7 @@ TEST(HandshakeTest, TheLargestHelloFitsWhatAStrangerMayMakeUsKeep) {
 
 TEST(HandshakeTest, TheLargestWelcomeFits) {
   Welcome w = welcome();
-  w.exports.assign(kExportsMax, {.name = std::string(255, 'e'), .export_index = 1, .root = {}, .read_only = false});
+  w.exports.assign(kExportsMax, {.name = std::string(255, 'e'), .export_index = 1, .root = {}, .read_only = false, .path = "/srv/data"});
   EXPECT_TRUE(encode(w));
   w.exports.push_back(w.exports[0]);
   EXPECT_FALSE(encode(w));

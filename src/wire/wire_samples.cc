@@ -95,7 +95,7 @@ class Printer {
     for (const Extent& e : m.extents) fields("Extent", e.offset, e.bytes);
   }
   void operator()(const Fetch& m) { fields("Fetch", m.file, m.fetch, m.range); }
-  void operator()(const Release& m) { fields("Release", m.file, m.seen); }
+  void operator()(const Release& m) { fields("Release", m.file, m.seen, m.leases); }
   void operator()(const Call& m) {
     fields("Call", m.call, m.caller.uid, m.caller.gid, m.caller.groups.size());
     for (uint32_t g : m.caller.groups) field(g);
@@ -187,7 +187,7 @@ std::vector<ToHome> sample_to_home() {
             .attributes = dirty()},
       Flush{.file = kFile, .flush = 7, .extents = {}, .attributes = {}},
       Fetch{.file = kFile, .fetch = 8, .range = {7, 7}},
-      Release{.file = kFile, .seen = 9}};
+      Release{.file = kFile, .seen = 9, .leases = false}};
   uint64_t id = 100;
   for (Operation& operation : operations()) {
     Caller caller{.uid = 1000, .gid = 100, .groups = {}};

@@ -1,0 +1,114 @@
+#include "net/dialer.h"
+
+#include <fmt/core.h>
+
+#include <cstring>
+
+namespace vremote::net {
+
+Dialer::Dialer(EventLoop& loop, Resolver& resolver, HostPort address, int64_t timeout_ms, Callbacks callbacks)
+    : loop_(loop), resolver_(resolver), address_(std::move(address)), timeout_ms_(timeout_ms), callbacks_(std::move(callbacks)) {}
+
+void Dialer::dial() {
+  finish();
+  candidate_ = 0;
+  // An address in numbers is resolved here, a name on the resolver's thread: it may take seconds.
+  auto numeric = resolve(address_, false, false);
+  if (numeric || numeric.error().code != EAGAIN) {
+    if (!numeric) return callbacks_.failed(numeric.error());
+    candidates_ = std::move(*numeric);
+    return connect_next();
+  }
+  resolver_.resolve(address_, loop_, [weak = weak_from_this(), attempt = attempt_](Result<std::vector<SocketAddress>> found) {
+    auto self = weak.lock();
+    if (!self || self->attempt_ != attempt) return;
+    if (!found) {
+      self->finish();
+      return self->callbacks_.failed(found.error());
+    }
+    self->candidates_ = std::move(*found);
+    self->connect_next();
+  });
+}
+
+void Dialer::cancel() { finish(); }
+
+void Dialer::finish() {
+  ++attempt_;
+  watch_.reset();
+  timer_.cancel();
+  stream_.reset();
+  socket_.reset();
+}
+
+void Dialer::next_or_fail(Error error) {
+  finish();
+  if (++candidate_ < candidates_.size()) return connect_next();
+  callbacks_.failed(error);
+}
+
+void Dialer::connect_next() {
+  std::string name = candidates_[candidate_].text();
+  timer_ = loop_.call_after(timeout_ms_ * 1'000'000, [this, name] {
+    next_or_fail({ETIMEDOUT, fmt::format("{} does not answer", name)});
+  });
+  auto socket = begin_connect(candidates_[candidate_]);
+  if (!socket) return next_or_fail(socket.error());
+  socket_ = std::move(*socket);
+  auto watch = loop_.watch_writable(socket_.get(), [this, name] {
+    watch_.reset();
+    if (int error = connect_error(socket_.get()))
+      return next_or_fail({error, fmt::format("cannot connect to {}: {}", name, std::strerror(error))});
+    connected();
+  });
+  if (!watch) return next_or_fail(watch.error());
+  watch_ = std::move(*watch);
+}
+
+void Dialer::connected() {
+  auto hello = callbacks_.hello();
+  if (!hello) return next_or_fail(hello.error());
+  auto encoded = wire::encode(*hello);
+  if (!encoded) return next_or_fail(encoded.error());
+
+  stream_ = make_plain_stream(std::move(socket_));
+  iovec piece{encoded->header.data(), encoded->header.size()};
+  IoResult result = stream_->write(std::span(&piece, 1));
+  // A new socket takes a Hello whole.
+  if (result.bytes != encoded->header.size()) return next_or_fail({result.error ? result.error : EIO, "cannot say hello"});
+  reader_ = FrameReader({.header_max = wire::kHandshakeHeaderMax, .bulk_max = wire::kBulkMax});
+  auto watch = loop_.watch(stream_->fd(), [this] { on_readable(); });
+  if (!watch) return next_or_fail(watch.error());
+  watch_ = std::move(*watch);
+}
+
+void Dialer::on_readable() {
+  auto self = shared_from_this();  // the callbacks may drop us
+  IoResult result = reader_.fill(*stream_);
+  auto frame = reader_.next();
+  if (!frame) return next_or_fail(frame.error());
+  if (*frame) {
+    const auto& f = **frame;
+    if (f.preamble.type == wire::FrameType::Welcome) {
+      auto welcome = wire::decode_welcome(f.header);
+      if (!welcome) return next_or_fail(welcome.error());
+      Welcomed answer{.stream = std::move(stream_), .reader = FrameReader(), .welcome = std::move(*welcome)};
+      watch_.reset();
+      std::swap(answer.reader, reader_);
+      finish();
+      return callbacks_.welcomed(std::move(answer));
+    }
+    if (f.preamble.type == wire::FrameType::Refuse) {
+      auto refuse = wire::decode_refuse(f.header);
+      if (!refuse) return next_or_fail(refuse.error());
+      finish();
+      return callbacks_.refused(*refuse);
+    }
+    return next_or_fail({EPROTO, "the other side does not speak our protocol"});
+  }
+  if (result.error != 0)
+    return next_or_fail({result.error, fmt::format("connection lost in the handshake: {}", std::strerror(result.error))});
+  if (result.end) return next_or_fail({ECONNRESET, "connection closed in the handshake"});
+}
+
+}  // namespace vremote::net

@@ -1,0 +1,59 @@
+// One attempt to reach a home: resolve, connect, say Hello, hear the answer. Lives on one loop.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "net/address.h"
+#include "net/frame_reader.h"
+#include "net/stream.h"
+#include "wire/handshake.h"
+
+namespace vremote::net {
+
+class Dialer : public std::enable_shared_from_this<Dialer> {
+ public:
+  // What a home may answer, besides closing the connection.
+  struct Welcomed {
+    std::unique_ptr<Stream> stream;
+    FrameReader reader;  // with what came after the Welcome
+    wire::Welcome welcome;
+  };
+  // Exactly one of them is called for each dial(), unless it is cancelled. All on the loop.
+  struct Callbacks {
+    std::function<Result<wire::Hello>()> hello;  // asked when the connection stands, so that it is up to date
+    std::function<void(Welcomed)> welcomed;
+    std::function<void(const wire::Refuse&)> refused;
+    std::function<void(const Error&)> failed;
+  };
+
+  Dialer(EventLoop& loop, Resolver& resolver, HostPort address, int64_t timeout_ms, Callbacks callbacks);
+
+  void dial();
+  void cancel();
+
+ private:
+  void connect_next();
+  void connected();
+  void on_readable();
+  void next_or_fail(Error error);
+  void finish();  // forgets the attempt; a callback follows
+
+  EventLoop& loop_;
+  Resolver& resolver_;
+  const HostPort address_;
+  const int64_t timeout_ms_;
+  const Callbacks callbacks_;
+
+  uint64_t attempt_ = 0;  // a late answer of the resolver belongs to an older one
+  std::vector<SocketAddress> candidates_;
+  size_t candidate_ = 0;
+  Fd socket_;
+  std::unique_ptr<Stream> stream_;
+  FrameReader reader_;
+  Watch watch_;  // after the descriptors: it goes first
+  Timer timer_;
+};
+
+}  // namespace vremote::net

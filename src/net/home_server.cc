@@ -1,0 +1,352 @@
+#include "net/home_server.h"
+
+#include <fmt/core.h>
+#include <spdlog/spdlog.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <shared_mutex>
+#include <unordered_map>
+
+#include "base/check.h"
+#include "net/address.h"
+#include "net/knocks.h"
+#include "net/lane.h"
+#include "wire/codec.h"
+
+namespace vremote::net {
+namespace {
+
+struct Session {
+  SessionInfo info;
+  uint64_t epoch = 0;
+  Instant created;
+  std::vector<std::shared_ptr<Lane>> lanes;
+
+  // The first loop's.
+  bool ending = false;
+  std::vector<Guest> waiting;  // for the end: the node has come back as another
+
+  std::mutex mutex;
+  uint32_t connected = 0;  // lanes
+};
+
+}  // namespace
+
+// The first loop accepts, keeps the list of sessions and runs their callbacks; each lane lives on a loop of its own.
+class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
+ public:
+  Impl(std::vector<EventLoop*> loops, HomeServerOptions options, Callbacks callbacks)
+      : loops_(std::move(loops)),
+        options_(std::move(options)),
+        callbacks_(std::move(callbacks)),
+        knocks_(*loops_.at(0), options_.handshake_timeout_ms, [this](Guest guest) { greet(std::move(guest)); }) {}
+
+  Status start() {
+    VR_TRY(address, parse_address(options_.address));
+    VR_TRY(candidates, resolve(address, true, true));
+    auto listener = listen_on(candidates[0]);
+    if (!listener && listener.error().code == EAFNOSUPPORT && address.host.empty()) {
+      // A kernel without IPv6.
+      VR_TRY(v4, resolve({"0.0.0.0", address.port}, false, true));
+      listener = listen_on(v4[0]);
+    }
+    if (!listener) return std::unexpected(listener.error());
+    listener_ = std::move(*listener);
+    VR_TRY(local, local_address(listener_.get()));
+    VR_TRY(port, parse_address(local.text()));
+    port_ = port.port;
+    spdlog::info("listening on {}", local.text());
+    Status watching;
+    loops_[0]->run_and_wait([&] { watching = watch_listener(); });
+    return watching;
+  }
+
+  void stop() {
+    if (stopped_.exchange(true)) return;
+    loops_[0]->run_and_wait([this] {
+      listening_.reset();
+      pause_.cancel();
+      listener_.reset();
+      knocks_.clear();
+      // by_name_ has all of them, also those that are ending.
+      for (auto& [name, session] : by_name_) session->waiting.clear();
+    });
+    for (auto& [name, session] : by_name_)
+      for (auto& lane : session->lanes) lane->loop().run_and_wait([&lane] { lane->close(); });
+    // A callback that is running now ends first; those still posted find `stopped_`.
+    loops_[0]->run_and_wait([] {});
+  }
+
+  uint16_t port() const { return port_; }
+
+  Status send(SessionId id, uint32_t lane, const coherence::ToAgent& message) {
+    VR_TRY(encoded, wire::encode(message));
+    if (auto session = find(id)) {
+      VR_CHECK(lane < session->lanes.size());
+      session->lanes[lane]->send(std::move(encoded));
+    }
+    return {};
+  }
+
+  void end_session(SessionId id) {
+    loops_[0]->post([self = shared_from_this(), id] {
+      if (self->stopped_) return;
+      if (auto session = self->find(id)) self->begin_end(session, "ended by this node");
+    });
+  }
+
+  std::optional<Instant> last_heard(SessionId id) const {
+    auto session = find(id);
+    if (!session) return std::nullopt;
+    Instant oldest = session->lanes[0]->last_heard();
+    for (const auto& lane : session->lanes) oldest = std::min(oldest, lane->last_heard());
+    return oldest;
+  }
+  std::vector<SessionInfo> sessions() const {
+    std::shared_lock lock(mutex_);
+    std::vector<SessionInfo> all;
+    for (const auto& [id, session] : by_id_) all.push_back(session->info);
+    std::ranges::sort(all, {}, &SessionInfo::id);
+    return all;
+  }
+  std::vector<LaneStats> stats(SessionId id) const {
+    std::vector<LaneStats> all;
+    if (auto session = find(id))
+      for (const auto& lane : session->lanes) all.push_back(lane->stats());
+    return all;
+  }
+
+ private:
+  using SessionPtr = std::shared_ptr<Session>;
+
+  SessionPtr find(SessionId id) const {
+    std::shared_lock lock(mutex_);
+    auto it = by_id_.find(id);
+    return it == by_id_.end() ? nullptr : it->second;
+  }
+
+  // ---- accepting, on the first loop ----
+
+  Status watch_listener() {
+    VR_TRY(watch, loops_[0]->watch(listener_.get(), [this] { accept_all(); }));
+    listening_ = std::move(watch);
+    return {};
+  }
+
+  void accept_all() {
+    for (int i = 0; i < 64; ++i) {
+      if (knocks_.full()) return pause("too many strangers at the door");
+      SocketAddress peer;
+      peer.length = sizeof peer.storage;
+      Fd socket(::accept4(listener_.get(), reinterpret_cast<sockaddr*>(&peer.storage), &peer.length, SOCK_NONBLOCK | SOCK_CLOEXEC));
+      if (socket.valid()) {
+        tune(socket.get());
+        knocks_.add(std::move(socket), peer.text());
+        continue;
+      }
+      if (errno == EAGAIN || errno == EWOULDBLOCK) return;
+      // No descriptors or memory: the connection stays in the queue, and the listener readable. Everything else is the
+      // misfortune of one connection (accept(2)).
+      if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) return pause(std::strerror(errno));
+    }
+  }
+  void pause(const std::string& why) {
+    spdlog::warn("not accepting connections for a moment: {}", why);
+    listening_.reset();
+    pause_ = loops_[0]->call_after(200'000'000, [this] {
+      if (auto status = watch_listener(); !status) pause(status.error().what);
+    });
+  }
+
+  void greet(Guest guest) {
+    if (stopped_) return;
+    const wire::Hello& hello = guest.hello;
+    if (hello.version != wire::kProtocolVersion)
+      return refuse(std::move(guest), wire::RefuseReason::Version,
+                    fmt::format("{} speaks protocol version {}", options_.node_name, wire::kProtocolVersion));
+    if (hello.cluster != options_.cluster) {
+      // The name of our cluster is not for strangers; theirs they know.
+      auto text = fmt::format("{} is not a node of cluster '{}'", options_.node_name, hello.cluster);
+      return refuse(std::move(guest), wire::RefuseReason::Cluster, text);
+    }
+    auto it = by_name_.find(hello.node_name);
+    SessionPtr session = it == by_name_.end() ? nullptr : it->second;
+    bool same = session && session->info.incarnation == hello.incarnation && session->epoch == hello.session_epoch;
+    if (same && session->info.lanes != hello.lanes)
+      return refuse(std::move(guest), wire::RefuseReason::BadHello, "another number of lanes than before");
+    if (hello.resume && (!same || session->ending))
+      return refuse(std::move(guest), wire::RefuseReason::SessionUnknown, "the session is over");
+    if (session && (!same || session->ending)) {
+      if (session->waiting.size() >= wire::kLanesMax)
+        return refuse(std::move(guest), wire::RefuseReason::Busy, "the older session is still ending");
+      bool restarted = session->info.incarnation != hello.incarnation;
+      session->waiting.push_back(std::move(guest));
+      return begin_end(session, restarted ? "the node has restarted" : "the node has begun another session");
+    }
+    if (!session) session = create(guest);
+    join(session, std::move(guest));
+  }
+
+  SessionPtr create(const Guest& guest) {
+    auto session = std::make_shared<Session>();
+    session->info = {.id = next_id_++,
+                     .node_name = guest.hello.node_name,
+                     .incarnation = guest.hello.incarnation,
+                     .lanes = guest.hello.lanes,
+                     .address = guest.address};
+    session->epoch = guest.hello.session_epoch;
+    for (uint32_t i = 0; i < guest.hello.lanes; ++i) {
+      auto lane = std::make_shared<Lane>(*loops_[i % loops_.size()],
+                                         Lane::Options{.index = i,
+                                                       .name = session->info.node_name,
+                                                       .ping_interval_ms = 0,  // the agent pings
+                                                       .silence_max_ms = options_.silence_max_ms});
+      // The lane belongs to the session, which outlives every handler: stop() and the session's end close the lanes first.
+      lane->set_handlers({.on_message = [this, s = session.get(), i](const auto& frame) { return deliver(*s, i, frame); },
+                          .on_lost = [this, s = session.get(), i](const Error& e, bool hopeless) { lost(*s, i, e, hopeless); }});
+      lane->open(1);
+      session->lanes.push_back(std::move(lane));
+    }
+    by_name_[session->info.node_name] = session;
+    {
+      std::unique_lock lock(mutex_);
+      by_id_[session->info.id] = session;
+    }
+    spdlog::info("node {} at {}: session {}", session->info.node_name, session->info.address, session->info.id);
+    if (callbacks_.on_session) callbacks_.on_session(session->info);
+    return session;
+  }
+
+  void join(const SessionPtr& session, Guest guest) {
+    wire::Welcome welcome{.node_name = options_.node_name,
+                          .incarnation = options_.incarnation,
+                          .session = session->info.id,
+                          .resumed = guest.hello.resume,
+                          .received = 0,
+                          .lease_term_ms = options_.lease_term_ms,
+                          .exports = callbacks_.exports ? callbacks_.exports() : std::vector<wire::Export>()};
+    EventLoop& loop = session->lanes[guest.hello.lane]->loop();
+    loop.post([self = shared_from_this(), session, guest = std::move(guest), welcome = std::move(welcome)]() mutable {
+      self->attach(session, std::move(guest), std::move(welcome));
+    });
+  }
+
+  // ---- on the lane's loop ----
+
+  void attach(const SessionPtr& session, Guest guest, wire::Welcome welcome) {
+    if (stopped_) return;
+    uint32_t index = guest.hello.lane;
+    Lane& lane = *session->lanes[index];
+    // An older connection that we believe to be alive: the node knows better. What it brought so far counts.
+    if (lane.attached()) lane.lose({ECONNRESET, "replaced by a new connection"});
+    welcome.received = lane.received();
+    auto encoded = wire::encode(welcome);
+    if (!encoded) {
+      spdlog::error("cannot welcome node {}: {}", session->info.node_name, encoded.error().what);
+      return refuse(std::move(guest), wire::RefuseReason::Busy, "the home cannot name its exports");
+    }
+    count_connected(*session, +1);
+    Status status = lane.attach(std::move(guest.stream), std::move(guest.reader), guest.hello.received, std::move(encoded->header));
+    if (status) return;
+    count_connected(*session, -1);
+    // ECANCELED: the session has just ended; the node hears of it when it tries again.
+    if (status.error().code != ECANCELED) end_later(*session, status.error().what);
+  }
+
+  Status deliver(Session& session, uint32_t index, const FrameReader::Frame& frame) {
+    VR_TRY(message, wire::decode_to_home(frame.preamble.type, frame.header, frame.bulk));
+    session.lanes[index]->taken(frame);
+    callbacks_.on_message(session.info.id, index, std::move(message));
+    return {};
+  }
+
+  void lost(Session& session, uint32_t index, const Error& error, bool hopeless) {
+    if (error.code == EPROTO) spdlog::error("node {}, lane {}: {}", session.info.node_name, index, error.what);
+    count_connected(session, -1);
+    if (hopeless) end_later(session, error.what);
+  }
+
+  void count_connected(Session& session, int change) {
+    std::lock_guard lock(session.mutex);
+    bool before = session.connected > 0;
+    session.connected += static_cast<uint32_t>(change);
+    bool after = session.connected > 0;
+    if (before == after || !callbacks_.on_connection) return;
+    // Posted under the lock: in the order of the changes.
+    loops_[0]->post([self = shared_from_this(), id = session.info.id, after] {
+      if (!self->stopped_ && self->find(id)) self->callbacks_.on_connection(id, after);
+    });
+  }
+
+  void end_later(const Session& session, const std::string& why) {
+    loops_[0]->post([self = shared_from_this(), id = session.info.id, why] {
+      if (self->stopped_) return;
+      if (auto found = self->find(id)) self->begin_end(found, why);
+    });
+  }
+
+  // ---- the end of a session, on the first loop: its lanes are closed on their loops, then the layer above is told ----
+
+  void begin_end(const SessionPtr& session, const std::string& why) {
+    if (session->ending) return;
+    session->ending = true;
+    spdlog::warn("node {}: session {} is over: {}", session->info.node_name, session->info.id, why);
+    {
+      std::unique_lock lock(mutex_);
+      by_id_.erase(session->info.id);
+    }
+    auto left = std::make_shared<std::atomic<size_t>>(session->lanes.size());
+    for (auto& lane : session->lanes) {
+      lane->loop().post([self = shared_from_this(), session, lane, left] {
+        lane->close();
+        if (left->fetch_sub(1) != 1) return;
+        self->loops_[0]->post([self, session] { self->finish_end(session); });
+      });
+    }
+  }
+  void finish_end(const SessionPtr& session) {
+    if (stopped_) return;
+    if (callbacks_.on_reset) callbacks_.on_reset(session->info.id);
+    by_name_.erase(session->info.node_name);
+    auto waiting = std::move(session->waiting);
+    for (Guest& guest : waiting) greet(std::move(guest));
+  }
+
+  const std::vector<EventLoop*> loops_;
+  const HomeServerOptions options_;
+  const Callbacks callbacks_;
+  std::atomic<bool> stopped_{false};
+  uint16_t port_ = 0;
+
+  // The first loop's.
+  Fd listener_;
+  Watch listening_;
+  Timer pause_;
+  Knocks knocks_;
+  std::map<std::string, SessionPtr> by_name_;  // also those that are ending
+  SessionId next_id_ = 1;
+
+  mutable std::shared_mutex mutex_;
+  std::unordered_map<SessionId, SessionPtr> by_id_;
+};
+
+HomeServer::HomeServer(std::vector<EventLoop*> loops, HomeServerOptions options, Callbacks callbacks)
+    : impl_(std::make_shared<Impl>(std::move(loops), std::move(options), std::move(callbacks))) {}
+HomeServer::~HomeServer() { stop(); }
+
+Status HomeServer::start() { return impl_->start(); }
+void HomeServer::stop() { impl_->stop(); }
+uint16_t HomeServer::port() const { return impl_->port(); }
+Status HomeServer::send(SessionId session, uint32_t lane, const coherence::ToAgent& message) {
+  return impl_->send(session, lane, message);
+}
+void HomeServer::end_session(SessionId session) { impl_->end_session(session); }
+std::optional<Instant> HomeServer::last_heard(SessionId session) const { return impl_->last_heard(session); }
+std::vector<SessionInfo> HomeServer::sessions() const { return impl_->sessions(); }
+std::vector<LaneStats> HomeServer::stats(SessionId session) const { return impl_->stats(session); }
+
+}  // namespace vremote::net

@@ -1,0 +1,460 @@
+#include "node/agent_service.h"
+
+#include <limits.h>
+#include <spdlog/spdlog.h>
+#include <sys/uio.h>
+#include <time.h>
+
+#include <cerrno>
+
+#include "coherence/operation_needs.h"
+#include "fuse/reply.h"
+#include "node/inode_table.h"
+
+namespace vremote::node {
+
+using namespace coherence;
+
+namespace {
+
+template <typename... Fs>
+struct Overload : Fs... {
+  using Fs::operator()...;
+};
+template <typename... Fs>
+Overload(Fs...) -> Overload<Fs...>;
+
+Timestamp wall_now() {
+  timespec t{};
+  clock_gettime(CLOCK_REALTIME_COARSE, &t);
+  return {t.tv_sec, static_cast<uint32_t>(t.tv_nsec)};
+}
+
+// More pieces than one writev takes are joined first.
+constexpr size_t kPiecesMax = IOV_MAX - 8;
+
+Status reply_data(const Waiting& waiting, const std::vector<Bytes>& pieces, uint64_t length) {
+  if (pieces.size() > kPiecesMax) {
+    std::vector<std::byte> joined;
+    joined.reserve(length);
+    for (const Bytes& piece : pieces) joined.insert(joined.end(), piece.view().begin(), piece.view().end());
+    return waiting.channel->reply(waiting.unique, std::span<const std::byte>(joined));
+  }
+  std::vector<iovec> parts;
+  parts.reserve(pieces.size());
+  for (const Bytes& piece : pieces) parts.push_back({const_cast<std::byte*>(piece.data()), piece.size()});
+  return waiting.channel->reply(waiting.unique, std::span<const iovec>(parts));
+}
+
+}  // namespace
+
+AgentService::AgentService(std::string home_name, const AgentOptions& options, bool local, Send send, Environment environment)
+    : home_name_(std::move(home_name)), local_(local), send_(std::move(send)), environment_(std::move(environment)) {
+  AgentOptions share = options;
+  share.dirty_max_bytes = std::max<uint64_t>(options.dirty_max_bytes / 2, 8 << 20);
+  for (size_t i = 0; i < kShards; ++i) {
+    shards_[i] = std::make_unique<Shard>(share);
+    shards_[i]->index = i;
+  }
+}
+
+AgentService::~AgentService() {
+  for (auto& shard : shards_) shard->timer.cancel();
+}
+
+// ---- carrying out -----------------------------------------------------------------------------------------------------------------
+
+template <typename Event>
+void AgentService::with(Shard& shard, Event event) {
+  std::vector<After> after;
+  {
+    std::lock_guard lock(shard.mutex);
+    AgentActions actions;
+    event(shard.agent, net::EventLoop::now(), actions);
+    carry_out(shard, actions, after);
+    arm(shard);
+  }
+  if (local_) deliver_outbox(shard);
+  for (After& a : after) a.then(std::move(a.answer));
+}
+
+void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<After>& after) {
+  for (AgentAction& action : actions) {
+    std::visit(
+        Overload{
+            [&](ReplyData& a) {
+              auto it = shard.pending.find(a.token);
+              if (it == shard.pending.end()) return;
+              const Pending& pending = it->second;
+              if (auto sent = reply_data(pending.waiting, a.pieces, a.length); !sent) spdlog::warn("reply to a read: {}", sent.error().what);
+              const bool fill = pending.kind == Pending::Kind::Fill;
+              environment_.metrics->record(fill ? Latency::Fill : Latency::DirectRead, net::EventLoop::now().ns - pending.started_ns);
+              if (fill) environment_.metrics->add(Counter::FillBytes, a.length);
+              shard.pending.erase(it);
+            },
+            [&](ReplyWritten& a) { answer(shard, a.token, {.offset = a.offset, .length = a.length}, after); },
+            [&](ReplyOpened& a) { answer(shard, a.token, {}, after); },
+            [&](ReplyAttributes& a) { answer(shard, a.token, {.attributes = a.attributes}, after); },
+            [&](ReplyFlushed& a) { answer(shard, a.token, {.error = a.error}, after); },
+            [&](ReplyTruncateReady& a) { answer(shard, a.token, {}, after); },
+            [&](ReplyEntries& a) { answer(shard, a.token, {}, after); },
+            [&](ReplyError& a) { answer(shard, a.token, {.error = a.error}, after); },
+            [&](StartPurge& a) {
+              environment_.purge_threads->submit([this, a] {
+                const int64_t started = net::EventLoop::now().ns;
+                const std::optional<uint64_t> node = environment_.inodes->find(this, a.file);
+                if (node) {
+                  const uint64_t length = a.range.end >= kPageEnd ? 0 : a.range.byte_length();
+                  if (auto done = environment_.notify_channel()->invalidate_data(*node, a.range.byte_offset(), length); !done)
+                    spdlog::debug("purge: {}", done.error().what);
+                }
+                environment_.metrics->record(Latency::Purge, net::EventLoop::now().ns - started);
+                with(shard_of(a.file), [&](Agent& agent, Instant now, AgentActions& next) { agent.purge_returned(now, a.purge, a.file, next); });
+              });
+            },
+            [&](SendToHome& a) {
+              const FileId file = file_of(a.message);
+              if (local_) {
+                std::lock_guard lock(shard.outbox_mutex);
+                shard.outbox.emplace_back(file, std::move(a.message));
+              } else {
+                send_(file, std::move(a.message));
+              }
+            },
+            [&](EntriesLost& a) { shard.names.lost(a.dir); },
+        },
+        action);
+  }
+}
+
+void AgentService::answer(Shard& shard, Token token, Answer answer, std::vector<After>& after) {
+  auto it = shard.pending.find(token);
+  if (it == shard.pending.end()) return;
+  Pending& pending = it->second;
+  if (pending.kind == Pending::Kind::Then) {
+    after.push_back({std::move(pending.then), std::move(answer)});
+  } else {
+    Status sent = answer.error != 0 ? pending.waiting.channel->reply_error(pending.waiting.unique, answer.error)
+                                    : pending.waiting.channel->reply(pending.waiting.unique, fuse::write_out(answer.length));
+    if (!sent) spdlog::warn("reply: {}", sent.error().what);
+    if (pending.kind == Pending::Kind::Write) environment_.metrics->record(Latency::DirectWrite, net::EventLoop::now().ns - pending.started_ns);
+  }
+  shard.pending.erase(it);
+}
+
+void AgentService::arm(Shard& shard) {
+  const std::optional<Instant> next = shard.agent.next_deadline();
+  if (!next || (shard.armed && *shard.armed <= *next)) return;
+  shard.armed = next;
+  net::EventLoop* loop = environment_.loops[shard.index % environment_.loops.size()];
+  shard.timer = loop->call_at(*next, [this, &shard] {
+    {
+      std::lock_guard lock(shard.mutex);
+      shard.armed.reset();
+    }
+    with(shard, [](Agent& agent, Instant now, AgentActions& actions) { agent.tick(now, actions); });
+  });
+}
+
+void AgentService::deliver_outbox(Shard& shard) {
+  std::unique_lock lock(shard.outbox_mutex);
+  if (shard.delivering) return;
+  shard.delivering = true;
+  while (!shard.outbox.empty()) {
+    auto [file, message] = std::move(shard.outbox.front());
+    shard.outbox.pop_front();
+    lock.unlock();
+    send_(file, std::move(message));
+    lock.lock();
+  }
+  shard.delivering = false;
+}
+
+Token AgentService::add_pending(Shard& shard, Pending pending) {
+  const Token token = pending.waiting.unique != 0 ? pending.waiting.unique : (next_token_.fetch_add(1, std::memory_order_relaxed) << 1 | 1);
+  pending.started_ns = net::EventLoop::now().ns;
+  shard.pending.insert_or_assign(token, std::move(pending));
+  return token;
+}
+
+// ---- the kernel's requests -------------------------------------------------------------------------------------------------------
+
+void AgentService::read(Waiting waiting, FileId file, uint64_t offset, uint32_t size, bool fill) {
+  Shard& shard = shard_of(file);
+  with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
+    const Token token = add_pending(shard, {.kind = fill ? Pending::Kind::Fill : Pending::Kind::Read, .file = file, .waiting = waiting, .then = {}});
+    agent.read(now, {.token = token, .file = file, .offset = offset, .size = size, .fill = fill}, actions);
+  });
+}
+
+void AgentService::write(Waiting waiting, FileId file, uint64_t offset, Bytes bytes, bool append, Then then) {
+  Shard& shard = shard_of(file);
+  with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
+    const Token token = add_pending(shard, {.kind = then ? Pending::Kind::Then : Pending::Kind::Write, .file = file, .waiting = waiting, .then = std::move(then)});
+    agent.write(now, {.token = token, .file = file, .offset = offset, .bytes = std::move(bytes), .append = append, .now_wall = wall_now()}, actions);
+  });
+}
+
+void AgentService::write_back(FileId file, uint64_t offset, Bytes bytes) {
+  with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) {
+    agent.write_back(now, file, offset, std::move(bytes), wall_now(), actions);
+  });
+}
+
+void AgentService::open(FileId file, bool may_map, Then then) {
+  Shard& shard = shard_of(file);
+  with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
+    agent.open(now, add_pending(shard, {.file = file, .waiting = {}, .then = std::move(then)}), file, may_map, actions);
+  });
+}
+
+void AgentService::close(FileId file, bool may_map) {
+  with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) { agent.close(now, file, may_map, actions); });
+}
+
+void AgentService::attributes(uint64_t unique, FileId file, Then then) {
+  Shard& shard = shard_of(file);
+  with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
+    agent.attributes(now, add_pending(shard, {.file = file, .waiting = {nullptr, unique}, .then = std::move(then)}), file, actions);
+  });
+}
+
+void AgentService::flush(uint64_t unique, FileId file, Then then) {
+  Shard& shard = shard_of(file);
+  with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
+    agent.flush(now, add_pending(shard, {.file = file, .waiting = {nullptr, unique}, .then = std::move(then)}), file, actions);
+  });
+}
+
+void AgentService::truncate(uint64_t unique, FileId file, uint64_t size, Then ready) {
+  Shard& shard = shard_of(file);
+  with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
+    agent.truncate(now, add_pending(shard, {.file = file, .waiting = {nullptr, unique}, .then = std::move(ready)}), file, size, actions);
+  });
+}
+
+void AgentService::truncate_done(FileId file, bool done, uint64_t size) {
+  with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) { agent.truncate_done(now, file, done, size, actions); });
+}
+
+std::optional<uint32_t> AgentService::peek_mode(FileId file) {
+  Shard& shard = shard_of(file);
+  std::lock_guard lock(shard.mutex);
+  return shard.agent.peek_mode(file);
+}
+
+void AgentService::interrupt(uint64_t unique) {
+  // Which file it is about is not told: a rare event, so every waiting request of every shard is asked.
+  for (auto& shard : shards_)
+    with(*shard, [&](Agent& agent, Instant now, AgentActions& actions) {
+      auto it = shard->pending.find(unique);
+      if (it != shard->pending.end()) agent.interrupt(now, unique, it->second.file, actions);
+    });
+}
+
+void AgentService::forget(FileId file) {
+  with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) {
+    // Under the lock: a lookup answered meanwhile has a node number in the table, and its fills come after us.
+    if (!environment_.inodes->find(this, file)) agent.forget(now, file, actions);
+  });
+}
+
+// ---- names ------------------------------------------------------------------------------------------------------------------------
+
+void AgentService::lookup(uint64_t unique, const Caller& caller, FileId dir, std::string name, ThenFile then) {
+  Shard& shard = shard_of(dir);
+  NameCache::Answer known;
+  bool has_lease = false;
+  {
+    std::lock_guard lock(shard.mutex);
+    has_lease = shard.agent.has_entries(dir);
+    if (has_lease) known = shard.names.find(dir, name);
+  }
+  if (known.known) {
+    environment_.metrics->add(Counter::HitsWithoutMessage);
+    if (known.file) {
+      then(*known.file);
+    } else {
+      then(fail(ENOENT));
+    }
+    return;
+  }
+  if (has_lease) {
+    lookup_at_home(caller, dir, std::move(name), std::move(then));
+    return;
+  }
+  Then leased = [this, caller, dir, name = std::move(name), then = std::move(then)](Answer lease) mutable {
+    if (lease.error != 0) {
+      then(fail(lease.error));
+      return;
+    }
+    lookup_at_home(caller, dir, std::move(name), std::move(then));
+  };
+  with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
+    agent.entries(now, add_pending(shard, {.file = dir, .waiting = {nullptr, unique}, .then = std::move(leased)}), dir, actions);
+  });
+}
+
+void AgentService::lookup_at_home(const Caller& caller, FileId dir, std::string name, ThenFile then) {
+  LookupCall operation{dir, name};
+  call(caller, std::move(operation), [this, dir, name = std::move(name), then = std::move(then)](Reply&& reply) mutable {
+    const Node* node = std::get_if<Node>(&reply.outcome);
+    const std::optional<FileId> file = reply.error == 0 && node != nullptr ? std::optional(node->file) : std::nullopt;
+    if (file || reply.error == ENOENT) {
+      // Replies and recalls of one directory come in the home's order: with the lease here, this is still so.
+      Shard& shard = shard_of(dir);
+      std::lock_guard lock(shard.mutex);
+      if (shard.agent.has_entries(dir)) shard.names.remember(dir, name, file);
+    }
+    if (file) {
+      then(*file);
+    } else {
+      then(fail(reply.error != 0 ? reply.error : EIO));
+    }
+  });
+}
+
+// ---- operations -------------------------------------------------------------------------------------------------------------------
+
+void AgentService::call(Caller caller, Operation operation, ThenReply then) {
+  const uint64_t id = next_call_.fetch_add(1, std::memory_order_relaxed);
+  Call message{.call = id, .caller = std::move(caller), .operation = std::move(operation)};
+  const FileId file = file_of(message.operation);
+  const int64_t started = net::EventLoop::now().ns;
+  ThenReply timed = [this, started, then = std::move(then)](Reply&& reply) mutable {
+    environment_.metrics->record(Latency::Call, net::EventLoop::now().ns - started);
+    then(std::move(reply));
+  };
+  {
+    std::lock_guard lock(calls_mutex_);
+    calls_.emplace(id, PendingCall{message, std::move(timed)});
+  }
+  // In order with what the file's agent sends.
+  Shard& shard = shard_of(file);
+  {
+    std::lock_guard lock(shard.mutex);
+    if (local_) {
+      std::lock_guard outbox(shard.outbox_mutex);
+      shard.outbox.emplace_back(file, std::move(message));
+    } else {
+      send_(file, std::move(message));
+    }
+  }
+  if (local_) deliver_outbox(shard);
+}
+
+void AgentService::call_changing(std::vector<Change> changes, Caller caller, Operation operation, ThenReply then) {
+  for (const Change& change : changes) {
+    Shard& shard = shard_of(change.dir);
+    std::lock_guard lock(shard.mutex);
+    shard.names.begin_change(change.dir);
+  }
+  call(std::move(caller), std::move(operation), [this, changes = std::move(changes), then = std::move(then)](Reply&& reply) mutable {
+    for (const Change& change : changes) {
+      Shard& shard = shard_of(change.dir);
+      std::lock_guard lock(shard.mutex);
+      shard.names.end_change(change.dir, change.name);
+    }
+    then(std::move(reply));
+  });
+}
+
+// ---- the network ------------------------------------------------------------------------------------------------------------------
+
+void AgentService::receive(ToAgent&& message) {
+  if (auto* reply = std::get_if<Reply>(&message)) {
+    PendingCall pending;
+    {
+      std::lock_guard lock(calls_mutex_);
+      auto it = calls_.find(reply->call);
+      if (it == calls_.end()) return;
+      pending = std::move(it->second);
+      calls_.erase(it);
+    }
+    pending.then(std::move(*reply));
+    return;
+  }
+  const FileId file = std::visit(Overload{[](const Reply&) { return FileId{}; }, [](const auto& m) { return m.file; }}, message);
+  with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) {
+    std::visit(Overload{[](Reply&) {}, [&](auto& m) { agent.receive(now, std::move(m), actions); }}, message);
+  });
+}
+
+void AgentService::reset() {
+  for (auto& shard : shards_) with(*shard, [](Agent& agent, Instant now, AgentActions& actions) { agent.reset(now, actions); });
+  std::vector<uint64_t> again, lost;
+  {
+    std::lock_guard lock(calls_mutex_);
+    for (auto& [id, pending] : calls_) (is_idempotent(pending.call.operation) ? again : lost).push_back(id);
+  }
+  for (uint64_t id : lost) {
+    // The home may or may not have carried it out before it stopped: the caller must look.
+    Reply reply{.call = id, .error = EIO, .outcome = {}};
+    receive(std::move(reply));
+  }
+  for (uint64_t id : again) {
+    Call message;
+    {
+      std::lock_guard lock(calls_mutex_);
+      auto it = calls_.find(id);
+      if (it == calls_.end()) continue;
+      message = it->second.call;
+    }
+    const FileId file = file_of(message.operation);
+    send_(file, std::move(message));
+  }
+}
+
+void AgentService::flush_all() {
+  for (auto& shard : shards_) with(*shard, [](Agent& agent, Instant now, AgentActions& actions) { agent.flush_all(now, actions); });
+}
+
+bool AgentService::idle_dirty() {
+  for (auto& shard : shards_) {
+    std::lock_guard lock(shard->mutex);
+    if (!shard->agent.idle_dirty()) return false;
+  }
+  return true;
+}
+
+AgentCounts AgentService::counts() {
+  AgentCounts sum;
+  for (auto& shard : shards_) {
+    std::lock_guard lock(shard->mutex);
+    const AgentCounts c = shard->agent.counts();
+    sum.files += c.files;
+    sum.shared_pages += c.shared_pages;
+    sum.exclusive_pages += c.exclusive_pages;
+    sum.ranges += c.ranges;
+    sum.dirty_bytes += c.dirty_bytes;
+    sum.resident_pages += c.resident_pages;
+    sum.waiting += c.waiting;
+    sum.purges_in_flight += c.purges_in_flight;
+    sum.recalls_pending += c.recalls_pending;
+  }
+  return sum;
+}
+
+AgentStatistics AgentService::statistics() {
+  AgentStatistics sum;
+  for (auto& shard : shards_) {
+    std::lock_guard lock(shard->mutex);
+    const AgentStatistics& s = shard->agent.statistics();
+    sum.fills += s.fills;
+    sum.direct_reads += s.direct_reads;
+    sum.direct_writes += s.direct_writes;
+    sum.write_backs += s.write_backs;
+    sum.lease_requests += s.lease_requests;
+    sum.fetches += s.fetches;
+    sum.flushes += s.flushes;
+    sum.flush_bytes += s.flush_bytes;
+    sum.recalls += s.recalls;
+    sum.purges += s.purges;
+    sum.hits_without_message += s.hits_without_message;
+    sum.void_fetches += s.void_fetches;
+    sum.write_backs_without_exclusive += s.write_backs_without_exclusive;
+  }
+  return sum;
+}
+
+}  // namespace vremote::node

@@ -1,0 +1,157 @@
+// This node's agent for one home: drives coherence::Agent with real requests, purges, messages and time.
+//
+// Files are spread over a few shards, each an Agent under a lock of its own; no work is handed from thread to thread: whoever brings an event
+// carries out its actions. Replies to reads and writes, sends and starts of purges happen under the shard's lock (they never block), so that the
+// order of the actions is the order the kernel and the home see (K11); everything else runs after it.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/metrics.h"
+#include "base/result.h"
+#include "coherence/agent.h"
+#include "fuse/channel.h"
+#include "net/event_loop.h"
+#include "node/helper_threads.h"
+#include "node/name_cache.h"
+
+namespace vremote::node {
+
+class InodeTable;
+
+// What became of a request that is not answered to the kernel directly.
+struct Answer {
+  int error = 0;  // errno
+  Attributes attributes;
+  uint64_t offset = 0;  // of a write: where it went
+  uint32_t length = 0;
+};
+
+// A kernel request to be answered on the channel it came by.
+struct Waiting {
+  const fuse::Channel* channel = nullptr;
+  uint64_t unique = 0;
+};
+
+class AgentService {
+ public:
+  using Then = std::move_only_function<void(Answer)>;
+  using ThenReply = std::move_only_function<void(coherence::Reply&&)>;
+  // Sends to the home. Remote: never blocks, and is called under a shard's lock. For this machine's own home `local` is set and messages are
+  // handed over in order without a lock.
+  using Send = std::function<void(FileId file, coherence::ToHome&& message)>;
+  struct Environment {
+    InodeTable* inodes = nullptr;
+    HelperThreads* purge_threads = nullptr;
+    Metrics* metrics = nullptr;
+    std::vector<net::EventLoop*> loops;
+    std::function<const fuse::Channel*()> notify_channel;
+  };
+
+  AgentService(std::string home_name, const coherence::AgentOptions& options, bool local, Send send, Environment environment);
+  ~AgentService();
+
+  const std::string& home_name() const { return home_name_; }
+
+  // ---- the kernel's requests; any thread ----
+  void read(Waiting waiting, FileId file, uint64_t offset, uint32_t size, bool fill);
+  // `then` empty: answered to the kernel as a WRITE.
+  void write(Waiting waiting, FileId file, uint64_t offset, Bytes bytes, bool append, Then then);
+  void write_back(FileId file, uint64_t offset, Bytes bytes);
+  void open(FileId file, bool may_map, Then then);
+  void close(FileId file, bool may_map);
+  void attributes(uint64_t unique, FileId file, Then then);
+  void flush(uint64_t unique, FileId file, Then then);
+  void truncate(uint64_t unique, FileId file, uint64_t size, Then ready);
+  void truncate_done(FileId file, bool done, uint64_t size);
+  // The child's FileId, or an errno.
+  using ThenFile = std::move_only_function<void(Result<FileId>)>;
+  void lookup(uint64_t unique, const coherence::Caller& caller, FileId dir, std::string name, ThenFile then);
+  std::optional<uint32_t> peek_mode(FileId file);
+  void interrupt(uint64_t unique);
+  // After the kernel forgot a node number of the file: drops what is known when it has no other.
+  void forget(FileId file);
+
+  // ---- operations ----
+  // Runs at the home; `then` is called exactly once.
+  void call(coherence::Caller caller, coherence::Operation operation, ThenReply then);
+  // The same for one that changes names in directories: what is remembered of them is not used meanwhile.
+  struct Change {
+    FileId dir;
+    std::string name;
+  };
+  void call_changing(std::vector<Change> changes, coherence::Caller caller, coherence::Operation operation, ThenReply then);
+
+  // ---- the network ----
+  void receive(coherence::ToAgent&& message);
+  void reset();
+
+  void flush_all();
+  bool idle_dirty();
+
+  coherence::AgentCounts counts();
+  coherence::AgentStatistics statistics();
+
+ private:
+  struct Pending {
+    enum class Kind : uint8_t { Read, Fill, Write, Then };
+    Kind kind = Kind::Then;
+    FileId file;
+    Waiting waiting;
+    int64_t started_ns = 0;
+    Then then;
+  };
+  struct Shard {
+    std::mutex mutex;
+    coherence::Agent agent;
+    std::unordered_map<coherence::Token, Pending> pending;
+    NameCache names;
+    net::Timer timer;
+    std::optional<Instant> armed;
+    size_t index = 0;
+    // Messages for the home of this very machine, in order; handed over by one thread at a time.
+    std::mutex outbox_mutex;
+    std::deque<std::pair<FileId, coherence::ToHome>> outbox;
+    bool delivering = false;
+    explicit Shard(const coherence::AgentOptions& options) : agent(options) {}
+  };
+  struct After {
+    Then then;
+    Answer answer;
+  };
+  static constexpr size_t kShards = 4;
+
+  Shard& shard_of(FileId file) { return *shards_[FileIdHash{}(file) % kShards]; }
+  template <typename Event>
+  void with(Shard& shard, Event event);
+  void carry_out(Shard& shard, coherence::AgentActions& actions, std::vector<After>& after);
+  void answer(Shard& shard, coherence::Token token, Answer answer, std::vector<After>& after);
+  void arm(Shard& shard);
+  void deliver_outbox(Shard& shard);
+  void lookup_at_home(const coherence::Caller& caller, FileId dir, std::string name, ThenFile then);
+  coherence::Token add_pending(Shard& shard, Pending pending);
+
+  const std::string home_name_;
+  const bool local_;
+  Send send_;
+  Environment environment_;
+  std::array<std::unique_ptr<Shard>, kShards> shards_;
+  std::atomic<uint64_t> next_token_{1};
+  std::atomic<uint64_t> next_call_{1};
+  struct PendingCall {
+    coherence::Call call;  // kept for a home that restarts
+    ThenReply then;
+  };
+  std::mutex calls_mutex_;
+  std::unordered_map<uint64_t, PendingCall> calls_;
+};
+
+}  // namespace vremote::node

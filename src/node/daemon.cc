@@ -1,0 +1,55 @@
+#include "node/daemon.h"
+
+#include <fmt/format.h>
+#include <pthread.h>
+#include <signal.h>
+#include <spdlog/spdlog.h>
+
+#include <cstdio>
+
+#include "node/node.h"
+#include "node/process_setup.h"
+
+namespace vremote::node {
+namespace {
+
+constexpr int kExitConfig = 2;
+constexpr int64_t kStopPatienceMs = 8000;
+
+}  // namespace
+
+int run_node(const Config& config) {
+  // Before any thread: all inherit the mask, and this thread alone takes the signals.
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (int s : {SIGTERM, SIGINT, SIGHUP, SIGUSR1}) sigaddset(&signals, s);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+
+  if (auto log = start_log(config); !log) {
+    fmt::print(stderr, "vremote node: {}\n", log.error().what);
+    return kExitConfig;
+  }
+  for (const std::string& warning : config.warnings) spdlog::warn("{}", warning);
+  prepare_process();
+  NodeDaemon node(config);
+  if (auto started = node.start([] { kill(getpid(), SIGUSR1); }); !started) {
+    spdlog::error("{}", started.error().what);
+    if (!config.log_file.empty()) fmt::print(stderr, "vremote node: {}\n", started.error().what);
+    node.stop(0);
+    return kExitConfig;
+  }
+  for (;;) {
+    int which = 0;
+    if (sigwait(&signals, &which) != 0) continue;
+    if (which == SIGHUP) continue;  // a lost terminal is no reason to go
+    if (which == SIGUSR1) spdlog::warn("the mount {} was ended from outside", config.mount);
+    break;
+  }
+  spdlog::info("ending");
+  const bool clean = node.stop(kStopPatienceMs);
+  spdlog::info("ended");
+  return clean ? 0 : 1;
+}
+
+}  // namespace vremote::node

@@ -1,0 +1,50 @@
+// The exports this node can show under its mount: its own and those its peers have told of. Thread-safe.
+#pragma once
+
+#include <map>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/ids.h"
+
+namespace vremote::node {
+
+class AgentService;
+
+struct ExportRoot {
+  std::string name;
+  AgentService* agent = nullptr;
+  FileId root;
+};
+
+class Exports {
+ public:
+  // A name that two homes export stays with the first; returns false then.
+  bool add(ExportRoot root) {
+    std::lock_guard lock(mutex_);
+    auto [it, fresh] = roots_.try_emplace(root.name, root);
+    if (!fresh && it->second.agent == root.agent) it->second = root;
+    return fresh || it->second.agent == root.agent;
+  }
+  std::optional<ExportRoot> find(std::string_view name) const {
+    std::lock_guard lock(mutex_);
+    auto it = roots_.find(name);
+    if (it == roots_.end()) return std::nullopt;
+    return it->second;
+  }
+  std::vector<ExportRoot> all() const {
+    std::lock_guard lock(mutex_);
+    std::vector<ExportRoot> out;
+    for (const auto& [name, root] : roots_) out.push_back(root);
+    return out;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::string, ExportRoot, std::less<>> roots_;
+};
+
+}  // namespace vremote::node

@@ -1,0 +1,247 @@
+// Attributes, handles and data.
+#include <fcntl.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+
+#include "fuse/reply.h"
+#include "node/fuse_server.h"
+
+namespace vremote::node {
+
+using namespace coherence;
+
+namespace {
+
+// What a file handle must remember fits into its number: whether it may be mapped shared and writable.
+constexpr uint64_t kHandle = 1;
+constexpr uint64_t kHandleMayMap = 2;
+
+}  // namespace
+
+void FuseServer::handle(const Context& c, const fuse::GetAttr&) {
+  metrics_.add(Counter::Getattrs);
+  if (c.node == FUSE_ROOT_ID) {
+    (void)c.channel->reply(c.unique, fuse::attr_out(root_attributes(), 1, fuse::kNotCached));
+    return;
+  }
+  auto node = inode(c);
+  if (!node) return;
+  node->agent->attributes(c.unique, node->file, [this, c, node = *node](Answer answer) {
+    if (answer.error != 0) {
+      (void)c.channel->reply_error(c.unique, answer.error);
+    } else {
+      (void)c.channel->reply(c.unique, fuse::attr_out(answer.attributes, shown_inode(node, answer.attributes.inode), fuse::kNotCached));
+    }
+  });
+}
+
+void FuseServer::truncate(const Context& c, const Inode& node, SetAttributesCall call, AgentService::ThenReply then) {
+  const uint64_t size = call.size;
+  // Not interruptible: its kernel side has begun. The token is not the request's unique for that reason.
+  node.agent->truncate(0, node.file, size, [node, c, size, call, then = std::move(then)](Answer ready) mutable {
+    if (ready.error != 0) {
+      then(Reply{.call = 0, .error = ready.error, .outcome = {}});
+      return;
+    }
+    node.agent->call(c.caller, call, [node, size, then = std::move(then)](Reply&& reply) mutable {
+      node.agent->truncate_done(node.file, reply.error == 0, size);
+      then(std::move(reply));
+    });
+  });
+}
+
+void FuseServer::handle(const Context& c, const fuse::SetAttr& r) {
+  if (c.node == FUSE_ROOT_ID) {
+    (void)c.channel->reply_error(c.unique, EPERM);
+    return;
+  }
+  auto node = inode(c);
+  if (!node) return;
+  SetAttributesCall call;
+  call.file = node->file;
+  if ((call.has_mode = r.mode.has_value())) call.mode = *r.mode & 07777;
+  if ((call.has_uid = r.uid.has_value())) call.uid = *r.uid;
+  if ((call.has_gid = r.gid.has_value())) call.gid = *r.gid;
+  if ((call.has_size = r.size.has_value())) call.size = *r.size;
+  if ((call.has_atime = r.atime.has_value() || r.atime_now)) call.atime = r.atime.value_or(Timestamp{});
+  if ((call.has_mtime = r.mtime.has_value() || r.mtime_now)) call.mtime = r.mtime.value_or(Timestamp{});
+  call.atime_now = r.atime_now;
+  call.mtime_now = r.mtime_now;
+  call.clear_suid = r.kill_suidgid;
+  AgentService::ThenReply then = [this, c, node = *node](Reply&& reply) {
+    const auto* made = std::get_if<Node>(&reply.outcome);
+    if (reply.error != 0 || made == nullptr) {
+      (void)c.channel->reply_error(c.unique, reply.error != 0 ? reply.error : EIO);
+    } else {
+      (void)c.channel->reply(c.unique, fuse::attr_out(made->attributes, shown_inode(node, made->attributes.inode), fuse::kNotCached));
+    }
+  };
+  if (call.has_size) {
+    truncate(c, *node, call, std::move(then));
+  } else {
+    node->agent->call(c.caller, call, std::move(then));
+  }
+}
+
+void FuseServer::open_file(const Context& c, const Inode& node, uint32_t flags,
+                           std::move_only_function<void(int error, uint64_t fh, uint32_t fopen_flags)> then) {
+  const uint32_t access = flags & O_ACCMODE;
+  const bool may_map = access == O_RDWR;
+  // K1: what only reads uses the kernel's page cache; what writes goes to the agent with each call.
+  const uint32_t fopen_flags = access == O_RDONLY ? FOPEN_KEEP_CACHE : FOPEN_KEEP_CACHE | FOPEN_DIRECT_IO;
+  const uint64_t fh = kHandle | (may_map ? kHandleMayMap : 0);
+  auto opened = [node, may_map, fh, fopen_flags, then = std::move(then)](Answer answer) mutable {
+    if (answer.error != 0) node.agent->close(node.file, may_map);
+    then(answer.error, fh, fopen_flags);
+  };
+  if ((flags & O_TRUNC) == 0) {
+    node.agent->open(node.file, may_map, std::move(opened));
+    return;
+  }
+  SetAttributesCall call;
+  call.file = node.file;
+  call.has_size = true;
+  call.clear_suid = true;
+  truncate(c, node, call, [node, may_map, opened = std::move(opened)](Reply&& reply) mutable {
+    if (reply.error != 0) {
+      node.agent->open(node.file, may_map, [opened = std::move(opened), error = reply.error](Answer) mutable { opened(Answer{.error = error}); });
+      return;
+    }
+    node.agent->open(node.file, may_map, std::move(opened));
+  });
+}
+
+void FuseServer::handle(const Context& c, const fuse::Open& r) {
+  metrics_.add(Counter::Opens);
+  auto node = inode(c);
+  if (!node) return;
+  const int64_t started = net::EventLoop::now().ns;
+  open_file(c, *node, r.flags, [this, c, started](int error, uint64_t fh, uint32_t fopen_flags) {
+    if (error != 0) {
+      (void)c.channel->reply_error(c.unique, error);
+    } else {
+      (void)c.channel->reply(c.unique, fuse::open_out(fh, fopen_flags));
+    }
+    metrics_.record(Latency::Open, net::EventLoop::now().ns - started);
+  });
+}
+
+void FuseServer::handle(const Context& c, const fuse::Read& r) {
+  auto node = inode(c);
+  if (!node) return;
+  if (r.size == 0) {
+    (void)c.channel->reply(c.unique);
+    return;
+  }
+  node->agent->read(c.waiting(), node->file, r.offset, r.size, r.fill);
+}
+
+void FuseServer::handle(const Context& c, const fuse::Write& r, fuse::ReceiveBuffer& buffer) {
+  auto node = inode(c);
+  if (!node) return;
+  Bytes bytes = buffer.cut(r.payload);
+  const uint32_t length = static_cast<uint32_t>(bytes.size());
+  if (r.write_back) {
+    // K7: at once, waiting on nothing.
+    node->agent->write_back(node->file, r.offset, std::move(bytes));
+    (void)c.channel->reply(c.unique, fuse::write_out(length));
+    return;
+  }
+  const bool synced = (r.flags & (O_SYNC | O_DSYNC)) != 0;
+  bool strip = false;
+  if (r.kill_suidgid) {
+    auto mode = node->agent->peek_mode(node->file);
+    strip = !mode || (*mode & S_ISUID) != 0 || (*mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
+  }
+  if (!synced && !strip) {
+    node->agent->write(c.waiting(), node->file, r.offset, std::move(bytes), (r.flags & O_APPEND) != 0, {});
+    return;
+  }
+  if (!strip) {
+    write_synced(c, *node, r, std::move(bytes));
+    return;
+  }
+  SetAttributesCall call;
+  call.file = node->file;
+  call.clear_suid = true;
+  fuse::Write copy = r;
+  copy.payload = {};
+  node->agent->call(c.caller, call, [this, c, node = *node, copy, bytes = std::move(bytes)](Reply&& reply) mutable {
+    if (reply.error != 0) {
+      (void)c.channel->reply_error(c.unique, reply.error);
+    } else if ((copy.flags & (O_SYNC | O_DSYNC)) != 0) {
+      write_synced(c, node, copy, std::move(bytes));
+    } else {
+      node.agent->write(c.waiting(), node.file, copy.offset, std::move(bytes), (copy.flags & O_APPEND) != 0, {});
+    }
+  });
+}
+
+void FuseServer::write_synced(const Context& c, const Inode& node, const fuse::Write& r, Bytes bytes) {
+  const bool data_only = (r.flags & O_SYNC) != O_SYNC;
+  node.agent->write(c.waiting(), node.file, r.offset, std::move(bytes), (r.flags & O_APPEND) != 0, [this, c, node, data_only](Answer wrote) {
+    if (wrote.error != 0) {
+      (void)c.channel->reply_error(c.unique, wrote.error);
+      return;
+    }
+    sync(c, node, data_only, [c, wrote](int error) {
+      if (error != 0) {
+        (void)c.channel->reply_error(c.unique, error);
+      } else {
+        (void)c.channel->reply(c.unique, fuse::write_out(wrote.length));
+      }
+    });
+  });
+}
+
+void FuseServer::sync(const Context& c, const Inode& node, bool data_only, std::move_only_function<void(int error)> then) {
+  node.agent->flush(0, node.file, [c, node, data_only, then = std::move(then)](Answer flushed) mutable {
+    if (flushed.error != 0) {
+      then(flushed.error);
+      return;
+    }
+    node.agent->call(c.caller, SyncCall{node.file, data_only}, [then = std::move(then)](Reply&& reply) mutable { then(reply.error); });
+  });
+}
+
+void FuseServer::handle(const Context& c, const fuse::Flush&) { (void)c.channel->reply(c.unique); }
+
+void FuseServer::handle(const Context& c, const fuse::Release& r) {
+  if (auto node = inodes_.get(c.node)) node->agent->close(node->file, (r.fh & kHandleMayMap) != 0);
+  (void)c.channel->reply(c.unique);
+}
+
+void FuseServer::handle(const Context& c, const fuse::Fsync& r) {
+  auto node = inode(c);
+  if (!node) return;
+  sync(c, *node, r.data_only, [c](int error) {
+    if (error != 0) {
+      (void)c.channel->reply_error(c.unique, error);
+    } else {
+      (void)c.channel->reply(c.unique);
+    }
+  });
+}
+
+void FuseServer::handle(const Context& c, const fuse::Fallocate& r) {
+  auto node = inode(c);
+  if (!node) return;
+  node->agent->call(c.caller, AllocateCall{node->file, r.offset, r.length, r.mode}, [this, c](Reply&& reply) { reply_done(c, reply); });
+}
+
+void FuseServer::handle(const Context& c, const fuse::LSeek& r) {
+  auto node = inode(c);
+  if (!node) return;
+  node->agent->call(c.caller, SeekCall{node->file, r.offset, r.whence}, [c](Reply&& reply) {
+    const auto* at = std::get_if<Offset>(&reply.outcome);
+    if (reply.error != 0 || at == nullptr) {
+      (void)c.channel->reply_error(c.unique, reply.error != 0 ? reply.error : EIO);
+    } else {
+      (void)c.channel->reply(c.unique, fuse::lseek_out(at->value));
+    }
+  });
+}
+
+}  // namespace vremote::node

@@ -1,0 +1,317 @@
+// Directories and the names in them. The root of the mount is ours: it lists the exports.
+#include <dirent.h>
+#include <fcntl.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+
+#include "fuse/reply.h"
+#include "node/fuse_server.h"
+
+namespace vremote::node {
+
+using namespace coherence;
+
+namespace {
+
+constexpr uint32_t kListingBytes = 128 << 10;  // asked of the home at once
+// Offsets of a stream that are not the origin's: behind "." and behind "..".
+constexpr uint64_t kAfterDot = uint64_t{1} << 63 | 1;
+constexpr uint64_t kAfterDotDot = uint64_t{1} << 63 | 2;
+
+bool name_fits(std::string_view name) { return name.size() <= kNameMax; }
+
+}  // namespace
+
+// A stream of one open directory: what the home listed last and not all of which has been handed out.
+struct FuseServer::Directory {
+  std::mutex mutex;
+  std::vector<DirectoryEntry> entries;
+  size_t next = 0;
+  uint64_t cookie = 0;  // the origin's, of entries[next]'s place
+  bool end = false;
+};
+
+Attributes FuseServer::root_attributes() const {
+  Attributes a;
+  a.inode = 1;
+  a.mode = S_IFDIR | 0755;
+  a.nlink = 2 + static_cast<uint32_t>(exports_.all().size());
+  return a;
+}
+
+void FuseServer::reply_entry(const Context& c, AgentService* agent, FileId file) {
+  agent->attributes(c.unique, file, [this, c, agent, file](Answer answer) {
+    if (answer.error != 0) {
+      (void)c.channel->reply_error(c.unique, answer.error == ESTALE ? ENOENT : answer.error);
+      return;
+    }
+    const uint64_t node = inodes_.look_up(agent, file);
+    const Inode inode{node, agent, file};
+    const auto entry = fuse::entry_out(node, 0, answer.attributes, shown_inode(inode, answer.attributes.inode), fuse::kNotCached, fuse::kNotCached);
+    (void)c.channel->reply(c.unique, entry);
+  });
+}
+
+void FuseServer::handle(const Context& c, const fuse::Lookup& r) {
+  metrics_.add(Counter::Lookups);
+  if (!name_fits(r.name)) {
+    (void)c.channel->reply_error(c.unique, ENAMETOOLONG);
+    return;
+  }
+  if (c.node == FUSE_ROOT_ID) {
+    auto root = exports_.find(r.name);
+    if (!root) {
+      (void)c.channel->reply_error(c.unique, ENOENT);
+    } else {
+      reply_entry(c, root->agent, root->root);
+    }
+    return;
+  }
+  auto dir = inode(c);
+  if (!dir) return;
+  const int64_t started = net::EventLoop::now().ns;
+  dir->agent->lookup(c.unique, c.caller, dir->file, std::string(r.name), [this, c, agent = dir->agent, started](Result<FileId> file) {
+    metrics_.record(Latency::Lookup, net::EventLoop::now().ns - started);
+    if (!file) {
+      (void)c.channel->reply_error(c.unique, file.error().code);
+    } else {
+      reply_entry(c, agent, *file);
+    }
+  });
+}
+
+void FuseServer::handle(const Context& c, const fuse::ReadLink&) {
+  auto node = inode(c);
+  if (!node) return;
+  node->agent->call(c.caller, ReadLinkCall{node->file}, [this, c](Reply&& reply) { reply_text(c, std::move(reply), kLinkMax); });
+}
+
+// An operation that makes a name; answered with the new file.
+void FuseServer::make(const Context& c, std::string_view name, Operation operation) {
+  auto dir = inode(c);
+  if (!dir) return;
+  dir->agent->call_changing({{dir->file, std::string(name)}}, c.caller, std::move(operation), [this, c, agent = dir->agent](Reply&& reply) {
+    const auto* made = std::get_if<Node>(&reply.outcome);
+    if (reply.error != 0 || made == nullptr) {
+      (void)c.channel->reply_error(c.unique, reply.error != 0 ? reply.error : EIO);
+    } else {
+      reply_entry(c, agent, made->file);
+    }
+  });
+}
+
+void FuseServer::handle(const Context& c, const fuse::Symlink& r) {
+  auto dir = inode(c);
+  if (!dir) return;
+  make(c, r.name, SymlinkCall{dir->file, std::string(r.name), std::string(r.target)});
+}
+
+void FuseServer::handle(const Context& c, const fuse::MkNod& r) {
+  auto dir = inode(c);
+  if (!dir) return;
+  make(c, r.name, CreateCall{dir->file, std::string(r.name), r.mode, r.rdev, true});
+}
+
+void FuseServer::handle(const Context& c, const fuse::MkDir& r) {
+  auto dir = inode(c);
+  if (!dir) return;
+  make(c, r.name, CreateCall{dir->file, std::string(r.name), (r.mode & 07777) | S_IFDIR, 0, true});
+}
+
+void FuseServer::handle(const Context& c, const fuse::Link& r) {
+  auto dir = inode(c);
+  if (!dir) return;
+  auto file = inode(c, r.old_node);
+  if (!file) return;
+  if (file->agent != dir->agent || file->file.export_index != dir->file.export_index) {
+    (void)c.channel->reply_error(c.unique, EXDEV);
+    return;
+  }
+  make(c, r.name, LinkCall{file->file, dir->file, std::string(r.name)});
+}
+
+void FuseServer::handle(const Context& c, const fuse::Create& r) {
+  metrics_.add(Counter::Creates);
+  auto dir = inode(c);
+  if (!dir) return;
+  const uint32_t flags = r.flags;
+  dir->agent->call_changing(
+      {{dir->file, std::string(r.name)}}, c.caller,
+      CreateCall{dir->file, std::string(r.name), (r.mode & 07777) | S_IFREG, 0, (flags & O_EXCL) != 0}, [this, c, flags, agent = dir->agent](Reply&& reply) {
+        const auto* made = std::get_if<Node>(&reply.outcome);
+        if (reply.error != 0 || made == nullptr) {
+          (void)c.channel->reply_error(c.unique, reply.error != 0 ? reply.error : EIO);
+          return;
+        }
+        const FileId file = made->file;
+        if (!S_ISREG(made->attributes.mode)) {
+          // It exists and cannot be opened as a file (a directory, a link made meanwhile): the caller looks again.
+          (void)c.channel->reply_error(c.unique, S_ISDIR(made->attributes.mode) ? EISDIR : EEXIST);
+          return;
+        }
+        const Inode inode{inodes_.look_up(agent, file), agent, file};
+        open_file(c, inode, flags, [this, c, inode, flags](int error, uint64_t fh, uint32_t fopen_flags) {
+          if (error != 0) {
+            forget(inode.node, 1);
+            (void)c.channel->reply_error(c.unique, error);
+            return;
+          }
+          inode.agent->attributes(0, inode.file, [this, c, inode, flags, fh, fopen_flags](Answer answer) {
+            if (answer.error != 0) {
+              inode.agent->close(inode.file, (flags & O_ACCMODE) == O_RDWR);
+              forget(inode.node, 1);
+              (void)c.channel->reply_error(c.unique, answer.error);
+              return;
+            }
+            const auto entry = fuse::entry_out(inode.node, 0, answer.attributes, shown_inode(inode, answer.attributes.inode), fuse::kNotCached,
+                                               fuse::kNotCached);
+            (void)c.channel->reply(c.unique, fuse::create_out(entry, fh, fopen_flags));
+          });
+        });
+      });
+}
+
+void FuseServer::change(const Context& c, const Inode& dir, std::vector<AgentService::Change> changes, Operation operation) {
+  dir.agent->call_changing(std::move(changes), c.caller, std::move(operation), [this, c](Reply&& reply) { reply_done(c, reply); });
+}
+
+void FuseServer::handle(const Context& c, const fuse::Unlink& r) {
+  auto dir = inode(c);
+  if (dir) change(c, *dir, {{dir->file, std::string(r.name)}}, RemoveCall{dir->file, std::string(r.name), false});
+}
+
+void FuseServer::handle(const Context& c, const fuse::RmDir& r) {
+  auto dir = inode(c);
+  if (dir) change(c, *dir, {{dir->file, std::string(r.name)}}, RemoveCall{dir->file, std::string(r.name), true});
+}
+
+void FuseServer::handle(const Context& c, const fuse::Rename& r) {
+  if (c.node == FUSE_ROOT_ID || r.new_directory == FUSE_ROOT_ID) {
+    (void)c.channel->reply_error(c.unique, EXDEV);
+    return;
+  }
+  auto from = inode(c);
+  if (!from) return;
+  auto to = inode(c, r.new_directory);
+  if (!to) return;
+  if (from->agent != to->agent || from->file.export_index != to->file.export_index) {
+    (void)c.channel->reply_error(c.unique, EXDEV);
+    return;
+  }
+  change(c, *from, {{from->file, std::string(r.name)}, {to->file, std::string(r.new_name)}},
+         RenameCall{from->file, std::string(r.name), to->file, std::string(r.new_name), r.flags});
+}
+
+// ---- listing ----------------------------------------------------------------------------------------------------------------------
+
+void FuseServer::handle(const Context& c, const fuse::OpenDir&) {
+  uint64_t fh = 0;
+  {
+    std::lock_guard lock(directories_mutex_);
+    fh = next_directory_++;
+    directories_.emplace(fh, std::make_shared<Directory>());
+  }
+  (void)c.channel->reply(c.unique, fuse::open_out(fh, 0));
+}
+
+void FuseServer::handle(const Context& c, const fuse::ReleaseDir& r) {
+  {
+    std::lock_guard lock(directories_mutex_);
+    directories_.erase(r.fh);
+  }
+  (void)c.channel->reply(c.unique);
+}
+
+void FuseServer::handle(const Context& c, const fuse::FsyncDir& r) {
+  if (c.node == FUSE_ROOT_ID) {
+    (void)c.channel->reply(c.unique);
+    return;
+  }
+  auto node = inode(c);
+  if (!node) return;
+  node->agent->call(c.caller, SyncCall{node->file, r.data_only}, [this, c](Reply&& reply) { reply_done(c, reply); });
+}
+
+void FuseServer::read_root(const Context& c, const fuse::ReadDir& r) {
+  fuse::DirentWriter writer(r.size);
+  const std::vector<ExportRoot> roots = exports_.all();
+  // Offsets: 1 behind ".", 2 behind "..", then the place in the sorted list of names.
+  uint64_t at = r.offset;
+  if (at == 0 && writer.add(".", 1, DT_DIR, 1)) at = 1;
+  if (at == 1 && writer.add("..", 1, DT_DIR, 2)) at = 2;
+  for (uint64_t i = at >= 2 ? at - 2 : roots.size(); i < roots.size(); ++i) {
+    const Inode inode{0, roots[i].agent, roots[i].root};
+    if (!writer.add(roots[i].name, shown_inode(inode, roots[i].root.inode), DT_DIR, i + 3)) break;
+  }
+  (void)c.channel->reply(c.unique, writer.bytes());
+}
+
+void FuseServer::handle(const Context& c, const fuse::ReadDir& r) {
+  if (c.node == FUSE_ROOT_ID) {
+    read_root(c, r);
+    return;
+  }
+  auto node = inode(c);
+  if (!node) return;
+  std::shared_ptr<Directory> directory;
+  {
+    std::lock_guard lock(directories_mutex_);
+    auto it = directories_.find(r.fh);
+    if (it != directories_.end()) directory = it->second;
+  }
+  if (!directory) {
+    (void)c.channel->reply_error(c.unique, EBADF);
+    return;
+  }
+  fuse::DirentWriter writer(r.size);
+  uint64_t at = r.offset;
+  if (at == 0 && writer.add(".", shown_inode(*node, node->file.inode), DT_DIR, kAfterDot)) at = kAfterDot;
+  if (at == kAfterDot && writer.add("..", 1, DT_DIR, kAfterDotDot)) at = kAfterDotDot;
+  if (r.offset == 0 || r.offset == kAfterDot) {
+    std::lock_guard lock(directory->mutex);  // rewound: what was listed before is old
+    directory->entries.clear();
+    directory->next = 0;
+    directory->cookie = 0;
+    directory->end = false;
+    (void)c.channel->reply(c.unique, writer.bytes());
+    return;
+  }
+  const uint64_t cookie = at == kAfterDotDot ? 0 : at;
+  {
+    std::lock_guard lock(directory->mutex);
+    if (directory->cookie == cookie && (directory->next < directory->entries.size() || directory->end)) {
+      reply_directory(c, r, *directory);
+      return;
+    }
+  }
+  node->agent->call(c.caller, ReadDirectoryCall{node->file, cookie, kListingBytes}, [this, c, r, directory, cookie](Reply&& reply) {
+    auto* page = std::get_if<DirectoryPage>(&reply.outcome);
+    if (reply.error != 0 || page == nullptr) {
+      (void)c.channel->reply_error(c.unique, reply.error != 0 ? reply.error : EIO);
+      return;
+    }
+    std::lock_guard lock(directory->mutex);
+    directory->entries = std::move(page->entries);
+    directory->next = 0;
+    directory->cookie = cookie;
+    directory->end = page->end;
+    reply_directory(c, r, *directory);
+  });
+}
+
+// Hands out what is at hand. Called with the directory's lock.
+void FuseServer::reply_directory(const Context& c, const fuse::ReadDir& r, Directory& directory) {
+  fuse::DirentWriter writer(r.size);
+  auto node = inodes_.get(c.node);
+  while (directory.next < directory.entries.size()) {
+    const DirectoryEntry& entry = directory.entries[directory.next];
+    if (!writer.add(entry.name, node ? shown_inode(*node, entry.file.inode) : entry.file.inode, entry.type, entry.cookie)) break;
+    directory.cookie = entry.cookie;
+    ++directory.next;
+  }
+  (void)c.channel->reply(c.unique, writer.bytes());
+}
+
+}  // namespace vremote::node

@@ -1,0 +1,254 @@
+#include "node/fuse_server.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <spdlog/spdlog.h>
+
+#include <cerrno>
+
+#include "fuse/reply.h"
+
+namespace vremote::node {
+
+using namespace coherence;
+
+namespace {
+
+template <typename... Fs>
+struct Overload : Fs... {
+  using Fs::operator()...;
+};
+template <typename... Fs>
+Overload(Fs...) -> Overload<Fs...>;
+
+constexpr int kInitTimeoutMs = 10'000;
+
+}  // namespace
+
+FuseServer::FuseServer(fuse::Mount& mount, Exports& exports, InodeTable& inodes, Metrics& metrics, const FuseServerOptions& options)
+    : mount_(mount), exports_(exports), inodes_(inodes), metrics_(metrics), options_(options) {}
+
+FuseServer::~FuseServer() { join(); }
+
+Status FuseServer::start(std::function<void()> ended) {
+  ended_ = std::move(ended);
+  channels_.push_back(std::make_unique<fuse::Channel>(mount_.take_channel()));
+  VR_TRY_VOID(answer_init());
+  for (unsigned i = 1; i < options_.threads; ++i) {
+    VR_TRY(clone, channels_.front()->clone());
+    channels_.push_back(std::make_unique<fuse::Channel>(std::move(clone)));
+  }
+  for (auto& channel : channels_) {
+    // Blocked in read(2), a thread is woken alone; several in epoll are all woken for each request.
+    const int flags = fcntl(channel->fd(), F_GETFL);
+    if (flags < 0 || fcntl(channel->fd(), F_SETFL, flags & ~O_NONBLOCK) < 0) return fail(errno, "/dev/fuse: cannot be made blocking");
+    threads_.emplace_back([this, &channel] { serve(*channel); });
+  }
+  const uint32_t window = std::min<uint32_t>(options_.readahead_kib, capabilities_.max_pages * 4);
+  if (auto set = mount_.set_read_ahead(window); !set) spdlog::warn("readahead stays at the kernel's default: {}", set.error().what);
+  return {};
+}
+
+void FuseServer::join() {
+  for (std::thread& thread : threads_)
+    if (thread.joinable()) thread.join();
+}
+
+Status FuseServer::answer_init() {
+  fuse::ReceiveBuffer buffer = buffers_.take();
+  const fuse::Channel& channel = *channels_.front();
+  for (;;) {
+    pollfd wait{channel.fd(), POLLIN, 0};
+    const int ready = poll(&wait, 1, kInitTimeoutMs);
+    if (ready < 0 && errno == EINTR) continue;
+    if (ready <= 0) return fail(ETIMEDOUT, "the kernel sent no FUSE_INIT");
+    std::span<std::byte> memory = buffer.next();
+    auto length = channel.receive(memory);
+    if (!length && length.error().code == EAGAIN) continue;
+    if (!length) return std::unexpected(length.error());
+    VR_TRY(request, fuse::decode(memory.first(*length)));
+    const auto* init = std::get_if<fuse::Init>(&request.body);
+    if (init == nullptr) return fail(EPROTO, "the kernel's first request is not FUSE_INIT");
+    fuse::InitOptions init_options;
+    init_options.allow_mmap = options_.allow_mmap;
+    init_options.max_pages_limit = fuse::Mount::kernel_max_pages();
+    VR_TRY(negotiated, fuse::negotiate(*init, init_options));
+    VR_TRY_VOID(channel.reply(request.header.wire_unique(), negotiated.reply));
+    if (negotiated.again) continue;
+    capabilities_ = negotiated.capabilities;
+    lacks_ = negotiated.lacks;
+    return {};
+  }
+}
+
+void FuseServer::serve(const fuse::Channel& channel) {
+  pthread_setname_np(pthread_self(), "vremote-fuse");
+  sigset_t all;
+  sigfillset(&all);
+  pthread_sigmask(SIG_BLOCK, &all, nullptr);
+  fuse::ReceiveBuffer buffer = buffers_.take();
+  for (;;) {
+    std::span<std::byte> memory = buffer.next();
+    auto length = channel.receive(memory);
+    if (!length) {
+      if (length.error().code == EAGAIN || length.error().code == EINTR) continue;
+      if (length.error().code != ENODEV && length.error().code != ECONNABORTED) spdlog::error("/dev/fuse: {}", length.error().what);
+      break;
+    }
+    metrics_.add(Counter::Upcalls);
+    auto request = fuse::decode(memory.first(*length));
+    if (!request) {
+      if (auto header = fuse::decode_header(memory.first(*length)); header && fuse::wants_reply(header->opcode)) {
+        spdlog::error("a malformed request of the kernel: {}", request.error().what);
+        (void)channel.reply_error(header->wire_unique(), EIO);
+      }
+      continue;
+    }
+    dispatch(channel, *request, buffer);
+  }
+  if (!ended_told_.exchange(true) && ended_) ended_();
+}
+
+void FuseServer::dispatch(const fuse::Channel& channel, const fuse::Request& request, fuse::ReceiveBuffer& buffer) {
+  Context c{&channel, request.header.wire_unique(), request.header.node, {request.header.uid, request.header.gid, {}}};
+  std::visit(Overload{
+                 [&](const fuse::Forget& r) { forget(r.node != 0 ? r.node : c.node, r.lookups); },
+                 [&](const fuse::BatchForget& r) {
+                   for (const fuse::Forget& f : r.forgets) forget(f.node, f.lookups);
+                 },
+                 [&](const fuse::Write& r) { handle(c, r, buffer); },
+                 [&](const fuse::Interrupt& r) {
+                   for (const ExportRoot& root : exports_.all()) root.agent->interrupt(r.unique);
+                 },
+                 [&](const fuse::Destroy&) { (void)channel.reply(c.unique); },
+                 [&](const fuse::Access&) { (void)channel.reply(c.unique); },
+                 // Locks that are only local would be a lie; until they work across nodes they are refused.
+                 [&](const fuse::GetLk&) { (void)channel.reply_error(c.unique, ENOLCK); },
+                 [&](const fuse::SetLk&) { (void)channel.reply_error(c.unique, ENOLCK); },
+                 [&](const fuse::SetLkw&) { (void)channel.reply_error(c.unique, ENOLCK); },
+                 [&](const fuse::Ioctl&) { (void)channel.reply_error(c.unique, ENOTTY); },
+                 [&](const fuse::Init&) { (void)channel.reply_error(c.unique, EIO); },
+                 [&](const fuse::ReadDirPlus& r) { handle(c, fuse::ReadDir{r.fh, r.offset, r.size}); },
+                 [&](const fuse::Statx&) { (void)channel.reply_error(c.unique, ENOSYS); },
+                 [&](const fuse::CopyFileRange&) { (void)channel.reply_error(c.unique, ENOSYS); },
+                 [&](const fuse::Poll&) { (void)channel.reply_error(c.unique, ENOSYS); },
+                 [&](const fuse::Unknown&) { (void)channel.reply_error(c.unique, ENOSYS); },
+                 [&](const auto& r) { handle(c, r); },
+             },
+             request.body);
+}
+
+std::optional<Inode> FuseServer::inode(const Context& context, uint64_t node) const {
+  auto found = inodes_.get(node);
+  if (!found) (void)context.channel->reply_error(context.unique, ESTALE);
+  return found;
+}
+
+// The same on every node: the origin's number, apart from those of other exports.
+uint64_t FuseServer::shown_inode(const Inode& inode, uint64_t origin_inode) const {
+  uint64_t h = 1469598103934665603u;  // FNV-1a
+  for (char ch : inode.agent->home_name()) h = (h ^ static_cast<unsigned char>(ch)) * 1099511628211u;
+  h = (h ^ inode.file.export_index) * 1099511628211u;
+  return origin_inode ^ (h & 0x7FFF) << 48;
+}
+
+void FuseServer::forget(uint64_t node, uint64_t lookups) {
+  if (auto gone = inodes_.forget(node, lookups)) gone->agent->forget(gone->file);
+}
+
+void FuseServer::reply_done(const Context& c, const Reply& reply) {
+  if (reply.error != 0) {
+    (void)c.channel->reply_error(c.unique, reply.error);
+  } else {
+    (void)c.channel->reply(c.unique);
+  }
+}
+
+void FuseServer::handle(const Context& c, const fuse::StatFs&) {
+  if (c.node == FUSE_ROOT_ID) {
+    (void)c.channel->reply(c.unique, fuse::statfs_out({.block_size = 4096, .name_max = kNameMax, .fragment_size = 4096}));
+    return;
+  }
+  auto node = inode(c);
+  if (!node) return;
+  node->agent->call(c.caller, StatFsCall{node->file}, [c](Reply&& reply) {
+    const auto* s = std::get_if<FileSystemStats>(&reply.outcome);
+    if (reply.error != 0 || s == nullptr) {
+      (void)c.channel->reply_error(c.unique, reply.error != 0 ? reply.error : EIO);
+      return;
+    }
+    (void)c.channel->reply(c.unique, fuse::statfs_out({.blocks = s->blocks,
+                                                       .blocks_free = s->blocks_free,
+                                                       .blocks_available = s->blocks_available,
+                                                       .files = s->files,
+                                                       .files_free = s->files_free,
+                                                       .block_size = s->block_size,
+                                                       .name_max = s->name_max,
+                                                       .fragment_size = s->fragment_size}));
+  });
+}
+
+// ---- extended attributes ----------------------------------------------------------------------------------------------------------
+
+void FuseServer::reply_text(const Context& c, Reply&& reply, uint32_t size) {
+  const auto* text = std::get_if<Text>(&reply.outcome);
+  if (reply.error != 0 || text == nullptr) {
+    (void)c.channel->reply_error(c.unique, reply.error != 0 ? reply.error : EIO);
+  } else if (size == 0) {
+    (void)c.channel->reply(c.unique, fuse::getxattr_out(static_cast<uint32_t>(text->bytes.size())));
+  } else if (text->bytes.size() > size) {
+    (void)c.channel->reply_error(c.unique, ERANGE);
+  } else {
+    (void)c.channel->reply(c.unique, text->bytes.view());
+  }
+}
+
+void FuseServer::handle(const Context& c, const fuse::GetXattr& r) {
+  if (c.node == FUSE_ROOT_ID) {
+    (void)c.channel->reply_error(c.unique, ENODATA);
+    return;
+  }
+  auto node = inode(c);
+  if (!node) return;
+  node->agent->call(c.caller, GetXattrCall{node->file, std::string(r.name)},
+                    [this, c, size = r.size](Reply&& reply) { reply_text(c, std::move(reply), size); });
+}
+
+void FuseServer::handle(const Context& c, const fuse::ListXattr& r) {
+  if (c.node == FUSE_ROOT_ID) {
+    if (r.size == 0) {
+      (void)c.channel->reply(c.unique, fuse::getxattr_out(0));
+    } else {
+      (void)c.channel->reply(c.unique);
+    }
+    return;
+  }
+  auto node = inode(c);
+  if (!node) return;
+  node->agent->call(c.caller, ListXattrCall{node->file}, [this, c, size = r.size](Reply&& reply) { reply_text(c, std::move(reply), size); });
+}
+
+void FuseServer::handle(const Context& c, const fuse::SetXattr& r) {
+  if (c.node == FUSE_ROOT_ID) {
+    (void)c.channel->reply_error(c.unique, EPERM);
+    return;
+  }
+  auto node = inode(c);
+  if (!node) return;
+  node->agent->call(c.caller, SetXattrCall{node->file, std::string(r.name), Bytes::copy_of(r.value), r.flags},
+                    [this, c](Reply&& reply) { reply_done(c, reply); });
+}
+
+void FuseServer::handle(const Context& c, const fuse::RemoveXattr& r) {
+  if (c.node == FUSE_ROOT_ID) {
+    (void)c.channel->reply_error(c.unique, EPERM);
+    return;
+  }
+  auto node = inode(c);
+  if (!node) return;
+  node->agent->call(c.caller, RemoveXattrCall{node->file, std::string(r.name)}, [this, c](Reply&& reply) { reply_done(c, reply); });
+}
+
+}  // namespace vremote::node

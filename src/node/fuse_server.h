@@ -1,0 +1,135 @@
+// Serves the mount: every request of the kernel becomes an event of an agent or an operation at a home.
+//
+// Threads: one per channel, each blocked in read(2) on a descriptor of its own (the kernel wakes exactly one per request), carrying a
+// request as far as it goes without waiting. Answers that need another node, a disk or a purge are given by the thread that brings those.
+//
+// fuse_server.cc has the loop, INIT and small requests; fuse_files.cc data and handles; fuse_names.cc directories and names.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/metrics.h"
+#include "fuse/buffer.h"
+#include "fuse/channel.h"
+#include "fuse/init.h"
+#include "fuse/mount.h"
+#include "fuse/request.h"
+#include "node/agent_service.h"
+#include "node/exports.h"
+#include "node/inode_table.h"
+
+namespace vremote::node {
+
+struct FuseServerOptions {
+  unsigned threads = 1;
+  uint32_t readahead_kib = 1024;
+  bool allow_mmap = true;
+};
+
+class FuseServer {
+ public:
+  FuseServer(fuse::Mount& mount, Exports& exports, InodeTable& inodes, Metrics& metrics, const FuseServerOptions& options);
+  ~FuseServer();
+
+  // Answers INIT and starts the threads. `ended` is called once, on a thread of the server, when the mount is gone (by whomever).
+  Status start(std::function<void()> ended);
+  void join();
+
+  // For notifications; valid from start() on.
+  const fuse::Channel* channel() const { return channels_.front().get(); }
+  const fuse::Capabilities& capabilities() const { return capabilities_; }
+  const std::vector<std::string>& lacks() const { return lacks_; }
+
+ private:
+  // A request on its way: enough to answer it.
+  struct Context {
+    const fuse::Channel* channel = nullptr;
+    uint64_t unique = 0;     // for replies
+    uint64_t node = 0;
+    coherence::Caller caller;
+    Waiting waiting() const { return {channel, unique}; }
+  };
+  struct Directory;  // an open directory stream
+
+  Status answer_init();
+  void serve(const fuse::Channel& channel);
+  void dispatch(const fuse::Channel& channel, const fuse::Request& request, fuse::ReceiveBuffer& buffer);
+
+  // Answers ENOENT/ESTALE itself when the node is unknown.
+  std::optional<Inode> inode(const Context& context) const { return inode(context, context.node); }
+  std::optional<Inode> inode(const Context& context, uint64_t node) const;
+  uint64_t shown_inode(const Inode& inode, uint64_t origin_inode) const;
+
+  // fuse_server.cc
+  void handle(const Context& c, const fuse::StatFs&);
+  void handle(const Context& c, const fuse::GetXattr& r);
+  void handle(const Context& c, const fuse::SetXattr& r);
+  void handle(const Context& c, const fuse::ListXattr& r);
+  void handle(const Context& c, const fuse::RemoveXattr& r);
+  void reply_text(const Context& c, coherence::Reply&& reply, uint32_t size);
+  void reply_done(const Context& c, const coherence::Reply& reply);
+  void forget(uint64_t node, uint64_t lookups);
+
+  // fuse_files.cc
+  void handle(const Context& c, const fuse::GetAttr&);
+  void handle(const Context& c, const fuse::SetAttr& r);
+  void handle(const Context& c, const fuse::Open& r);
+  void handle(const Context& c, const fuse::Read& r);
+  void handle(const Context& c, const fuse::Write& r, fuse::ReceiveBuffer& buffer);
+  void handle(const Context& c, const fuse::Flush& r);
+  void handle(const Context& c, const fuse::Release& r);
+  void handle(const Context& c, const fuse::Fsync& r);
+  void handle(const Context& c, const fuse::Fallocate& r);
+  void handle(const Context& c, const fuse::LSeek& r);
+  void open_file(const Context& c, const Inode& inode, uint32_t flags, std::move_only_function<void(int error, uint64_t fh, uint32_t fopen_flags)> then);
+  void truncate(const Context& c, const Inode& inode, coherence::SetAttributesCall call, AgentService::ThenReply then);
+  void write_synced(const Context& c, const Inode& inode, const fuse::Write& r, Bytes bytes);
+  void sync(const Context& c, const Inode& inode, bool data_only, std::move_only_function<void(int error)> then);
+
+  // fuse_names.cc
+  void handle(const Context& c, const fuse::Lookup& r);
+  void handle(const Context& c, const fuse::ReadLink&);
+  void handle(const Context& c, const fuse::Symlink& r);
+  void handle(const Context& c, const fuse::MkNod& r);
+  void handle(const Context& c, const fuse::MkDir& r);
+  void handle(const Context& c, const fuse::Create& r);
+  void handle(const Context& c, const fuse::Unlink& r);
+  void handle(const Context& c, const fuse::RmDir& r);
+  void handle(const Context& c, const fuse::Rename& r);
+  void handle(const Context& c, const fuse::Link& r);
+  void handle(const Context& c, const fuse::OpenDir&);
+  void handle(const Context& c, const fuse::ReadDir& r);
+  void handle(const Context& c, const fuse::ReleaseDir& r);
+  void handle(const Context& c, const fuse::FsyncDir& r);
+  void reply_entry(const Context& c, AgentService* agent, FileId file);
+  void make(const Context& c, std::string_view name, coherence::Operation operation);
+  void change(const Context& c, const Inode& dir, std::vector<AgentService::Change> changes, coherence::Operation operation);
+  void read_root(const Context& c, const fuse::ReadDir& r);
+  void reply_directory(const Context& c, const fuse::ReadDir& r, Directory& directory);
+  Attributes root_attributes() const;
+
+  fuse::Mount& mount_;
+  Exports& exports_;
+  InodeTable& inodes_;
+  Metrics& metrics_;
+  const FuseServerOptions options_;
+  fuse::Capabilities capabilities_;
+  std::vector<std::string> lacks_;
+  std::vector<std::unique_ptr<fuse::Channel>> channels_;
+  std::vector<std::thread> threads_;
+  fuse::BufferPool buffers_{8};
+  std::function<void()> ended_;
+  std::atomic<bool> ended_told_{false};
+  std::mutex directories_mutex_;
+  std::map<uint64_t, std::shared_ptr<Directory>> directories_;
+  uint64_t next_directory_ = 1;
+};
+
+}  // namespace vremote::node

@@ -1,0 +1,45 @@
+// Threads for work that may block: purges, disk operations.
+//
+// A job never waits for another to end: when no thread is idle and fewer than `most` run, a new one starts. Purges need that without a bound (rule
+// K5): a purge that is held up must not delay the next.
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+
+namespace vremote::node {
+
+class HelperThreads {
+ public:
+  using Job = std::move_only_function<void()>;
+  static constexpr size_t kUnbounded = ~size_t{0};
+
+  // `name`: of the threads, at most 15 bytes.
+  HelperThreads(std::string name, size_t most);
+  // Waits for running jobs; jobs not begun are dropped.
+  ~HelperThreads();
+  HelperThreads(const HelperThreads&) = delete;
+  HelperThreads& operator=(const HelperThreads&) = delete;
+
+  // Any thread. Never blocks on a job.
+  void submit(Job job);
+  size_t threads() const;
+
+ private:
+  void run();
+
+  const std::string name_;
+  const size_t most_;
+  mutable std::mutex mutex_;
+  std::condition_variable work_, ended_;
+  std::deque<Job> jobs_;
+  size_t threads_ = 0, idle_ = 0;
+  bool stopping_ = false;
+};
+
+}  // namespace vremote::node

@@ -1,0 +1,312 @@
+#include "node/home_service.h"
+
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+
+#include "coherence/operation_needs.h"
+
+namespace vremote::node {
+
+using namespace coherence;
+
+namespace {
+
+template <typename... Fs>
+struct Overload : Fs... {
+  using Fs::operator()...;
+};
+template <typename... Fs>
+Overload(Fs...) -> Overload<Fs...>;
+
+}  // namespace
+
+// An operation between its call and its reply. Touched by one thread at a time: the one that runs its OperationReady.
+struct HomeService::Running {
+  OperationId id = 0;
+  NodeId node;
+  Call call;
+  std::vector<OperationNeed> needs;
+  size_t held = 0;
+  bool second_part = false;
+};
+
+HomeService::HomeService(std::vector<std::unique_ptr<store::Store>> stores, HelperThreads& disk_threads, Metrics& metrics, Deliver deliver,
+                         CloseSession close_session)
+    : stores_(std::move(stores)), metrics_(metrics), deliver_(std::move(deliver)), close_session_(std::move(close_session)), queues_(disk_threads) {}
+
+HomeService::~HomeService() = default;
+
+store::Store* HomeService::store_of(FileId file) const {
+  return file.export_index < stores_.size() ? stores_[file.export_index].get() : nullptr;
+}
+
+void HomeService::receive(NodeId node, ToHome&& message) {
+  if (store_of(file_of(message)) == nullptr) {
+    close_session_(node, "a message about an export that does not exist");
+    return;
+  }
+  if (auto* call = std::get_if<Call>(&message)) {
+    start(node, std::move(*call));
+    return;
+  }
+  std::vector<FileId> touched;
+  {
+    std::lock_guard lock(mutex_);
+    HomeActions actions;
+    std::visit(Overload{[](Call&) {}, [&](auto& m) { home_.receive(node, std::move(m), actions); }}, message);
+    enqueue(std::move(actions), touched);
+  }
+  pump(touched);
+}
+
+void HomeService::node_gone(NodeId node) {
+  std::vector<FileId> touched;
+  {
+    std::lock_guard lock(mutex_);
+    HomeActions actions;
+    home_.node_gone(node, actions);
+    enqueue(std::move(actions), touched);
+  }
+  pump(touched);
+}
+
+HomeCounts HomeService::counts() const {
+  std::lock_guard lock(mutex_);
+  return home_.counts();
+}
+
+void HomeService::pump(const std::vector<FileId>& touched) {
+  for (FileId file : touched) queues_.pump(file);
+}
+
+void HomeService::enqueue(HomeActions&& actions, std::vector<FileId>& touched) {
+  for (HomeAction& action : actions) {
+    std::visit(Overload{
+                   [&](SendGrant& a) {
+                     metrics_.add(Counter::Grants);
+                     touched.push_back(a.grant.file);
+                     queues_.push(a.grant.file, [this, a = std::move(a)](bool may_block) mutable { return run(a, may_block); });
+                   },
+                   [&](SendRecall& a) {
+                     metrics_.add(Counter::RecallsSent);
+                     touched.push_back(a.recall.file);
+                     queues_.push(a.recall.file, [this, a](bool) {
+                       deliver_(a.node, a.recall.file, a.recall);
+                       return true;
+                     });
+                   },
+                   [&](ApplyFlush& a) {
+                     touched.push_back(a.flush.file);
+                     queues_.push(a.flush.file, [this, a = std::move(a)](bool may_block) mutable { return run(a, may_block); });
+                   },
+                   [&](ApplyAttributes& a) {
+                     touched.push_back(a.file);
+                     queues_.push(a.file, [this, a](bool) {
+                       if (auto done = store_of(a.file)->apply(a.file, a.attributes); !done && done.error().code != ESTALE)
+                         spdlog::error("export {}: size or times of inode {} not stored: {}", a.file.export_index, a.file.inode, done.error().what);
+                       return true;
+                     });
+                   },
+                   [&](ServeFetch& a) {
+                     touched.push_back(a.fetch.file);
+                     queues_.push(a.fetch.file, [this, a](bool may_block) mutable { return run(a, may_block); });
+                   },
+                   [&](OperationReady& a) {
+                     touched.push_back(a.file);
+                     queues_.push(a.file, [this, id = a.operation](bool) {
+                       advance(id);
+                       return true;
+                     });
+                   },
+                   [&](PinFile& a) {
+                     touched.push_back(a.file);
+                     queues_.push(a.file, [this, a](bool) {
+                       if (auto done = store_of(a.file)->pin(a.file); !done) spdlog::debug("pin: {}", done.error().what);
+                       return true;
+                     });
+                   },
+                   [&](UnpinFile& a) {
+                     touched.push_back(a.file);
+                     queues_.push(a.file, [this, a](bool) {
+                       store_of(a.file)->unpin(a.file);
+                       return true;
+                     });
+                   },
+                   [&](FileIdle& a) {
+                     touched.push_back(a.file);
+                     queues_.push(a.file, [this, a](bool) {
+                       store_of(a.file)->forget(a.file);
+                       return true;
+                     });
+                   },
+                   [&](vremote::coherence::CloseSession& a) { close_session_(a.node, a.reason); },
+               },
+               action);
+  }
+}
+
+bool HomeService::run(SendGrant& action, bool may_block) {
+  store::Store& store = *store_of(action.grant.file);
+  Grant& grant = action.grant;
+  if (!action.data.empty()) {
+    const uint64_t offset = action.data.byte_offset();
+    auto bytes = may_block ? store.read(grant.file, offset, action.data.byte_length()) : store.try_read(grant.file, offset, action.data.byte_length());
+    if (!bytes && bytes.error().code == EAGAIN && !may_block) return false;
+    if (bytes) {
+      grant.data = std::move(*bytes);
+    } else {
+      grant.error = bytes.error().code;
+    }
+  }
+  if (grant.error == 0 && grant.resource != Resource::Entries) {
+    auto attributes = store.stat(grant.file);
+    if (attributes) {
+      grant.size_floor = attributes->size;
+      if (grant.resource == Resource::Attributes) grant.attributes = *attributes;
+    } else {
+      grant.error = attributes.error().code;
+    }
+  }
+  const FileId file = grant.file;
+  deliver_(action.node, file, std::move(grant));
+  return true;
+}
+
+bool HomeService::run(ApplyFlush& action, bool may_block) {
+  if (!may_block && !action.flush.extents.empty()) return false;
+  store::Store& store = *store_of(action.flush.file);
+  const Flush& flush = action.flush;
+  FlushAck ack{.file = flush.file, .flush = flush.flush, .error = 0};
+  DirtyAttributes after = flush.attributes;
+  if (!flush.extents.empty()) {
+    // Writing sets the disk's modification time to now; the file's is what its writer, or utimes(2), said.
+    if (!after.has_mtime) {
+      if (auto before = store.stat(flush.file)) {
+        after.has_mtime = true;
+        after.mtime = before->mtime;
+      }
+    }
+    if (auto done = store.write(flush.file, flush.extents); !done) {
+      ack.error = done.error().code;
+      spdlog::error("export {}: {} bytes for inode {} not written: {}", flush.file.export_index, flush.extents.front().bytes.size(), flush.file.inode,
+                    done.error().what);
+    }
+  }
+  if (after.has_mtime || after.has_size)
+    if (auto done = store.apply(flush.file, after); !done && ack.error == 0) ack.error = done.error().code;
+  deliver_(action.node, flush.file, std::move(ack));
+  return true;
+}
+
+bool HomeService::run(ServeFetch& action, bool may_block) {
+  store::Store& store = *store_of(action.fetch.file);
+  const PageRange range = action.fetch.range;
+  auto bytes = may_block ? store.read(action.fetch.file, range.byte_offset(), range.byte_length())
+                         : store.try_read(action.fetch.file, range.byte_offset(), range.byte_length());
+  if (!bytes && bytes.error().code == EAGAIN && !may_block) return false;
+  FetchReply reply{.file = action.fetch.file, .fetch = action.fetch.fetch, .error = 0, .data_offset = range.byte_offset(), .data = {}};
+  if (bytes) {
+    reply.data = std::move(*bytes);
+  } else {
+    reply.error = bytes.error().code;
+  }
+  deliver_(action.node, action.fetch.file, std::move(reply));
+  return true;
+}
+
+// ---- operations -------------------------------------------------------------------------------------------------------------------
+
+void HomeService::start(NodeId node, Call&& call) {
+  auto running = std::make_unique<Running>();
+  running->node = node;
+  running->needs = first_needs(node, call.operation);
+  running->call = std::move(call);
+  OperationId id = 0;
+  {
+    std::lock_guard lock(operations_mutex_);
+    id = running->id = next_operation_++;
+    operations_.emplace(id, std::move(running));
+  }
+  advance(id);
+}
+
+void HomeService::advance(OperationId id) {
+  Running* running = nullptr;
+  {
+    std::lock_guard lock(operations_mutex_);
+    running = operations_.at(id).get();
+  }
+  if (running->held == running->needs.size() && !running->second_part) {
+    running->second_part = true;
+    std::vector<FileId> named;
+    for (const NameIn& name : names_of(running->call.operation)) {
+      store::Store* store = store_of(name.dir);
+      if (store == nullptr) continue;
+      auto found = store->execute({}, LookupCall{name.dir, name.name});
+      if (!found) continue;
+      if (auto* node = std::get_if<Node>(&*found)) named.push_back(node->file);
+    }
+    for (OperationNeed& need : second_needs(running->node, running->call.operation, named)) running->needs.push_back(std::move(need));
+  }
+  std::vector<FileId> touched;
+  if (running->held < running->needs.size()) {
+    const OperationNeed& need = running->needs[running->held++];
+    if (store_of(need.file) == nullptr) {  // a directory of another export in a rename or link
+      --running->held;
+      running->needs.resize(running->held);
+      advance(id);
+      return;
+    }
+    std::lock_guard lock(mutex_);
+    HomeActions actions;
+    home_.acquire(id, need, actions);
+    enqueue(std::move(actions), touched);
+  } else {
+    const FileId file = file_of(running->call.operation);
+    queues_.push(file, [this, running](bool may_block) {
+      if (!may_block && !is_quick(running->call.operation)) return false;
+      execute(*running);
+      return true;
+    });
+    touched.push_back(file);
+  }
+  pump(touched);
+}
+
+void HomeService::execute(Running& running) {
+  const FileId file = file_of(running.call.operation);
+  auto outcome = store_of(file)->execute(running.call.caller, running.call.operation);
+  Reply reply{.call = running.call.call, .error = 0, .outcome = {}};
+  const Node* made = nullptr;
+  if (outcome) {
+    reply.outcome = std::move(*outcome);
+    made = std::get_if<Node>(&reply.outcome);
+  } else {
+    reply.error = outcome.error().code;
+  }
+  std::optional<Node> node;
+  if (made != nullptr) node = *made;
+  // The reply before anything that the end of the operation sets free: whoever gets it may still rely on it (names, for instance).
+  deliver_(running.node, file, std::move(reply));
+  std::vector<FileId> touched;
+  {
+    std::lock_guard lock(mutex_);
+    HomeActions actions;
+    for (const OperationNeed& need : running.needs) home_.finish(running.id, need.file, actions);
+    if (node) {
+      home_.offer(running.node, node->file, Resource::Attributes, LeaseMode::Shared, actions);
+      const bool creates = std::holds_alternative<CreateCall>(running.call.operation);
+      if (creates && S_ISREG(node->attributes.mode)) home_.offer(running.node, node->file, Resource::Data, LeaseMode::Exclusive, actions);
+    }
+    enqueue(std::move(actions), touched);
+  }
+  {
+    std::lock_guard lock(operations_mutex_);
+    operations_.erase(running.id);
+  }
+  pump(touched);
+}
+
+}  // namespace vremote::node

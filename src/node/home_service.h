@@ -1,0 +1,67 @@
+// The origin side of a node: drives coherence::Home with real disks and real senders.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "base/metrics.h"
+#include "coherence/home.h"
+#include "coherence/messages.h"
+#include "node/file_queues.h"
+#include "store/store.h"
+
+namespace vremote::node {
+
+// Thread-safe. Never waits for a disk on the caller's thread except for short metadata reads.
+class HomeService {
+ public:
+  // Sends a message about `file` to a node, keeping the order of calls per file. NodeId 0 is this machine's own agent. Called without locks.
+  using Deliver = std::function<void(NodeId node, FileId file, coherence::ToAgent&& message)>;
+  // The node broke the protocol: its session must end (and node_gone() be called).
+  using CloseSession = std::function<void(NodeId node, const std::string& reason)>;
+
+  HomeService(std::vector<std::unique_ptr<store::Store>> stores, HelperThreads& disk_threads, Metrics& metrics, Deliver deliver,
+              CloseSession close_session);
+  ~HomeService();
+
+  void receive(NodeId node, coherence::ToHome&& message);
+  void node_gone(NodeId node);
+
+  FileId root(size_t export_index) const { return stores_[export_index]->root(); }
+  size_t exports() const { return stores_.size(); }
+  coherence::HomeCounts counts() const;
+  store::Store::Counts store_counts(size_t export_index) const { return stores_[export_index]->counts(); }
+
+ private:
+  struct Running;
+
+  store::Store* store_of(FileId file) const;
+  void start(NodeId node, coherence::Call&& call);
+  void advance(coherence::OperationId id);
+  void execute(Running& running);
+  // Under mutex_: puts the actions into their files' queues and notes the files in `touched`.
+  void enqueue(coherence::HomeActions&& actions, std::vector<FileId>& touched);
+  void pump(const std::vector<FileId>& touched);
+
+  bool run(coherence::SendGrant& action, bool may_block);
+  bool run(coherence::ApplyFlush& action, bool may_block);
+  bool run(coherence::ServeFetch& action, bool may_block);
+
+  std::vector<std::unique_ptr<store::Store>> stores_;
+  Metrics& metrics_;
+  Deliver deliver_;
+  CloseSession close_session_;
+  FileQueues queues_;
+  mutable std::mutex mutex_;  // home_ and the order of pushes
+  coherence::Home home_;
+  std::mutex operations_mutex_;
+  std::unordered_map<coherence::OperationId, std::unique_ptr<Running>> operations_;
+  coherence::OperationId next_operation_ = 1;
+};
+
+}  // namespace vremote::node

@@ -1,0 +1,88 @@
+// The kernel's node numbers and the files they stand for. Thread-safe.
+//
+// A number is never used again while the mount lives, so (number, generation 0) is unique as FUSE wants it.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <unordered_map>
+
+#include "base/ids.h"
+
+namespace vremote::node {
+
+class AgentService;
+
+struct Inode {
+  uint64_t node = 0;
+  AgentService* agent = nullptr;
+  FileId file;
+};
+
+class InodeTable {
+ public:
+  // The file's number, with one lookup more (each answer that names a node counts as one).
+  uint64_t look_up(AgentService* agent, FileId file) {
+    std::lock_guard lock(mutex_);
+    auto [known, fresh] = numbers_.try_emplace(Key{agent, file}, next_);
+    if (fresh) inodes_.emplace(next_++, Counted{{known->second, agent, file}, 0});
+    Counted& inode = inodes_.at(known->second);
+    ++inode.lookups;
+    return known->second;
+  }
+
+  std::optional<Inode> get(uint64_t node) const {
+    std::lock_guard lock(mutex_);
+    auto it = inodes_.find(node);
+    if (it == inodes_.end()) return std::nullopt;
+    return it->second.inode;
+  }
+
+  std::optional<uint64_t> find(AgentService* agent, FileId file) const {
+    std::lock_guard lock(mutex_);
+    auto it = numbers_.find(Key{agent, file});
+    if (it == numbers_.end()) return std::nullopt;
+    return it->second;
+  }
+
+  // The kernel forgot `lookups` of them; returns the file when none is left.
+  std::optional<Inode> forget(uint64_t node, uint64_t lookups) {
+    std::lock_guard lock(mutex_);
+    auto it = inodes_.find(node);
+    if (it == inodes_.end()) return std::nullopt;
+    it->second.lookups -= std::min(it->second.lookups, lookups);
+    if (it->second.lookups > 0) return std::nullopt;
+    const Inode gone = it->second.inode;
+    numbers_.erase(Key{gone.agent, gone.file});
+    inodes_.erase(it);
+    return gone;
+  }
+
+  size_t size() const {
+    std::lock_guard lock(mutex_);
+    return inodes_.size();
+  }
+
+ private:
+  struct Key {
+    AgentService* agent = nullptr;
+    FileId file;
+    bool operator==(const Key&) const = default;
+  };
+  struct KeyHash {
+    size_t operator()(const Key& key) const { return FileIdHash{}(key.file) ^ (reinterpret_cast<uintptr_t>(key.agent) * 31); }
+  };
+  struct Counted {
+    Inode inode;
+    uint64_t lookups = 0;
+  };
+
+  mutable std::mutex mutex_;
+  uint64_t next_ = 2;  // 1 is the root
+  std::unordered_map<uint64_t, Counted> inodes_;
+  std::unordered_map<Key, uint64_t, KeyHash> numbers_;
+};
+
+}  // namespace vremote::node

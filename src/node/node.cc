@@ -1,0 +1,398 @@
+#include "node/node.h"
+
+#include <spdlog/spdlog.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <thread>
+
+#include "intercept/namespace_json.h"
+#include "node/process_setup.h"
+
+namespace vremote::node {
+
+using namespace coherence;
+
+namespace {
+
+constexpr size_t kDiskThreads = 16;
+constexpr int kPurgeWaitsForWriteBacks = 6016;  // Linux 6.16, "fuse: remove tmp folio" (rule K9)
+
+uint64_t random_number() {
+  uint64_t value = 0;
+  while (getrandom(&value, sizeof value, 0) != sizeof value) {
+  }
+  return value;
+}
+
+std::vector<net::EventLoop*> raw(const std::vector<std::unique_ptr<net::EventLoop>>& loops) {
+  std::vector<net::EventLoop*> out;
+  for (const auto& loop : loops) out.push_back(loop.get());
+  return out;
+}
+
+uint32_t lane_of(FileId file, uint32_t lanes) { return static_cast<uint32_t>(FileIdHash{}(file) / 7 % lanes); }
+
+}  // namespace
+
+NodeDaemon::NodeDaemon(const Config& config)
+    : config_(config), incarnation_(random_number()), started_(net::EventLoop::now()), allow_mmap_(kernel_version() >= kPurgeWaitsForWriteBacks) {}
+
+NodeDaemon::~NodeDaemon() = default;
+
+Status NodeDaemon::start(std::function<void()> ended) {
+  if (!allow_mmap_)
+    spdlog::warn("this kernel is older than 6.16: writable shared mappings are refused (ENODEV), all else is as coherent as ever");
+  for (unsigned i = 0; i < config_.loops; ++i) loops_.push_back(std::make_unique<net::EventLoop>("vremote-net" + std::to_string(i)));
+  disk_threads_ = std::make_unique<HelperThreads>("vremote-disk", kDiskThreads);
+  purge_threads_ = std::make_unique<HelperThreads>("vremote-purge", HelperThreads::kUnbounded);
+  VR_TRY_VOID(start_control());
+  VR_TRY_VOID(open_stores());
+  VR_TRY_VOID(start_server());
+  VR_TRY_VOID(start_mount(std::move(ended)));
+  VR_TRY_VOID(start_peers());
+  ready_ = true;
+  spdlog::info("node {} serves {} with {} exports and {} peers", config_.node, config_.mount, config_.exports.size(), config_.peers.size());
+  return {};
+}
+
+AgentOptions NodeDaemon::agent_options() const {
+  AgentOptions options;
+  options.writable_mappings = allow_mmap_;
+  options.dirty_max_bytes = config_.dirty_max_bytes;
+  options.flush_after_ns = config_.flush_after_ms * 1'000'000;
+  return options;
+}
+
+AgentService::Environment NodeDaemon::environment() {
+  return {.inodes = &inodes_,
+          .purge_threads = purge_threads_.get(),
+          .metrics = &metrics_,
+          .loops = raw(loops_),
+          .notify_channel = [this] { return notify_.load(); }};
+}
+
+Status NodeDaemon::open_stores() {
+  std::vector<std::unique_ptr<store::Store>> stores;
+  for (size_t i = 0; i < config_.exports.size(); ++i) {
+    auto store = store::Store::open(config_.exports[i].path, static_cast<uint32_t>(i));
+    if (!store) return fail(store.error().code, config_.file + ": key 'export[" + std::to_string(i) + "].path': " + store.error().what);
+    stores.push_back(std::move(*store));
+  }
+  home_ = std::make_unique<HomeService>(
+      std::move(stores), *disk_threads_, metrics_,
+      [this](NodeId node, FileId file, ToAgent&& message) {
+        if (node.value == 0) {
+          local_agent_->receive(std::move(message));
+          return;
+        }
+        uint32_t lanes = 0;
+        {
+          std::lock_guard lock(sessions_mutex_);
+          auto it = session_lanes_.find(node.value);
+          if (it == session_lanes_.end()) return;  // gone
+          lanes = it->second;
+        }
+        if (auto sent = server_->send(node.value, lane_of(file, lanes), message); !sent) spdlog::error("a message cannot be sent: {}", sent.error().what);
+      },
+      [this](NodeId node, const std::string& reason) {
+        spdlog::error("session {} breaks the protocol and is ended: {}", node.value, reason);
+        if (node.value != 0) server_->end_session(node.value);
+      });
+  local_agent_ = std::make_unique<AgentService>(
+      config_.node, agent_options(), true, [this](FileId, ToHome&& message) { home_->receive(NodeId{0}, std::move(message)); }, environment());
+  for (size_t i = 0; i < config_.exports.size(); ++i) exports_.add({config_.exports[i].name, local_agent_.get(), home_->root(i)});
+  return {};
+}
+
+Status NodeDaemon::start_server() {
+  net::HomeServerOptions options;
+  options.address = to_string(config_.listen);
+  options.cluster = config_.cluster;
+  options.node_name = config_.node;
+  options.incarnation = incarnation_;
+  net::HomeServer::Callbacks callbacks;
+  callbacks.exports = [this] {
+    std::vector<wire::Export> out;
+    for (size_t i = 0; i < config_.exports.size(); ++i)
+      out.push_back({.name = config_.exports[i].name,
+                     .export_index = static_cast<uint32_t>(i),
+                     .root = home_->root(i),
+                     .read_only = false,
+                     .path = config_.exports[i].path});
+    return out;
+  };
+  callbacks.on_session = [this](const net::SessionInfo& info) {
+    spdlog::info("{} opens session {}", info.node_name, info.id);
+    std::lock_guard lock(sessions_mutex_);
+    session_lanes_[info.id] = info.lanes;
+  };
+  callbacks.on_message = [this](net::SessionId session, uint32_t, ToHome&& message) { home_->receive(NodeId{session}, std::move(message)); };
+  callbacks.on_reset = [this](net::SessionId session) {
+    spdlog::warn("session {} is over: its leases are free", session);
+    {
+      std::lock_guard lock(sessions_mutex_);
+      session_lanes_.erase(session);
+    }
+    home_->node_gone(NodeId{session});
+  };
+  server_ = std::make_unique<net::HomeServer>(raw(loops_), options, std::move(callbacks));
+  if (auto listening = server_->start(); !listening)
+    return fail(listening.error().code, config_.file + ": key 'listen': " + listening.error().what);
+  for (auto& loop : loops_) loop->start();
+  return {};
+}
+
+void NodeDaemon::connected(Peer& peer, const net::HomeInfo& info) {
+  spdlog::info("connected to {} ({}), {} exports", info.node_name, info.fresh ? "new session" : "session goes on", info.exports.size());
+  {
+    std::lock_guard lock(peer.mutex);
+    peer.connected = true;
+    peer.since = net::EventLoop::now();
+    peer.last_error.clear();
+    peer.exports = info.exports;
+  }
+  for (const wire::Export& e : info.exports)
+    if (!exports_.add({e.name, peer.agent.get(), e.root}))
+      spdlog::error("export {} of {} is hidden: another node exports that name; rename one of them", e.name, peer.config.name);
+}
+
+Status NodeDaemon::start_peers() {
+  for (const PeerConfig& config : config_.peers) {
+    auto peer = std::make_unique<Peer>();
+    Peer& p = *peer;
+    p.config = config;
+    p.since = net::EventLoop::now();
+    net::AgentSessionOptions options;
+    options.address = to_string(config.address);
+    options.cluster = config_.cluster;
+    options.node_name = config_.node;
+    options.incarnation = incarnation_;
+    options.lanes = config_.loops;
+    const uint32_t lanes = config_.loops;
+    p.agent = std::make_unique<AgentService>(
+        config.name, agent_options(), false,
+        [&p, lanes](FileId file, ToHome&& message) {
+          if (auto sent = p.session->send(lane_of(file, lanes), message); !sent) spdlog::error("a message cannot be sent: {}", sent.error().what);
+        },
+        environment());
+    net::AgentSession::Callbacks callbacks;
+    callbacks.on_message = [&p](uint32_t, ToAgent&& message) { p.agent->receive(std::move(message)); };
+    callbacks.on_connected = [this, &p](const net::HomeInfo& info) { connected(p, info); };
+    callbacks.on_disconnected = [&p](const Error& why) {
+      std::lock_guard lock(p.mutex);
+      if (p.connected) p.since = net::EventLoop::now();
+      p.connected = false;
+      p.last_error = why.what;
+      spdlog::warn("{}: {}", p.config.name, why.what);
+    };
+    callbacks.on_reset = [&p] {
+      spdlog::warn("{} restarted: its leases are void", p.config.name);
+      p.agent->reset();
+    };
+    p.session = std::make_unique<net::AgentSession>(raw(loops_), options, std::move(callbacks));
+    peers_.push_back(std::move(peer));
+    if (auto started = p.session->start(); !started) return fail(started.error().code, config_.file + ": key 'peer.address': " + started.error().what);
+  }
+  return {};
+}
+
+Status NodeDaemon::start_mount(std::function<void()> ended) {
+  fuse::MountOptions options;
+  options.name = "vremote:" + config_.node;
+  VR_TRY(mount, fuse::Mount::mount(config_.mount, options));
+  mount_.emplace(std::move(mount));
+  FuseServerOptions server;
+  server.threads = config_.loops;
+  server.readahead_kib = config_.readahead_kib;
+  server.allow_mmap = allow_mmap_;
+  fuse_ = std::make_unique<FuseServer>(*mount_, exports_, inodes_, metrics_, server);
+  VR_TRY_VOID(fuse_->start(std::move(ended)));
+  notify_ = fuse_->channel();
+  for (const std::string& lack : fuse_->lacks()) spdlog::warn("this kernel: {}", lack);
+  return {};
+}
+
+Status NodeDaemon::start_control() {
+  VR_TRY(server, control::ControlServer::start(config_.control_socket, [this](const std::string& request) { return control(request); }));
+  control_ = std::move(server);
+  return {};
+}
+
+bool NodeDaemon::stop(int64_t patience_ms) {
+  ready_ = false;
+  const Instant deadline = net::EventLoop::now() + patience_ms * 1'000'000;
+  if (mount_) {
+    // The kernel writes back what is dirty in mappings: the server goes on serving meanwhile.
+    auto how = mount_->unmount();
+    if (!how) {
+      spdlog::error("unmount of {}: {}", config_.mount, how.error().what);
+    } else if (*how == fuse::UnmountHow::Lazy) {
+      spdlog::warn("{} is in use: it ends for its last users with an error", config_.mount);
+    }
+  }
+  for (AgentService* agent : agents()) agent->flush_all();
+  bool clean = false;
+  Instant next_word = net::EventLoop::now() + 1'000'000'000;
+  for (;;) {
+    clean = true;
+    for (AgentService* agent : agents()) clean = clean && agent->idle_dirty();
+    const Instant now = net::EventLoop::now();
+    if (clean || now >= deadline) break;
+    if (now >= next_word) {
+      next_word = now + 1'000'000'000;
+      uint64_t left = 0;
+      for (AgentService* agent : agents()) left += agent->counts().dirty_bytes;
+      spdlog::info("flushing: {} KiB left", left >> 10);
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  if (!clean)
+    for (AgentService* agent : agents())
+      if (const uint64_t left = agent->counts().dirty_bytes; left > 0)
+        spdlog::error("{} bytes for {} were not flushed: it could not be reached in time; they are lost", left, agent->home_name());
+  if (mount_) (void)mount_->abort();
+  if (fuse_) fuse_->join();
+  control_.reset();
+  for (auto& peer : peers_) peer->session->stop();
+  if (server_) server_->stop();
+  purge_threads_.reset();
+  disk_threads_.reset();
+  for (auto& loop : loops_) {
+    loop->stop();
+    loop->join();
+  }
+  return clean;
+}
+
+std::vector<AgentService*> NodeDaemon::agents() const {
+  std::vector<AgentService*> out;
+  if (local_agent_) out.push_back(local_agent_.get());
+  for (const auto& peer : peers_)
+    if (peer->agent) out.push_back(peer->agent.get());
+  return out;
+}
+
+// ---- the control socket -----------------------------------------------------------------------------------------------------------
+
+std::string NodeDaemon::control(const std::string& request) const {
+  auto name = control::request_name(request);
+  if (!name) return control::error_reply(name.error().what);
+  if (*name == "ping") return "{\"pong\":true}";
+  if (!ready_) {
+    if (*name == "status") return control::to_json(control::NodeStatus{.node = config_.node, .cluster = config_.cluster, .mount = config_.mount});
+    return control::error_reply("the node is starting or ending");
+  }
+  if (*name == "status") return control::to_json(status());
+  if (*name == "namespace") return namespace_json();
+  return control::error_reply("unknown request '" + *name + "'; known are status, namespace and ping");
+}
+
+std::string NodeDaemon::namespace_json() const {
+  intercept::Namespace names;
+  names.mount = config_.mount;
+  for (const ExportConfig& e : config_.exports) names.exports.push_back({e.name, e.path, true});
+  for (const auto& peer : peers_) {
+    std::lock_guard lock(peer->mutex);
+    for (const wire::Export& e : peer->exports) names.exports.push_back({e.name, e.path, false});
+  }
+  return intercept::to_json(names);
+}
+
+control::NodeStatus NodeDaemon::status() const {
+  control::NodeStatus s;
+  const Instant now = net::EventLoop::now();
+  s.node = config_.node;
+  s.cluster = config_.cluster;
+  s.incarnation = incarnation_;
+  s.version = VREMOTE_VERSION;
+  s.pid = getpid();
+  s.uptime_ms = (now - started_) / 1'000'000;
+  s.mount = config_.mount;
+  s.ready = true;
+  const auto sessions = server_->sessions();
+  for (const auto& peer : peers_) {
+    control::PeerStatus p;
+    p.name = peer->config.name;
+    p.address = to_string(peer->config.address);
+    {
+      std::lock_guard lock(peer->mutex);
+      p.connected = peer->connected;
+      p.since_ms = (now - peer->since) / 1'000'000;
+      p.last_error = peer->last_error;
+    }
+    net::LaneStats sum;
+    for (const net::LaneStats& lane : peer->session->stats()) sum += lane;
+    for (const net::SessionInfo& session : sessions)
+      if (session.node_name == p.name)
+        for (const net::LaneStats& lane : server_->stats(session.id)) sum += lane;
+    p.bytes_in = sum.bytes_in;
+    p.bytes_out = sum.bytes_out;
+    for (uint64_t n : sum.messages_in) p.messages_in += n;
+    for (uint64_t n : sum.messages_out) p.messages_out += n;
+    s.peers.push_back(std::move(p));
+  }
+  const HomeCounts home = home_->counts();
+  for (size_t i = 0; i < config_.exports.size(); ++i)
+    s.exports.push_back({config_.exports[i].name, config_.exports[i].path, home_->store_counts(i).known, sessions.size()});
+  AgentStatistics statistics;
+  uint64_t resident = 0, waiting = 0;
+  for (AgentService* agent : agents()) {
+    const AgentCounts counts = agent->counts();
+    s.leases.shared.pages += counts.shared_pages;
+    s.leases.exclusive.pages += counts.exclusive_pages;
+    s.leases.shared.ranges += counts.ranges;
+    s.dirty_bytes += counts.dirty_bytes;
+    resident += counts.resident_pages;
+    waiting += counts.waiting;
+    const AgentStatistics a = agent->statistics();
+    statistics.fills += a.fills;
+    statistics.direct_reads += a.direct_reads;
+    statistics.direct_writes += a.direct_writes;
+    statistics.write_backs += a.write_backs;
+    statistics.lease_requests += a.lease_requests;
+    statistics.fetches += a.fetches;
+    statistics.flushes += a.flushes;
+    statistics.flush_bytes += a.flush_bytes;
+    statistics.recalls += a.recalls;
+    statistics.purges += a.purges;
+    statistics.hits_without_message += a.hits_without_message;
+    statistics.void_fetches += a.void_fetches;
+    statistics.write_backs_without_exclusive += a.write_backs_without_exclusive;
+  }
+  s.leases.granted_exclusive.ranges = home.ranges;
+  s.resident_ranges = resident;
+  control::add_metrics(metrics_, s);
+  auto set = [&](std::string_view name, uint64_t value) {
+    for (auto& [key, counter] : s.counters) {
+      if (key != name) continue;
+      counter = value;
+      return;
+    }
+    s.counters.emplace_back(name, value);
+  };
+  set("fills", statistics.fills);
+  set("direct_reads", statistics.direct_reads);
+  set("direct_writes", statistics.direct_writes);
+  set("write_backs", statistics.write_backs);
+  set("hits_without_message", statistics.hits_without_message + metrics_.get(Counter::HitsWithoutMessage));
+  set("recalls_received", statistics.recalls);
+  set("purges", statistics.purges);
+  set("fetches", statistics.fetches);
+  set("flushes", statistics.flushes);
+  set("flush_bytes", statistics.flush_bytes);
+  set("lease_requests", statistics.lease_requests);
+  set("void_fetches", statistics.void_fetches);
+  set("write_backs_without_exclusive", statistics.write_backs_without_exclusive);
+  set("resident_pages", resident);
+  set("requests_waiting", waiting);
+  set("home_files", home.files);
+  set("home_requests_waiting", home.waiting);
+  set("home_recalls_pending", home.recalls);
+  set("kernel_inodes", inodes_.size());
+  set("purge_threads", purge_threads_->threads());
+  return s;
+}
+
+}  // namespace vremote::node

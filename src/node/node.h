@@ -1,0 +1,89 @@
+// One node: its homes, agents, sessions and mount, joined.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "base/metrics.h"
+#include "control/server.h"
+#include "control/status.h"
+#include "fuse/mount.h"
+#include "net/agent_session.h"
+#include "net/event_loop.h"
+#include "net/home_server.h"
+#include "node/agent_service.h"
+#include "node/config.h"
+#include "node/exports.h"
+#include "node/fuse_server.h"
+#include "node/helper_threads.h"
+#include "node/home_service.h"
+#include "node/inode_table.h"
+
+namespace vremote::node {
+
+class NodeDaemon {
+ public:
+  explicit NodeDaemon(const Config& config);
+  ~NodeDaemon();
+
+  // Opens the exports, listens, dials the peers, mounts and serves. `ended` is called once when the mount ends by itself.
+  Status start(std::function<void()> ended);
+  // Unmounts and brings everything dirty to its origin, bounded by `patience_ms`. Returns false when bytes were left.
+  bool stop(int64_t patience_ms);
+
+ private:
+  struct Peer {
+    PeerConfig config;
+    std::unique_ptr<AgentService> agent;
+    std::unique_ptr<net::AgentSession> session;
+    std::mutex mutex;  // what follows
+    bool connected = false;
+    Instant since;
+    std::string last_error;
+    std::vector<wire::Export> exports;
+    std::atomic<uint32_t> generation{0};
+  };
+
+  Status open_stores();
+  Status start_server();
+  Status start_peers();
+  Status start_mount(std::function<void()> ended);
+  Status start_control();
+  coherence::AgentOptions agent_options() const;
+  AgentService::Environment environment();
+  void connected(Peer& peer, const net::HomeInfo& info);
+  std::string control(const std::string& request) const;
+  control::NodeStatus status() const;
+  std::string namespace_json() const;
+  std::vector<AgentService*> agents() const;
+
+  const Config config_;
+  const uint64_t incarnation_;
+  const Instant started_;
+  Metrics metrics_;
+  bool allow_mmap_ = false;
+  std::atomic<bool> ready_{false};
+  std::atomic<const fuse::Channel*> notify_{nullptr};
+
+  // In the order in which each needs those above it; destroyed in reverse.
+  InodeTable inodes_;
+  Exports exports_;
+  std::vector<std::unique_ptr<net::EventLoop>> loops_;
+  std::unique_ptr<HelperThreads> disk_threads_, purge_threads_;
+  std::unique_ptr<AgentService> local_agent_;
+  std::unique_ptr<HomeService> home_;
+  std::unique_ptr<net::HomeServer> server_;
+  mutable std::mutex sessions_mutex_;
+  std::map<uint32_t, uint32_t> session_lanes_;
+  std::vector<std::unique_ptr<Peer>> peers_;
+  std::optional<fuse::Mount> mount_;
+  std::unique_ptr<FuseServer> fuse_;
+  std::unique_ptr<control::ControlServer> control_;
+};
+
+}  // namespace vremote::node

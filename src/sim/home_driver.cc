@@ -1,0 +1,259 @@
+#include "sim/home_driver.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include "base/check.h"
+
+namespace vremote::sim {
+
+using namespace coherence;
+
+namespace {
+
+template <class... Ts>
+struct Overloaded : Ts... {
+  using Ts::operator()...;
+};
+
+int number(FileId file) { return static_cast<int>(file.inode) - 1; }
+
+FileId file_of_action(const HomeAction& action) {
+  return std::visit(Overloaded{[](const SendGrant& a) { return a.grant.file; }, [](const SendRecall& a) { return a.recall.file; },
+                               [](const ApplyFlush& a) { return a.flush.file; }, [](const ApplyAttributes& a) { return a.file; },
+                               [](const ServeFetch& a) { return a.fetch.file; }, [](const OperationReady& a) { return a.file; },
+                               [](const PinFile& a) { return a.file; }, [](const UnpinFile& a) { return a.file; }, [](const FileIdle& a) { return a.file; },
+                               [](const CloseSession&) { return FileId{}; }},
+                    action);
+}
+
+}  // namespace
+
+HomeDriver::HomeDriver(Scheduler& scheduler, const Breaks& breaks, Send send)
+    : scheduler_(scheduler), breaks_(breaks), send_(std::move(send)), home_(breaks.protocol) {}
+
+void HomeDriver::create(FileId file, std::vector<std::byte> content) {
+  files_[file].disk = std::move(content);
+  files_[file].mtime = scheduler_.wall();
+}
+
+Attributes HomeDriver::stat(FileId id, const File& file) const {
+  Attributes a;
+  a.inode = id.inode;
+  a.size = file.disk.size();
+  a.blocks = (file.disk.size() + 511) / 512;
+  a.mtime = a.ctime = file.mtime;
+  a.mode = 0100644;
+  a.nlink = 1;
+  return a;
+}
+
+void HomeDriver::receive(NodeId node, ToHome message) {
+  HomeActions actions;
+  scheduler_.trace(-1, number(file_of(message)), "home    from n{}: {}", node.value, describe(message));
+  std::visit(Overloaded{[&](const Call& call) {
+                          const auto& set = std::get<SetAttributesCall>(call.operation);
+                          VR_CHECK(set.has_size);
+                          const OperationId id = next_operation_++;
+                          truncations_[id] = Truncation{node, call.call, set.file, set.size};
+                          OperationNeed need{.file = set.file, .resource = Resource::Attributes, .mode = LeaseMode::Exclusive, .range = kUnit, .except = node};
+                          home_.acquire(id, need, actions);
+                        },
+                        [&](Flush& flush) { home_.receive(node, std::move(flush), actions); },
+                        [&](const auto& other) { home_.receive(node, other, actions); }},
+             message);
+  take(actions);
+}
+
+void HomeDriver::offer(NodeId node, FileId file, Resource resource, LeaseMode mode) {
+  HomeActions actions;
+  home_.offer(node, file, resource, mode, actions);
+  take(actions);
+}
+
+void HomeDriver::take(HomeActions& actions) {
+  for (HomeAction& action : actions) {
+    if (const auto* close = std::get_if<CloseSession>(&action)) {
+      scheduler_.fail(fmt::format("the protocol is kept: the home closes the session of n{}: {}", close->node.value, close->reason));
+      continue;
+    }
+    const FileId file = file_of_action(action);
+    if (scheduler_.tracing()) {
+      if (const auto* g = std::get_if<SendGrant>(&action)) scheduler_.trace(-1, number(file), "home    decides for n{}: {}", g->node.value, describe(g->grant));
+      if (const auto* r = std::get_if<SendRecall>(&action)) scheduler_.trace(-1, number(file), "home    decides for n{}: {}", r->node.value, describe(r->recall));
+    }
+    if (breaks_.unordered_home) {
+      scheduler_.after(Delay::HomeQueue, [this, file, late = std::move(action)]() mutable { perform(file, late); });
+      continue;
+    }
+    if (auto* grant = std::get_if<SendGrant>(&action); grant != nullptr && breaks_.early_grant_data && !grant->data.empty()) {
+      fill_data(files_[file], grant->data, grant->grant.data_offset, grant->grant.data);
+      grant->data = {};
+    }
+    files_[file].queue.push_back(std::move(action));
+    pump(file);
+  }
+  actions.clear();
+}
+
+void HomeDriver::pump(FileId id) {
+  File& file = files_[id];
+  if (file.busy || file.queue.empty()) return;
+  file.busy = true;
+  scheduler_.after(Delay::HomeQueue, [this, id] {
+    File& f = files_[id];
+    HomeAction action = std::move(f.queue.front());
+    f.queue.pop_front();
+    perform(id, action);
+    f.busy = false;
+    pump(id);
+  });
+}
+
+void HomeDriver::fill_data(File& file, PageRange range, uint64_t& offset, Bytes& data) const {
+  offset = range.byte_offset();
+  const uint64_t size = file.disk.size();
+  const uint64_t length = offset >= size ? 0 : std::min(range.byte_length(), size - offset);
+  data = length == 0 ? Bytes() : Bytes::copy_of(std::span<const std::byte>(file.disk).subspan(offset, length));
+}
+
+void HomeDriver::write_attributes(File& file, const DirtyAttributes& attributes) {
+  if (attributes.has_size && attributes.size > file.disk.size()) file.disk.resize(attributes.size);
+  if (attributes.has_mtime && file.mtime < attributes.mtime) file.mtime = attributes.mtime;
+}
+
+void HomeDriver::perform(FileId id, HomeAction& action) {
+  File& file = files_[id];
+  std::visit(Overloaded{[&](SendGrant& a) {
+                          if (!a.data.empty()) fill_data(file, a.data, a.grant.data_offset, a.grant.data);
+                          a.grant.size_floor = file.disk.size();
+                          if (a.grant.resource == Resource::Attributes) a.grant.attributes = stat(id, file);
+                          send_(a.node, id, std::move(a.grant));
+                        },
+                        [&](SendRecall& a) { send_(a.node, id, a.recall); },
+                        [&](ApplyFlush& a) {
+                          write_attributes(file, a.flush.attributes);
+                          for (const Extent& extent : a.flush.extents) {
+                            // A flush that makes the file longer says so. Bytes beyond are those of a mapping older than a truncation.
+                            if (extent.offset >= file.disk.size()) continue;
+                            const uint64_t length = std::min<uint64_t>(extent.bytes.size(), file.disk.size() - extent.offset);
+                            std::memcpy(file.disk.data() + extent.offset, extent.bytes.data(), length);
+                            scheduler_.trace(-1, number(id), "disk    {}+{} of {} from n{}", extent.offset, length, extent.bytes.size(), a.node.value);
+                          }
+                          send_(a.node, id, FlushAck{.file = id, .flush = a.flush.flush});
+                        },
+                        [&](ApplyAttributes& a) { write_attributes(file, a.attributes); },
+                        [&](ServeFetch& a) {
+                          FetchReply reply;
+                          reply.file = id;
+                          reply.fetch = a.fetch.fetch;
+                          fill_data(file, a.fetch.range, reply.data_offset, reply.data);
+                          send_(a.node, id, std::move(reply));
+                        },
+                        [&](OperationReady& a) { operation_ready(a); },
+                        [&](PinFile&) {
+                          if (file.pinned) scheduler_.fail("PinFile twice");
+                          file.pinned = true;
+                        },
+                        [&](UnpinFile&) {
+                          if (!file.pinned) scheduler_.fail("UnpinFile without PinFile");
+                          file.pinned = false;
+                        },
+                        [&](FileIdle&) {}, [&](CloseSession&) {}},
+             action);
+}
+
+void HomeDriver::operation_ready(const OperationReady& ready) {
+  auto it = truncations_.find(ready.operation);
+  if (it == truncations_.end()) {
+    scheduler_.fail("OperationReady for an operation that is over");
+    return;
+  }
+  const Truncation t = it->second;
+  HomeActions actions;
+  if (ready.resource == Resource::Attributes && !breaks_.has(Mistake::ShrinkBelowHolders)) {
+    OperationNeed need{.file = t.file, .resource = Resource::Data, .mode = LeaseMode::Exclusive, .range = {t.size >> kPageShift, kPageEnd}, .except = t.node};
+    home_.acquire(ready.operation, need, actions);
+    take(actions);
+    return;
+  }
+  scheduler_.trace(-1, number(t.file), "disk    truncated to {} for n{}", t.size, t.node.value);
+  truncations_.erase(it);
+  File& file = files_[t.file];
+  file.disk.resize(t.size);
+  file.mtime = scheduler_.wall();
+  home_.finish(ready.operation, t.file, actions);
+  Reply reply;
+  reply.call = t.call;
+  reply.outcome = Node{t.file, stat(t.file, file)};
+  send_(t.node, t.file, std::move(reply));
+  take(actions);
+}
+
+bool HomeDriver::idle() const {
+  for (const auto& [id, file] : files_) {
+    if (file.busy || !file.queue.empty()) return false;
+  }
+  return truncations_.empty();
+}
+
+std::string HomeDriver::dump() const {
+  std::string out;
+  for (const auto& r : home_.pending_recalls(100)) {
+    out += fmt::format("  home waits for the ack of n{}: f{} {} {}-{}\n", r.node.value, number(r.file), r.resource == Resource::Data ? "data" : "attributes",
+                       r.range.first, r.range.end);
+  }
+  for (const auto& [id, t] : truncations_) out += fmt::format("  home truncates f{} to {} for n{}\n", number(t.file), t.size, t.node.value);
+  const HomeCounts counts = home_.counts();
+  out += fmt::format("  home: {} files, {} ranges, {} waiting, {} recalls\n", counts.files, counts.ranges, counts.waiting, counts.recalls);
+  return out;
+}
+
+namespace {
+
+std::string text(PageRange r) { return r.end >= kPageEnd ? fmt::format("{}-end", r.first) : fmt::format("{}-{}", r.first, r.end); }
+const char* text(Resource r) { return r == Resource::Data ? "data" : r == Resource::Attributes ? "attr" : "entries"; }
+const char* text(LeaseMode m) {
+  switch (m) {
+    case LeaseMode::None: return "None";
+    case LeaseMode::Shared: return "Shared";
+    case LeaseMode::Update: return "Update";
+    case LeaseMode::Exclusive: return "Exclusive";
+  }
+  return "?";
+}
+
+}  // namespace
+
+std::string describe(const ToHome& message) {
+  return std::visit(
+      Overloaded{[](const LeaseRequest& m) { return fmt::format("request {} {} {} {}{}", m.request, text(m.resource), text(m.mode), text(m.range), m.want_data ? " with data" : ""); },
+                 [](const RecallAck& m) { return fmt::format("ack {} gives {} seen {}{}", m.recall, text(m.given), m.seen, m.attributes.has_size ? fmt::format(" size {}", m.attributes.size) : std::string()); },
+                 [](const Flush& m) {
+                   std::string out = fmt::format("flush {}", m.flush);
+                   for (const Extent& e : m.extents) out += fmt::format(" {}+{}", e.offset, e.bytes.size());
+                   if (m.attributes.has_size) out += fmt::format(" size {}", m.attributes.size);
+                   return out;
+                 },
+                 [](const Fetch& m) { return fmt::format("fetch {} {}", m.fetch, text(m.range)); }, [](const Release& m) { return fmt::format("release seen {}", m.seen); },
+                 [](const Call& m) { return fmt::format("call {} set size {}", m.call, std::get<SetAttributesCall>(m.operation).size); }},
+      message);
+}
+
+std::string describe(const ToAgent& message) {
+  return std::visit(
+      Overloaded{[](const Grant& m) {
+                   return fmt::format("grant #{} for {} {} {} {} floor {}{}{}", m.sequence, m.request, text(m.resource), text(m.mode), text(m.range), m.size_floor,
+                                      m.data.empty() ? std::string() : fmt::format(" bytes {}+{}", m.data_offset, m.data.size()),
+                                      m.resource == Resource::Attributes ? fmt::format(" size {}", m.attributes.size) : std::string());
+                 },
+                 [](const Recall& m) { return fmt::format("recall {} {} to {} {}", m.recall, text(m.resource), text(m.to), text(m.range)); },
+                 [](const FlushAck& m) { return fmt::format("flushed {} error {}", m.flush, m.error); },
+                 [](const FetchReply& m) { return fmt::format("fetched {} bytes {}+{}", m.fetch, m.data_offset, m.data.size()); },
+                 [](const Reply& m) { return fmt::format("reply {} error {}", m.call, m.error); }},
+      message);
+}
+
+}  // namespace vremote::sim

@@ -1,0 +1,69 @@
+// The driver around the real Home, with a disk in memory: exactly the contract of rule I4.
+//
+// One queue per file; grants, recalls, flushes, fetches and ready operations pass through it one after the other, each at its own time. The
+// only operation is a truncation: Attributes, then the data from its new end on, then the disk.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <set>
+
+#include "coherence/home.h"
+#include "sim/mistakes.h"
+#include "sim/scheduler.h"
+
+namespace vremote::sim {
+
+class HomeDriver {
+ public:
+  using Send = std::function<void(NodeId node, FileId file, coherence::ToAgent message)>;
+
+  HomeDriver(Scheduler& scheduler, const Breaks& breaks, Send send);
+
+  void create(FileId file, std::vector<std::byte> content);
+  void receive(NodeId node, coherence::ToHome message);
+  void offer(NodeId node, FileId file, coherence::Resource resource, coherence::LeaseMode mode);
+
+  coherence::Home& home() { return home_; }
+  const std::vector<std::byte>& disk(FileId file) { return files_[file].disk; }
+  std::string dump() const;
+  bool idle() const;
+
+ private:
+  struct Truncation {
+    NodeId node;
+    uint64_t call = 0;
+    FileId file;
+    uint64_t size = 0;
+  };
+  struct File {
+    std::vector<std::byte> disk;
+    Timestamp mtime;
+    std::deque<coherence::HomeAction> queue;
+    bool busy = false;
+    bool pinned = false;
+  };
+
+  void take(coherence::HomeActions& actions);
+  void pump(FileId file);
+  void perform(FileId id, coherence::HomeAction& action);
+  void fill_data(File& file, PageRange range, uint64_t& offset, Bytes& data) const;
+  void operation_ready(const coherence::OperationReady& ready);
+  void write_attributes(File& file, const coherence::DirtyAttributes& attributes);
+  Attributes stat(FileId id, const File& file) const;
+
+  Scheduler& scheduler_;
+  Breaks breaks_;
+  Send send_;
+  coherence::Home home_;
+  std::map<FileId, File> files_;
+  std::map<coherence::OperationId, Truncation> truncations_;
+  coherence::OperationId next_operation_ = 1;
+};
+
+// For traces.
+std::string describe(const coherence::ToHome& message);
+std::string describe(const coherence::ToAgent& message);
+
+}  // namespace vremote::sim

@@ -1,0 +1,44 @@
+#include "sim/mistakes.h"
+
+namespace vremote::sim {
+namespace {
+
+struct DriverBreak {
+  std::string_view name;
+  bool Breaks::*flag;
+};
+constexpr DriverBreak kDriverBreaks[] = {
+    {"fixed-purge-pool", &Breaks::fixed_purge_pool},
+    {"small-background", &Breaks::small_background},
+    {"unordered-home", &Breaks::unordered_home},
+    {"early-grant-data", &Breaks::early_grant_data},
+};
+
+}  // namespace
+
+bool add_break(std::string_view name, Breaks& breaks) {
+  for (unsigned i = 0; i < static_cast<unsigned>(coherence::Mistake::kCount); ++i) {
+    if (coherence::name_of(static_cast<coherence::Mistake>(i)) == name) {
+      breaks.protocol.add(static_cast<coherence::Mistake>(i));
+      return true;
+    }
+  }
+  for (const DriverBreak& b : kDriverBreaks) {
+    if (b.name == name) {
+      breaks.*b.flag = true;
+      return true;
+    }
+  }
+  return false;
+}
+
+std::vector<std::string> break_names() {
+  std::vector<std::string> names;
+  for (unsigned i = 0; i < static_cast<unsigned>(coherence::Mistake::kCount); ++i) {
+    names.emplace_back(coherence::name_of(static_cast<coherence::Mistake>(i)));
+  }
+  for (const DriverBreak& b : kDriverBreaks) names.emplace_back(b.name);
+  return names;
+}
+
+}  // namespace vremote::sim

@@ -1,0 +1,30 @@
+// What --break can switch off: one rule of the protocol (coherence/mistakes.h), or one promise of the driver around it.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "coherence/mistakes.h"
+
+namespace vremote::sim {
+
+struct Breaks {
+  coherence::Mistakes protocol;
+  bool fixed_purge_pool = false;   // K5: one purge of a node runs at a time
+  bool small_background = false;   // K7: fills, write-backs and RELEASE share few slots
+  bool unordered_home = false;     // I4: what leaves for a file does not leave in the order of the actions
+  bool early_grant_data = false;   // I4: the bytes of a grant are read when the home decides, not at its turn in the queue
+
+  // Not a mistake of ours: the kernel's own races around i_size, left in (model_kernel.h).
+  bool size_races = false;
+
+  bool has(coherence::Mistake m) const { return protocol.has(m); }
+};
+
+// False when no such name.
+bool add_break(std::string_view name, Breaks& breaks);
+std::vector<std::string> break_names();
+
+}  // namespace vremote::sim

@@ -1,0 +1,231 @@
+#include "sim/node.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "sim/home_driver.h"
+
+namespace vremote::sim {
+
+using namespace coherence;
+
+namespace {
+
+template <class... Ts>
+struct Overloaded : Ts... {
+  using Ts::operator()...;
+};
+
+int file_number(FileId file) { return static_cast<int>(file.inode) - 1; }
+
+}  // namespace
+
+Node::Node(Scheduler& scheduler, History& history, const Breaks& breaks, NodeId id, const AgentOptions& agent, const KernelOptions& kernel, Hooks hooks)
+    : scheduler_(scheduler),
+      breaks_(breaks),
+      id_(id),
+      hooks_(std::move(hooks)),
+      agent_(agent),
+      kernel_(scheduler, history, *this, static_cast<int>(id.value), kernel),
+      purge_slot_(scheduler) {}
+
+void Node::take(FileId file, AgentActions& actions) {
+  for (AgentAction& action : actions) perform(file, action);
+  hooks_.changed(id_, file);
+  schedule_tick();
+}
+
+void Node::perform(FileId file, AgentAction& action) {
+  const int f = file_number(file);
+  std::visit(Overloaded{[&](ReplyData& a) {
+                          Answer answer;
+                          for (const Bytes& piece : a.pieces) answer.bytes.insert(answer.bytes.end(), piece.view().begin(), piece.view().end());
+                          if (answer.bytes.size() != a.length) scheduler_.fail(fmt::format("ReplyData on n{} says {} bytes and has {}", id_.value, a.length, answer.bytes.size()));
+                          scheduler_.trace(number(), f, "agent   answers t{} with {} bytes", a.token, a.length);
+                          kernel_.answer(a.token, std::move(answer));
+                        },
+                        [&](ReplyWritten& a) {
+                          scheduler_.trace(number(), f, "agent   wrote t{} at {}+{}", a.token, a.offset, a.length);
+                          kernel_.answer(a.token, Answer{.error = 0, .bytes = {}, .offset = a.offset, .length = a.length, .attributes = {}});
+                        },
+                        [&](ReplyOpened& a) {
+                          scheduler_.trace(number(), f, "agent   opened t{}", a.token);
+                          kernel_.answer(a.token, Answer{});
+                        },
+                        [&](ReplyAttributes& a) {
+                          scheduler_.trace(number(), f, "agent   attributes t{} size {}", a.token, a.attributes.size);
+                          kernel_.answer(a.token, Answer{.error = 0, .bytes = {}, .offset = 0, .length = 0, .attributes = a.attributes});
+                        },
+                        [&](ReplyFlushed& a) {
+                          scheduler_.trace(number(), f, "agent   flushed t{} error {}", a.token, a.error);
+                          kernel_.answer(a.token, Answer{.error = a.error, .bytes = {}, .offset = 0, .length = 0, .attributes = {}});
+                        },
+                        [&](ReplyTruncateReady& a) {
+                          auto it = truncations_.find(a.token);
+                          if (it == truncations_.end()) {
+                            scheduler_.fail(fmt::format("ReplyTruncateReady for a token nobody waits for on n{}", id_.value));
+                            return;
+                          }
+                          scheduler_.trace(number(), f, "agent   ready to truncate t{}", a.token);
+                          const uint64_t call_id = next_call_++;
+                          calls_[call_id] = it->second;
+                          SetAttributesCall set;
+                          set.file = it->second.file;
+                          set.has_size = true;
+                          set.size = it->second.size;
+                          truncations_.erase(it);
+                          Call call{.call = call_id, .caller = {}, .operation = std::move(set)};
+                          hooks_.send(id_, std::move(call));
+                        },
+                        [&](ReplyEntries& a) { kernel_.answer(a.token, Answer{}); },
+                        [&](ReplyError& a) {
+                          scheduler_.trace(number(), f, "agent   error t{} {}", a.token, a.error);
+                          if (truncations_.erase(a.token) > 0) scheduler_.fail("no errors in this world: a truncation failed");
+                          kernel_.answer(a.token, Answer{.error = a.error, .bytes = {}, .offset = 0, .length = 0, .attributes = {}});
+                        },
+                        [&](StartPurge& a) {
+                          scheduler_.trace(number(), f, "agent   purge p{} pages {}-{}", a.purge, a.range.first, a.range.end >= kPageEnd ? 0 : a.range.end);
+                          scheduler_.spawn(run_purge(a.purge, a.file, a.range));
+                        },
+                        [&](SendToHome& a) {
+                          scheduler_.trace(number(), f, "agent   sends {}", describe(a.message));
+                          hooks_.send(id_, std::move(a.message));
+                        },
+                        [&](EntriesLost&) {}},
+             action);
+}
+
+Co<> Node::run_purge(PurgeId id, FileId file, PageRange range) {
+  if (breaks_.fixed_purge_pool) {
+    while (purges_running_ > 0) co_await purge_slot_.wait();
+  }
+  ++purges_running_;
+  co_await scheduler_.sleep(Delay::KernelQueue);  // a helper thread takes it up
+  co_await kernel_.purge(file, range);
+  --purges_running_;
+  purge_slot_.wake_all();
+  co_await scheduler_.sleep(Delay::PurgeReport);
+  scheduler_.trace(number(), file_number(file), "kernel  purge p{} returned", id);
+  AgentActions actions;
+  agent_.purge_returned(scheduler_.now(), id, file, actions);
+  take(file, actions);
+}
+
+void Node::schedule_tick() {
+  const std::optional<Instant> due = agent_.next_deadline();
+  if (!due || (tick_at_ && *tick_at_ <= *due)) return;
+  tick_at_ = std::max(*due, scheduler_.now());
+  scheduler_.after(*tick_at_ - scheduler_.now(), [this, at = *tick_at_] {
+    if (!tick_at_ || *tick_at_ != at) return;  // an earlier one was set since
+    tick_at_.reset();
+    AgentActions actions;
+    agent_.tick(scheduler_.now(), actions);
+    // Many files may have moved: those of the actions are traced under the first.
+    for (AgentAction& action : actions) perform(FileId{}, action);
+    hooks_.changed(id_, FileId{});
+    schedule_tick();
+  });
+}
+
+void Node::deliver(FileId file, ToAgent message) {
+  scheduler_.trace(number(), file_number(file), "agent   gets {}", describe(message));
+  AgentActions actions;
+  const Instant now = scheduler_.now();
+  std::visit(Overloaded{[&](Reply& reply) {
+                          auto it = calls_.find(reply.call);
+                          if (it == calls_.end()) {
+                            scheduler_.fail("a reply nobody waits for");
+                            return;
+                          }
+                          const Truncation t = it->second;
+                          calls_.erase(it);
+                          agent_.truncate_done(now, t.file, reply.error == 0, t.size, actions);
+                          kernel_.answer(t.token, Answer{.error = reply.error, .bytes = {}, .offset = 0, .length = 0, .attributes = {}});
+                        },
+                        [&](auto& other) { agent_.receive(now, std::move(other), actions); }},
+             message);
+  take(file, actions);
+}
+
+void Node::flush_all() {
+  AgentActions actions;
+  agent_.flush_all(scheduler_.now(), actions);
+  take(FileId{}, actions);
+}
+
+void Node::on_read(Token token, FileId file, uint64_t offset, uint32_t size, bool fill) {
+  AgentActions actions;
+  agent_.read(scheduler_.now(), ReadEvent{.token = token, .file = file, .offset = offset, .size = size, .fill = fill}, actions);
+  take(file, actions);
+}
+
+void Node::on_write(Token token, FileId file, uint64_t offset, Bytes bytes, bool append) {
+  AgentActions actions;
+  WriteEvent event{.token = token, .file = file, .offset = offset, .bytes = std::move(bytes), .append = append, .now_wall = scheduler_.wall()};
+  agent_.write(scheduler_.now(), std::move(event), actions);
+  take(file, actions);
+}
+
+void Node::on_write_back(FileId file, uint64_t offset, Bytes bytes) {
+  if (agent_.held(file, Resource::Data, offset >> kPageShift) != LeaseMode::Exclusive) {
+    scheduler_.fail(fmt::format("write-back without Exclusive: n{} f{} page {}", id_.value, file_number(file), offset >> kPageShift));
+  }
+  AgentActions actions;
+  agent_.write_back(scheduler_.now(), file, offset, std::move(bytes), scheduler_.wall(), actions);
+  take(file, actions);
+}
+
+void Node::on_open(Token token, FileId file, bool may_map) {
+  AgentActions actions;
+  agent_.open(scheduler_.now(), token, file, may_map, actions);
+  take(file, actions);
+}
+
+void Node::on_release(FileId file, bool may_map) {
+  AgentActions actions;
+  agent_.close(scheduler_.now(), file, may_map, actions);
+  take(file, actions);
+}
+
+void Node::on_get_attributes(Token token, FileId file) {
+  AgentActions actions;
+  agent_.attributes(scheduler_.now(), token, file, actions);
+  take(file, actions);
+}
+
+void Node::on_fsync(Token token, FileId file) {
+  AgentActions actions;
+  agent_.flush(scheduler_.now(), token, file, actions);
+  take(file, actions);
+}
+
+void Node::on_set_size(Token token, FileId file, uint64_t size) {
+  truncations_[token] = Truncation{token, file, size};
+  AgentActions actions;
+  agent_.truncate(scheduler_.now(), token, file, size, actions);
+  take(file, actions);
+}
+
+void Node::on_interrupt(Token token, FileId file) {
+  AgentActions actions;
+  agent_.interrupt(scheduler_.now(), token, file, actions);
+  take(file, actions);
+}
+
+void Node::on_forget(FileId file) {
+  AgentActions actions;
+  agent_.forget(scheduler_.now(), file, actions);
+  take(file, actions);
+}
+
+std::string Node::dump() const {
+  std::string out = kernel_.dump();
+  const AgentCounts c = agent_.counts();
+  out += fmt::format("  n{} agent: {} requests wait, {} recalls to ack, {} purges under way, {} dirty bytes, {} resident pages\n", id_.value, c.waiting,
+                     c.recalls_pending, c.purges_in_flight, c.dirty_bytes, c.resident_pages);
+  for (const auto& [call, t] : calls_) out += fmt::format("  n{} f{} truncation to {} sent, not answered\n", id_.value, file_number(t.file), t.size);
+  return out;
+}
+
+}  // namespace vremote::sim

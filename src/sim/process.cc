@@ -1,0 +1,293 @@
+#include "sim/process.h"
+
+#include <algorithm>
+#include <cerrno>
+
+#include <fmt/format.h>
+
+#include "base/check.h"
+
+namespace vremote::sim {
+
+Process::Process(Scheduler& scheduler, History& history, Node& node, int node_number, int number, const std::vector<FilePlan>& files, const Habits& habits,
+                 std::function<std::span<const std::byte>(uint32_t file)> disk)
+    : scheduler_(scheduler),
+      history_(history),
+      node_(node),
+      node_number_(node_number),
+      number_(number),
+      files_(files),
+      habits_(habits),
+      disk_(std::move(disk)),
+      slots_(files.size()) {}
+
+std::string Process::waits_for() const { return fmt::format("n{} process {}: {}", node_number_, number_, doing_); }
+
+uint64_t Process::some_page(uint32_t file) {
+  const FilePlan& plan = files_[file];
+  return scheduler_.random().below(scheduler_.random().chance(90) ? plan.hot_pages : plan.pages);
+}
+
+void Process::pick_cells(uint32_t file, uint64_t cells_max, uint64_t& offset, uint64_t& length) {
+  Prng& random = scheduler_.random();
+  const uint64_t end = files_[file].pages * kCells;
+  uint64_t first = some_page(file) * kCells;
+  if (random.chance(50)) first += random.below(kCells);
+  uint64_t count = random.chance(40) ? kCells : random.between(1, cells_max);
+  count = std::min(count, end - first);
+  offset = first * kCell;
+  length = count * kCell;
+}
+
+Co<> Process::run() {
+  Prng& random = scheduler_.random();
+  uint32_t total = 0;
+  for (uint32_t w : habits_.weights) total += w;
+  for (uint32_t i = 0; i < habits_.operations; ++i) {
+    co_await scheduler_.sleep(Delay::Think);
+    uint64_t dice = random.below(total);
+    size_t what = 0;
+    while (dice >= habits_.weights[what]) dice -= habits_.weights[what++];
+    const auto file = static_cast<uint32_t>(random.below(files_.size()));
+    co_await act(static_cast<Act>(what), file);
+  }
+  for (uint32_t file = 0; file < files_.size(); ++file) {
+    for (uint64_t which = 0; which < 3; ++which) co_await close_one(file, which);
+  }
+  doing_ = "nothing";
+  done_ = true;
+}
+
+Co<> Process::audit() {
+  for (uint32_t file = 0; file < files_.size(); ++file) {
+    const uint64_t pages = std::min<uint64_t>(files_[file].pages, 8);
+    if (!files_[file].append_only) {
+      const uint64_t begin = history_.tick();
+      doing_ = fmt::format("stat f{}", file);
+      const Attributes attributes = co_await node_.kernel().stat(file);
+      history_.saw_size(file, {begin, history_.tick(), "stat", node_number_}, attributes.size);
+    }
+    co_await read_cached(file, 0, pages * kPageSize);
+    co_await read_direct(file, 0, pages * kPageSize);
+    for (uint64_t which = 0; which < 3; ++which) co_await close_one(file, which);
+  }
+  doing_ = "nothing";
+  done_ = true;
+}
+
+Co<> Process::act(Act what, uint32_t file) {
+  Prng& random = scheduler_.random();
+  const bool append_only = files_[file].append_only;
+  uint64_t offset = 0, length = 0;
+  switch (what) {
+    case Act::ReadCached:
+      pick_cells(file, habits_.read_cells_max, offset, length);
+      co_await read_cached(file, offset, length);
+      break;
+    case Act::ReadDirect:
+      pick_cells(file, habits_.read_cells_max, offset, length);
+      co_await read_direct(file, offset, length);
+      break;
+    case Act::Write:
+      if (append_only) {
+        co_await append_record(file);
+      } else {
+        co_await write(file);
+      }
+      break;
+    case Act::Append:
+      if (append_only) {
+        co_await append_record(file);
+      } else {
+        co_await append(file);
+      }
+      break;
+    case Act::Load:
+    case Act::Store: {
+      if (append_only) break;
+      const uint64_t page = some_page(file);
+      const uint64_t cell = random.below(kCells);
+      co_await map(file, what == Act::Store);
+      doing_ = fmt::format("{} f{} page {} cell {}", what == Act::Store ? "store" : "load", file, page, cell);
+      if (what == Act::Store) {
+        co_await node_.kernel().store(file, page, cell);
+      } else {
+        co_await node_.kernel().load(file, page, cell);
+      }
+      break;
+    }
+    case Act::Truncate:
+      if (!append_only) co_await truncate(file);
+      break;
+    case Act::Fsync: {
+      const uint64_t begin = history_.tick();
+      doing_ = fmt::format("fsync f{}", file);
+      co_await node_.kernel().fsync(file);
+      history_.synced(file, {begin, history_.tick(), "fsync", node_number_}, disk_(file));
+      break;
+    }
+    case Act::Stat: {
+      const uint64_t begin = history_.tick();
+      doing_ = fmt::format("stat f{}", file);
+      const Attributes attributes = co_await node_.kernel().stat(file);
+      history_.saw_size(file, {begin, history_.tick(), "stat", node_number_}, attributes.size);
+      break;
+    }
+    case Act::CloseOne:
+      co_await close_one(file, random.below(3));
+      break;
+    case Act::ReadAhead:
+      node_.kernel().read_ahead(file, some_page(file));
+      break;
+    case Act::Reopen:
+      co_await close_one(file, 0);
+      co_await close_one(file, 1);
+      co_await open_for_reading(file);
+      break;
+    case Act::kCount:
+      break;
+  }
+}
+
+Co<> Process::open_for_reading(uint32_t file) {
+  if (slots_[file].reading != nullptr) co_return;
+  doing_ = fmt::format("open f{} O_RDONLY", file);
+  ModelKernel::Handle* handle = co_await node_.kernel().open(file, Kind::ReadOnly);
+  slots_[file].reading = handle;
+}
+
+Co<> Process::open_for_writing(uint32_t file, bool read_write) {
+  ModelKernel::Handle* have = slots_[file].writing;
+  if (have != nullptr && (!read_write || have->kind == Kind::ReadWrite)) co_return;
+  if (have != nullptr) co_await close_one(file, 1);
+  doing_ = fmt::format("open f{} {}", file, read_write ? "O_RDWR" : "O_WRONLY");
+  ModelKernel::Handle* handle = co_await node_.kernel().open(file, read_write ? Kind::ReadWrite : Kind::WriteOnly);
+  slots_[file].writing = handle;
+}
+
+Co<> Process::map(uint32_t file, bool writable) {
+  Slots& slots = slots_[file];
+  if (slots.mapped != nullptr && (!writable || slots.mapped->kind == Kind::ReadWrite)) co_return;
+  if (slots.mapped != nullptr) co_await close_one(file, 2);
+  // Read-only mappings may be of either kind of handle.
+  if (writable || (slots.writing != nullptr && slots.writing->kind == Kind::ReadWrite && scheduler_.random().chance(50))) {
+    co_await open_for_writing(file, true);
+    slots.mapped = slots.writing;
+  } else {
+    co_await open_for_reading(file);
+    slots.mapped = slots.reading;
+  }
+  doing_ = fmt::format("mmap f{}", file);
+  co_await node_.kernel().map(file, slots.mapped);
+  // Mappings outlive close().
+  if (scheduler_.random().chance(30)) co_await close_one(file, slots.mapped == slots.writing ? 1 : 0);
+}
+
+Co<> Process::close_one(uint32_t file, uint64_t which) {
+  Slots& slots = slots_[file];
+  ModelKernel::Handle*& slot = which == 0 ? slots.reading : which == 1 ? slots.writing : slots.mapped;
+  ModelKernel::Handle* handle = std::exchange(slot, nullptr);
+  if (handle == nullptr) co_return;
+  doing_ = fmt::format("{} f{}", which == 2 ? "munmap" : "close", file);
+  if (which == 2) {
+    co_await node_.kernel().unmap(file, handle);
+  } else {
+    co_await node_.kernel().close(file, handle);
+  }
+}
+
+void Process::report_read(uint32_t file, History::Interval when, uint64_t offset, uint64_t length, std::span<const std::byte> bytes) {
+  if (length == 0) return;
+  scheduler_.trace(node_number_, static_cast<int>(file), "process {} {} {}+{} got {} bytes [{}, {}]", number_, when.what, offset, length, bytes.size(), when.begin, when.end);
+  if (files_[file].append_only) {
+    history_.read_appended(file, when, offset, length, bytes);
+  } else {
+    history_.read(file, when, offset, length, bytes);
+  }
+}
+
+Co<> Process::read_cached(uint32_t file, uint64_t offset, uint64_t length) {
+  co_await open_for_reading(file);
+  doing_ = fmt::format("cached read f{} {}+{}", file, offset, length);
+  const uint64_t begin = history_.tick();
+  ModelKernel::Read read = co_await node_.kernel().read_cached(file, offset, length);
+  if (read.end_unsure) length = read.bytes.size();
+  report_read(file, {begin, history_.tick(), "cached read", node_number_}, offset, length, read.bytes);
+}
+
+Co<> Process::read_direct(uint32_t file, uint64_t offset, uint64_t length) {
+  // O_DIRECT on a cached handle, or a plain read through an O_RDWR one.
+  if (scheduler_.random().chance(50)) {
+    co_await open_for_reading(file);
+  } else {
+    co_await open_for_writing(file, true);
+  }
+  doing_ = fmt::format("direct read f{} {}+{}", file, offset, length);
+  const uint64_t begin = history_.tick();
+  ModelKernel::Read read = co_await node_.kernel().read_direct(file, offset, length, signal());
+  if (read.error == EINTR) co_return;
+  if (read.error != 0) scheduler_.fail(fmt::format("no errors in this world: a read on n{} was answered {}", node_number_, read.error));
+  report_read(file, {begin, history_.tick(), "direct read", node_number_}, offset, length, read.bytes);
+}
+
+Co<> Process::write(uint32_t file) {
+  co_await open_for_writing(file, scheduler_.random().chance(50));
+  uint64_t offset = 0, length = 0;
+  pick_cells(file, habits_.write_cells_max, offset, length);
+  doing_ = fmt::format("write f{} {}+{}", file, offset, length);
+  const uint64_t number = history_.new_write();
+  std::vector<std::byte> content(length);
+  for (uint64_t at = 0; at < length; at += kCell) {
+    const uint64_t cell = (offset + at) / kCell;
+    fill_cell(std::span<std::byte>(content).subspan(at, kCell), cell_value(number, cell / kCells, cell % kCells));
+  }
+  const uint64_t begin = history_.tick();
+  ModelKernel::Written written = co_await node_.kernel().write_direct(file, offset, Bytes::copy_of(content), false, signal());
+  if (written.error == EINTR) co_return;  // nothing of it was done
+  if (written.error != 0) scheduler_.fail(fmt::format("no errors in this world: a write on n{} was answered {}", node_number_, written.error));
+  const uint64_t end = history_.tick();
+  scheduler_.trace(node_number_, static_cast<int>(file), "process {} wrote w{} {}+{} [{}, {}]", number_, number, offset, length, begin, end);
+  history_.wrote(file, {begin, end, "write", node_number_}, offset, length, number);
+}
+
+// An append in a register file: its bytes name their place only when the place is known, so the place is guessed and, when the guess was
+// wrong, the cells say so by their write's number alone.
+Co<> Process::append(uint32_t file) {
+  co_await open_for_writing(file, scheduler_.random().chance(50));
+  const uint64_t begin = history_.tick();
+  doing_ = fmt::format("append f{}", file);
+  const uint64_t number = history_.new_write();
+  const uint64_t length = kCell * scheduler_.random().between(1, 4);
+  std::vector<std::byte> content(length);
+  for (uint64_t at = 0; at < length; at += kCell) fill_cell(std::span<std::byte>(content).subspan(at, kCell), appended_value(number, at / kCell));
+  ModelKernel::Written written = co_await node_.kernel().write_direct(file, 0, Bytes::copy_of(content), true, signal());
+  if (written.error == EINTR) co_return;
+  if (written.error != 0) scheduler_.fail(fmt::format("no errors in this world: an append on n{} was answered {}", node_number_, written.error));
+  const uint64_t end = history_.tick();
+  scheduler_.trace(node_number_, static_cast<int>(file), "process {} appended w{} {}+{} [{}, {}]", number_, number, written.offset, length, begin, end);
+  history_.appended_cells(file, {begin, end, "append", node_number_}, written.offset, length, number);
+}
+
+Co<> Process::append_record(uint32_t file) {
+  co_await open_for_writing(file, scheduler_.random().chance(50));
+  Prng& random = scheduler_.random();
+  std::vector<std::byte> record = History::record(history_.new_write(), random.between(1, random.chance(20) ? 3 * kPageSize : 700));
+  doing_ = fmt::format("append of {} bytes to f{}", record.size(), file);
+  const uint64_t begin = history_.tick();
+  ModelKernel::Written written = co_await node_.kernel().write_direct(file, 0, Bytes::copy_of(record), true, false);
+  if (written.error != 0) scheduler_.fail(fmt::format("no errors in this world: an append on n{} was answered {}", node_number_, written.error));
+  history_.appended(file, {begin, history_.tick(), "append", node_number_}, written.offset, std::move(record));
+}
+
+Co<> Process::truncate(uint32_t file) {
+  const uint64_t size = kCell * scheduler_.random().below(files_[file].hot_pages * kCells + 1);
+  doing_ = fmt::format("truncate f{} to {}", file, size);
+  const uint64_t begin = history_.tick();
+  const int32_t error = co_await node_.kernel().truncate(file, size);
+  if (error != 0) scheduler_.fail(fmt::format("no errors in this world: a truncation on n{} was answered {}", node_number_, error));
+  const uint64_t end = history_.tick();
+  scheduler_.trace(node_number_, static_cast<int>(file), "process {} truncated to {} [{}, {}]", number_, size, begin, end);
+  history_.truncated(file, {begin, end, "truncate", node_number_}, size);
+}
+
+}  // namespace vremote::sim

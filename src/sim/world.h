@@ -1,0 +1,76 @@
+// One world: a home, its disk, a few nodes with kernels and processes, all drawn from one seed; and what must hold in it.
+//
+// After each event: leases of different agents never conflict and the home knows of each (I1, I5); a dirty page is held Exclusive; the state
+// machines' own check(). When nothing happens any more: nobody waits. At the end: everything was flushed, and one copy of each file could have
+// shown every process what it saw.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "sim/history.h"
+#include "sim/home_driver.h"
+#include "sim/link.h"
+#include "sim/mistakes.h"
+#include "sim/node.h"
+#include "sim/process.h"
+
+namespace vremote::sim {
+
+struct WorldCounts {
+  uint64_t steps = 0, operations = 0, messages = 0;
+  KernelCounts kernel;
+  coherence::AgentStatistics agent;
+};
+
+struct Outcome {
+  std::string failure;  // empty: everything held
+  std::string dump;     // who holds what and waits for what, when it failed
+  WorldCounts counts;
+};
+
+class World {
+ public:
+  World(uint64_t seed, const Breaks& breaks);
+  ~World();
+
+  Scheduler& scheduler() { return *scheduler_; }
+  Outcome run();
+  // What this seed drew, in one line.
+  const std::string& plan() const { return plan_; }
+
+ private:
+  void draw();
+  void start();
+  Co<> background(uint32_t node);
+  bool settle();  // runs until nothing happens; false on failure
+  void send_to_home(NodeId node, coherence::ToHome message);
+  void check_file(uint32_t file);
+  void check_after(NodeId node, FileId file);
+  std::string dump() const;
+
+  std::unique_ptr<Scheduler> scheduler_;
+  Breaks breaks_;
+  std::string plan_;
+  History history_;
+  std::vector<FilePlan> files_;
+  std::vector<Habits> habits_;  // by node
+  coherence::AgentOptions agent_options_;
+  KernelOptions kernel_options_;
+  uint32_t node_count_ = 2;
+  uint32_t processes_per_node_ = 1;
+  bool offers_ = false;
+  uint32_t check_every_ = 1;
+  uint64_t changes_ = 0;
+  uint64_t messages_ = 0;
+  uint64_t steps_max_ = 0;
+  std::unique_ptr<HomeDriver> home_;
+  std::vector<std::unique_ptr<Node>> nodes_;
+  std::vector<std::unique_ptr<Link>> to_home_, from_home_;
+  std::vector<std::unique_ptr<Process>> processes_;
+};
+
+}  // namespace vremote::sim
