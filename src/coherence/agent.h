@@ -73,7 +73,7 @@ struct WriteEvent {
 };
 
 struct AgentCounts {
-  uint64_t files = 0, shared_pages = 0, exclusive_pages = 0, ranges = 0, dirty_bytes = 0, resident_pages = 0, waiting = 0,
+  uint64_t files = 0, shared_pages = 0, exclusive_pages = 0, shared_ranges = 0, exclusive_ranges = 0, dirty_bytes = 0, resident_pages = 0, waiting = 0,
            purges_in_flight = 0, recalls_pending = 0;
 };
 struct AgentStatistics {

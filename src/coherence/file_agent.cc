@@ -765,7 +765,8 @@ void FileAgent::add_counts(AgentCounts& counts) const {
   ++counts.files;
   counts.shared_pages += leases_.shared().page_count();
   counts.exclusive_pages += leases_.exclusive().page_count();
-  counts.ranges += leases_.shared().range_count() + leases_.exclusive().range_count();
+  counts.shared_ranges += leases_.shared().range_count();
+  counts.exclusive_ranges += leases_.exclusive().range_count();
   counts.resident_pages += kernel_.resident().page_count();
   counts.waiting += requests_.size();
   counts.purges_in_flight += kernel_.purges_in_flight();

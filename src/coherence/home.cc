@@ -358,10 +358,15 @@ HomeCounts Home::counts() const {
   counts.files = files_.size();
   for (const auto& [file, fs] : files_) {
     for (const ResourceState& rs : fs->resources) {
-      counts.ranges += rs.holders.size();
       counts.recalls += rs.recalls.size();
       for (const Waiter& waiter : rs.waiters) counts.waiting += waiter.holding ? 0 : 1;
     }
+    fs->of(Resource::Data).holders.each(PageRange::all(), [&](PageRange range, const Holding& holding) {
+      const bool exclusive = holding.mode == LeaseMode::Exclusive;
+      (exclusive ? counts.exclusive_ranges : counts.shared_ranges) += holding.nodes.size();
+      (exclusive ? counts.exclusive_pages : counts.shared_pages) += range.count() * holding.nodes.size();
+      return true;
+    });
   }
   return counts;
 }

@@ -64,7 +64,8 @@ struct OperationNeed {
 };
 
 struct HomeCounts {
-  uint64_t files = 0, ranges = 0, waiting = 0, recalls = 0;
+  uint64_t files = 0, waiting = 0, recalls = 0;
+  uint64_t shared_ranges = 0, shared_pages = 0, exclusive_ranges = 0, exclusive_pages = 0;  // of data, granted to all nodes
 };
 
 // Not thread-safe: the driver calls it under one lock. Never blocks.

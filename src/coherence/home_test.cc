@@ -1,3 +1,414 @@
 #include "coherence/home.h"
 
-#include <gtest/gtest.h>
+#include "coherence/home_test_world.h"
+
+namespace vremote::coherence {
+namespace {
+
+using test::HomeWorld;
+using test::pages;
+using test::pages_from;
+using enum LeaseMode;
+
+// ---- I1, I2: who must give up, and when the other may begin ---------------------------------------------------------------------
+
+TEST(HomeTest, SharedLeasesOfSeveralNodesStandSideBySide) {
+  HomeWorld w;
+  w.has("n1", Shared, pages(0, 9)).has("n2", Shared, pages(4, 5));
+  w.asks("n3", Shared, pages(5, 5)).expect("grant n3 Shared all");
+  EXPECT_EQ(w.held("n1", 5), Shared);
+  EXPECT_EQ(w.held("n2", 5), Shared);
+}
+
+TEST(HomeTest, RecallWaitsForEveryHolderBeforeGranting) {
+  HomeWorld w;
+  w.has("n1", Shared, pages(0, 9)).has("n2", Shared, pages(4, 5));
+  w.asks("n3", Exclusive, pages(5, 5)).expect("recall n1 5-5", "recall n2 5-5");
+  w.acks("n1").expect_nothing();
+  w.acks("n2").expect("grant n3 Exclusive 5-5");
+  EXPECT_EQ(w.held("n1", 4), Shared);
+  EXPECT_EQ(w.held("n1", 5), None);
+}
+
+TEST(HomeTest, AReaderLeavesTheWriterItsShareOfThePage) {
+  HomeWorld w;
+  w.has("n1", Exclusive, pages(0, 9));
+  w.asks("n2", Shared, pages(3, 4), true).expect("recall n1 3-4 to Shared");
+  w.acks("n1").expect("grant n2 Shared 3-4 with data 3-4");
+  EXPECT_EQ(w.held("n1", 3), Shared);
+  EXPECT_EQ(w.held("n1", 5), Exclusive);
+}
+
+TEST(HomeTest, TheMistakeOfGrantingAfterTheFirstAckIsVisible) {
+  Mistakes mistakes;
+  mistakes.add(Mistake::GrantBeforeAcks);
+  HomeWorld w(mistakes);
+  w.has("n1", Shared, pages(0, 9)).has("n2", Shared, pages(0, 9));
+  w.asks("n3", Exclusive, pages(5, 5)).expect("recall n1 5-5", "recall n2 5-5");
+  w.acks("n1").expect("grant n3 Exclusive 5-5");
+}
+
+TEST(HomeTest, ARecallUnderWayIsNotSentTwice) {
+  HomeWorld w;
+  w.has("n1", Exclusive, pages(0, 9));
+  w.asks("n2", Exclusive, pages(2, 5)).expect("recall n1 2-5");
+  w.asks("n3", Exclusive, pages(3, 3)).expect_nothing();
+  w.acks("n1").expect("grant n2 Exclusive 2-5", "recall n2 3-3");
+  w.acks("n2").expect("grant n3 Exclusive 3-3");
+}
+
+TEST(HomeTest, ADowngradeUnderWayIsNotEnoughForAWriter) {
+  HomeWorld w;
+  w.has("n1", Exclusive, pages(0, 9));
+  w.asks("n2", Shared, pages(3, 3)).expect("recall n1 3-3 to Shared");
+  w.operation(1, Resource::Data, Exclusive, pages(3, 3)).expect_nothing();  // behind n2 (I3)
+  w.acks("n1").expect("grant n2 Shared 3-3", "recall n1 3-3", "recall n2 3-3");
+  w.acks("n2").expect_nothing();
+  w.acks("n1").expect("ready 1");
+  w.finishes(1);
+}
+
+// ---- wide grants ----------------------------------------------------------------------------------------------------------------
+
+TEST(HomeTest, TheFirstUserGetsTheWholeFileExclusive) {
+  HomeWorld w;
+  w.asks("n1", Shared, pages(3, 3), true).expect("grant n1 Exclusive all with data 3-3");
+  w.asks_attributes("n1", Shared).expect("grant n1 Exclusive attributes");
+}
+
+TEST(HomeTest, AGrantEndsWhereAnotherNodeHoldsWaitsOrIsRecalled) {
+  HomeWorld w;
+  w.has("n1", Exclusive, pages(0, 9));
+  w.has("n2", Shared, pages(100, 109));
+  w.asks("n3", Exclusive, pages(50, 50)).expect("grant n3 Exclusive 10-99");
+
+  HomeWorld waiting;
+  waiting.has("n1", Exclusive, pages(0, 9));
+  waiting.asks("n2", Exclusive, pages(5, 20)).expect("recall n1 5-9");
+  waiting.asks("n3", Exclusive, pages(50, 50)).expect("grant n3 Exclusive 21-end");
+  waiting.acks("n1").expect("grant n2 Exclusive 5-20");
+}
+
+TEST(HomeTest, ASharedGrantReachesOverWhatOthersShare) {
+  HomeWorld w;
+  w.has("n1", Shared, pages(0, 9)).has("n2", Exclusive, pages(20, 29));
+  w.asks("n3", Shared, pages(5, 5)).expect("grant n3 Shared 0-19");
+}
+
+TEST(HomeTest, AloneInItsRangeIsExclusiveEvenBesideOtherHolders) {
+  HomeWorld w;
+  w.has("n1", Exclusive, pages(0, 9));
+  w.asks("n2", Shared, pages(10, 10)).expect("grant n2 Exclusive 10-end");
+}
+
+TEST(HomeTest, EntriesAreOnlyEverShared) {
+  HomeWorld w;
+  w.asks_entries("n1").expect("grant n1 Shared entries");
+}
+
+// ---- I3: order of arrival -------------------------------------------------------------------------------------------------------
+
+TEST(HomeTest, AReaderDoesNotOvertakeAWaitingWriter) {
+  HomeWorld w;
+  w.has("n1", Shared, pages(0, 9)).has("n2", Shared, pages(0, 9));
+  w.asks("n3", Exclusive, pages(5, 5)).expect("recall n1 5-5", "recall n2 5-5");
+  w.asks("n4", Shared, pages(5, 5)).expect_nothing();  // compatible with the holders, but n3 came first
+  w.acks("n1").expect_nothing();
+  w.acks("n2").expect("grant n3 Exclusive 5-5", "recall n3 5-5 to Shared");
+  w.acks("n3").expect("grant n4 Shared all");
+}
+
+TEST(HomeTest, DisjointRequestsDoNotWaitForEachOther) {
+  HomeWorld w;
+  w.has("n1", Exclusive, pages(0, 9));
+  w.asks("n2", Exclusive, pages(5, 5)).expect("recall n1 5-5");
+  w.asks("n3", Exclusive, pages(20, 20)).expect("grant n3 Exclusive 10-end");
+  w.acks("n1").expect("grant n2 Exclusive 5-5");
+}
+
+TEST(HomeTest, WritersTakeTurnsInOrderOfArrival) {
+  HomeWorld w;
+  w.has("n1", Exclusive, pages(5, 5));
+  w.asks("n2", Exclusive, pages(5, 5)).expect("recall n1 5-5");
+  w.asks("n3", Exclusive, pages(5, 5)).expect_nothing();
+  w.asks("n1", Exclusive, pages(5, 5)).expect_nothing();
+  w.acks("n1").expect("grant n2 Exclusive all", "recall n2 5-5");  // wide: the others wait for page 5 only
+  w.acks("n2").expect("grant n3 Exclusive 5-5", "recall n3 5-5");
+  w.acks("n3").expect("grant n1 Exclusive 5-5");
+}
+
+// ---- the same node, stronger ----------------------------------------------------------------------------------------------------
+
+TEST(HomeTest, AnUpgradeRecallsTheOthersOnly) {
+  HomeWorld w;
+  w.has("n1", Shared, pages(0, 9)).has("n2", Shared, pages(0, 9));
+  w.asks("n1", Exclusive, pages(5, 5)).expect("recall n2 5-5");
+  w.acks("n2").expect("grant n1 Exclusive 5-5");
+  EXPECT_EQ(w.held("n1", 4), Shared);
+}
+
+TEST(HomeTest, TwoUpgradersDoNotWaitForEachOther) {
+  HomeWorld w;
+  w.has("n1", Shared, pages(5, 5)).has("n2", Shared, pages(5, 5));
+  w.asks("n1", Exclusive, pages(5, 5)).expect("recall n2 5-5");
+  w.asks("n2", Exclusive, pages(5, 5)).expect_nothing();
+  w.acks("n2").expect("grant n1 Exclusive all", "recall n1 5-5");
+  w.acks("n1").expect("grant n2 Exclusive 5-5");
+}
+
+// Found by the simulator: the ack of the older recall took the new grant with it.
+TEST(HomeTest, NoGrantToANodeWhileItsOlderLeaseIsRecalled) {
+  HomeWorld w;
+  w.has_attributes("n2", Shared);
+  w.asks_attributes("n1", Update).expect("recall n2 attributes");
+  w.asks_attributes("n2", Update).expect_nothing();  // compatible with n1's request, and nobody else is in its way
+  w.acks("n2").expect("grant n1 Update attributes", "grant n2 Update attributes");
+  EXPECT_EQ(w.held("n1", 0, Resource::Attributes), Update);
+  EXPECT_EQ(w.held("n2", 0, Resource::Attributes), Update);
+}
+
+// ---- Update ---------------------------------------------------------------------------------------------------------------------
+
+TEST(HomeTest, SeveralNodesUpdateTheTimeOfAFileAtOnce) {
+  HomeWorld w;
+  w.has_attributes("n1", Update);
+  w.asks_attributes("n2", Update).expect("grant n2 Update attributes");
+  w.asks_attributes("n3", Shared).expect("recall n1 attributes", "recall n2 attributes");
+  w.acks("n1", {.attributes = {.has_mtime = true, .mtime = {5, 0}}}).expect("apply size 0");
+  w.acks("n2").expect("grant n3 Exclusive attributes");
+}
+
+TEST(HomeTest, SharedAndUpdateOfOneNodeAreExclusiveTogether) {
+  HomeWorld w;
+  w.has_attributes("n1", Shared);
+  w.operation(1, Resource::Attributes, None, test::pages(0, 0)).expect("ready 1");  // keeps the grant from becoming Exclusive of itself
+  w.asks_attributes("n1", Update).expect("grant n1 Update attributes");
+  EXPECT_EQ(w.held("n1", 0, Resource::Attributes), Exclusive);
+  w.finishes(1);
+  w.asks_attributes("n2", Update).expect("recall n1 attributes");
+  w.acks("n1").expect("grant n2 Exclusive attributes");
+}
+
+// ---- I4: order of what leaves ---------------------------------------------------------------------------------------------------
+
+TEST(HomeTest, ADirtySizeIsAppliedBeforeTheGrantThatShowsIt) {
+  HomeWorld w;
+  w.has_attributes("n1", Exclusive);
+  w.asks_attributes("n2", Shared).expect("recall n1 attributes to Shared");
+  w.acks("n1", {.attributes = {.has_size = true, .size = 8192}}).expect("apply size 8192", "grant n2 Shared attributes");
+}
+
+TEST(HomeTest, FlushesAndFetchesKeepTheirPlaceAmongGrantsAndRecalls) {
+  HomeWorld w;
+  w.has("n1", Exclusive, pages(0, 9));
+  w.asks("n2", Exclusive, pages(0, 0)).expect("recall n1 0-0");
+  w.receives("n1", Flush{.file = w.file, .flush = 8, .extents = {}, .attributes = {}}).expect("apply flush 8 of n1");
+  w.acks("n1").expect("grant n2 Exclusive 0-0");
+  w.receives("n2", Fetch{.file = w.file, .fetch = 1, .range = pages(0, 0)}).expect("serve fetch 0-0 of n2");
+}
+
+// ---- I5: what crosses a grant on its way ----------------------------------------------------------------------------------------
+
+TEST(HomeTest, AWiderAckGivesMoreOnlyWhenItsSenderHasSeenEveryGrant) {
+  HomeWorld w;
+  w.has("n1", Exclusive, pages(0, 9));
+  w.asks("n2", Exclusive, pages(3, 3)).expect("recall n1 3-3");
+  w.acks("n1", {.given = pages(2, 9)}).expect("grant n2 Exclusive 2-end");
+  EXPECT_EQ(w.held("n1", 9), None);
+  EXPECT_EQ(w.held("n1", 1), Exclusive);
+
+  HomeWorld late;
+  late.has("n1", Exclusive, pages(0, 9));
+  late.asks("n2", Exclusive, pages(3, 3)).expect("recall n1 3-3");
+  late.asks("n1", Exclusive, pages(20, 20)).expect("grant n1 Exclusive 4-end");
+  late.acks("n1", {.given = pages_from(2), .seen = late.last_grant("n1") - 1}).expect("grant n2 Exclusive 3-3");
+  EXPECT_EQ(late.held("n1", 20), Exclusive) << "the grant under way is not given up by an ack sent before it arrived";
+  EXPECT_EQ(late.held("n1", 9), Exclusive);
+}
+
+TEST(HomeTest, AReleaseThatCrossedAGrantDoesNothing) {
+  HomeWorld w;
+  w.has("n1", Exclusive, pages(0, 9));
+  const uint64_t seen = w.last_grant("n1");
+  w.asks("n1", Exclusive, pages(20, 20)).expect("grant n1 Exclusive all");
+  w.releases("n1", true, seen).expect_nothing();
+  EXPECT_EQ(w.held("n1", 20), Exclusive);
+  w.releases("n1").expect("idle");
+}
+
+TEST(HomeTest, GrantNumbersGoOnAfterEveryLeaseIsGone) {
+  HomeWorld w;  // the world itself checks that they have no gap
+  w.asks("n1", Exclusive, pages(0, 0)).expect("grant n1 Exclusive all");
+  w.asks("n2", Exclusive, pages(0, 0)).expect("recall n1 0-0");
+  w.acks("n1", {.given = PageRange::all()}).expect("grant n2 Exclusive all");
+  w.releases("n2").expect_nothing();  // n1 holds nothing, and may still ack or release by number
+  w.asks("n1", Exclusive, pages(0, 0)).expect("grant n1 Exclusive all");
+  EXPECT_EQ(w.last_grant("n1"), 2u);
+}
+
+// ---- operations at the home -----------------------------------------------------------------------------------------------------
+
+TEST(HomeTest, AnOperationHoldsWhatItGotUntilItIsFinished) {
+  HomeWorld w;
+  w.has_attributes("n1", Exclusive);
+  w.operation(1, Resource::Attributes, Exclusive, kUnit).expect("recall n1 attributes");
+  w.acks("n1").expect("ready 1");
+  w.asks_attributes("n1", Shared).expect_nothing();
+  w.operation(2, Resource::Attributes, Exclusive, kUnit).expect_nothing();
+  w.finishes(1).expect("grant n1 Shared attributes", "recall n1 attributes");
+  w.acks("n1").expect("ready 2");
+  w.finishes(2).expect_nothing();
+}
+
+TEST(HomeTest, ReadingOperationsRunSideBySide) {
+  HomeWorld w;
+  w.has("n1", Exclusive, pages(0, 9));
+  w.operation(1, Resource::Data, Shared, PageRange::all()).expect("recall n1 0-9 to Shared");
+  w.operation(2, Resource::Data, Shared, PageRange::all()).expect_nothing();
+  w.acks("n1").expect("ready 1", "ready 2");
+  w.asks("n2", Shared, pages(0, 0)).expect("grant n2 Shared all");
+  w.finishes(1).finishes(2).expect_nothing();
+}
+
+TEST(HomeTest, TheNodeThatAskedForATruncationIsNotRecalled) {
+  HomeWorld w;
+  w.has("n1", Shared, pages(0, 9)).has("n2", Shared, pages(0, 9));
+  w.operation(1, Resource::Data, Exclusive, pages_from(4), "n1").expect("recall n2 4-9");
+  w.acks("n2").expect("ready 1");
+  EXPECT_EQ(w.held("n1", 5), Shared);
+  w.finishes(1).expect_nothing();
+}
+
+TEST(HomeTest, AnOperationThatGivesUpLetsTheNextOnePass) {
+  HomeWorld w;
+  w.has("n1", Exclusive, pages(0, 9));
+  w.operation(1, Resource::Data, Exclusive, pages(0, 9)).expect("recall n1 0-9");
+  w.asks("n2", Shared, pages(0, 0)).expect_nothing();
+  w.finishes(1).expect_nothing();  // the recall under way serves n2 as well
+  w.acks("n1").expect("grant n2 Exclusive all");
+}
+
+// ---- offers ---------------------------------------------------------------------------------------------------------------------
+
+TEST(HomeTest, AnOfferNeverMakesAnybodyWait) {
+  HomeWorld w;
+  w.offers("n1", Resource::Attributes, Shared).expect("grant n1 Exclusive attributes");
+  w.offers("n1", Resource::Attributes, Shared).expect_nothing();  // it has that already
+  w.offers("n2", Resource::Attributes, Shared).expect_nothing();  // n1 would have to be recalled
+  w.asks_attributes("n2", Shared).expect("recall n1 attributes to Shared");
+  w.offers("n3", Resource::Attributes, Shared).expect_nothing();  // a recall is under way
+  w.acks("n1").expect("grant n2 Shared attributes");
+  w.offers("n3", Resource::Attributes, Shared).expect("grant n3 Shared attributes");
+}
+
+TEST(HomeTest, AnOfferThatIsRefusedLeavesNothingBehind) {
+  HomeWorld w;
+  w.operation(1, Resource::Attributes, Exclusive, kUnit).expect("ready 1");
+  w.offers("n1", Resource::Attributes, Shared).expect_nothing();
+  w.finishes(1).expect("idle");
+  EXPECT_EQ(w.home.counts().files, 0u);
+}
+
+// ---- nodes that go, files in use, files nobody knows -----------------------------------------------------------------------------
+
+TEST(HomeTest, WhatAGoneNodeHeldAskedForAndOwedIsFree) {
+  HomeWorld w;
+  w.has("n1", Exclusive, pages(0, 9));
+  w.asks("n2", Exclusive, pages(5, 5)).expect("recall n1 5-5");
+  w.asks("n3", Exclusive, pages(5, 5)).expect_nothing();
+  w.goes("n2").expect_nothing();
+  w.goes("n1").expect("grant n3 Exclusive all");
+  w.goes("n3").expect("idle");
+}
+
+TEST(HomeTest, TheGrantsOfANewSessionAreNumberedFromOne) {
+  HomeWorld w;
+  HomeActions actions;
+  w.asks("n1", Exclusive, pages(0, 0)).expect("grant n1 Exclusive all");
+  w.goes("n1").expect("idle");
+  w.home.receive(NodeId{1}, LeaseRequest{.file = w.file, .request = 9, .mode = Shared, .range = pages(0, 0)}, actions);
+  ASSERT_EQ(actions.size(), 1u);
+  EXPECT_EQ(std::get<SendGrant>(actions[0]).grant.sequence, 1u);
+}
+
+TEST(HomeTest, AFileIsPinnedWhileAnyNodeSaysItIsInUse) {
+  HomeWorld w;
+  w.has_attributes("n1", Shared).has_attributes("n2", Shared);
+  w.operation(1, Resource::Attributes, Exclusive, kUnit).expect("recall n1 attributes", "recall n2 attributes");
+  w.acks("n1", {.in_use = true}).expect("pin");
+  w.acks("n2", {.in_use = true}).expect("ready 1");
+  w.finishes(1).expect_nothing();
+  w.releases("n1", false).expect_nothing();
+  w.releases("n2", false).expect("unpin");
+}
+
+TEST(HomeTest, AGoneNodeNoLongerPinsAFile) {
+  HomeWorld w;
+  w.has_attributes("n1", Shared);
+  w.operation(1, Resource::Attributes, Exclusive, kUnit).expect("recall n1 attributes");
+  w.acks("n1", {.in_use = true}).expect("pin", "ready 1");
+  w.finishes(1).expect_nothing();
+  w.goes("n1").expect("unpin", "idle");
+}
+
+TEST(HomeTest, AFileIsIdleWhenTheLastAgentHasReleasedIt) {
+  HomeWorld w;
+  w.has("n1", Shared, pages(0, 9)).has("n2", Shared, pages(0, 9));
+  w.releases("n1").expect_nothing();
+  w.releases("n2").expect("idle");
+  EXPECT_EQ(w.home.counts().files, 0u);
+}
+
+// ---- what breaks the protocol ends the session -----------------------------------------------------------------------------------
+
+TEST(HomeTest, RequestsWithoutSenseEndTheSession) {
+  HomeWorld w;
+  auto request = [&](Resource resource, LeaseMode mode, PageRange range) {
+    return LeaseRequest{.file = w.file, .request = 1, .resource = resource, .mode = mode, .range = range};
+  };
+  w.receives("n1", request(Resource::Data, None, pages(0, 0))).expect("close n1");
+  w.receives("n1", request(Resource::Data, Shared, {3, 3})).expect("close n1");
+  w.receives("n1", request(Resource::Data, Shared, {3, kPageEnd + 1})).expect("close n1");
+  w.receives("n1", request(Resource::Data, Update, pages(0, 0))).expect("close n1");
+  w.receives("n1", request(Resource::Attributes, Shared, pages(0, 1))).expect("close n1");
+  w.receives("n1", Fetch{.file = w.file, .fetch = 1, .range = {4, 4}}).expect("close n1");
+  EXPECT_EQ(w.home.counts().files, 0u) << "nothing is remembered of what was refused";
+}
+
+TEST(HomeTest, AcksThatFitNoRecallEndTheSession) {
+  HomeWorld w;
+  const RecallAck stranger{.file = w.file, .recall = 77, .given = pages(0, 0)};
+  w.receives("n1", stranger).expect("close n1");
+  w.has("n1", Exclusive, pages(0, 9));
+  w.receives("n1", stranger).expect("close n1");
+  w.asks("n2", Exclusive, pages(3, 5)).expect("recall n1 3-5");
+  uint64_t id = 0;
+  for (uint64_t guess = 1; guess < 10; ++guess) {  // whatever its number: n2 may not ack what n1 was asked for
+    HomeActions actions;
+    w.home.receive(NodeId{2}, RecallAck{.file = w.file, .recall = guess, .given = pages(3, 5)}, actions);
+    ASSERT_EQ(actions.size(), 1u);
+    const auto& close = std::get<CloseSession>(actions[0]);
+    if (close.reason == "an ack that does not fit its recall") id = guess;
+  }
+  ASSERT_NE(id, 0u);
+  EXPECT_EQ(w.held("n1", 3), Exclusive);
+  w.receives("n1", RecallAck{.file = w.file, .recall = id, .given = pages(3, 4)}).expect("close n1");  // less than recalled
+  EXPECT_EQ(w.held("n1", 3), Exclusive);
+  w.acks("n1").expect("grant n2 Exclusive 3-5");
+}
+
+TEST(HomeTest, PendingRecallsAreToldForStatus) {
+  HomeWorld w;
+  w.has("n1", Exclusive, pages(0, 9));
+  w.asks("n2", Exclusive, pages(3, 5)).expect("recall n1 3-5");
+  auto recalls = w.home.pending_recalls(10);
+  ASSERT_EQ(recalls.size(), 1u);
+  EXPECT_EQ(recalls[0].node, NodeId{1});
+  EXPECT_EQ(recalls[0].range, pages(3, 5));
+  EXPECT_EQ(w.home.counts().waiting, 1u);
+  EXPECT_TRUE(w.home.pending_recalls(0).empty());
+  w.acks("n1").expect("grant n2 Exclusive 3-5");
+}
+
+}  // namespace
+}  // namespace vremote::coherence

@@ -22,6 +22,10 @@
 #include "intercept/caller.h"
 #include "intercept/trap_filter.h"
 
+#ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS  // Linux 6.6
+#define SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (1UL << 0)
+#define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64)
+#endif
 #ifndef SECCOMP_ADDFD_FLAG_SEND
 #define SECCOMP_ADDFD_FLAG_SEND (1UL << 1)  // Linux 5.14
 #endif
@@ -29,9 +33,8 @@
 namespace vremote::intercept {
 namespace {
 
-constexpr size_t kIdleKept = 4;
-constexpr auto kIdleTime = std::chrono::seconds(10);
-constexpr int kAbandonedCheckMs = 250;
+constexpr size_t kReceivingKept = 4;
+constexpr auto kAbandonedCheck = std::chrono::milliseconds(250);
 
 void say(const std::string& line) {
   std::string whole = "vremote run: " + line + "\n";
@@ -46,6 +49,7 @@ struct OpenServer::Worker {
   // The umask is part of what CLONE_FS shares. Where containers forbid unshare(), the server's is 0
   // and the mode is masked by us: the same but for directories with a default ACL.
   const bool own_umask = ::unshare(CLONE_FS) == 0;
+  const pid_t thread = ::gettid();
   Disguise disguise;
 };
 
@@ -55,82 +59,70 @@ OpenServer::OpenServer(Fd listener, NamespaceCache& names, bool require_mount)
   interrupt.sa_handler = [](int) {};
   VR_CHECK(::sigaction(SIGUSR1, &interrupt, nullptr) == 0);
   ::umask(0);
+  seccomp_notif_sizes sizes{};
+  VR_CHECK(::syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes) == 0);
+  notification_size_ = std::max<size_t>(sizes.seccomp_notif, sizeof(seccomp_notif));
+  // Caller and worker never run at once: both on one processor is the quickest. Older kernels
+  // refuse.
+  ::ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP);
 }
 
 void OpenServer::serve() {
+  std::unique_lock lock(mutex_);
   for (;;) {
-    bool busy;
-    {
-      std::lock_guard lock(mutex_);
-      busy = !opening_.empty() || !queue_.empty();
+    if (receiving_ == 0) add_worker();
+    if (opening_.empty() && receiving_ > 0) {
+      serve_sleeps_ = true;
+      busy_.wait(lock);
+      serve_sleeps_ = false;
     }
-    pollfd p{listener_.get(), POLLIN, 0};
-    int n = ::poll(&p, 1, busy ? kAbandonedCheckMs : -1);
-    if (n < 0) VR_CHECK(errno == EINTR);
-    if (n == 0) interrupt_abandoned();
-    if (n <= 0) continue;
-    if (p.revents & POLLIN) {
-      receive();
-    } else if (p.revents & (POLLHUP | POLLERR | POLLNVAL)) {
-      return;
-    }
+    busy_.wait_for(lock, kAbandonedCheck);
+    interrupt_abandoned();
   }
 }
 
-void OpenServer::receive() {
-  // The kernel fills in its own idea of the struct's size, and wants it zeroed.
-  seccomp_notif_sizes sizes{};
-  VR_CHECK(::syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes) == 0);
-  std::vector<uint64_t> buffer(std::max<size_t>(sizes.seccomp_notif, sizeof(seccomp_notif)) / 8 +
-                               1);
-  if (::ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_RECV, buffer.data()) < 0) {
-    VR_CHECK(errno == EINTR || errno == ENOENT);  // ENOENT: the caller was killed in between
-    return;
-  }
-  seccomp_notif call;
-  std::memcpy(&call, buffer.data(), sizeof call);
-  hand_over(call);
-}
-
-void OpenServer::hand_over(const seccomp_notif& call) {
-  bool grow;
-  {
-    std::lock_guard lock(mutex_);
-    queue_.push_back(call);
-    grow = idle_ < queue_.size();
-  }
-  arrived_.notify_one();
-  if (!grow) return;
+void OpenServer::add_worker() {
   try {
     std::thread([this] { work(); }).detach();
+    ++receiving_;
   } catch (const std::system_error&) {
-    // No more threads for us: the workers there are come to it in their turn. Without any, nobody
-    // would.
-    std::lock_guard lock(mutex_);
-    if (idle_ == 0 && opening_.empty() && !queue_.empty()) {
-      answer_error(queue_.back().id, ENOMEM);
-      queue_.pop_back();
-    }
+    // No more threads for us: serve() tries again, and the next worker that is done receives.
   }
 }
 
 void OpenServer::work() {
   Worker worker;
-  std::unique_lock lock(mutex_);
+  std::unique_lock lock(mutex_, std::defer_lock);
   for (;;) {
-    ++idle_;
-    bool have = arrived_.wait_for(lock, kIdleTime, [this] { return !queue_.empty(); });
-    --idle_;
-    if (!have && idle_ >= kIdleKept) return;
-    if (!have) continue;
-    seccomp_notif call = queue_.front();
-    queue_.pop_front();
-    opening_.emplace(call.id, ::gettid());
-    lock.unlock();
-    serve_one(call, worker);
+    auto call = receive();
     lock.lock();
-    opening_.erase(call.id);
+    --receiving_;
+    if (!call) return;  // nobody is left to call
+    if (receiving_ == 0) add_worker();
+    opening_.emplace(call->id, worker.thread);
+    if (serve_sleeps_) busy_.notify_one();
+    lock.unlock();
+    serve_one(*call, worker);
+    lock.lock();
+    opening_.erase(call->id);
+    if (receiving_ >= kReceivingKept) return;
+    ++receiving_;
+    lock.unlock();
   }
+}
+
+Result<seccomp_notif> OpenServer::receive() {
+  // The kernel fills in its own idea of the struct's size, and wants it zeroed.
+  std::vector<uint64_t> buffer(notification_size_ / 8 + 1);
+  while (::ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_RECV, buffer.data()) < 0) {
+    VR_CHECK(errno == EINTR || errno == ENOENT);  // ENOENT: the caller was killed, or all were
+    pollfd p{listener_.get(), POLLIN, 0};
+    if (::poll(&p, 1, 0) > 0 && (p.revents & POLLHUP)) return fail(ESRCH);
+    std::fill(buffer.begin(), buffer.end(), 0);
+  }
+  seccomp_notif call;
+  std::memcpy(&call, buffer.data(), sizeof call);
+  return call;
 }
 
 void OpenServer::serve_one(const seccomp_notif& call, Worker& worker) {
@@ -199,7 +191,6 @@ Status OpenServer::answer_descriptor(uint64_t id, const Fd& fd, bool cloexec) {
 }
 
 void OpenServer::interrupt_abandoned() {
-  std::lock_guard lock(mutex_);
   for (auto [id, worker] : opening_)
     if (!still_waiting(id)) ::syscall(SYS_tgkill, ::getpid(), worker, SIGUSR1);
 }

@@ -208,7 +208,7 @@ void supervisor_main(const RunOptions& options, const SignalSettings& settings, 
   OpenServer server(std::move(reply->fd), names, options.require_mount);
   Reaper reaper(command, std::move(started.fd), std::move(link));
   std::thread partner([&] { reaper.die_together(); });
-  std::thread server_thread([&] { server.serve(); });
+  std::thread serving([&] { server.serve(); });
   reaper.run();
 }
 

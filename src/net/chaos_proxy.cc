@@ -69,7 +69,7 @@ bool ChaosProxy::forward(Pair& pair, Fd& from, Fd& to, Direction& d) {
 }
 
 void ChaosProxy::destroy(Pair& pair) {
-  if (random_.chance(50)) {
+  if (random_.chance(30)) {
     linger reset{.l_onoff = 1, .l_linger = 0};  // RST: what is on its way is lost too
     (void)::setsockopt(pair.client.get(), SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
     (void)::setsockopt(pair.server.get(), SOL_SOCKET, SO_LINGER, &reset, sizeof reset);

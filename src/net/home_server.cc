@@ -242,6 +242,7 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     uint32_t index = guest.hello.lane;
     Lane& lane = *session->lanes[index];
     // An older connection that we believe to be alive: the node knows better. What it brought so far counts.
+    lane.drain();
     if (lane.attached()) lane.lose({ECONNRESET, "replaced by a new connection"});
     welcome.received = lane.received();
     auto encoded = wire::encode(welcome);

@@ -114,6 +114,8 @@ void Lane::flush_locked() {
       // The caller may be any thread: the loop takes the connection down.
       broken_ = true;
       loop_.post([self = shared_from_this(), epoch = epoch_, error = result.error] {
+        if (self->epoch_ != epoch) return;
+        self->drain();
         if (self->epoch_ == epoch) self->lose({error, fmt::format("connection lost: {}", std::strerror(error))});
       });
       return;
@@ -233,34 +235,42 @@ Status Lane::handle(const FrameReader::Frame& frame) {
   return handlers_.on_message(frame);
 }
 
-void Lane::on_readable() {
+void Lane::drain() {
+  // The bound is for a peer that sends as fast as we read.
+  for (int i = 0; i < 16 && stream_; ++i)
+    if (!read_some()) return;
+}
+
+bool Lane::read_some() {
   auto self = shared_from_this();
   auto stream = stream_;
   uint64_t epoch = epoch_;
+  auto lost = [this](const Error& error) {
+    lose(error);
+    return false;
+  };
   size_t budget = kReadBudget;
+  bool more = true;
   while (stream) {
     // First what an earlier read, or the handshake's, has left.
     while (true) {
       auto frame = reader_.next();
-      if (!frame) return lose(frame.error());
+      if (!frame) return lost(frame.error());
       if (!*frame) break;
       Status status = handle(**frame);
-      if (epoch_ != epoch) return;  // a callback has detached us
-      if (!status) return lose(status.error());
+      if (epoch_ != epoch) return false;  // a callback has detached us
+      if (!status) return lost(status.error());
     }
-    if (budget == 0) break;
+    if (budget == 0 || !more) break;
     IoResult result = reader_.fill(*stream);
     if (result.bytes > 0) {
       counters_.bytes_received(result.bytes);
       last_heard_ = EventLoop::now().ns;
     }
-    if (result.error != 0) return lose({result.error, fmt::format("connection lost: {}", std::strerror(result.error))});
-    if (result.end) return lose({ECONNRESET, "connection closed by the other side"});
+    if (result.error != 0) return lost({result.error, fmt::format("connection lost: {}", std::strerror(result.error))});
+    if (result.end) return lost({ECONNRESET, "connection closed by the other side"});
     budget -= std::min(budget, result.bytes);
-    if (result.would_block) {
-      if (result.bytes == 0) break;
-      budget = 0;  // one more round for the frames just read
-    }
+    more = !result.would_block;
   }
   bool owes_ack;
   {
@@ -268,6 +278,7 @@ void Lane::on_readable() {
     owes_ack = received_ != ack_told_;
   }
   if (owes_ack) schedule_ack();
+  return more;
 }
 
 // ---- connections --------------------------------------------------------------------------------------------------------------
@@ -300,7 +311,7 @@ Status Lane::attach(std::unique_ptr<Stream> stream, FrameReader reader, uint64_t
   reader_.set_limits({});
   ping_open_ = false;
   last_heard_ = EventLoop::now().ns;
-  auto watch = loop_.watch(stream_->fd(), [this] { on_readable(); });
+  auto watch = loop_.watch(stream_->fd(), [this] { read_some(); });
   if (!watch) {
     detach();
     return std::unexpected(watch.error());
@@ -314,7 +325,7 @@ Status Lane::attach(std::unique_ptr<Stream> stream, FrameReader reader, uint64_t
   }
   // The handshake's read may have brought more than the handshake.
   loop_.post([self = shared_from_this(), epoch = epoch_] {
-    if (self->epoch_ == epoch && self->stream_) self->on_readable();
+    if (self->epoch_ == epoch && self->stream_) self->read_some();
   });
   return {};
 }

@@ -64,6 +64,8 @@ class Lane : public std::enable_shared_from_this<Lane> {
   // Takes a connection whose handshake is done. The peer has received messages up to `peer_received`; `first` is written before
   // anything else. Replaces an older connection. EPROTO when `peer_received` is not possible.
   Status attach(std::unique_ptr<Stream> stream, FrameReader reader, uint64_t peer_received, std::vector<std::byte> first);
+  // Takes what has arrived, before a connection is given up: it need not be sent again.
+  void drain();
   // Drops the connection, silently.
   void detach();
   // For on_message.
@@ -77,7 +79,7 @@ class Lane : public std::enable_shared_from_this<Lane> {
   void lose(const Error& error);
 
  private:
-  void on_readable();
+  bool read_some();  // true when there may be more
   Status handle(const FrameReader::Frame& frame);
   Status acknowledged(uint64_t sequence);
   void tick();

@@ -114,6 +114,7 @@ void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<Af
             },
             [&](SendToHome& a) {
               const FileId file = file_of(a.message);
+              note_sent(shard, a.message);
               if (local_) {
                 std::lock_guard lock(shard.outbox_mutex);
                 shard.outbox.emplace_back(file, std::move(a.message));
@@ -124,6 +125,28 @@ void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<Af
             [&](EntriesLost& a) { shard.names.lost(a.dir); },
         },
         action);
+  }
+}
+
+// For the latencies: a recall until its ack, a flush until the home has it. Under the shard's lock.
+void AgentService::note_sent(Shard& shard, const ToHome& message) {
+  const Instant now = net::EventLoop::now();
+  if (const auto* flush = std::get_if<Flush>(&message)) shard.under_way.emplace(flush->flush, now);
+  if (const auto* ack = std::get_if<RecallAck>(&message)) {
+    if (auto it = shard.recalls.find(ack->recall); it != shard.recalls.end()) {
+      environment_.metrics->record(Latency::Recall, now - it->second);
+      shard.recalls.erase(it);
+    }
+  }
+}
+
+void AgentService::note_received(Shard& shard, const ToAgent& message, Instant now) {
+  if (const auto* recall = std::get_if<Recall>(&message)) shard.recalls.emplace(recall->recall, now);
+  if (const auto* ack = std::get_if<FlushAck>(&message)) {
+    if (auto it = shard.under_way.find(ack->flush); it != shard.under_way.end()) {
+      environment_.metrics->record(Latency::Flush, now - it->second);
+      shard.under_way.erase(it);
+    }
   }
 }
 
@@ -376,6 +399,7 @@ void AgentService::receive(ToAgent&& message) {
   }
   const FileId file = std::visit(Overload{[](const Reply&) { return FileId{}; }, [](const auto& m) { return m.file; }}, message);
   with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) {
+    note_received(shard_of(file), message, now);
     std::visit(Overload{[](Reply&) {}, [&](auto& m) { agent.receive(now, std::move(m), actions); }}, message);
   });
 }
@@ -425,7 +449,8 @@ AgentCounts AgentService::counts() {
     sum.files += c.files;
     sum.shared_pages += c.shared_pages;
     sum.exclusive_pages += c.exclusive_pages;
-    sum.ranges += c.ranges;
+    sum.shared_ranges += c.shared_ranges;
+    sum.exclusive_ranges += c.exclusive_ranges;
     sum.dirty_bytes += c.dirty_bytes;
     sum.resident_pages += c.resident_pages;
     sum.waiting += c.waiting;

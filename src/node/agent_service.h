@@ -114,6 +114,7 @@ class AgentService {
     coherence::Agent agent;
     std::unordered_map<coherence::Token, Pending> pending;
     NameCache names;
+    std::unordered_map<uint64_t, Instant> recalls, under_way;  // when they began, for the latencies
     net::Timer timer;
     std::optional<Instant> armed;
     size_t index = 0;
@@ -134,6 +135,8 @@ class AgentService {
   void with(Shard& shard, Event event);
   void carry_out(Shard& shard, coherence::AgentActions& actions, std::vector<After>& after);
   void answer(Shard& shard, coherence::Token token, Answer answer, std::vector<After>& after);
+  void note_sent(Shard& shard, const coherence::ToHome& message);
+  void note_received(Shard& shard, const coherence::ToAgent& message, Instant now);
   void arm(Shard& shard);
   void deliver_outbox(Shard& shard);
   void lookup_at_home(const coherence::Caller& caller, FileId dir, std::string name, ThenFile then);

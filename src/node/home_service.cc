@@ -20,6 +20,13 @@ struct Overload : Fs... {
 template <typename... Fs>
 Overload(Fs...) -> Overload<Fs...>;
 
+// The kernel's view of a size can be older than a truncation: a mapped store beyond the true end must not bring the file back.
+void cut_extents(std::vector<Extent>& extents, uint64_t size) {
+  for (Extent& extent : extents)
+    if (extent.offset + extent.bytes.size() > size) extent.bytes = extent.bytes.part(0, extent.offset < size ? size - extent.offset : 0);
+  std::erase_if(extents, [](const Extent& extent) { return extent.bytes.empty(); });
+}
+
 }  // namespace
 
 // An operation between its call and its reply. Touched by one thread at a time: the one that runs its OperationReady.
@@ -180,18 +187,22 @@ bool HomeService::run(ApplyFlush& action, bool may_block) {
   const Flush& flush = action.flush;
   FlushAck ack{.file = flush.file, .flush = flush.flush, .error = 0};
   DirtyAttributes after = flush.attributes;
-  if (!flush.extents.empty()) {
-    // Writing sets the disk's modification time to now; the file's is what its writer, or utimes(2), said.
-    if (!after.has_mtime) {
-      if (auto before = store.stat(flush.file)) {
+  if (!action.flush.extents.empty()) {
+    Status done;
+    if (auto before = store.stat(flush.file)) {
+      // Writing sets the disk's modification time to now; the file's is what its writer, or utimes(2), said.
+      if (!after.has_mtime) {
         after.has_mtime = true;
         after.mtime = before->mtime;
       }
+      cut_extents(action.flush.extents, std::max(before->size, flush.attributes.has_size ? flush.attributes.size : 0));
+      if (!flush.extents.empty()) done = store.write(flush.file, flush.extents);
+    } else {
+      done = std::unexpected(before.error());
     }
-    if (auto done = store.write(flush.file, flush.extents); !done) {
+    if (!done) {
       ack.error = done.error().code;
-      spdlog::error("export {}: {} bytes for inode {} not written: {}", flush.file.export_index, flush.extents.front().bytes.size(), flush.file.inode,
-                    done.error().what);
+      spdlog::error("export {}: dirty bytes of inode {} not written: {}", flush.file.export_index, flush.file.inode, done.error().what);
     }
   }
   if (after.has_mtime || after.has_size)

@@ -4,6 +4,8 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <thread>
 
@@ -312,6 +314,7 @@ control::NodeStatus NodeDaemon::status() const {
   s.mount = config_.mount;
   s.ready = true;
   const auto sessions = server_->sessions();
+  std::array<uint64_t, wire::kFrameTypes> messages_in{}, messages_out{};
   for (const auto& peer : peers_) {
     control::PeerStatus p;
     p.name = peer->config.name;
@@ -329,8 +332,15 @@ control::NodeStatus NodeDaemon::status() const {
         for (const net::LaneStats& lane : server_->stats(session.id)) sum += lane;
     p.bytes_in = sum.bytes_in;
     p.bytes_out = sum.bytes_out;
-    for (uint64_t n : sum.messages_in) p.messages_in += n;
-    for (uint64_t n : sum.messages_out) p.messages_out += n;
+    // Messages of the protocol; pings and acknowledgements of the transport count as bytes only.
+    for (size_t type = 0; type < wire::kFrameTypes; ++type) {
+      const auto frame = static_cast<wire::FrameType>(type);
+      if (!wire::is_to_home(frame) && !wire::is_to_agent(frame)) continue;
+      p.messages_in += sum.messages_in[type];
+      p.messages_out += sum.messages_out[type];
+      messages_in[type] += sum.messages_in[type];
+      messages_out[type] += sum.messages_out[type];
+    }
     s.peers.push_back(std::move(p));
   }
   const HomeCounts home = home_->counts();
@@ -342,7 +352,8 @@ control::NodeStatus NodeDaemon::status() const {
     const AgentCounts counts = agent->counts();
     s.leases.shared.pages += counts.shared_pages;
     s.leases.exclusive.pages += counts.exclusive_pages;
-    s.leases.shared.ranges += counts.ranges;
+    s.leases.shared.ranges += counts.shared_ranges;
+    s.leases.exclusive.ranges += counts.exclusive_ranges;
     s.dirty_bytes += counts.dirty_bytes;
     resident += counts.resident_pages;
     waiting += counts.waiting;
@@ -361,7 +372,8 @@ control::NodeStatus NodeDaemon::status() const {
     statistics.void_fetches += a.void_fetches;
     statistics.write_backs_without_exclusive += a.write_backs_without_exclusive;
   }
-  s.leases.granted_exclusive.ranges = home.ranges;
+  s.leases.granted_shared = {home.shared_ranges, home.shared_pages};
+  s.leases.granted_exclusive = {home.exclusive_ranges, home.exclusive_pages};
   s.resident_ranges = resident;
   control::add_metrics(metrics_, s);
   auto set = [&](std::string_view name, uint64_t value) {
@@ -392,6 +404,15 @@ control::NodeStatus NodeDaemon::status() const {
   set("home_recalls_pending", home.recalls);
   set("kernel_inodes", inodes_.size());
   set("purge_threads", purge_threads_->threads());
+  for (size_t type = 0; type < wire::kFrameTypes; ++type) {
+    const auto frame = static_cast<wire::FrameType>(type);
+    if (!wire::is_to_home(frame) && !wire::is_to_agent(frame)) continue;
+    std::string name = wire::to_string(frame);
+    std::replace(name.begin(), name.end(), ' ', '_');
+    std::replace(name.begin(), name.end(), '-', '_');
+    set("messages_in_" + name, messages_in[type]);
+    set("messages_out_" + name, messages_out[type]);
+  }
   return s;
 }
 

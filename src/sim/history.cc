@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <string_view>
 
 #include <fmt/format.h>
 
@@ -110,11 +109,11 @@ void History::appended_cells(uint32_t file, Interval when, uint64_t offset, uint
   sizes.push_back({when.begin, when.end, SizeOp::Kind::Read, offset});  // it went to the end of the file
 }
 
-void History::read(uint32_t file, Interval when, uint64_t offset, uint64_t length, std::span<const std::byte> bytes) {
+void History::read(uint32_t file, Interval when, uint64_t offset, uint64_t length, std::span<const std::byte> bytes, bool tells_size) {
   page_ops(file, when, offset, length, false, 0, false, bytes);
   auto& sizes = registers_[file].sizes;
   const uint64_t seen_end = offset + bytes.size();
-  if (std::string_view(when.what) == "mapped load") return;  // SIGBUS comes by the page
+  if (!tells_size) return;
   if (!bytes.empty()) sizes.push_back({when.begin, when.end, SizeOp::Kind::AtLeast, seen_end});
   if (bytes.size() < length) sizes.push_back({when.begin, when.end, SizeOp::Kind::AtMost, seen_end});
 }

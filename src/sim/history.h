@@ -73,7 +73,8 @@ class History {
   void wrote(uint32_t file, Interval when, uint64_t offset, uint64_t length, uint64_t write);
   void stored(uint32_t file, Interval when, uint64_t offset, uint64_t length, uint64_t write);  // through a mapping: the size stays
   void appended_cells(uint32_t file, Interval when, uint64_t offset, uint64_t length, uint64_t write);
-  void read(uint32_t file, Interval when, uint64_t offset, uint64_t length, std::span<const std::byte> bytes);
+  // `tells_size`: where it ended says something about the file's size.
+  void read(uint32_t file, Interval when, uint64_t offset, uint64_t length, std::span<const std::byte> bytes, bool tells_size = true);
   void truncated(uint32_t file, Interval when, uint64_t size);
   void saw_size(uint32_t file, Interval when, uint64_t size);
   void synced(uint32_t file, Interval when, std::span<const std::byte> disk);

@@ -207,7 +207,7 @@ std::string HomeDriver::dump() const {
   }
   for (const auto& [id, t] : truncations_) out += fmt::format("  home truncates f{} to {} for n{}\n", number(t.file), t.size, t.node.value);
   const HomeCounts counts = home_.counts();
-  out += fmt::format("  home: {} files, {} ranges, {} waiting, {} recalls\n", counts.files, counts.ranges, counts.waiting, counts.recalls);
+  out += fmt::format("  home: {} files, {} ranges, {} waiting, {} recalls\n", counts.files, counts.shared_ranges + counts.exclusive_ranges, counts.waiting, counts.recalls);
   return out;
 }
 

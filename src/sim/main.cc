@@ -49,9 +49,9 @@ int main(int argc, char** argv) {
   const WorldCounts& c = summary.counts;
   fmt::print("{} worlds, {} failed, {} steps, {} operations, {} messages in {:.1f} s\n", summary.seeds, summary.failures, c.steps, c.operations, c.messages, seconds);
   if (statistics) {
-    fmt::print("kernel: {} page hits, {} fills, {} refaults, {} stores, {} write-backs ({} held back), {} purges ({} blocked), {} reclaims, {} forgets, {} reads with an old end\n",
+    fmt::print("kernel: {} page hits, {} fills, {} refaults, {} stores, {} write-backs ({} held back), {} purges ({} blocked), {} reclaims, {} forgets\n",
                c.kernel.hits, c.kernel.fills, c.kernel.refaults, c.kernel.stores, c.kernel.write_backs, c.kernel.held_back, c.kernel.purges,
-               c.kernel.purge_blocks, c.kernel.reclaims, c.kernel.forgets, c.kernel.ends_unsure);
+               c.kernel.purge_blocks, c.kernel.reclaims, c.kernel.forgets);
     fmt::print("agents: {} direct reads, {} direct writes, {} lease requests, {} fetches, {} flushes, {} recalls, {} void fetches, {} without a message\n",
                c.agent.direct_reads, c.agent.direct_writes, c.agent.lease_requests, c.agent.fetches, c.agent.flushes, c.agent.recalls, c.agent.void_fetches,
                c.agent.hits_without_message);

@@ -40,8 +40,10 @@ void ModelKernel::wake(Inode& in, uint64_t page) {
   });
 }
 
-Token ModelKernel::upcall(Upcall& call) {
+Token ModelKernel::upcall(Inode& in, Upcall& call, Tells tells) {
   const Token token = next_token_++;
+  call.inode = &in;
+  call.tells = tells;
   upcalls_[token] = &call;
   return token;
 }
@@ -62,6 +64,14 @@ void ModelKernel::answer(Token token, Answer answer) {
   upcalls_.erase(it);
   call.answer = std::move(answer);
   call.done = true;
+  if (!options_.size_races && call.answer.error == 0) {
+    switch (call.tells) {
+      case Tells::Nothing: break;
+      case Tells::Size: set_size(*call.inode, call.answer.attributes.size); break;
+      case Tells::WrittenEnd: call.inode->size = std::max(call.inode->size, call.answer.offset + call.answer.length); break;
+      case Tells::NewSize: call.inode->size = call.new_size; break;
+    }
+  }
   if (call.waiter) scheduler_.resume_after(scheduler_.draw(Delay::WakeUp), call.waiter);
 }
 
@@ -85,6 +95,25 @@ void ModelKernel::free_background_slot() {
   VR_CHECK(background_ > 0);
   --background_;
   background_free_.wake_all();
+}
+
+// Without the races: the size and what follows from it for the cache, at once.
+void ModelKernel::set_size(Inode& in, uint64_t size) {
+  if (in.size == size) return;
+  in.size = size;
+  for (auto it = in.folios.lower_bound(size >> kPageShift); it != in.folios.end();) {
+    const uint64_t page = it->first;
+    Folio& folio = it->second;
+    const bool partial = size % kPageSize != 0 && page == size >> kPageShift;
+    ++it;
+    if (folio.state != State::Clean && folio.state != State::Dirty) continue;
+    if (partial) {
+      std::fill(folio.bytes.begin() + static_cast<ptrdiff_t>(size % kPageSize), folio.bytes.end(), std::byte{0});
+    } else {
+      in.folios.erase(page);
+      wake(in, page);
+    }
+  }
 }
 
 // Inserts locked folios at `page` and the absent pages after it, up to the window and the end of the file, and sends their fills.
@@ -145,7 +174,10 @@ void ModelKernel::fill_answered(const Fill& fill, const Answer& answer) {
   }
   // A short answer is the end of the file, unless the attributes changed since the request was sent (fuse_short_read).
   const uint64_t end = (fill.first << kPageShift) + answer.bytes.size();
-  if (answer.bytes.size() < fill.count << kPageShift && end < in.size && fill.version == in.version && !in.size_unstable) {
+  if (answer.bytes.size() >= fill.count << kPageShift || end >= in.size) return;
+  if (!options_.size_races) {
+    in.size = end;
+  } else if (fill.version == in.version && !in.size_unstable) {
     ++in.version;
     in.size = end;
   }
@@ -245,7 +277,7 @@ Co<> ModelKernel::invalidate(Inode& in, PageRange range) {
 Co<> ModelKernel::purge(FileId file, PageRange range) {
   Inode& in = inode(static_cast<uint32_t>(file.inode - 1));
   ++counts_.purges;
-  if (options_.size_races) ++in.version;  // fuse_reverse_inval_inode
+  ++in.version;  // fuse_reverse_inval_inode
   co_await invalidate(in, range);
 }
 

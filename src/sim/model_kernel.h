@@ -52,14 +52,14 @@ struct KernelOptions {
   bool readahead_in_pieces = false;
   uint64_t background_max = UINT64_MAX;  // requests that fills, write-backs and RELEASE share
   bool forgets = true;
-  // Two races of the kernel around i_size that no daemon can see, let alone win (docs/simulation.md): a size (of attributes, of a short fill)
-  // thrown away because a purge began since the request was sent; and truncate_pagecache() for an old size that waited for a fill and cuts
-  // its newer bytes. Off: a purge leaves fi->attr_version alone and truncate_pagecache() passes over pending fills.
+  // The kernel's races around i_size, which no daemon can see, let alone win (docs/simulation.md): a size (of attributes, of a short fill) thrown
+  // away because a purge, a write or another short fill came between; truncate_pagecache() for an old size that cuts newer bytes; the guessed end
+  // of an append. Off: i_size follows the daemon's answers at the instant they are given.
   bool size_races = false;
 };
 
 struct KernelCounts {
-  uint64_t hits = 0, fills = 0, refaults = 0, write_backs = 0, purges = 0, purge_blocks = 0, reclaims = 0, forgets = 0, stores = 0, held_back = 0, ends_unsure = 0;
+  uint64_t hits = 0, fills = 0, refaults = 0, write_backs = 0, purges = 0, purge_blocks = 0, reclaims = 0, forgets = 0, stores = 0, held_back = 0;
 };
 
 class ModelKernel {
@@ -78,9 +78,6 @@ class ModelKernel {
   struct Read {
     std::vector<std::byte> bytes;
     int32_t error = 0;
-    // The kernel threw away the attributes it had asked for (a purge or a truncation began meanwhile), so it stopped at an old size: a known
-    // limit of the kernel, counted and not held against the protocol (docs/simulation.md).
-    bool end_unsure = false;
   };
   Co<Read> read_cached(uint32_t file, uint64_t offset, uint64_t length);
   // `interrupted`: a signal arrives after a while.
@@ -152,7 +149,12 @@ class ModelKernel {
     uint64_t first, count, version;
     std::vector<uint64_t> ids;
   };
+  // What the answer tells of the file's size.
+  enum class Tells : uint8_t { Nothing, Size, WrittenEnd, NewSize };
   struct Upcall {
+    Inode* inode = nullptr;
+    Tells tells = Tells::Nothing;
+    uint64_t new_size = 0;
     Answer answer;
     std::coroutine_handle<> waiter;
     bool done = false;
@@ -175,7 +177,7 @@ class ModelKernel {
   Folio* find(Inode& in, uint64_t page);
   void wake(Inode& in, uint64_t page);
   FolioWait folio_changes(Inode& in, uint64_t page) { return FolioWait{in, page}; }
-  Token upcall(Upcall& call);
+  Token upcall(Inode& in, Upcall& call, Tells tells = Tells::Nothing);
   Co<> lock(Inode& in);
   void unlock(Inode& in);
 
@@ -191,8 +193,9 @@ class ModelKernel {
   Co<> invalidate(Inode& in, PageRange range);
   Co<> truncate_page_cache(Inode& in, uint64_t size);
   Co<bool> fault(Inode& in, uint64_t page);
+  void set_size(Inode& in, uint64_t size);
   Co<> look_up(Inode& in);  // every call comes through it: counts a user
-  Co<bool> refresh_attributes(Inode& in, Attributes& out);  // false: the answer was too old to be believed
+  Co<> refresh_attributes(Inode& in, Attributes& out);
   Co<> drop_handle(Inode& in, Handle* handle);
   Co<> release(Inode& in, bool may_map);
 

@@ -211,7 +211,6 @@ Co<> Process::read_cached(uint32_t file, uint64_t offset, uint64_t length) {
   doing_ = fmt::format("cached read f{} {}+{}", file, offset, length);
   const uint64_t begin = history_.tick();
   ModelKernel::Read read = co_await node_.kernel().read_cached(file, offset, length);
-  if (read.end_unsure) length = read.bytes.size();
   report_read(file, {begin, history_.tick(), "cached read", node_number_}, offset, length, read.bytes);
 }
 

@@ -40,7 +40,6 @@ void add(WorldCounts& to, const WorldCounts& c) {
   to.kernel.forgets += c.kernel.forgets;
   to.kernel.stores += c.kernel.stores;
   to.kernel.held_back += c.kernel.held_back;
-  to.kernel.ends_unsure += c.kernel.ends_unsure;
   to.agent.direct_reads += c.agent.direct_reads;
   to.agent.direct_writes += c.agent.direct_writes;
   to.agent.lease_requests += c.agent.lease_requests;

@@ -17,11 +17,11 @@ Co<> ModelKernel::look_up(Inode& in) {
   in.looking = true;
   Upcall call;
   co_await scheduler_.sleep(Delay::KernelQueue);
-  const Token token = upcall(call);
+  const Token token = upcall(in, call, Tells::Size);
   scheduler_.trace(node_, static_cast<int>(in.number), "kernel  LOOKUP t{}", token);
   daemon_.on_get_attributes(token, in.id);
   co_await AnswerWait{call};
-  in.size = call.answer.attributes.size;
+  if (options_.size_races) in.size = call.answer.attributes.size;
   ++in.version;
   in.known = true;
   in.looking = false;
@@ -33,7 +33,7 @@ Co<ModelKernel::Handle*> ModelKernel::open(uint32_t file, Handle::Kind kind) {
   co_await look_up(in);
   Upcall call;
   co_await scheduler_.sleep(Delay::KernelQueue);
-  const Token token = upcall(call);
+  const Token token = upcall(in, call);
   scheduler_.trace(node_, static_cast<int>(file), "kernel  OPEN t{}{}", token, kind == Handle::Kind::ReadWrite ? " read-write" : "");
   daemon_.on_open(token, in.id, kind == Handle::Kind::ReadWrite);
   co_await AnswerWait{call};
@@ -69,21 +69,21 @@ Co<> ModelKernel::close(uint32_t file, Handle* handle) {
   co_await drop_handle(in, handle);
 }
 
-Co<bool> ModelKernel::refresh_attributes(Inode& in, Attributes& out) {
+Co<> ModelKernel::refresh_attributes(Inode& in, Attributes& out) {
   const uint64_t version = in.version;
   Upcall call;
   co_await scheduler_.sleep(Delay::KernelQueue);
-  const Token token = upcall(call);
+  const Token token = upcall(in, call, Tells::Size);
   scheduler_.trace(node_, static_cast<int>(in.number), "kernel  GETATTR t{}", token);
   daemon_.on_get_attributes(token, in.id);
   co_await AnswerWait{call};
   out = call.answer.attributes;
-  if (in.version > version || in.size_unstable) co_return false;  // an older truth than what is known (fuse_change_attributes)
+  if (!options_.size_races) co_return;
+  if (in.version > version || in.size_unstable) co_return;  // an older truth than what is known (fuse_change_attributes)
   ++in.version;
   const uint64_t before = in.size;
   in.size = out.size;
   if (before != in.size) co_await truncate_page_cache(in, out.size);
-  co_return true;
 }
 
 Co<Attributes> ModelKernel::stat(uint32_t file) {
@@ -102,11 +102,7 @@ Co<ModelKernel::Read> ModelKernel::read_cached(uint32_t file, uint64_t offset, u
   Read result;
   if (offset + length > in.size) {
     Attributes attributes;
-    const bool believed = co_await refresh_attributes(in, attributes);
-    if (!believed && attributes.size > in.size && !options_.size_races) {
-      result.end_unsure = true;
-      ++counts_.ends_unsure;
-    }
+    co_await refresh_attributes(in, attributes);
   }
   uint64_t at = offset;
   bool waited = false;
@@ -143,7 +139,7 @@ Co<ModelKernel::Read> ModelKernel::read_direct(uint32_t file, uint64_t offset, u
   co_await write_back_and_wait(in, PageRange::of_bytes(offset, length));
   Upcall call;
   co_await scheduler_.sleep(Delay::KernelQueue);
-  const Token token = upcall(call);
+  const Token token = upcall(in, call);
   scheduler_.trace(node_, static_cast<int>(file), "kernel  READ t{} {}+{} direct", token, offset, length);
   daemon_.on_read(token, in.id, offset, static_cast<uint32_t>(length), false);
   if (interrupted) {
@@ -170,7 +166,7 @@ Co<ModelKernel::Written> ModelKernel::write_direct(uint32_t file, uint64_t offse
   co_await invalidate(in, range);
   Upcall call;
   co_await scheduler_.sleep(Delay::KernelQueue);
-  const Token token = upcall(call);
+  const Token token = upcall(in, call, Tells::WrittenEnd);
   scheduler_.trace(node_, static_cast<int>(file), "kernel  WRITE t{} {}+{}{}", token, offset, bytes.size(), append ? " append" : "");
   daemon_.on_write(token, in.id, offset, bytes, append);
   if (interrupted) {
@@ -187,7 +183,7 @@ Co<ModelKernel::Written> ModelKernel::write_direct(uint32_t file, uint64_t offse
       scheduler_.fail(fmt::format("a write is whole: n{} t{} wrote {} of {} bytes", node_, token, call.answer.length, bytes.size()));
     }
     ++in.version;
-    in.size = std::max(in.size, offset + bytes.size());  // for an append still by the guess
+    if (options_.size_races) in.size = std::max(in.size, offset + bytes.size());  // for an append still by the guess
   }
   co_await invalidate(in, range);
   unlock(in);
@@ -202,7 +198,7 @@ Co<> ModelKernel::fsync(uint32_t file) {
   co_await write_back_and_wait(in, PageRange::all());
   Upcall call;
   co_await scheduler_.sleep(Delay::KernelQueue);
-  const Token token = upcall(call);
+  const Token token = upcall(in, call);
   scheduler_.trace(node_, static_cast<int>(file), "kernel  FSYNC t{}", token);
   daemon_.on_fsync(token, in.id);
   co_await AnswerWait{call};
@@ -220,20 +216,21 @@ Co<int32_t> ModelKernel::truncate(uint32_t file, uint64_t size) {
   while (in.writes_in_flight != 0) co_await in.writes_idle.wait();
   in.size_unstable = true;
   Upcall call;
+  call.new_size = size;
+  const uint64_t before = in.size;
   co_await scheduler_.sleep(Delay::KernelQueue);
-  const Token token = upcall(call);
+  const Token token = upcall(in, call, Tells::NewSize);
   scheduler_.trace(node_, static_cast<int>(file), "kernel  SETATTR t{} size {}", token, size);
   daemon_.on_set_size(token, in.id, size);
   co_await AnswerWait{call};
   const int32_t error = call.answer.error;
-  const uint64_t before = in.size;
   if (error == 0) {
     ++in.version;
-    in.size = size;
+    if (options_.size_races) in.size = size;
   }
   in.no_write = false;
   in.released.wake_all();
-  if (error == 0 && before != size) {
+  if (error == 0 && (before != size || !options_.size_races)) {
     co_await truncate_page_cache(in, size);
     co_await invalidate(in, PageRange::all());
   }
@@ -286,7 +283,7 @@ Co<bool> ModelKernel::load(uint32_t file, uint64_t page, uint64_t cell) {
   if (!there) co_return false;
   const Folio* folio = find(in, page);
   const auto bytes = std::span<const std::byte>(folio->bytes).subspan(cell * kCell, kCell);
-  history_.read(file, {begin, history_.tick(), "mapped load", node_}, (page << kPageShift) + cell * kCell, kCell, bytes);
+  history_.read(file, {begin, history_.tick(), "mapped load", node_}, (page << kPageShift) + cell * kCell, kCell, bytes, false);  // SIGBUS comes by the page
   ++counts_.hits;
   co_return true;
 }

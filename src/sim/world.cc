@@ -257,7 +257,6 @@ Outcome World::run() {
     c.kernel.forgets += k.forgets;
     c.kernel.stores += k.stores;
     c.kernel.held_back += k.held_back;
-    c.kernel.ends_unsure += k.ends_unsure;
     const AgentStatistics& a = node->agent().statistics();
     c.agent.direct_reads += a.direct_reads;
     c.agent.direct_writes += a.direct_writes;

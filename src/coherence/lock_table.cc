@@ -1,0 +1,186 @@
+#include "coherence/lock_table.h"
+
+#include <algorithm>
+#include <set>
+
+#include "base/check.h"
+
+namespace vremote::coherence {
+namespace {
+
+size_t index(LockKind kind) { return static_cast<size_t>(kind); }
+
+bool excludes(LockType a, LockType b) { return a == LockType::Write || b == LockType::Write; }
+
+}  // namespace
+
+bool LockTable::conflicts(const HeldLock& lock, const Request& request) {
+  return request.type != LockType::Unlock && lock.owner != request.owner && lock.range.overlaps(request.range) && excludes(lock.type, request.type);
+}
+
+bool LockTable::conflicts(const Request& earlier, const Request& request) {
+  return earlier.kind == request.kind && earlier.owner != request.owner && earlier.range.overlaps(request.range) && excludes(earlier.type, request.type);
+}
+
+// L1 and L3: nothing held and nobody earlier in line is in the way.
+bool LockTable::grantable(const FileLocks& locks, std::list<Request>::const_iterator before, const Request& request) const {
+  for (const HeldLock& lock : locks.held[index(request.kind)])
+    if (conflicts(lock, request)) return false;
+  // An owner that holds a lock here already may not be made to wait behind those who wait for it.
+  for (const HeldLock& lock : locks.held[index(request.kind)])
+    if (lock.owner == request.owner && lock.range.overlaps(request.range)) return true;
+  for (auto it = locks.waiting.begin(); it != before; ++it)
+    if (conflicts(*it, request)) return false;
+  return true;
+}
+
+LockTable::Decision LockTable::set(const Request& request, std::vector<Ticket>& woken) {
+  FileLocks& locks = files_[request.file];
+  if (request.type == LockType::Unlock || grantable(locks, locks.waiting.end(), request)) {
+    place(locks, request);
+    wake(request.file, woken);
+    return Decision::Done;
+  }
+  if (!request.wait) return Decision::Conflict;
+  if (request.kind == LockKind::Range && closes_circle(request)) return Decision::Deadlock;
+  locks.waiting.push_back(request);
+  return Decision::Waits;
+}
+
+// Whether an owner that stands in the way of `request` waits, directly or through others, for the request's own owner.
+bool LockTable::closes_circle(const Request& request) const {
+  std::set<LockOwner> seen;
+  std::vector<const Request*> todo{&request};
+  while (!todo.empty()) {
+    const Request* waiter = todo.back();
+    todo.pop_back();
+    std::set<LockOwner> in_the_way;
+    const FileLocks& locks = files_.at(waiter->file);
+    for (const HeldLock& lock : locks.held[index(LockKind::Range)])
+      if (conflicts(lock, *waiter)) in_the_way.insert(lock.owner);
+    for (const LockOwner& owner : in_the_way) {
+      if (owner == request.owner) return true;
+      if (!seen.insert(owner).second) continue;
+      for (const auto& [file, others] : files_)
+        for (const Request& other : others.waiting)
+          if (other.kind == LockKind::Range && other.owner == owner) todo.push_back(&other);
+    }
+  }
+  return false;
+}
+
+// L2.
+void LockTable::place(FileLocks& locks, const Request& request) {
+  std::vector<HeldLock>& held = locks.held[index(request.kind)];
+  std::vector<HeldLock> rest;
+  rest.reserve(held.size() + 2);
+  HeldLock added{request.owner, request.type, request.range, request.pid};
+  for (const HeldLock& lock : held) {
+    const bool touches = lock.type == request.type && lock.range.start <= (added.range.end == UINT64_MAX ? UINT64_MAX : added.range.end + 1) &&
+                         added.range.start <= (lock.range.end == UINT64_MAX ? UINT64_MAX : lock.range.end + 1);
+    if (lock.owner != request.owner || (!lock.range.overlaps(request.range) && !touches)) {
+      rest.push_back(lock);
+      continue;
+    }
+    if (lock.type == request.type) {
+      added.range.start = std::min(added.range.start, lock.range.start);
+      added.range.end = std::max(added.range.end, lock.range.end);
+      continue;
+    }
+    if (lock.range.start < request.range.start) {
+      HeldLock front = lock;
+      front.range.end = request.range.start - 1;
+      rest.push_back(front);
+    }
+    if (lock.range.end > request.range.end) {
+      HeldLock back = lock;
+      back.range.start = request.range.end + 1;
+      rest.push_back(back);
+    }
+  }
+  if (request.type != LockType::Unlock) rest.push_back(added);
+  held = std::move(rest);
+}
+
+void LockTable::wake(FileId file, std::vector<Ticket>& woken) {
+  auto found = files_.find(file);
+  if (found == files_.end()) return;
+  FileLocks& locks = found->second;
+  for (auto it = locks.waiting.begin(); it != locks.waiting.end();) {
+    if (!grantable(locks, it, *it)) {
+      ++it;
+      continue;
+    }
+    place(locks, *it);
+    woken.push_back(it->ticket);
+    locks.waiting.erase(it);
+    it = locks.waiting.begin();  // a downgrade may have let go of something an earlier one waits for
+  }
+  if (locks.empty()) files_.erase(found);
+}
+
+std::optional<HeldLock> LockTable::test(const Request& request) const {
+  auto found = files_.find(request.file);
+  if (found == files_.end()) return std::nullopt;
+  for (const HeldLock& lock : found->second.held[index(request.kind)])
+    if (conflicts(lock, request)) return lock;
+  return std::nullopt;
+}
+
+bool LockTable::cancel(FileId file, Ticket ticket, std::vector<Ticket>& woken) {
+  auto found = files_.find(file);
+  if (found == files_.end()) return false;
+  const size_t gone = std::erase_if(found->second.waiting, [&](const Request& request) { return request.ticket == ticket; });
+  if (gone > 0) wake(file, woken);
+  return gone > 0;
+}
+
+void LockTable::release(FileId file, LockKind kind, LockOwner owner, std::vector<Ticket>& woken, std::vector<Ticket>& cancelled) {
+  auto found = files_.find(file);
+  if (found == files_.end()) return;
+  FileLocks& locks = found->second;
+  for (const Request& request : locks.waiting)
+    if (request.kind == kind && request.owner == owner) cancelled.push_back(request.ticket);
+  std::erase_if(locks.waiting, [&](const Request& request) { return request.kind == kind && request.owner == owner; });
+  std::erase_if(locks.held[index(kind)], [&](const HeldLock& lock) { return lock.owner == owner; });
+  wake(file, woken);
+}
+
+void LockTable::node_gone(NodeId node, std::vector<Ticket>& woken) {
+  std::vector<FileId> touched;
+  for (auto& [file, locks] : files_) {
+    size_t gone = std::erase_if(locks.waiting, [&](const Request& request) { return request.owner.node == node; });
+    for (auto& held : locks.held) gone += std::erase_if(held, [&](const HeldLock& lock) { return lock.owner.node == node; });
+    if (gone > 0) touched.push_back(file);
+  }
+  for (FileId file : touched) wake(file, woken);
+}
+
+size_t LockTable::held() const {
+  size_t n = 0;
+  for (const auto& [file, locks] : files_) n += locks.held[0].size() + locks.held[1].size();
+  return n;
+}
+
+size_t LockTable::waiting() const {
+  size_t n = 0;
+  for (const auto& [file, locks] : files_) n += locks.waiting.size();
+  return n;
+}
+
+void LockTable::check() const {
+  for (const auto& [file, locks] : files_) {
+    for (const auto& held : locks.held) {
+      for (size_t i = 0; i < held.size(); ++i) {
+        VR_CHECK(held[i].range.start <= held[i].range.end && held[i].type != LockType::Unlock);
+        for (size_t j = 0; j < i; ++j) {
+          const bool overlap = held[i].range.overlaps(held[j].range);
+          VR_CHECK_MSG(!overlap || (held[i].owner != held[j].owner && !excludes(held[i].type, held[j].type)), "L1: two locks in conflict");
+        }
+      }
+    }
+    for (auto it = locks.waiting.begin(); it != locks.waiting.end(); ++it) VR_CHECK_MSG(!grantable(locks, it, *it), "L3: one waits for nothing");
+  }
+}
+
+}  // namespace vremote::coherence

@@ -1,0 +1,100 @@
+// The advisory locks on the files of one origin: fcntl(2) byte ranges (POSIX and OFD) and flock(2), held by owners on any node.
+//
+// Rules:
+//  L1  Two locks conflict when they are of the same kind, of different owners, overlap, and one of them is a write lock.
+//  L2  A new lock of an owner replaces what it held on those bytes (upgrade, downgrade, unlock), splitting and joining ranges as fcntl(2) says.
+//  L3  Who has to wait waits in line: a request waits for conflicting locks and for conflicting requests that came before it, so that a stream of
+//      readers does not starve a writer. Waking goes in order of arrival.
+//  L4  A byte-range request that would close a circle of waiting owners is refused (EDEADLK), across nodes. (As in the kernel, flock is not looked at.)
+//  L5  A lock dies with its owner's handle, process or node.
+//
+// Pure: calls in, decisions out. Not thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <map>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "base/ids.h"
+
+namespace vremote::coherence {
+
+enum class LockKind : uint8_t { Range = 0, Flock = 1 };
+enum class LockType : uint8_t { Read = 0, Write = 1, Unlock = 2 };
+
+struct LockOwner {
+  NodeId node;
+  uint64_t id = 0;  // the asking kernel's name for the process or open file
+  auto operator<=>(const LockOwner&) const = default;
+};
+
+// Bytes [start, end], inclusive as in the FUSE protocol; end is at most INT64_MAX ("to the end of the file").
+struct LockRange {
+  uint64_t start = 0;
+  uint64_t end = 0;
+  bool overlaps(const LockRange& other) const { return start <= other.end && other.start <= end; }
+};
+
+struct HeldLock {
+  LockOwner owner;
+  LockType type = LockType::Read;
+  LockRange range;
+  uint32_t pid = 0;
+};
+
+class LockTable {
+ public:
+  // Names a waiting request for its answer: the node's call.
+  struct Ticket {
+    NodeId node;
+    uint64_t call = 0;
+    auto operator<=>(const Ticket&) const = default;
+  };
+  struct Request {
+    FileId file;
+    LockKind kind = LockKind::Range;
+    LockOwner owner;
+    LockType type = LockType::Read;
+    LockRange range;
+    uint32_t pid = 0;
+    bool wait = false;
+    Ticket ticket;
+  };
+  enum class Decision : uint8_t { Done, Conflict, Deadlock, Waits };
+
+  // Sets or clears a lock. Tickets of others that got theirs by it are appended to `woken`.
+  Decision set(const Request& request, std::vector<Ticket>& woken);
+  // The first lock in the way of `request` (F_GETLK).
+  std::optional<HeldLock> test(const Request& request) const;
+  // Gives up waiting. False when the request does not wait (any more).
+  bool cancel(FileId file, Ticket ticket, std::vector<Ticket>& woken);
+  // Drops all that the owner holds and waits for on the file; `cancelled` are its own requests that waited.
+  void release(FileId file, LockKind kind, LockOwner owner, std::vector<Ticket>& woken, std::vector<Ticket>& cancelled);
+  void node_gone(NodeId node, std::vector<Ticket>& woken);
+
+  size_t held() const;
+  size_t waiting() const;
+  // L1, and that nobody waits for nothing.
+  void check() const;
+
+ private:
+  struct FileLocks {
+    std::vector<HeldLock> held[2];  // by kind
+    std::list<Request> waiting;     // in order of arrival
+    bool empty() const { return held[0].empty() && held[1].empty() && waiting.empty(); }
+  };
+
+  static bool conflicts(const HeldLock& lock, const Request& request);
+  static bool conflicts(const Request& earlier, const Request& request);
+  bool grantable(const FileLocks& locks, std::list<Request>::const_iterator before, const Request& request) const;
+  bool closes_circle(const Request& request) const;
+  static void place(FileLocks& locks, const Request& request);
+  void wake(FileId file, std::vector<Ticket>& woken);
+
+  std::unordered_map<FileId, FileLocks, FileIdHash> files_;
+};
+
+}  // namespace vremote::coherence
