@@ -50,6 +50,7 @@ struct AgentOptions {
   // The kernel may map direct handles shared and writable (FUSE_DIRECT_IO_ALLOW_MMAP): rule K2 applies.
   bool writable_mappings = true;
   int64_t residency_ns = 1'000'000;            // K13
+  int64_t busy_after_ns = 5'000'000;           // K8: how long a recall may wait for a truncation of ours before the home hears of it
   int64_t flush_after_ns = 1'000'000'000;      // dirty bytes older than this go to the home
   uint64_t dirty_max_bytes = 256u << 20;       // beyond it writers wait
   uint64_t flush_window_bytes = 16u << 20;     // background flushes under way at once

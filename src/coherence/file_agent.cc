@@ -191,6 +191,10 @@ void FileAgent::granted(Instant, Grant message, AgentActions&) {
       for (Request& request : requests_) {
         if (request.data_request == 0 || request.data_request != message.request) continue;
         request.data_request = 0;
+        if (message.error == EAGAIN) {  // bounced (K8): somebody needs our Attributes first
+          request.pinned = false;
+          break;
+        }
         request.error = message.error;
         if (request.kind != Kind::Write && message.error == 0) {
           request.have_data = true;
@@ -277,6 +281,7 @@ void FileAgent::step(Instant now, AgentActions& actions) {
         it = recalls_.erase(it);
         moved = true;
       } else {
+        tell_busy(now, *it, actions);
         ++it;
       }
     }
@@ -488,6 +493,7 @@ bool FileAgent::advance_open(Request& request, AgentActions& actions) {
     request.purge = left;
     if (!left.empty()) {
       // Other nodes need not wait for the purge: this open only has to hear of its pages.
+      request.pinned = false;
       return false;
     }
   }
@@ -516,17 +522,21 @@ bool FileAgent::advance_recall(Instant now, const PendingRecall& recall, AgentAc
         entries_ = LeaseMode::None;
         actions.push_back(EntriesLost{id_});
       }
-      actions.push_back(SendToHome{RecallAck{.file = id_, .recall = recall.id, .given = recall.range, .seen = seen_, .attributes = {}, .in_use = false}});
+      actions.push_back(SendToHome{RecallAck{.file = id_, .recall = recall.id, .given = recall.range, .seen = seen_, .attributes = {}, .in_use = false, .busy = false}});
       return true;
     case Resource::Attributes: {
-      for (const Request& request : requests_)
-        if (request.pinned) return false;
+      for (Request& request : requests_) {
+        if (!request.pinned) continue;
+        // K8: what waits here may wait for our own truncation, which may wait for this ack.
+        if (truncations_ == 0 || request.active) return false;
+        request.pinned = false;
+      }
       // K16: another node may make the file longer. The page with the end in it must not keep what lies behind it.
       if (const PageRange behind = behind_end(recall); kernel_.resident().overlaps(behind)) {
         if (auto until = kernel_.keep_until(behind, now)) wake_ = wake_ ? std::min(*wake_, *until) : *until;
         return false;
       }
-      RecallAck ack{.file = id_, .recall = recall.id, .given = recall.range, .seen = seen_, .attributes = dirty_attributes_, .in_use = opens_ > 0};
+      RecallAck ack{.file = id_, .recall = recall.id, .given = recall.range, .seen = seen_, .attributes = dirty_attributes_, .in_use = opens_ > 0, .busy = false};
       told_in_use_ = opens_ > 0;
       dirty_attributes_ = {};
       if (recall.to == LeaseMode::None) {
@@ -552,6 +562,21 @@ bool FileAgent::advance_recall(Instant now, const PendingRecall& recall, AgentAc
     }
   }
   return false;
+}
+
+// K8: while a truncation of ours is unanswered the kernel holds back its write-backs, so a purge may not end and no ack can wait for it. The
+// home must serve the truncation first.
+void FileAgent::tell_busy(Instant now, PendingRecall& recall, AgentActions& actions) {
+  if (truncations_ == 0 || recall.told_busy || recall.id == 0) return;
+  if (!recall.stuck_since) recall.stuck_since = now;
+  const Instant due = *recall.stuck_since + shared_.options.busy_after_ns;
+  if (now < due) {
+    wake_ = wake_ ? std::min(*wake_, due) : due;
+    return;
+  }
+  recall.told_busy = true;
+  actions.push_back(SendToHome{
+      RecallAck{.file = id_, .recall = recall.id, .given = recall.range, .seen = seen_, .attributes = {}, .in_use = false, .busy = true}});
 }
 
 // The pages that must not stay cached when the Attributes lease goes: from the one with the file's end in it on.
@@ -591,7 +616,7 @@ PageRange FileAgent::give_around(const PendingRecall& recall) const {
 void FileAgent::ack_data(const PendingRecall& recall, AgentActions& actions) {
   const Mistakes& mistakes = shared_.options.mistakes;
   const PageRange given = recall.id == 0 ? recall.range : give_around(recall);
-  RecallAck ack{.file = id_, .recall = recall.id, .given = given, .seen = seen_, .attributes = {}, .in_use = false};
+  RecallAck ack{.file = id_, .recall = recall.id, .given = given, .seen = seen_, .attributes = {}, .in_use = false, .busy = false};
   if (recall.id == 0) {  // after a reset: nobody to tell, and the bytes are on their way
     leases_.reduce(given, LeaseMode::None);
     return;
@@ -774,6 +799,9 @@ void FileAgent::add_counts(AgentCounts& counts) const {
 }
 
 void FileAgent::check() const {
+  // After a reset the whole file is being given up, and nobody else can have been told that it is free.
+  for (const PendingRecall& recall : recalls_)
+    if (recall.id == 0) return;
   for (PageRange piece : kernel_.resident().ranges()) {
     // What the kernel may show is leased, or about to be purged for good: a recall is acked only when its pages are absent.
     VR_CHECK_MSG(leases_.covers(piece, LeaseMode::Shared) || shared_.options.mistakes.has(Mistake::AckBeforePurge) || piece.empty(),

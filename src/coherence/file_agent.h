@@ -113,6 +113,8 @@ class FileAgent {
     Resource resource = Resource::Data;
     LeaseMode to = LeaseMode::None;
     PageRange range;
+    std::optional<Instant> stuck_since;  // K8: waits beside an unanswered truncation
+    bool told_busy = false;
   };
 
   bool advance(Instant now, Request& request, AgentActions& actions);  // true: answered, remove it
@@ -121,6 +123,7 @@ class FileAgent {
   bool advance_open(Request& request, AgentActions& actions);
   bool advance_truncate(Request& request, AgentActions& actions);
   bool advance_recall(Instant now, const PendingRecall& recall, AgentActions& actions);
+  void tell_busy(Instant now, PendingRecall& recall, AgentActions& actions);
   void ack_data(const PendingRecall& recall, AgentActions& actions);
   PageRange give_around(const PendingRecall& recall) const;
   PageRange behind_end(const PendingRecall& recall) const;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <utility>
 
 namespace vremote::coherence {
@@ -16,18 +17,31 @@ struct Home::Waiter {
   PageRange range;
   bool want_data = false;
   bool holding = false;
+  bool yielded = false;    // B3: held it, and gets it back without being told again
+  bool gave_way = false;   // B3: has yielded once
+  bool suspended = false;  // waits for a second piece while its first is yielded, or has failed
 };
 
 struct Home::OutstandingRecall {
   NodeId node;
   PageRange range;
   LeaseMode to = LeaseMode::None;
+  bool busy = false;
 };
 
 struct Home::ResourceState {
   HolderMap holders;
   std::list<Waiter> waiters;  // in order of arrival (I3)
   std::map<uint64_t, OutstandingRecall> recalls;
+
+  bool busy(NodeId node) const {
+    return std::any_of(recalls.begin(), recalls.end(), [&](const auto& entry) { return entry.second.busy && entry.second.node == node; });
+  }
+  Waiter* waiting_for(OperationId operation) {
+    for (Waiter& waiter : waiters)
+      if (waiter.operation == operation) return &waiter;
+    return nullptr;
+  }
   bool idle() const { return holders.empty() && waiters.empty() && recalls.empty(); }
 };
 
@@ -39,6 +53,9 @@ struct Home::FileState {
   std::array<ResourceState, 3> resources;
   std::map<NodeId, PerNode> nodes;
   bool pinned = false;
+  bool busy(NodeId node) const {
+    return std::any_of(resources.begin(), resources.end(), [&](const ResourceState& rs) { return rs.busy(node); });
+  }
   ResourceState& of(Resource resource) { return resources[static_cast<size_t>(resource)]; }
   const ResourceState& of(Resource resource) const { return resources[static_cast<size_t>(resource)]; }
 };
@@ -87,6 +104,11 @@ void Home::receive(NodeId node, const RecallAck& message, HomeActions& actions) 
     ResourceState& rs = fs.of(resource);
     auto recall = rs.recalls.find(message.recall);
     if (recall == rs.recalls.end()) continue;
+    if (recall->second.node == node && message.busy) {
+      recall->second.busy = true;
+      let_pass(message.file, fs, node, actions);
+      return;
+    }
     if (recall->second.node != node || !message.given.contains(recall->second.range) || message.given.end > kPageEnd) {
       actions.push_back(CloseSession{node, "an ack that does not fit its recall"});
       return;
@@ -165,7 +187,11 @@ void Home::acquire(OperationId operation, const OperationNeed& need, HomeActions
                                 .range = need.range,
                                 .want_data = false,
                                 .holding = false});
-  promote(need.file, fs, need.resource, actions);
+  if (need.except && fs.busy(*need.except)) {
+    let_pass(need.file, fs, *need.except, actions);
+  } else {
+    promote(need.file, fs, need.resource, actions);
+  }
 }
 
 void Home::finish(OperationId operation, FileId file, HomeActions& actions) {
@@ -242,7 +268,7 @@ bool Home::recall_conflicts(FileId file, ResourceState& rs, Resource resource, c
 void Home::promote(FileId file, FileState& fs, Resource resource, HomeActions& actions) {
   ResourceState& rs = fs.of(resource);
   for (auto it = rs.waiters.begin(); it != rs.waiters.end();) {
-    if (it->holding || blocked(rs, it)) {
+    if (it->holding || it->suspended || blocked(rs, it)) {
       ++it;
       continue;
     }
@@ -260,7 +286,13 @@ void Home::promote(FileId file, FileState& fs, Resource resource, HomeActions& a
     }
     if (it->operation) {
       it->holding = true;
-      actions.push_back(OperationReady{*it->operation, file, resource});
+      if (std::exchange(it->yielded, false)) {
+        // It knows that it holds this one, and waits for data.
+        if (Waiter* second = fs.of(Resource::Data).waiting_for(*it->operation)) second->suspended = false;
+        promote(file, fs, Resource::Data, actions);
+      } else {
+        actions.push_back(OperationReady{.operation = *it->operation, .file = file, .resource = resource, .error = 0});
+      }
       ++it;
       continue;
     }
@@ -277,6 +309,81 @@ void Home::promote(FileId file, FileState& fs, Resource resource, HomeActions& a
     it = rs.waiters.erase(it);
     grant(file, fs, resource, granted, actions);
   }
+  bounce(file, fs, actions);
+}
+
+// `node` cannot ack a recall before its own truncation is answered (K8): B1 and B3.
+void Home::let_pass(FileId file, FileState& fs, NodeId node, HomeActions& actions) {
+  for (Resource resource : kResources) {
+    std::list<Waiter>& waiters = fs.of(resource).waiters;
+    auto is_theirs = [&](const Waiter& w) { return w.operation && w.except == node && !w.holding; };
+    auto place = std::find_if(waiters.begin(), waiters.end(), [](const Waiter& w) { return !w.holding; });
+    for (auto it = place; it != waiters.end();) {
+      auto next = std::next(it);
+      if (is_theirs(*it)) {
+        if (it == place) {
+          ++place;
+        } else {
+          waiters.splice(place, waiters, it);
+        }
+      }
+      it = next;
+    }
+  }
+  ResourceState& attributes = fs.of(Resource::Attributes);
+  ResourceState& data = fs.of(Resource::Data);
+  auto mine = std::find_if(attributes.waiters.begin(), attributes.waiters.end(), [&](const Waiter& w) { return w.operation && w.except == node && !w.holding; });
+  if (mine != attributes.waiters.end() && !mine->suspended) {
+    for (auto holder = attributes.waiters.begin(); holder != mine; ++holder) {
+      if (!holder->holding || compatible(holder->mode, mine->mode)) continue;
+      Waiter* second = data.waiting_for(*holder->operation);
+      if (second == nullptr || second->holding) continue;  // it has all it needs, and ends
+      const bool waits_for_node = std::any_of(data.recalls.begin(), data.recalls.end(), [&](const auto& entry) {
+        return entry.second.busy && entry.second.node == node && entry.second.range.overlaps(second->range);
+      });
+      if (!waits_for_node) continue;
+      if (mine->yielded || holder->gave_way) {
+        mine->suspended = true;
+        actions.push_back(OperationReady{.operation = *mine->operation, .file = file, .resource = Resource::Attributes, .error = EINTR});
+        break;
+      }
+      holder->holding = false;
+      holder->yielded = holder->gave_way = true;
+      second->suspended = true;
+      attributes.waiters.splice(std::next(mine), attributes.waiters, holder);
+      break;
+    }
+  }
+  for (Resource resource : kResources) promote(file, fs, resource, actions);
+}
+
+// B2: whoever has the Attributes that a pressing operation waits for, and keeps them until it gets data, is asked to let go.
+void Home::bounce(FileId file, FileState& fs, HomeActions& actions) {
+  ResourceState& attributes = fs.of(Resource::Attributes);
+  ResourceState& data = fs.of(Resource::Data);
+  if (attributes.recalls.empty() || data.waiters.empty()) return;
+  const bool pressing = std::any_of(attributes.waiters.begin(), attributes.waiters.end(),
+                                    [&](const Waiter& w) { return w.operation && w.except && !w.holding && !w.suspended && fs.busy(*w.except); });
+  if (!pressing) return;
+  bool any = false;
+  for (auto it = data.waiters.begin(); it != data.waiters.end();) {
+    const bool keeps = !it->operation && std::any_of(attributes.recalls.begin(), attributes.recalls.end(),
+                                                     [&](const auto& entry) { return entry.second.node == it->node; });
+    if (!keeps) {
+      ++it;
+      continue;
+    }
+    Grant refusal{};
+    refusal.file = file;
+    refusal.request = it->request;
+    refusal.resource = Resource::Data;
+    refusal.range = it->range;
+    refusal.error = EAGAIN;
+    actions.push_back(SendGrant{it->node, std::move(refusal), {}});
+    it = data.waiters.erase(it);
+    any = true;
+  }
+  if (any) promote(file, fs, Resource::Data, actions);
 }
 
 // The widest range around `need` that `node` can be given in `mode`: no conflicting holder, nobody waiting, no recall under way.

@@ -13,6 +13,13 @@
 // Grants are as wide as nothing forbids: the first user of a file gets all of it, Exclusive, and needs no further message; contention
 // splits ranges down to pages. Cost is per range, not per page.
 //
+// A node that has an unanswered truncation can be unable to ack a recall before the truncation is served (K8, docs/kernel_cache.md); it says so
+// (RecallAck::busy). Then
+//  B1  its operation goes before all that only wait;
+//  B2  requests for data of a node whose Attributes ack it waits for are bounced (EAGAIN: let go of what you hold and ask again);
+//  B3  an operation that holds the Attributes and waits for data of the busy node yields to it, once; when that node's truncation then waits for
+//      the one that yielded, both hold what the other needs and cannot let go: the one that yielded fails with EINTR.
+//
 // Tried before: granting only what was asked (a message per 128 KiB of a file nobody else uses); recalling whole leases (two writers on
 // two halves of a file pass it to and fro).
 #pragma once
@@ -43,7 +50,8 @@ struct SendRecall { NodeId node; Recall recall; };
 struct ApplyFlush { NodeId node; Flush flush; };
 struct ApplyAttributes { FileId file; DirtyAttributes attributes; };
 struct ServeFetch { NodeId node; Fetch fetch; };
-struct OperationReady { OperationId operation = 0; FileId file; Resource resource = Resource::Data; };
+// With `error`, an errno: the operation cannot have it. It ends with that error (finish() it).
+struct OperationReady { OperationId operation = 0; FileId file; Resource resource = Resource::Data; int32_t error = 0; };
 struct PinFile { FileId file; };    // some node has it open: it outlives its last name
 struct UnpinFile { FileId file; };
 struct FileIdle { FileId file; };   // no agent knows it any more
@@ -116,6 +124,8 @@ class Home {
   bool blocked(const ResourceState& rs, std::list<Waiter>::const_iterator waiter) const;
   bool recall_conflicts(FileId file, ResourceState& rs, Resource resource, const Waiter& waiter, HomeActions& actions);
   void grant(FileId file, FileState& fs, Resource resource, const Waiter& waiter, HomeActions& actions);
+  void let_pass(FileId file, FileState& fs, NodeId node, HomeActions& actions);
+  void bounce(FileId file, FileState& fs, HomeActions& actions);
   PageRange widen(const ResourceState& rs, NodeId node, LeaseMode mode, PageRange need, const Waiter* self) const;
   void set_in_use(FileId file, FileState& fs, NodeId node, bool in_use, HomeActions& actions);
   void erase_if_idle(FileId file, HomeActions& actions);

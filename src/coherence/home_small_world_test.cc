@@ -29,7 +29,8 @@ struct Wish {
 
 class SmallWorld {
  public:
-  SmallWorld(Resource resource, const std::vector<Wish>& wishes) : resource_(resource), wishes_(wishes) {}
+  SmallWorld(Resource resource, const std::vector<Wish>& wishes, Mistakes mistakes)
+      : resource_(resource), wishes_(wishes), home_(mistakes) {}
 
   // Steps are numbered; a step that is not possible now returns false.
   size_t steps() const { return 2 * (wishes_.size() + 3) + 2; }
@@ -64,15 +65,18 @@ class SmallWorld {
       }
       if (operation_ == Operation::Holding) moved = operation_step(1) || moved;
     }
-    for (const Side& side : sides_) ASSERT_EQ(side.granted, side.asked) << "a request was never granted";
-    ASSERT_NE(operation_, Operation::Waiting) << "the operation was never let in";
+    for (const Side& side : sides_)
+      if (side.granted != side.asked) violation_ = "a request was never granted";
+    if (operation_ == Operation::Waiting) violation_ = "the operation was never let in";
   }
+  const std::string& violation() const { return violation_; }
 
  private:
   struct Side {
     std::deque<std::variant<LeaseRequest, RecallAck>> up;
     std::deque<ToAgent> down;
-    LeaseMap leases;
+    LeaseMap leases;        // of Data
+    LeaseMode unit = None;  // of Attributes
     uint64_t seen = 0;
     uint64_t asked = 0, granted = 0;
   };
@@ -96,19 +100,15 @@ class SmallWorld {
     if (const auto* grant = std::get_if<Grant>(&message)) {
       side.seen = grant->sequence;
       ++side.granted;
-      LeaseMode mode = grant->mode;
-      // As the agent does: Shared and Update together are both rights.
-      if (const LeaseMode have = mode_at(side, grant->range.first); have != None && have != mode && mode != Shared) mode = Exclusive;
-      if (resource_ == Resource::Attributes) {
-        unit_[node] = covers(unit_[node], mode) ? unit_[node] : (unit_[node] == None ? mode : Exclusive);
-      } else {
-        side.leases.raise(grant->range, mode);
+      if (resource_ == Resource::Data) {
+        side.leases.raise(grant->range, grant->mode);
+      } else if (!covers(side.unit, grant->mode)) {
+        side.unit = side.unit == None ? grant->mode : Exclusive;  // Shared and Update together are both rights
       }
     } else if (const auto* recall = std::get_if<Recall>(&message)) {
       const PageRange given = wide && resource_ == Resource::Data ? PageRange::all() : recall->range;
       if (resource_ == Resource::Attributes) {
-        if (recall->to == None) unit_[node] = None;
-        if (recall->to == Shared && unit_[node] != None) unit_[node] = Shared;
+        if (recall->to == None || side.unit != None) side.unit = recall->to;
       } else {
         side.leases.reduce(given, recall->to);
       }
@@ -137,7 +137,7 @@ class SmallWorld {
       if (auto* grant = std::get_if<SendGrant>(&action)) sides_[grant->node.value].down.push_back(std::move(grant->grant));
       if (auto* recall = std::get_if<SendRecall>(&action)) sides_[recall->node.value].down.push_back(recall->recall);
       if (std::holds_alternative<OperationReady>(action)) operation_ = Operation::Holding;
-      ASSERT_FALSE(std::holds_alternative<CloseSession>(action)) << std::get<CloseSession>(action).reason;
+      if (const auto* close = std::get_if<CloseSession>(&action)) violation_ = close->reason;
     }
     actions_.clear();
     home_.check();
@@ -145,18 +145,18 @@ class SmallWorld {
   }
 
   LeaseMode mode_at(const Side& side, uint64_t page) const {
-    return resource_ == Resource::Attributes ? unit_[static_cast<size_t>(&side - sides_.data())] : side.leases.at(page);
+    return resource_ == Resource::Attributes ? side.unit : side.leases.at(page);
   }
 
-  void check() const {
+  void check() {
     for (uint64_t page = 0; page < (resource_ == Resource::Data ? kPages : 1); ++page) {
       const LeaseMode a = mode_at(sides_[0], page), b = mode_at(sides_[1], page);
-      ASSERT_TRUE(compatible(a, b)) << "I1: " << test::text(a) << " beside " << test::text(b) << " on page " << page;
+      if (!compatible(a, b)) violation_ = fmt::format("I1: {} beside {} on page {}", test::text(a), test::text(b), page);
       for (uint32_t node : {0, 1}) {
         const LeaseMode known = home_.held(NodeId{node}, kFile, resource_, page);
         const LeaseMode has = mode_at(sides_[node], page);
-        ASSERT_TRUE(covers(known, has)) << "I5: n" << node << " has " << test::text(has) << ", the home knows " << test::text(known);
-        if (page == 0 && operation_ == Operation::Holding) ASSERT_EQ(has, None) << "I1: a lease beside the operation";
+        if (!covers(known, has)) violation_ = fmt::format("I5: n{} has {}, the home knows {}", node, test::text(has), test::text(known));
+        if (page == 0 && operation_ == Operation::Holding && has != None) violation_ = "I1: a lease beside the operation";
       }
     }
   }
@@ -166,28 +166,32 @@ class SmallWorld {
   Home home_;
   HomeActions actions_;
   std::array<Side, 2> sides_;
-  std::array<LeaseMode, 2> unit_{None, None};
   Operation operation_ = Operation::None;
+  std::string violation_;  // the last one found
 };
 
-// Tries every sequence of `depth` possible steps; each is run from the start, because a Home cannot be copied.
-uint64_t try_all(Resource resource, const std::vector<Wish>& wishes, size_t depth) {
-  uint64_t tried = 0;
+struct Tried {
+  uint64_t sequences = 0;
+  std::string violation;  // with the steps that lead to it; empty: none
+};
+
+// Tries every sequence of `depth` possible steps, until one shows a violation; each is run from the start, because a Home cannot be copied.
+Tried try_all(Resource resource, const std::vector<Wish>& wishes, size_t depth, Mistakes mistakes = {}) {
+  Tried tried;
   std::vector<size_t> path(depth, 0);
-  const size_t steps = SmallWorld(resource, wishes).steps();
+  const size_t steps = SmallWorld(resource, wishes, mistakes).steps();
   for (;;) {
-    SmallWorld world(resource, wishes);
+    SmallWorld world(resource, wishes, mistakes);
     size_t failed_at = depth;  // the first step that was not possible
     for (size_t i = 0; i < depth && failed_at == depth; ++i)
       if (!world.step(path[i])) failed_at = i;
     if (failed_at == depth) {
-      ++tried;
+      ++tried.sequences;
       world.drain();
     }
-    if (testing::Test::HasFatalFailure()) {
-      std::string sequence;
-      for (size_t step : path) sequence += fmt::format(" {}", step);
-      ADD_FAILURE() << "steps" << sequence;
+    if (!world.violation().empty()) {
+      tried.violation = world.violation() + " after steps";
+      for (size_t step : path) tried.violation += fmt::format(" {}", step);
       return tried;
     }
     // The next path: nothing that begins with an impossible step is tried again.
@@ -201,14 +205,25 @@ uint64_t try_all(Resource resource, const std::vector<Wish>& wishes, size_t dept
   }
 }
 
+const std::vector<Wish> kDataWishes{{Shared, pages(0, 0)}, {Exclusive, pages(0, 1)}, {Exclusive, pages(1, 1)}};
+const std::vector<Wish> kAttributesWishes{{Shared, kUnit}, {Update, kUnit}, {Exclusive, kUnit}};
+
 TEST(HomeSmallWorldTest, DataLeasesNeverConflictWhateverTheOrder) {
-  const std::vector<Wish> wishes{{Shared, pages(0, 0)}, {Exclusive, pages(0, 1)}, {Exclusive, pages(1, 1)}};
-  EXPECT_GT(try_all(Resource::Data, wishes, 6), 50'000u);
+  const Tried tried = try_all(Resource::Data, kDataWishes, 6);
+  EXPECT_EQ(tried.violation, "");
+  EXPECT_GT(tried.sequences, 50'000u);
 }
 
 TEST(HomeSmallWorldTest, AttributeLeasesNeverConflictWhateverTheOrder) {
-  const std::vector<Wish> wishes{{Shared, kUnit}, {Update, kUnit}, {Exclusive, kUnit}};
-  EXPECT_GT(try_all(Resource::Attributes, wishes, 6), 50'000u);
+  const Tried tried = try_all(Resource::Attributes, kAttributesWishes, 6);
+  EXPECT_EQ(tried.violation, "");
+  EXPECT_GT(tried.sequences, 50'000u);
+}
+
+TEST(HomeSmallWorldTest, GrantingBeforeTheAcksIsNoticed) {
+  Mistakes mistakes;
+  mistakes.add(Mistake::GrantBeforeAcks);
+  EXPECT_NE(try_all(Resource::Data, kDataWishes, 7, mistakes).violation, "");
 }
 
 }  // namespace

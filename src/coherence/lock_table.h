@@ -18,12 +18,9 @@
 #include <unordered_map>
 #include <vector>
 
-#include "base/ids.h"
+#include "coherence/messages.h"
 
 namespace vremote::coherence {
-
-enum class LockKind : uint8_t { Range = 0, Flock = 1 };
-enum class LockType : uint8_t { Read = 0, Write = 1, Unlock = 2 };
 
 struct LockOwner {
   NodeId node;

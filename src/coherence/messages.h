@@ -70,6 +70,7 @@ struct RecallAck {
   uint64_t seen = 0;          // Grant::sequence
   DirtyAttributes attributes;  // with Resource::Attributes only
   bool in_use = false;         // the file is open here: keep it alive when its last name goes
+  bool busy = false;           // not an ack yet: a truncation of this node must be served first (K8)
 };
 
 // Dirty bytes for the origin's disk.
@@ -179,10 +180,31 @@ struct RemoveXattrCall { FileId file; std::string name; };
 struct AllocateCall { FileId file; uint64_t offset = 0; uint64_t length = 0; uint32_t mode = 0; };
 struct SeekCall { FileId file; uint64_t offset = 0; uint32_t whence = 0; };
 
+// Advisory locks (lock_table.h). They are kept at the home alone.
+enum class LockKind : uint8_t { Range = 0, Flock = 1 };             // fcntl(2), POSIX or OFD; flock(2)
+enum class LockType : uint8_t { Read = 0, Write = 1, Unlock = 2 };
+enum class LockAction : uint8_t {
+  Try = 0,      // EAGAIN when another's lock is in the way
+  Wait = 1,     // the reply comes when it is held; EDEADLK; EINTR after a Cancel
+  Test = 2,     // replies a LockState: what is in the way
+  Cancel = 3,   // of the Wait with call id `waiting_call`
+  Release = 4,  // all that `owner` holds and waits for on the file
+};
+struct LockCall {
+  FileId file;
+  LockAction action = LockAction::Try;
+  LockKind kind = LockKind::Range;
+  LockType type = LockType::Read;
+  uint64_t owner = 0;          // the asking kernel's name for the process or open file
+  uint64_t start = 0, end = 0;  // bytes, inclusive; end at most INT64_MAX
+  uint32_t pid = 0;
+  uint64_t waiting_call = 0;
+};
+
 using Operation =
     std::variant<LookupCall, CreateCall, SymlinkCall, LinkCall, RemoveCall, RenameCall, SetAttributesCall,
                  ReadLinkCall, ReadDirectoryCall, StatFsCall, SyncCall, GetXattrCall, ListXattrCall, SetXattrCall,
-                 RemoveXattrCall, AllocateCall, SeekCall>;
+                 RemoveXattrCall, AllocateCall, SeekCall, LockCall>;
 
 struct Call {
   uint64_t call = 0;
@@ -204,8 +226,9 @@ struct FileSystemStats {
 };
 struct Text { Bytes bytes; };      // a link's target, an xattr or a list of their names
 struct Offset { uint64_t value = 0; };
+struct LockState { bool free = true; LockType type = LockType::Unlock; uint64_t start = 0, end = 0; uint32_t pid = 0; };
 
-using Outcome = std::variant<std::monostate, Node, DirectoryPage, FileSystemStats, Text, Offset>;
+using Outcome = std::variant<std::monostate, Node, DirectoryPage, FileSystemStats, Text, Offset, LockState>;
 
 struct Reply {
   uint64_t call = 0;

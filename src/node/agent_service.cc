@@ -339,8 +339,13 @@ void AgentService::lookup_at_home(const Caller& caller, FileId dir, std::string 
 
 // ---- operations -------------------------------------------------------------------------------------------------------------------
 
-void AgentService::call(Caller caller, Operation operation, ThenReply then) {
-  const uint64_t id = next_call_.fetch_add(1, std::memory_order_relaxed);
+uint64_t AgentService::call(Caller caller, Operation operation, ThenReply then) {
+  const uint64_t id = reserve_call();
+  call_as(id, std::move(caller), std::move(operation), std::move(then));
+  return id;
+}
+
+void AgentService::call_as(uint64_t id, Caller caller, Operation operation, ThenReply then) {
   Call message{.call = id, .caller = std::move(caller), .operation = std::move(operation)};
   const FileId file = file_of(message.operation);
   const int64_t started = net::EventLoop::now().ns;

@@ -81,8 +81,11 @@ class AgentService {
   void forget(FileId file);
 
   // ---- operations ----
-  // Runs at the home; `then` is called exactly once.
-  void call(coherence::Caller caller, coherence::Operation operation, ThenReply then);
+  // Runs at the home; `then` is called exactly once. Returns the call's id.
+  uint64_t call(coherence::Caller caller, coherence::Operation operation, ThenReply then);
+  // For those who must know the id before the reply can come.
+  uint64_t reserve_call() { return next_call_.fetch_add(1, std::memory_order_relaxed); }
+  void call_as(uint64_t id, coherence::Caller caller, coherence::Operation operation, ThenReply then);
   // The same for one that changes names in directories: what is remembered of them is not used meanwhile.
   struct Change {
     FileId dir;

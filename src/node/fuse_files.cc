@@ -14,9 +14,9 @@ using namespace coherence;
 
 namespace {
 
-// What a file handle must remember fits into its number: whether it may be mapped shared and writable.
-constexpr uint64_t kHandle = 1;
-constexpr uint64_t kHandleMayMap = 2;
+// A file handle is a number; what must be remembered of it fits into that: whether it may be mapped shared and writable.
+constexpr uint64_t kHandleMayMap = 1;
+constexpr int kHandleShift = 1;
 
 }  // namespace
 
@@ -81,7 +81,7 @@ void FuseServer::handle(const Context& c, const fuse::SetAttr& r) {
   if (call.has_size) {
     truncate(c, *node, call, std::move(then));
   } else {
-    node->agent->call(c.caller, call, std::move(then));
+    FuseServer::call(c, node->agent, call, std::move(then));
   }
 }
 
@@ -91,7 +91,7 @@ void FuseServer::open_file(const Context& c, const Inode& node, uint32_t flags,
   const bool may_map = access == O_RDWR;
   // K1: what only reads uses the kernel's page cache; what writes goes to the agent with each call.
   const uint32_t fopen_flags = access == O_RDONLY ? FOPEN_KEEP_CACHE : FOPEN_KEEP_CACHE | FOPEN_DIRECT_IO;
-  const uint64_t fh = kHandle | (may_map ? kHandleMayMap : 0);
+  const uint64_t fh = next_handle_.fetch_add(1, std::memory_order_relaxed) << kHandleShift | (may_map ? kHandleMayMap : 0);
   auto opened = [node, may_map, fh, fopen_flags, then = std::move(then)](Answer answer) mutable {
     if (answer.error != 0) node.agent->close(node.file, may_map);
     then(answer.error, fh, fopen_flags);
@@ -168,7 +168,7 @@ void FuseServer::handle(const Context& c, const fuse::Write& r, fuse::ReceiveBuf
   call.clear_suid = true;
   fuse::Write copy = r;
   copy.payload = {};
-  node->agent->call(c.caller, call, [this, c, node = *node, copy, bytes = std::move(bytes)](Reply&& reply) mutable {
+  FuseServer::call(c, node->agent, call, [this, c, node = *node, copy, bytes = std::move(bytes)](Reply&& reply) mutable {
     if (reply.error != 0) {
       (void)c.channel->reply_error(c.unique, reply.error);
     } else if ((copy.flags & (O_SYNC | O_DSYNC)) != 0) {
@@ -197,19 +197,25 @@ void FuseServer::write_synced(const Context& c, const Inode& node, const fuse::W
 }
 
 void FuseServer::sync(const Context& c, const Inode& node, bool data_only, std::move_only_function<void(int error)> then) {
-  node.agent->flush(0, node.file, [c, node, data_only, then = std::move(then)](Answer flushed) mutable {
+  node.agent->flush(0, node.file, [this, c, node, data_only, then = std::move(then)](Answer flushed) mutable {
     if (flushed.error != 0) {
       then(flushed.error);
       return;
     }
-    node.agent->call(c.caller, SyncCall{node.file, data_only}, [then = std::move(then)](Reply&& reply) mutable { then(reply.error); });
+    call(c, node.agent, SyncCall{node.file, data_only}, [then = std::move(then)](Reply&& reply) mutable { then(reply.error); });
   });
 }
 
-void FuseServer::handle(const Context& c, const fuse::Flush&) { (void)c.channel->reply(c.unique); }
+// One per close(2): the process's byte-range locks on the file go, as POSIX has it.
+void FuseServer::handle(const Context& c, const fuse::Flush& r) {
+  if (!flush_locks(c, r)) (void)c.channel->reply(c.unique);
+}
 
 void FuseServer::handle(const Context& c, const fuse::Release& r) {
-  if (auto node = inodes_.get(c.node)) node->agent->close(node->file, (r.fh & kHandleMayMap) != 0);
+  if (auto node = inodes_.get(c.node)) {
+    release_handle_locks(*node, r.fh);
+    node->agent->close(node->file, (r.fh & kHandleMayMap) != 0);
+  }
   (void)c.channel->reply(c.unique);
 }
 
@@ -228,13 +234,13 @@ void FuseServer::handle(const Context& c, const fuse::Fsync& r) {
 void FuseServer::handle(const Context& c, const fuse::Fallocate& r) {
   auto node = inode(c);
   if (!node) return;
-  node->agent->call(c.caller, AllocateCall{node->file, r.offset, r.length, r.mode}, [this, c](Reply&& reply) { reply_done(c, reply); });
+  call(c, node->agent, AllocateCall{node->file, r.offset, r.length, r.mode}, [this, c](Reply&& reply) { reply_done(c, reply); });
 }
 
 void FuseServer::handle(const Context& c, const fuse::LSeek& r) {
   auto node = inode(c);
   if (!node) return;
-  node->agent->call(c.caller, SeekCall{node->file, r.offset, r.whence}, [c](Reply&& reply) {
+  call(c, node->agent, SeekCall{node->file, r.offset, r.whence}, [c](Reply&& reply) {
     const auto* at = std::get_if<Offset>(&reply.outcome);
     if (reply.error != 0 || at == nullptr) {
       (void)c.channel->reply_error(c.unique, reply.error != 0 ? reply.error : EIO);

@@ -85,21 +85,22 @@ void FuseServer::handle(const Context& c, const fuse::Lookup& r) {
 void FuseServer::handle(const Context& c, const fuse::ReadLink&) {
   auto node = inode(c);
   if (!node) return;
-  node->agent->call(c.caller, ReadLinkCall{node->file}, [this, c](Reply&& reply) { reply_text(c, std::move(reply), kLinkMax); });
+  call(c, node->agent, ReadLinkCall{node->file}, [this, c](Reply&& reply) { reply_text(c, std::move(reply), kLinkMax); });
 }
 
 // An operation that makes a name; answered with the new file.
 void FuseServer::make(const Context& c, std::string_view name, Operation operation) {
   auto dir = inode(c);
   if (!dir) return;
-  dir->agent->call_changing({{dir->file, std::string(name)}}, c.caller, std::move(operation), [this, c, agent = dir->agent](Reply&& reply) {
+  auto then = [this, c, agent = dir->agent](Reply&& reply) {
     const auto* made = std::get_if<Node>(&reply.outcome);
     if (reply.error != 0 || made == nullptr) {
       (void)c.channel->reply_error(c.unique, reply.error != 0 ? reply.error : EIO);
     } else {
       reply_entry(c, agent, made->file);
     }
-  });
+  };
+  call(c, dir->agent, std::move(operation), std::move(then), {{dir->file, std::string(name)}});
 }
 
 void FuseServer::handle(const Context& c, const fuse::Symlink& r) {
@@ -137,9 +138,9 @@ void FuseServer::handle(const Context& c, const fuse::Create& r) {
   auto dir = inode(c);
   if (!dir) return;
   const uint32_t flags = r.flags;
-  dir->agent->call_changing(
-      {{dir->file, std::string(r.name)}}, c.caller,
-      CreateCall{dir->file, std::string(r.name), (r.mode & 07777) | S_IFREG, 0, (flags & O_EXCL) != 0}, [this, c, flags, agent = dir->agent](Reply&& reply) {
+  call(
+      c, dir->agent, CreateCall{dir->file, std::string(r.name), (r.mode & 07777) | S_IFREG, 0, (flags & O_EXCL) != 0},
+      [this, c, flags, agent = dir->agent](Reply&& reply) {
         const auto* made = std::get_if<Node>(&reply.outcome);
         if (reply.error != 0 || made == nullptr) {
           (void)c.channel->reply_error(c.unique, reply.error != 0 ? reply.error : EIO);
@@ -170,11 +171,12 @@ void FuseServer::handle(const Context& c, const fuse::Create& r) {
             (void)c.channel->reply(c.unique, fuse::create_out(entry, fh, fopen_flags));
           });
         });
-      });
+      },
+      {{dir->file, std::string(r.name)}});
 }
 
 void FuseServer::change(const Context& c, const Inode& dir, std::vector<AgentService::Change> changes, Operation operation) {
-  dir.agent->call_changing(std::move(changes), c.caller, std::move(operation), [this, c](Reply&& reply) { reply_done(c, reply); });
+  call(c, dir.agent, std::move(operation), [this, c](Reply&& reply) { reply_done(c, reply); }, std::move(changes));
 }
 
 void FuseServer::handle(const Context& c, const fuse::Unlink& r) {
@@ -231,7 +233,7 @@ void FuseServer::handle(const Context& c, const fuse::FsyncDir& r) {
   }
   auto node = inode(c);
   if (!node) return;
-  node->agent->call(c.caller, SyncCall{node->file, r.data_only}, [this, c](Reply&& reply) { reply_done(c, reply); });
+  call(c, node->agent, SyncCall{node->file, r.data_only}, [this, c](Reply&& reply) { reply_done(c, reply); });
 }
 
 void FuseServer::read_root(const Context& c, const fuse::ReadDir& r) {
@@ -286,7 +288,7 @@ void FuseServer::handle(const Context& c, const fuse::ReadDir& r) {
       return;
     }
   }
-  node->agent->call(c.caller, ReadDirectoryCall{node->file, cookie, kListingBytes}, [this, c, r, directory, cookie](Reply&& reply) {
+  call(c, node->agent, ReadDirectoryCall{node->file, cookie, kListingBytes}, [this, c, r, directory, cookie](Reply&& reply) {
     auto* page = std::get_if<DirectoryPage>(&reply.outcome);
     if (reply.error != 0 || page == nullptr) {
       (void)c.channel->reply_error(c.unique, reply.error != 0 ? reply.error : EIO);

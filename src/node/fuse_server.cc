@@ -7,6 +7,8 @@
 #include <spdlog/spdlog.h>
 
 #include <cerrno>
+#include <fstream>
+#include <sstream>
 
 #include "fuse/reply.h"
 
@@ -15,6 +17,20 @@ namespace vremote::node {
 using namespace coherence;
 
 namespace {
+
+// Supplementary groups of a thread; none when it is gone.
+std::vector<uint32_t> groups_of(uint32_t pid) {
+  std::vector<uint32_t> groups;
+  std::ifstream status("/proc/" + std::to_string(pid) + "/status");
+  std::string line;
+  while (std::getline(status, line)) {
+    if (!line.starts_with("Groups:")) continue;
+    std::istringstream numbers(line.substr(7));
+    for (uint32_t group = 0; numbers >> group && groups.size() < kGroupsMax;) groups.push_back(group);
+    break;
+  }
+  return groups;
+}
 
 template <typename... Fs>
 struct Overload : Fs... {
@@ -112,22 +128,16 @@ void FuseServer::serve(const fuse::Channel& channel) {
 }
 
 void FuseServer::dispatch(const fuse::Channel& channel, const fuse::Request& request, fuse::ReceiveBuffer& buffer) {
-  Context c{&channel, request.header.wire_unique(), request.header.node, {request.header.uid, request.header.gid, {}}};
+  Context c{&channel, request.header.wire_unique(), request.header.node, {request.header.uid, request.header.gid, {}}, request.header.pid};
   std::visit(Overload{
                  [&](const fuse::Forget& r) { forget(r.node != 0 ? r.node : c.node, r.lookups); },
                  [&](const fuse::BatchForget& r) {
                    for (const fuse::Forget& f : r.forgets) forget(f.node, f.lookups);
                  },
                  [&](const fuse::Write& r) { handle(c, r, buffer); },
-                 [&](const fuse::Interrupt& r) {
-                   for (const ExportRoot& root : exports_.all()) root.agent->interrupt(r.unique);
-                 },
+                 [&](const fuse::Interrupt& r) { interrupt(r.unique); },
                  [&](const fuse::Destroy&) { (void)channel.reply(c.unique); },
                  [&](const fuse::Access&) { (void)channel.reply(c.unique); },
-                 // Locks that are only local would be a lie; until they work across nodes they are refused.
-                 [&](const fuse::GetLk&) { (void)channel.reply_error(c.unique, ENOLCK); },
-                 [&](const fuse::SetLk&) { (void)channel.reply_error(c.unique, ENOLCK); },
-                 [&](const fuse::SetLkw&) { (void)channel.reply_error(c.unique, ENOLCK); },
                  [&](const fuse::Ioctl&) { (void)channel.reply_error(c.unique, ENOTTY); },
                  [&](const fuse::Init&) { (void)channel.reply_error(c.unique, EIO); },
                  [&](const fuse::ReadDirPlus& r) { handle(c, fuse::ReadDir{r.fh, r.offset, r.size}); },
@@ -155,7 +165,57 @@ uint64_t FuseServer::shown_inode(const Inode& inode, uint64_t origin_inode) cons
 }
 
 void FuseServer::forget(uint64_t node, uint64_t lookups) {
-  if (auto gone = inodes_.forget(node, lookups)) gone->agent->forget(gone->file);
+  auto gone = inodes_.forget(node, lookups);
+  if (!gone) return;
+  {
+    std::lock_guard lock(locks_mutex_);
+    locked_files_.erase(gone->file);
+  }
+  gone->agent->forget(gone->file);
+}
+
+void FuseServer::call(const Context& c, AgentService* agent, Operation operation, AgentService::ThenReply then,
+                      std::vector<AgentService::Change> changes) {
+  {
+    std::lock_guard lock(calls_mutex_);
+    calls_.emplace(c.unique, c.channel);
+  }
+  AgentService::ThenReply unless_interrupted = [this, unique = c.unique, then = std::move(then)](Reply&& reply) mutable {
+    {
+      std::lock_guard lock(calls_mutex_);
+      if (calls_.erase(unique) == 0) return;
+    }
+    then(std::move(reply));
+  };
+  Caller caller = c.caller;
+  // Root may do anything; others are judged at the origin by their groups too.
+  if (caller.uid != 0) caller.groups = groups_of(c.pid);
+  if (changes.empty()) {
+    agent->call(std::move(caller), std::move(operation), std::move(unless_interrupted));
+  } else {
+    agent->call_changing(std::move(changes), std::move(caller), std::move(operation), std::move(unless_interrupted));
+  }
+}
+
+void FuseServer::interrupt(uint64_t unique) {
+  {
+    std::lock_guard lock(calls_mutex_);
+    if (auto it = calls_.find(unique); it != calls_.end()) {
+      (void)it->second->reply_error(unique, EINTR);
+      calls_.erase(it);
+      return;
+    }
+  }
+  LockWait wait;
+  {
+    std::lock_guard lock(locks_mutex_);
+    if (auto it = lock_waits_.find(unique); it != lock_waits_.end()) wait = it->second;
+  }
+  if (wait.agent != nullptr) {
+    wait.agent->call({}, LockCall{.file = wait.file, .action = LockAction::Cancel, .waiting_call = wait.call}, [](Reply&&) {});
+    return;
+  }
+  for (const ExportRoot& root : exports_.all()) root.agent->interrupt(unique);
 }
 
 void FuseServer::reply_done(const Context& c, const Reply& reply) {
@@ -173,7 +233,7 @@ void FuseServer::handle(const Context& c, const fuse::StatFs&) {
   }
   auto node = inode(c);
   if (!node) return;
-  node->agent->call(c.caller, StatFsCall{node->file}, [c](Reply&& reply) {
+  call(c, node->agent, StatFsCall{node->file}, [c](Reply&& reply) {
     const auto* s = std::get_if<FileSystemStats>(&reply.outcome);
     if (reply.error != 0 || s == nullptr) {
       (void)c.channel->reply_error(c.unique, reply.error != 0 ? reply.error : EIO);
@@ -212,7 +272,7 @@ void FuseServer::handle(const Context& c, const fuse::GetXattr& r) {
   }
   auto node = inode(c);
   if (!node) return;
-  node->agent->call(c.caller, GetXattrCall{node->file, std::string(r.name)},
+  call(c, node->agent, GetXattrCall{node->file, std::string(r.name)},
                     [this, c, size = r.size](Reply&& reply) { reply_text(c, std::move(reply), size); });
 }
 
@@ -227,7 +287,7 @@ void FuseServer::handle(const Context& c, const fuse::ListXattr& r) {
   }
   auto node = inode(c);
   if (!node) return;
-  node->agent->call(c.caller, ListXattrCall{node->file}, [this, c, size = r.size](Reply&& reply) { reply_text(c, std::move(reply), size); });
+  call(c, node->agent, ListXattrCall{node->file}, [this, c, size = r.size](Reply&& reply) { reply_text(c, std::move(reply), size); });
 }
 
 void FuseServer::handle(const Context& c, const fuse::SetXattr& r) {
@@ -237,7 +297,7 @@ void FuseServer::handle(const Context& c, const fuse::SetXattr& r) {
   }
   auto node = inode(c);
   if (!node) return;
-  node->agent->call(c.caller, SetXattrCall{node->file, std::string(r.name), Bytes::copy_of(r.value), r.flags},
+  call(c, node->agent, SetXattrCall{node->file, std::string(r.name), Bytes::copy_of(r.value), r.flags},
                     [this, c](Reply&& reply) { reply_done(c, reply); });
 }
 
@@ -248,7 +308,7 @@ void FuseServer::handle(const Context& c, const fuse::RemoveXattr& r) {
   }
   auto node = inode(c);
   if (!node) return;
-  node->agent->call(c.caller, RemoveXattrCall{node->file, std::string(r.name)}, [this, c](Reply&& reply) { reply_done(c, reply); });
+  call(c, node->agent, RemoveXattrCall{node->file, std::string(r.name)}, [this, c](Reply&& reply) { reply_done(c, reply); });
 }
 
 }  // namespace vremote::node

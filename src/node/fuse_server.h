@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -54,9 +55,16 @@ class FuseServer {
     uint64_t unique = 0;     // for replies
     uint64_t node = 0;
     coherence::Caller caller;
+    uint32_t pid = 0;
     Waiting waiting() const { return {channel, unique}; }
   };
   struct Directory;  // an open directory stream
+
+  // An operation at the home on behalf of a kernel request, which FUSE_INTERRUPT ends with EINTR while it waits (the operation itself may still be
+  // carried out). With `changes`, one that changes names.
+  void call(const Context& c, AgentService* agent, coherence::Operation operation, AgentService::ThenReply then,
+            std::vector<AgentService::Change> changes = {});
+  void interrupt(uint64_t unique);
 
   Status answer_init();
   void serve(const fuse::Channel& channel);
@@ -93,6 +101,14 @@ class FuseServer {
   void write_synced(const Context& c, const Inode& inode, const fuse::Write& r, Bytes bytes);
   void sync(const Context& c, const Inode& inode, bool data_only, std::move_only_function<void(int error)> then);
 
+  // fuse_locks.cc
+  void handle(const Context& c, const fuse::GetLk& r);
+  void handle(const Context& c, const fuse::SetLk& r);
+  void handle(const Context& c, const fuse::SetLkw& r);
+  void set_lock(const Context& c, const fuse::FileLock& lock, bool wait);
+  bool flush_locks(const Context& c, const fuse::Flush& r);
+  void release_handle_locks(const Inode& inode, uint64_t fh);
+
   // fuse_names.cc
   void handle(const Context& c, const fuse::Lookup& r);
   void handle(const Context& c, const fuse::ReadLink&);
@@ -127,6 +143,21 @@ class FuseServer {
   fuse::BufferPool buffers_{8};
   std::function<void()> ended_;
   std::atomic<bool> ended_told_{false};
+  std::mutex calls_mutex_;
+  std::map<uint64_t, const fuse::Channel*> calls_;  // requests that wait for an operation, by unique
+  struct LockWait {
+    AgentService* agent = nullptr;
+    FileId file;
+    uint64_t call = 0;
+  };
+  struct HandleLocks {
+    std::set<std::pair<coherence::LockKind, uint64_t>> owners;  // that took a lock through the handle
+  };
+  std::mutex locks_mutex_;
+  std::map<uint64_t, LockWait> lock_waits_;       // SETLKW requests, by unique
+  std::map<uint64_t, HandleLocks> handle_locks_;  // by file handle
+  std::set<FileId> locked_files_;                 // files with a lock taken here at some time: FLUSH asks for them only
+  std::atomic<uint64_t> next_handle_{1};
   std::mutex directories_mutex_;
   std::map<uint64_t, std::shared_ptr<Directory>> directories_;
   uint64_t next_directory_ = 1;

@@ -55,6 +55,10 @@ void HomeService::receive(NodeId node, ToHome&& message) {
     return;
   }
   if (auto* call = std::get_if<Call>(&message)) {
+    if (std::holds_alternative<LockCall>(call->operation)) {
+      lock(node, *call);
+      return;
+    }
     start(node, std::move(*call));
     return;
   }
@@ -71,6 +75,13 @@ void HomeService::receive(NodeId node, ToHome&& message) {
 void HomeService::node_gone(NodeId node) {
   std::vector<FileId> touched;
   {
+    std::lock_guard lock(locks_mutex_);
+    std::erase_if(lock_waiters_, [&](const auto& entry) { return entry.first.node == node; });
+    std::vector<LockTable::Ticket> woken;
+    locks_.node_gone(node, woken);
+    for (LockTable::Ticket ticket : woken) reply_lock({}, ticket, 0, {}, touched);
+  }
+  {
     std::lock_guard lock(mutex_);
     HomeActions actions;
     home_.node_gone(node, actions);
@@ -82,6 +93,77 @@ void HomeService::node_gone(NodeId node) {
 HomeCounts HomeService::counts() const {
   std::lock_guard lock(mutex_);
   return home_.counts();
+}
+
+HomeService::LockCounts HomeService::lock_counts() const {
+  std::lock_guard lock(locks_mutex_);
+  return {locks_.held(), locks_.waiting()};
+}
+
+// ---- locks ------------------------------------------------------------------------------------------------------------------------
+
+void HomeService::reply_lock(FileId file, LockTable::Ticket ticket, int error, Outcome outcome, std::vector<FileId>& touched) {
+  if (auto waiter = lock_waiters_.find(ticket); waiter != lock_waiters_.end()) {
+    file = waiter->second;
+    lock_waiters_.erase(waiter);
+  }
+  Reply reply{.call = ticket.call, .error = error, .outcome = std::move(outcome)};
+  queues_.push(file, [this, file, node = ticket.node, reply = std::move(reply)](bool) mutable {
+    deliver_(node, file, std::move(reply));
+    return true;
+  });
+  touched.push_back(file);
+}
+
+void HomeService::lock(NodeId node, const Call& call) {
+  const LockCall& c = std::get<LockCall>(call.operation);
+  const LockTable::Ticket ticket{node, call.call};
+  const LockTable::Request request{.file = c.file,
+                                   .kind = c.kind,
+                                   .owner = {node, c.owner},
+                                   .type = c.type,
+                                   .range = {c.start, c.end},
+                                   .pid = c.pid,
+                                   .wait = c.action == LockAction::Wait,
+                                   .ticket = ticket};
+  std::vector<FileId> touched;
+  {
+    std::lock_guard guard(locks_mutex_);
+    std::vector<LockTable::Ticket> woken, cancelled;
+    switch (c.action) {
+      case LockAction::Try:
+      case LockAction::Wait:
+        switch (locks_.set(request, woken)) {
+          case LockTable::Decision::Done: reply_lock(c.file, ticket, 0, {}, touched); break;
+          case LockTable::Decision::Conflict: reply_lock(c.file, ticket, EAGAIN, {}, touched); break;
+          case LockTable::Decision::Deadlock: reply_lock(c.file, ticket, EDEADLK, {}, touched); break;
+          case LockTable::Decision::Waits: lock_waiters_.emplace(ticket, c.file); break;
+        }
+        break;
+      case LockAction::Test: {
+        LockState state;
+        if (auto in_the_way = locks_.test(request))
+          state = {.free = false,
+                   .type = in_the_way->type,
+                   .start = in_the_way->range.start,
+                   .end = in_the_way->range.end,
+                   .pid = in_the_way->owner.node == node ? in_the_way->pid : 0};
+        reply_lock(c.file, ticket, 0, state, touched);
+        break;
+      }
+      case LockAction::Cancel:
+        if (locks_.cancel(c.file, {node, c.waiting_call}, woken)) cancelled.push_back({node, c.waiting_call});
+        reply_lock(c.file, ticket, 0, {}, touched);
+        break;
+      case LockAction::Release:
+        locks_.release(c.file, c.kind, request.owner, woken, cancelled);
+        reply_lock(c.file, ticket, 0, {}, touched);
+        break;
+    }
+    for (LockTable::Ticket t : woken) reply_lock(c.file, t, 0, {}, touched);
+    for (LockTable::Ticket t : cancelled) reply_lock(c.file, t, EINTR, {}, touched);
+  }
+  pump(touched);
 }
 
 void HomeService::pump(const std::vector<FileId>& touched) {

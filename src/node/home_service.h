@@ -11,6 +11,7 @@
 
 #include "base/metrics.h"
 #include "coherence/home.h"
+#include "coherence/lock_table.h"
 #include "coherence/messages.h"
 #include "node/file_queues.h"
 #include "store/store.h"
@@ -35,6 +36,10 @@ class HomeService {
   FileId root(size_t export_index) const { return stores_[export_index]->root(); }
   size_t exports() const { return stores_.size(); }
   coherence::HomeCounts counts() const;
+  struct LockCounts {
+    uint64_t held = 0, waiting = 0;
+  };
+  LockCounts lock_counts() const;
   store::Store::Counts store_counts(size_t export_index) const { return stores_[export_index]->counts(); }
 
  private:
@@ -42,6 +47,9 @@ class HomeService {
 
   store::Store* store_of(FileId file) const;
   void start(NodeId node, coherence::Call&& call);
+  void lock(NodeId node, const coherence::Call& call);
+  // In the order in which the table decided. Under locks_mutex_.
+  void reply_lock(FileId file, coherence::LockTable::Ticket ticket, int error, coherence::Outcome outcome, std::vector<FileId>& touched);
   void advance(coherence::OperationId id);
   void execute(Running& running);
   // Under mutex_: puts the actions into their files' queues and notes the files in `touched`.
@@ -59,6 +67,9 @@ class HomeService {
   FileQueues queues_;
   mutable std::mutex mutex_;  // home_ and the order of pushes
   coherence::Home home_;
+  mutable std::mutex locks_mutex_;
+  coherence::LockTable locks_;
+  std::map<coherence::LockTable::Ticket, FileId> lock_waiters_;
   std::mutex operations_mutex_;
   std::unordered_map<coherence::OperationId, std::unique_ptr<Running>> operations_;
   coherence::OperationId next_operation_ = 1;

@@ -173,6 +173,17 @@ void HomeDriver::operation_ready(const OperationReady& ready) {
   }
   const Truncation t = it->second;
   HomeActions actions;
+  if (ready.error != 0) {
+    scheduler_.trace(-1, number(t.file), "home    truncation of n{} fails with {}", t.node.value, ready.error);
+    truncations_.erase(it);
+    home_.finish(ready.operation, t.file, actions);
+    Reply refusal;
+    refusal.call = t.call;
+    refusal.error = ready.error;
+    send_(t.node, t.file, std::move(refusal));
+    take(actions);
+    return;
+  }
   if (ready.resource == Resource::Attributes && !breaks_.has(Mistake::ShrinkBelowHolders)) {
     OperationNeed need{.file = t.file, .resource = Resource::Data, .mode = LeaseMode::Exclusive, .range = {t.size >> kPageShift, kPageEnd}, .except = t.node};
     home_.acquire(ready.operation, need, actions);
@@ -230,7 +241,7 @@ const char* text(LeaseMode m) {
 std::string describe(const ToHome& message) {
   return std::visit(
       Overloaded{[](const LeaseRequest& m) { return fmt::format("request {} {} {} {}{}", m.request, text(m.resource), text(m.mode), text(m.range), m.want_data ? " with data" : ""); },
-                 [](const RecallAck& m) { return fmt::format("ack {} gives {} seen {}{}", m.recall, text(m.given), m.seen, m.attributes.has_size ? fmt::format(" size {}", m.attributes.size) : std::string()); },
+                 [](const RecallAck& m) { return fmt::format("ack {} gives {} seen {}{}", m.recall, text(m.given), m.seen, m.attributes.has_size ? fmt::format(" size {}", m.attributes.size) : std::string()) + (m.busy ? " BUSY" : ""); },
                  [](const Flush& m) {
                    std::string out = fmt::format("flush {}", m.flush);
                    for (const Extent& e : m.extents) out += fmt::format(" {}+{}", e.offset, e.bytes.size());

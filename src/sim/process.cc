@@ -283,6 +283,7 @@ Co<> Process::truncate(uint32_t file) {
   doing_ = fmt::format("truncate f{} to {}", file, size);
   const uint64_t begin = history_.tick();
   const int32_t error = co_await node_.kernel().truncate(file, size);
+  if (error == EINTR) co_return;  // two truncations that held each other's pages: one gave up, nothing was done
   if (error != 0) scheduler_.fail(fmt::format("no errors in this world: a truncation on n{} was answered {}", node_number_, error));
   const uint64_t end = history_.tick();
   scheduler_.trace(node_number_, static_cast<int>(file), "process {} truncated to {} [{}, {}]", number_, size, begin, end);

@@ -161,6 +161,9 @@ Result<coherence::Outcome> Store::run(const Caller&, const coherence::AllocateCa
   return Outcome{};
 }
 
+// Locks are the home's (coherence/lock_table.h): a disk knows nothing of them.
+Result<coherence::Outcome> Store::run(const Caller&, const coherence::LockCall&) { return fail(EOPNOTSUPP, "locks are not kept on the disk"); }
+
 Result<coherence::Outcome> Store::run(const Caller&, const coherence::SeekCall& call) {
   // The others need no disk: the asking node answers them from the size.
   if (call.whence != SEEK_DATA && call.whence != SEEK_HOLE) return fail(EINVAL);

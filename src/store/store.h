@@ -155,6 +155,7 @@ class Store {
   Result<Outcome> run(const Caller&, const coherence::RemoveXattrCall&);
   Result<Outcome> run(const Caller&, const coherence::AllocateCall&);
   Result<Outcome> run(const Caller&, const coherence::SeekCall&);
+  Result<Outcome> run(const Caller&, const coherence::LockCall&);
 
   const uint32_t export_index_;
   Fd root_;  // open for reading: open_by_handle_at wants more than O_PATH

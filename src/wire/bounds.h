@@ -40,6 +40,10 @@ inline bool valid(const coherence::DirtyAttributes& a) { return a.size <= kOffse
 inline bool valid(const Attributes& a) {
   return a.size <= kOffsetMax && valid_time(a.atime) && valid_time(a.mtime) && valid_time(a.ctime);
 }
+inline bool valid(const coherence::LockCall& c) {
+  return c.action <= coherence::LockAction::Release && c.kind <= coherence::LockKind::Flock && c.type <= coherence::LockType::Unlock &&
+         c.start <= c.end && c.end <= kOffsetMax;
+}
 inline bool valid(coherence::Resource resource) { return resource <= coherence::Resource::Data; }
 inline bool valid(coherence::LeaseMode mode) { return mode <= coherence::LeaseMode::Exclusive; }
 

@@ -26,7 +26,8 @@ Result<RecallAck> decode(const fb::RecallAck& m) {
                 .given = from_fb(*m.given()),
                 .seen = m.seen(),
                 .attributes = m.attributes() == nullptr ? DirtyAttributes{} : from_fb(*m.attributes()),
-                .in_use = m.in_use()};
+                .in_use = m.in_use(),
+                .busy = m.busy()};
   if (!valid_range(out.given) || !valid(out.attributes)) return malformed("bad recall ack");
   return out;
 }
@@ -168,6 +169,13 @@ Result<Outcome> decode_outcome(const fb::Reply& m, const Bytes& bulk) {
       const fb::Offset* o = m.outcome_as_Offset();
       if (o == nullptr) break;
       return Offset{o->value()};
+    }
+    case fb::Outcome::LockState: {
+      const fb::LockState* o = m.outcome_as_LockState();
+      if (o == nullptr) break;
+      LockState out{.free = o->free(), .type = static_cast<LockType>(o->type()), .start = o->start(), .end = o->end(), .pid = o->pid()};
+      if (out.type > LockType::Unlock || out.start > out.end || out.end > kOffsetMax) return malformed("bad lock in a reply");
+      return out;
     }
   }
   return malformed("unknown outcome");

@@ -89,6 +89,19 @@ Result<Operation> decode(const fb::AllocateCall& c) {
   return AllocateCall{from_fb(*c.file()), c.offset(), c.length(), c.mode()};
 }
 Result<Operation> decode(const fb::SeekCall& c) { return SeekCall{from_fb(*c.file()), c.offset(), c.whence()}; }
+Result<Operation> decode(const fb::LockCall& c) {
+  LockCall out{.file = from_fb(*c.file()),
+               .action = static_cast<LockAction>(c.action()),
+               .kind = static_cast<LockKind>(c.kind()),
+               .type = static_cast<LockType>(c.type()),
+               .owner = c.owner(),
+               .start = c.start(),
+               .end = c.end(),
+               .pid = c.pid(),
+               .waiting_call = c.waiting_call()};
+  if (!valid(out)) return malformed("bad lock");
+  return out;
+}
 
 }  // namespace
 
@@ -111,6 +124,7 @@ Result<Operation> decode_operation(const fb::CallFrame& call, const Bytes& bulk)
     case fb::Operation::RemoveXattrCall: return decode(*call.operation_as_RemoveXattrCall());
     case fb::Operation::AllocateCall: return decode(*call.operation_as_AllocateCall());
     case fb::Operation::SeekCall: return decode(*call.operation_as_SeekCall());
+    case fb::Operation::LockCall: return decode(*call.operation_as_LockCall());
     case fb::Operation::NONE: break;
   }
   // The verifier lets unknown members of a union pass, for the sake of newer senders; we speak one version.

@@ -26,7 +26,7 @@ class Encoder {
     auto given = to_fb(m.given);
     auto attributes = to_fb(m.attributes);
     return done(FrameType::RecallAck,
-                fb::CreateRecallAck(b, &file, m.recall, &given, m.seen, &attributes, m.in_use));
+                fb::CreateRecallAck(b, &file, m.recall, &given, m.seen, &attributes, m.in_use, m.busy));
   }
   Result<Encoded> operator()(const Flush& m) {
     if (!valid(m.attributes)) return impossible("bad attributes in a flush");
@@ -137,6 +137,9 @@ class Encoder {
   }
   Result<EncodedOutcome> outcome_of(const Offset& o) {
     return EncodedOutcome{fb::Outcome::Offset, fb::CreateOffset(b, o.value).Union()};
+  }
+  Result<EncodedOutcome> outcome_of(const LockState& o) {
+    return EncodedOutcome{fb::Outcome::LockState, fb::CreateLockState(b, o.free, static_cast<uint8_t>(o.type), o.start, o.end, o.pid).Union()};
   }
 
   template <typename Table>

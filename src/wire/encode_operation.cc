@@ -100,6 +100,13 @@ class OperationEncoder {
     auto file = to_fb(c.file);
     return done(fb::Operation::SeekCall, fb::CreateSeekCall(b_, &file, c.offset, c.whence));
   }
+  Result<EncodedOperation> operator()(const LockCall& c) {
+    if (!valid(c)) return fail(EINVAL, "bad lock");
+    auto file = to_fb(c.file);
+    return done(fb::Operation::LockCall,
+                fb::CreateLockCall(b_, &file, static_cast<uint8_t>(c.action), static_cast<uint8_t>(c.kind), static_cast<uint8_t>(c.type), c.owner,
+                                   c.start, c.end, c.pid, c.waiting_call));
+  }
 
  private:
   using String = flatbuffers::Offset<flatbuffers::String>;

@@ -16,7 +16,7 @@ Welcome welcome() {
   return {.version = 1, .features = 2, .node_name = "home", .incarnation = 3, .session = 4, .resumed = true, .received = 5,
           .lease_term_ms = 10000,
           .exports = {{.name = "data", .export_index = 0, .root = {0, 1, 2}, .read_only = false, .path = "/srv/data"},
-                      {.name = "big", .export_index = 1, .root = {1, 3, 4}, .read_only = true}}};
+                      {.name = "big", .export_index = 1, .root = {1, 3, 4}, .read_only = true, .path = {}}}};
 }
 
 TEST(HandshakeTest, EveryFrameComesBackAsItWas) {

@@ -71,7 +71,8 @@ std::vector<Operation> operations() {
           SetXattrCall{kFile, "user.x", pattern(300, 5), 1},
           RemoveXattrCall{kFile, "user.y"},
           AllocateCall{kFile, 4096, 1 << 20, 3},
-          SeekCall{kFile, ~uint64_t{0}, 4}};
+          SeekCall{kFile, ~uint64_t{0}, 4},
+          LockCall{.file = kFile, .action = LockAction::Wait, .kind = LockKind::Flock, .type = LockType::Write, .owner = 5, .start = 6, .end = 7, .pid = 8, .waiting_call = 9}};
 }
 
 // A visitor that prints every field; `<<` of nested values through field().
@@ -89,7 +90,7 @@ class Printer {
   void operator()(const LeaseRequest& m) {
     fields("LeaseRequest", m.file, m.request, int(m.resource), int(m.mode), m.range, m.want_data);
   }
-  void operator()(const RecallAck& m) { fields("RecallAck", m.file, m.recall, m.given, m.seen, m.attributes, m.in_use); }
+  void operator()(const RecallAck& m) { fields("RecallAck", m.file, m.recall, m.given, m.seen, m.attributes, m.in_use, m.busy); }
   void operator()(const Flush& m) {
     fields("Flush", m.file, m.flush, m.attributes, m.extents.size());
     for (const Extent& e : m.extents) fields("Extent", e.offset, e.bytes);
@@ -121,6 +122,9 @@ class Printer {
   void operator()(const RemoveXattrCall& c) { fields("RemoveXattr", c.file, c.name); }
   void operator()(const AllocateCall& c) { fields("Allocate", c.file, c.offset, c.length, c.mode); }
   void operator()(const SeekCall& c) { fields("Seek", c.file, c.offset, c.whence); }
+  void operator()(const LockCall& c) {
+    fields("Lock", c.file, int(c.action), int(c.kind), int(c.type), c.owner, c.start, c.end, c.pid, c.waiting_call);
+  }
 
   void operator()(const Grant& m) {
     fields("Grant", m.file, m.request, m.sequence, int(m.resource), int(m.mode), m.range, m.error, m.size_floor,
@@ -145,6 +149,7 @@ class Printer {
   }
   void operator()(const Text& o) { fields("Text", o.bytes); }
   void operator()(const Offset& o) { fields("Offset", o.value); }
+  void operator()(const LockState& o) { fields("LockState", o.free, int(o.type), o.start, o.end, o.pid); }
 
  private:
   template <typename T>
@@ -182,7 +187,7 @@ std::vector<ToHome> sample_to_home() {
       LeaseRequest{.file = kFile, .request = 1, .resource = Resource::Data, .mode = LeaseMode::Exclusive,
                    .range = PageRange::all(), .want_data = true},
       LeaseRequest{.file = kFile, .request = 2, .resource = Resource::Attributes, .mode = LeaseMode::Update, .range = kUnit},
-      RecallAck{.file = kFile, .recall = 3, .given = {4, 9}, .seen = 5, .attributes = dirty(), .in_use = true},
+      RecallAck{.file = kFile, .recall = 3, .given = {4, 9}, .seen = 5, .attributes = dirty(), .in_use = true, .busy = true},
       Flush{.file = kFile, .flush = 6, .extents = {{0, pattern(4096, 1)}, {5000, pattern(1, 2)}, {9000, {}}, {9999, pattern(7, 3)}},
             .attributes = dirty()},
       Flush{.file = kFile, .flush = 7, .extents = {}, .attributes = {}},
@@ -226,7 +231,8 @@ std::vector<ToAgent> sample_to_agent() {
           Reply{.call = 13, .error = 0, .outcome = stats},
           Reply{.call = 14, .error = 0, .outcome = Text{pattern(1000, 6)}},
           Reply{.call = 15, .error = 0, .outcome = Text{}},
-          Reply{.call = 16, .error = 0, .outcome = Offset{~uint64_t{0}}}};
+          Reply{.call = 16, .error = 0, .outcome = Offset{~uint64_t{0}}},
+          Reply{.call = 17, .error = 0, .outcome = LockState{.free = false, .type = LockType::Write, .start = 1, .end = 2, .pid = 3}}};
 }
 
 }  // namespace vremote::wire

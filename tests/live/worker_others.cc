@@ -14,6 +14,7 @@ namespace vremote::live {
 namespace {
 
 constexpr uint32_t kRecordMax = 9000;  // crosses pages; far below what one WRITE carries
+constexpr uint64_t kAppendBytesMax = 96 << 20;  // of the whole run
 constexpr uint64_t kEpochNs = 1'000'000'000;
 
 uint64_t body_word(uint32_t process, uint32_t number, size_t at) { return (uint64_t{process} << 40 ^ uint64_t{number} << 8 ^ at) * 0x9E3779B97F4A7C15u; }
@@ -43,6 +44,7 @@ uint32_t sound_record(std::span<const std::byte> bytes) {
 }
 
 void Worker::append() {
+  if (shared_.appends_begun > kAppendBytesMax) return;
   const uint32_t length = static_cast<uint32_t>(random_.between(2, kRecordMax / 8) * 8);
   const uint32_t number = static_cast<uint32_t>(append_records_++);
   make_record({buffer_, length}, process_, number);
@@ -189,21 +191,25 @@ void Worker::truncated_file() {
                              : timed("cached read", when, [&] { return ::pread(truncated_reader_.get(), buffer_, static_cast<size_t>(length), offset); });
   if (done < 0 || (write && done != length) || done % static_cast<ssize_t>(kCell) != 0) return failed(write ? "write" : "read", file, done, length);
   std::memset(buffer_ + done, 0, static_cast<size_t>(length - done));  // beyond the end there are zeroes
-  for (uint64_t i = 0; i < count;) {
-    Op op{.begin = when.first, .end = when.second, .page = static_cast<uint32_t>((first + i) / kPerPage), .file = file,
-          .kind = write ? OpKind::Write : OpKind::Read, .how = write ? How::PartialWrite : How::CachedRead};
-    for (; i < count && (first + i) / kPerPage == op.page; ++i) {
-      const unsigned c = static_cast<unsigned>((first + i) % kPerPage);
-      const auto value = value_of({buffer_ + i * kCell, kCell});
-      if (!value) {
-        shared_.fail(fmt::format("torn: process {} (node {}) read file {} cell {} in [{}, {}]", process_, process_ % settings_.nodes + 1, file, first + i, when.first, when.second));
-        return;
-      }
-      op.cells |= static_cast<uint8_t>(1u << c);
-      op.values[c] = *value;
+  // Writes are one operation per page, reads one per cell: a local file system too clears a page while another reads it.
+  Op op;
+  for (uint64_t i = 0; i < count; ++i) {
+    const uint64_t page = (first + i) / kPerPage;
+    const unsigned c = static_cast<unsigned>((first + i) % kPerPage);
+    if (op.cells != 0 && (!write || page != op.page)) {
+      note(op);
+      op.cells = 0;
     }
-    note(op);
+    if (op.cells == 0) {
+      op = {.begin = when.first, .end = when.second, .page = static_cast<uint32_t>(page), .file = file, .kind = write ? OpKind::Write : OpKind::Read,
+            .how = write ? How::PartialWrite : How::CachedRead};
+    }
+    const auto value = value_of({buffer_ + i * kCell, kCell});
+    if (!value) continue;
+    op.cells |= static_cast<uint8_t>(1u << c);
+    op.values[c] = *value;
   }
+  if (op.cells != 0) note(op);
   Op size{.begin = when.first, .end = when.second, .file = file, .kind = write ? OpKind::Grow : OpKind::ReadTo, .how = write ? How::PartialWrite : How::CachedRead};
   size.values[0] = static_cast<uint64_t>(offset) + static_cast<uint64_t>(done);
   if (write || done > 0) note(size);

@@ -1,0 +1,125 @@
+// Reads from the cache, writes under an Exclusive lease, and reads of what only the other node has.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <array>
+#include <memory>
+
+#include "bench/benchmarks.h"
+#include "bench/file_access.h"
+
+namespace vremote::bench {
+namespace {
+
+constexpr uint64_t kMiB = 1 << 20;
+constexpr uint64_t kWarmBytes = 64 * kMiB;
+constexpr uint64_t kWriteBytes = 4 * kMiB;  // few enough to stay dirty without being throttled
+constexpr uint64_t kColdBytes = 256 * kMiB;
+constexpr int kReads = 50'000;
+constexpr int kWrites = 3'000;
+constexpr size_t kReadBlock = kMiB;
+
+constexpr double kWarmReadTarget = 1.15;
+constexpr double kWriteTarget = 1.3;
+constexpr double kColdReadTarget = 0.6;
+
+struct Target {
+  Fd fd;
+  std::array<std::byte, kPage> page{};
+};
+
+double time_reads(Target& target, const Offsets& offsets) {
+  return seconds_per_call(kReads, [&](int i) { must(::pread(target.fd.get(), target.page.data(), kPage, offsets[i]) == kPage, "pread"); });
+}
+
+double time_writes(Target& target, const Offsets& offsets) {
+  return seconds_per_call(kWrites, [&](int i) { must(::pwrite(target.fd.get(), target.page.data(), kPage, offsets[i]) == kPage, "pwrite"); });
+}
+
+}  // namespace
+
+std::vector<Comparison> warm_reads(const Setup& setup) {
+  make_file(setup.cluster.shared(1) + "/warm", kWarmBytes);
+  make_file(setup.local + "/warm", kWarmBytes);
+  setup.cluster.settle();
+  auto offsets = std::make_shared<Offsets>(kWarmBytes);
+  std::vector<std::byte> block(kReadBlock);
+  auto local = std::make_shared<Target>(open_file(setup.local + "/warm", O_RDONLY));
+  read_whole(local->fd.get(), block);
+  std::vector<Comparison> all;
+  for (int node : {1, 2}) {
+    auto shared = std::make_shared<Target>(open_file(setup.cluster.shared(node) + "/warm", O_RDONLY));
+    read_whole(shared->fd.get(), block);
+    all.push_back({.group = "a) 4 KiB random reads of a cached file",
+                   .name = node == 1 ? "on the origin" : "on the other node",
+                   .baseline_name = "the same on the local file system",
+                   .target = kWarmReadTarget,
+                   .prepare = {},
+                   .ours =
+                       [=, &cluster = setup.cluster] {
+                         const uint64_t before = cluster.counter(node, "fills");
+                         const double seconds = time_reads(*shared, *offsets);
+                         must(cluster.counter(node, "fills") == before, "a cached read was not cached");
+                         return seconds;
+                       },
+                   .baseline = [=] { return time_reads(*local, *offsets); }});
+  }
+  return all;
+}
+
+std::vector<Comparison> exclusive_writes(const Setup& setup) {
+  auto offsets = std::make_shared<Offsets>(kWriteBytes);
+  std::vector<Comparison> all;
+  for (int node : {1, 2}) {
+    for (int access : {O_WRONLY, O_RDWR}) {
+      const std::string file = "/write" + std::to_string(node) + (access == O_RDWR ? "rw" : "w");
+      make_file(setup.cluster.shared(node) + file, kWriteBytes);
+      auto shared = std::make_shared<Target>(open_file(setup.cluster.shared(node) + file, access));
+      auto null = std::make_shared<Target>(open_file(setup.null_fuse.file(), access));
+      for (uint64_t at = 0; at < kWriteBytes; at += kPage)
+        must(::pwrite(shared->fd.get(), shared->page.data(), kPage, static_cast<off_t>(at)) == kPage, "pwrite");
+      all.push_back({.group = "b) 4 KiB random writes under an Exclusive lease",
+                     .name = std::string(access == O_RDWR ? "O_RDWR" : "O_WRONLY") + (node == 1 ? ", on the origin" : ", on the other node"),
+                     .baseline_name = "a FUSE file system that drops them",
+                     .target = kWriteTarget,
+                     .prepare = {},
+                     .ours =
+                         [=, &cluster = setup.cluster] {
+                           const uint64_t before = cluster.counter(node, "lease_requests");
+                           const double seconds = time_writes(*shared, *offsets);
+                           must(cluster.counter(node, "lease_requests") == before, "a write had to ask for its lease");
+                           return seconds;
+                         },
+                     .baseline = [=] { return time_writes(*null, *offsets); }});
+    }
+  }
+  return all;
+}
+
+std::vector<Comparison> cold_reads(const Setup& setup) {
+  make_file(setup.cluster.shared(1) + "/cold", kColdBytes);
+  setup.cluster.settle();
+  const std::string origin = setup.cluster.origin() + "/cold";
+  auto block = std::make_shared<std::vector<std::byte>>(kReadBlock);
+  read_whole(open_file(origin, O_RDONLY).get(), *block);  // into the origin's page cache
+  auto far = std::make_shared<Fd>(open_file(setup.cluster.shared(2) + "/cold", O_RDONLY));
+  return {{.group = "c) a whole file of 256 MiB, cached only by its origin",
+           .name = "read(2) of 1 MiB on the other node",
+           .baseline_name = "TCP into a file in memory (speed)",
+           .ratio = Comparison::Ratio::Speed,
+           .target = kColdReadTarget,
+           .prepare = [=] { must(::posix_fadvise(far->get(), 0, 0, POSIX_FADV_DONTNEED) == 0, "fadvise"); },
+           .ours =
+               [=, &cluster = setup.cluster] {
+                 const uint64_t before = cluster.counter(2, "fill_bytes");
+                 const double seconds = seconds_per_call(1, [&](int) { read_whole(far->get(), *block); });
+                 must(cluster.counter(2, "fill_bytes") - before >= kColdBytes, "a cold read was not cold");
+                 return seconds;
+               },
+           .baseline =
+               [=, &tcp = setup.tcp] {
+                 return seconds_per_call(1, [&](int) { must(tcp.copy_into_page_cache(origin) == kColdBytes, "the whole file"); });
+               }}};
+}
+
+}  // namespace vremote::bench

@@ -1,0 +1,341 @@
+// One agent and one file, between a kernel and a home that a scenario plays: events go in, actions come out as lines, in order.
+//
+// Every action must be expected: lines that no expect() has taken fail the test at the next event or at the end.
+#pragma once
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <deque>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "coherence/agent.h"
+#include "coherence/test_text.h"
+
+namespace vremote::coherence::test {
+
+class AgentWorld {
+ public:
+  explicit AgentWorld(const AgentOptions& options = {}) : options_(options), agent(options) {}
+  ~AgentWorld() { EXPECT_THAT(lines_, testing::IsEmpty()) << "actions nobody expected"; }
+
+  // ---- how the scenario begins ----
+  AgentWorld& has(LeaseMode mode, PageRange range) {
+    settle_lines();
+    agent.receive(now_, Grant{.file = file, .sequence = ++sequence_, .resource = Resource::Data, .mode = mode, .range = range, .size_floor = disk_size_},
+                  actions_);
+    return took();
+  }
+  AgentWorld& has_attributes(LeaseMode mode, uint64_t size) {
+    settle_lines();
+    disk_size_ = size;
+    agent.receive(now_, grant_of_attributes(0, mode), actions_);
+    return took();
+  }
+  // The kernel has these pages, filled with `c`, for longer than a recall spares them. They must be leased.
+  AgentWorld& cached(PageRange range, char c) {
+    settle_lines();
+    fills(kSetup, range);
+    lines_.clear();
+    serves_fetch(c);
+    EXPECT_THAT(lines_, testing::ElementsAre(testing::StartsWith("data 1000 ")));
+    lines_.clear();
+    return later_ms(2);
+  }
+
+  // ---- the kernel ----
+  AgentWorld& fills(Token token, PageRange range) {
+    return event([&] {
+      agent.read(now_, {.token = token, .file = file, .offset = range.byte_offset(), .size = static_cast<uint32_t>(range.byte_length()), .fill = true},
+                 actions_);
+    });
+  }
+  AgentWorld& reads(Token token, uint64_t offset, uint32_t size) {
+    return event([&] { agent.read(now_, {.token = token, .file = file, .offset = offset, .size = size}, actions_); });
+  }
+  AgentWorld& writes(Token token, uint64_t offset, uint32_t size, char c) {
+    return event([&] { agent.write(now_, {.token = token, .file = file, .offset = offset, .bytes = repeated(c, size), .now_wall = wall_}, actions_); });
+  }
+  AgentWorld& appends(Token token, uint64_t guess, uint32_t size, char c) {
+    return event([&] {
+      agent.write(now_, {.token = token, .file = file, .offset = guess, .bytes = repeated(c, size), .append = true, .now_wall = wall_}, actions_);
+    });
+  }
+  AgentWorld& writes_back(uint64_t page, char c) {
+    return event([&] { agent.write_back(now_, file, page << kPageShift, repeated(c, kPageSize), wall_, actions_); });
+  }
+  AgentWorld& opens(Token token, bool may_map) {
+    return event([&] { agent.open(now_, token, file, may_map, actions_); });
+  }
+  AgentWorld& closes(bool may_map) {
+    return event([&] { agent.close(now_, file, may_map, actions_); });
+  }
+  AgentWorld& stats(Token token) {
+    return event([&] { agent.attributes(now_, token, file, actions_); });
+  }
+  AgentWorld& lists(Token token) {
+    return event([&] { agent.entries(now_, token, file, actions_); });
+  }
+  AgentWorld& syncs(Token token) {
+    return event([&] { agent.flush(now_, token, file, actions_); });
+  }
+  AgentWorld& truncates(Token token, uint64_t size) {
+    return event([&] { agent.truncate(now_, token, file, size, actions_); });
+  }
+  AgentWorld& truncation_done(uint64_t size, bool done = true) {
+    return event([&] { agent.truncate_done(now_, file, done, size, actions_); });
+  }
+  AgentWorld& interrupts(Token token) {
+    return event([&] { agent.interrupt(now_, token, file, actions_); });
+  }
+  AgentWorld& forgets() {
+    return event([&] { agent.forget(now_, file, actions_); });
+  }
+  // The purge of exactly this range, the oldest such, has returned.
+  AgentWorld& returns(PageRange range) {
+    return event([&] {
+      auto it = std::find_if(purges_.begin(), purges_.end(), [&](const StartPurge& p) { return p.range == range; });
+      if (it == purges_.end()) {
+        ADD_FAILURE() << "no purge of " << text(range) << " is under way";
+        return;
+      }
+      const PurgeId id = it->purge;
+      purges_.erase(it);
+      agent.purge_returned(now_, id, file, actions_);
+    });
+  }
+
+  // ---- the home ----
+  // Grants the oldest request for data as asked (or stronger, or wider); its bytes, when it wanted them, are all `c`.
+  struct How {
+    std::optional<LeaseMode> mode = {};
+    std::optional<PageRange> range = {};
+    int32_t error = 0;
+  };
+  AgentWorld& grants(char c) { return grants(c, How{}); }
+  AgentWorld& grants(char c, const How& how) {
+    return event([&] {
+      std::optional<LeaseRequest> request = next_request(Resource::Data);
+      if (!request) return;
+      Grant grant{.file = file, .request = request->request, .sequence = ++sequence_, .resource = Resource::Data, .error = how.error};
+      grant.mode = how.mode.value_or(request->mode);
+      grant.range = how.range.value_or(request->range);
+      grant.size_floor = disk_size_;
+      if (request->want_data && how.error == 0) {
+        grant.data_offset = request->range.byte_offset();
+        grant.data = on_disk(request->range, c);
+      }
+      agent.receive(now_, std::move(grant), actions_);
+    });
+  }
+  AgentWorld& grants_attributes(uint64_t size, std::optional<LeaseMode> mode = {}) {
+    return event([&] {
+      std::optional<LeaseRequest> request = next_request(Resource::Attributes);
+      if (!request) return;
+      disk_size_ = size;
+      agent.receive(now_, grant_of_attributes(request->request, mode.value_or(request->mode)), actions_);
+    });
+  }
+  AgentWorld& grants_entries(int32_t error = 0) {
+    return event([&] {
+      std::optional<LeaseRequest> request = next_request(Resource::Entries);
+      if (!request) return;
+      agent.receive(now_,
+                    Grant{.file = file,
+                          .request = request->request,
+                          .sequence = ++sequence_,
+                          .resource = Resource::Entries,
+                          .mode = LeaseMode::Shared,
+                          .range = kUnit,
+                          .error = error},
+                    actions_);
+    });
+  }
+  AgentWorld& recalls(PageRange range, LeaseMode to = LeaseMode::None) { return recall(Resource::Data, range, to); }
+  AgentWorld& recalls_attributes(LeaseMode to = LeaseMode::None) { return recall(Resource::Attributes, kUnit, to); }
+  AgentWorld& recalls_entries() { return recall(Resource::Entries, kUnit, LeaseMode::None); }
+  // Answers the oldest fetch with `c` all over, cut at the end of the file.
+  AgentWorld& serves_fetch(char c, int32_t error = 0) {
+    return event([&] {
+      if (fetches_.empty()) {
+        ADD_FAILURE() << "nothing is being fetched";
+        return;
+      }
+      const Fetch fetch = fetches_.front();
+      fetches_.pop_front();
+      FetchReply reply{.file = file, .fetch = fetch.fetch, .error = error, .data_offset = fetch.range.byte_offset()};
+      if (error == 0) reply.data = on_disk(fetch.range, c);
+      agent.receive(now_, std::move(reply), actions_);
+    });
+  }
+  AgentWorld& acks_flush(int32_t error = 0) {
+    return event([&] {
+      if (flushes_.empty()) {
+        ADD_FAILURE() << "no flush is under way";
+        return;
+      }
+      const Flush flush = flushes_.front();
+      flushes_.pop_front();
+      agent.receive(now_, FlushAck{.file = file, .flush = flush.flush, .error = error}, actions_);
+    });
+  }
+  AgentWorld& resets() {
+    return event([&] {
+      sequence_ = 0;
+      requests_.clear();
+      fetches_.clear();
+      flushes_.clear();
+      agent.reset(now_, actions_);
+    });
+  }
+  AgentWorld& later_ms(int64_t ms) {
+    return event([&] {
+      now_.ns += ms * 1'000'000;
+      agent.tick(now_, actions_);
+    });
+  }
+
+  template <typename... Lines>
+  AgentWorld& expect(Lines... lines) {
+    EXPECT_THAT(lines_, testing::ElementsAre(std::string(lines)...));
+    lines_.clear();
+    return *this;
+  }
+  AgentWorld& expect_nothing() {
+    EXPECT_THAT(lines_, testing::IsEmpty());
+    lines_.clear();
+    return *this;
+  }
+  // For scenarios that count instead.
+  AgentWorld& discard() {
+    lines_.clear();
+    return *this;
+  }
+
+  LeaseMode held(uint64_t page) const { return agent.held(file, Resource::Data, page); }
+  LeaseMode held_attributes() const { return agent.held(file, Resource::Attributes, 0); }
+  std::optional<int64_t> ms_to_deadline() const {
+    auto at = agent.next_deadline();
+    if (!at) return std::nullopt;
+    return (*at - now_) / 1'000'000;
+  }
+
+ private:
+  static constexpr Token kSetup = 1000;
+  AgentOptions options_;
+
+ public:
+  Agent agent;
+  FileId file{.export_index = 0, .generation = 1, .inode = 7};
+
+ private:
+  template <typename Event>
+  AgentWorld& event(Event happen) {
+    settle_lines();
+    happen();
+    return took();
+  }
+
+  AgentWorld& recall(Resource resource, PageRange range, LeaseMode to) {
+    return event([&] {
+      agent.receive(now_, Recall{.file = file, .recall = ++recall_, .resource = resource, .to = to, .range = range}, actions_);
+    });
+  }
+
+  Grant grant_of_attributes(uint64_t request, LeaseMode mode) {
+    Grant grant{.file = file, .request = request, .sequence = ++sequence_, .resource = Resource::Attributes, .mode = mode, .range = kUnit};
+    grant.attributes.size = disk_size_;
+    grant.attributes.mode = 0100644;
+    return grant;
+  }
+
+  Bytes on_disk(PageRange range, char c) const {
+    const uint64_t end = std::min(range.byte_offset() + range.byte_length(), disk_size_);
+    return repeated(c, end > range.byte_offset() ? end - range.byte_offset() : 0);
+  }
+
+  std::optional<LeaseRequest> next_request(Resource resource) {
+    auto it = std::find_if(requests_.begin(), requests_.end(), [&](const LeaseRequest& r) { return r.resource == resource; });
+    if (it == requests_.end()) {
+      ADD_FAILURE() << "nothing of the kind was asked";
+      return std::nullopt;
+    }
+    LeaseRequest request = *it;
+    requests_.erase(it);
+    return request;
+  }
+
+  void settle_lines() {
+    EXPECT_THAT(lines_, testing::IsEmpty()) << "actions nobody expected";
+    lines_.clear();
+  }
+
+  AgentWorld& took() {
+    for (const AgentAction& action : actions_) {
+      if (const auto* purge = std::get_if<StartPurge>(&action)) purges_.push_back(*purge);
+      if (const auto* send = std::get_if<SendToHome>(&action)) {
+        if (const auto* m = std::get_if<LeaseRequest>(&send->message)) requests_.push_back(*m);
+        if (const auto* m = std::get_if<Fetch>(&send->message)) fetches_.push_back(*m);
+        if (const auto* m = std::get_if<Flush>(&send->message)) flushes_.push_back(*m);
+      }
+      lines_.push_back(line(action));
+    }
+    actions_.clear();
+    agent.check();
+    return *this;
+  }
+
+  static std::string line(const AgentAction& action) {
+    if (const auto* a = std::get_if<ReplyData>(&action)) {
+      uint64_t length = 0;
+      for (const Bytes& piece : a->pieces) length += piece.size();
+      EXPECT_EQ(length, a->length);
+      return length == 0 ? fmt::format("data {} end", a->token) : fmt::format("data {} {}", a->token, runs(a->pieces));
+    }
+    if (const auto* a = std::get_if<ReplyWritten>(&action)) return fmt::format("written {} @{}+{}", a->token, a->offset, a->length);
+    if (const auto* a = std::get_if<ReplyOpened>(&action)) return fmt::format("opened {}", a->token);
+    if (const auto* a = std::get_if<ReplyAttributes>(&action)) return fmt::format("attributes {} size {}", a->token, a->attributes.size);
+    if (const auto* a = std::get_if<ReplyFlushed>(&action))
+      return fmt::format("flushed {}{}", a->token, a->error == 0 ? "" : fmt::format(" error {}", a->error));
+    if (const auto* a = std::get_if<ReplyTruncateReady>(&action)) return fmt::format("truncate {}", a->token);
+    if (const auto* a = std::get_if<ReplyEntries>(&action)) return fmt::format("entries {}", a->token);
+    if (const auto* a = std::get_if<ReplyError>(&action)) return fmt::format("error {} {}", a->token, a->error);
+    if (const auto* a = std::get_if<StartPurge>(&action)) return fmt::format("purge {}", text(a->range));
+    if (std::holds_alternative<EntriesLost>(action)) return "names lost";
+    if (const auto* a = std::get_if<SendToHome>(&action)) return line(a->message);
+    return "?";
+  }
+
+  static std::string line(const ToHome& message) {
+    if (const auto* m = std::get_if<LeaseRequest>(&message))
+      return fmt::format("ask {} {}{}", text(m->mode), text(m->resource, m->range), m->want_data ? " with data" : "");
+    if (const auto* m = std::get_if<RecallAck>(&message))
+      return fmt::format("ack {}{}{}", text(m->given), m->attributes.has_size ? fmt::format(" size {}", m->attributes.size) : "",
+                         m->in_use ? " in use" : "");
+    if (const auto* m = std::get_if<Flush>(&message)) {
+      std::string out = "flush";
+      for (const Extent& extent : m->extents) out += fmt::format(" @{}+{}", extent.offset, runs(std::vector<Bytes>{extent.bytes}));
+      if (m->attributes.has_size) out += fmt::format(" size {}", m->attributes.size);
+      if (m->attributes.has_mtime) out += " time";
+      return out;
+    }
+    if (const auto* m = std::get_if<Fetch>(&message)) return fmt::format("fetch {}", text(m->range));
+    if (const auto* m = std::get_if<Release>(&message)) return m->leases ? "release" : "release of the last open";
+    return "?";
+  }
+
+  AgentActions actions_;
+  std::vector<std::string> lines_;
+  std::deque<LeaseRequest> requests_;
+  std::deque<Fetch> fetches_;
+  std::deque<Flush> flushes_;
+  std::vector<StartPurge> purges_;
+  Instant now_{1'000'000'000};
+  Timestamp wall_{1'700'000'000, 0};
+  uint64_t sequence_ = 0, recall_ = 0;
+  uint64_t disk_size_ = 0;
+};
+
+}  // namespace vremote::coherence::test
