@@ -8,6 +8,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "bench/compare.h"
@@ -38,9 +40,10 @@ Cluster::Cluster(const std::string& program, const std::string& directory) : dir
   while (::access((directory + "/ready").c_str(), F_OK) != 0) {
     if (::waitpid(playground_, nullptr, WNOHANG) != 0) {
       playground_ = -1;
-      give_up("the playground ended; see " + log);
+      std::ifstream text(log);
+      give_up("the playground did not start: " + std::string(std::istreambuf_iterator<char>(text), {}));
     }
-    must(now_seconds() < deadline, "the playground is not ready in time; see " + log);
+    must(now_seconds() < deadline, "the playground is not ready in time");
     ::poll(nullptr, 0, kPollMs);
   }
 }

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import statistics
 import subprocess
 import sys
@@ -25,28 +26,28 @@ def begin(text):
     print(f"        {text}", flush=True)
 
 
-def sha256_of_file(path):
+def sha256_of_file(path, folder=None):
     digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        while block := file.read(MIB):
-            digest.update(block)
+    fd = os.open(path, os.O_RDONLY, dir_fd=folder)
+    while block := os.read(fd, MIB):
+        digest.update(block)
+    os.close(fd)
     return digest.hexdigest()
 
 
 def sha256_of_tree(root):
     """Names, types, permissions, link targets and contents; with the numbers of files and bytes."""
     digest, files, size = hashlib.sha256(), 0, 0
-    for folder, folders, names in os.walk(root):
+    for path, folders, names, folder in os.fwalk(root):
         folders.sort()
-        for name in sorted(names + [f for f in folders if os.path.islink(os.path.join(folder, f))]):
-            path = os.path.join(folder, name)
-            mode = os.lstat(path).st_mode
-            digest.update(f"{os.path.relpath(path, root)} {mode:o}\n".encode())
-            if os.path.islink(path):
-                digest.update(os.readlink(path).encode())
-            else:
-                digest.update(bytes.fromhex(sha256_of_file(path)))
-                files, size = files + 1, size + os.lstat(path).st_size
+        for name in sorted(names + folders):
+            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            digest.update(f"{os.path.relpath(path, root)}/{name} {status.st_mode:o}\n".encode())
+            if stat.S_ISLNK(status.st_mode):
+                digest.update(os.readlink(name, dir_fd=folder).encode())
+            elif stat.S_ISREG(status.st_mode):
+                digest.update(bytes.fromhex(sha256_of_file(name, folder)))
+                files, size = files + 1, size + status.st_size
     return digest.hexdigest(), files, size
 
 
@@ -102,13 +103,12 @@ def check_original(cluster):
 def check_tree(cluster, sources):
     begin(f"real files: {' and '.join(sources)}")
     for source in sources:
-        target = f"{cluster.shared(1)}{source}"
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        _, seconds = timed(lambda: shutil.copytree(source, target, symlinks=True))
+        target = f"{cluster.shared(1)}/{os.path.basename(source)}"
+        _, seconds = timed(lambda: subprocess.run(["cp", "-r", source, target], check=True))
         wanted, files, size = sha256_of_tree(source)
         (near, _, _), near_seconds = timed(sha256_of_tree, target)
-        (far, _, _), far_seconds = timed(sha256_of_tree, f"{cluster.shared(2)}{source}")
-        (again, _, _), again_seconds = timed(sha256_of_tree, f"{cluster.shared(2)}{source}")
+        (far, _, _), far_seconds = timed(sha256_of_tree, target.replace(cluster.shared(1), cluster.shared(2)))
+        (again, _, _), again_seconds = timed(sha256_of_tree, target.replace(cluster.shared(1), cluster.shared(2)))
         claim(wanted == near == far == again,
               f"{files} files, {size / MIB:.0f} MiB, copied in through node1 ({seconds:.1f} s): one checksum at the source, through node1 "
               f"({near_seconds:.1f} s) and through node2 (first {far_seconds:.1f} s, again {again_seconds:.1f} s)")

@@ -165,8 +165,9 @@ class Playground {
 
   Status start_nodes() {
     nodes_.reserve(plan_.nodes.size());
+    // All before the first fork: a node that has not come to its exec yet would hold the port of the next.
+    for (HeldPort& port : ports_) port.holder.reset();
     for (size_t i = 0; i < plan_.nodes.size(); ++i) {
-      ports_[i].holder.reset();
       VR_TRY(process, NodeProcess::spawn(plan_.nodes[i]));
       nodes_.push_back(std::move(process));
     }

@@ -97,6 +97,11 @@ std::optional<uint32_t> Agent::peek_mode(FileId id) const {
   return f == nullptr ? std::nullopt : f->peek_mode();
 }
 
+bool Agent::has_no_xattrs(FileId id) const {
+  const FileAgent* f = find(id);
+  return f != nullptr && f->has_no_xattrs();
+}
+
 void Agent::flush(Instant now, Token token, FileId id, AgentActions& actions) {
   FileAgent& f = file(id);
   f.flush(now, token, actions);
@@ -125,7 +130,7 @@ void Agent::interrupt(Instant now, Token token, FileId id, AgentActions& actions
 void Agent::forget(Instant now, FileId id, AgentActions& actions) {
   FileAgent* f = find(id);
   if (f == nullptr) return;
-  f->forget();
+  f->forget(now);
   settle(now, *f, actions);
 }
 

@@ -50,6 +50,7 @@ struct AgentOptions {
   // The kernel may map direct handles shared and writable (FUSE_DIRECT_IO_ALLOW_MMAP): rule K2 applies.
   bool writable_mappings = true;
   int64_t residency_ns = 1'000'000;            // K13
+  int64_t offer_ns = 10'000'000'000;           // an offered lease on a file the kernel does not ask for is given back after this
   int64_t busy_after_ns = 5'000'000;           // K8: how long a recall may wait for a truncation of ours before the home hears of it
   int64_t flush_after_ns = 1'000'000'000;      // dirty bytes older than this go to the home
   uint64_t dirty_max_bytes = 256u << 20;       // beyond it writers wait
@@ -107,6 +108,8 @@ class Agent {
   bool has_entries(FileId dir) const;
   // The mode bits when an Attributes lease is held.
   std::optional<uint32_t> peek_mode(FileId file) const;
+  // True only when it is certain, under an Attributes lease, that the file has no extended attribute.
+  bool has_no_xattrs(FileId file) const;
   // Everything dirty of the file to the home: ReplyFlushed.
   void flush(Instant now, Token token, FileId file, AgentActions& actions);
   // A size-changing SETATTR (or an O_TRUNC open) is unanswered from here until truncate_done().

@@ -18,7 +18,7 @@ FileAgent::FileAgent(FileId id, AgentShared& shared) : id_(id), shared_(shared),
 // ---- events ---------------------------------------------------------------------------------------------------------------------
 
 void FileAgent::read(Instant, const ReadEvent& event) {
-  forgotten_ = false;
+  known_to_kernel();
   Request request;
   request.kind = event.fill ? Kind::Fill : Kind::Read;
   request.token = event.token;
@@ -37,7 +37,7 @@ void FileAgent::read(Instant, const ReadEvent& event) {
 }
 
 void FileAgent::write(WriteEvent event) {
-  forgotten_ = false;
+  known_to_kernel();
   ++shared_.statistics.direct_writes;
   Request request;
   request.kind = Kind::Write;
@@ -60,7 +60,7 @@ void FileAgent::write_back(Instant now, uint64_t offset, const Bytes& bytes, Tim
 }
 
 void FileAgent::open(Token token, bool may_map) {
-  forgotten_ = false;
+  known_to_kernel();
   ++opens_;
   Request request;
   request.kind = Kind::Open;
@@ -83,7 +83,7 @@ void FileAgent::close(bool may_map, AgentActions& actions) {
 }
 
 void FileAgent::attributes(Token token) {
-  forgotten_ = false;
+  known_to_kernel();
   Request request;
   request.kind = Kind::Attributes;
   request.token = token;
@@ -91,7 +91,7 @@ void FileAgent::attributes(Token token) {
 }
 
 void FileAgent::entries(Token token) {
-  forgotten_ = false;
+  known_to_kernel();
   Request request;
   request.kind = Kind::Entries;
   request.token = token;
@@ -108,7 +108,7 @@ void FileAgent::flush(Instant, Token token, AgentActions& actions) {
 }
 
 void FileAgent::truncate(Token token, uint64_t size) {
-  forgotten_ = false;
+  known_to_kernel();
   ++truncations_;
   Request request;
   request.kind = Kind::Truncate;
@@ -144,15 +144,17 @@ void FileAgent::interrupt(Token token, AgentActions& actions) {
   }
 }
 
-void FileAgent::forget() {
+void FileAgent::forget(Instant now) {
   forgotten_ = true;
+  release_at_ = now;
   kernel_.forgotten();
 }
 
 void FileAgent::purge_returned(PurgeId purge) { kernel_.purge_returned(purge); }
 
-void FileAgent::granted(Instant, Grant message, AgentActions&) {
+void FileAgent::granted(Instant now, Grant message, AgentActions&) {
   seen_ = message.sequence;  // counts at the home whether it worked or not
+  if (forgotten_ && !release_at_) release_at_ = now + shared_.options.offer_ns;
   switch (message.resource) {
     case Resource::Entries:
       if (message.error == 0) entries_ = LeaseMode::Shared;
@@ -166,6 +168,7 @@ void FileAgent::granted(Instant, Grant message, AgentActions&) {
         const bool knew = covers(attributes_mode_, LeaseMode::Shared);
         if (!knew) {
           attributes_ = message.attributes;
+          has_xattrs_ = message.has_xattrs;
           if (dirty_attributes_.has_size) attributes_.size = std::max(attributes_.size, dirty_attributes_.size);
           if (dirty_attributes_.has_mtime && attributes_.mtime < dirty_attributes_.mtime) attributes_.mtime = attributes_.ctime = dirty_attributes_.mtime;
         }
@@ -265,6 +268,7 @@ void FileAgent::reset(Instant, AgentActions& actions) {
 // ---- what has become possible ---------------------------------------------------------------------------------------------------
 
 void FileAgent::step(Instant now, AgentActions& actions) {
+  stepped_at_ = now;
   for (bool moved = true; moved;) {
     moved = false;
     for (auto it = requests_.begin(); it != requests_.end();) {
@@ -290,7 +294,7 @@ void FileAgent::step(Instant now, AgentActions& actions) {
     ++shared_.statistics.purges;
     actions.push_back(StartPurge{purge.id, id_, purge.range});
   }
-  if (forgotten_ && seen_ > 0 && requests_.empty() && recalls_.empty() && entries_request_ == 0 && opens_ == 0 && truncations_ == 0 &&
+  if (forgotten_ && seen_ > 0 && release_at_ && *release_at_ <= now && requests_.empty() && recalls_.empty() && entries_request_ == 0 && opens_ == 0 && truncations_ == 0 &&
       kernel_.purges_in_flight() == 0) {
     if (!clean()) {
       send_dirty(PageRange::all(), true, actions);
@@ -732,6 +736,11 @@ bool FileAgent::recall_pending(Resource resource, PageRange range) const {
   return false;
 }
 
+void FileAgent::known_to_kernel() {
+  forgotten_ = false;
+  release_at_.reset();
+}
+
 PageSet FileAgent::not_exclusive(const PageSet& pages) const {
   PageSet result = pages;
   result.remove(leases_.exclusive());
@@ -761,6 +770,8 @@ void FileAgent::touch(PageRange range) {
 
 std::optional<Instant> FileAgent::deadline() const {
   std::optional<Instant> at = wake_;
+  // Once it is past, the next event of the file will do it.
+  if (forgotten_ && seen_ > 0 && release_at_ && *release_at_ > stepped_at_ && (!at || *release_at_ < *at)) at = release_at_;
   if ((dirty_.has_unsent() || dirty_attributes_.has_mtime || dirty_attributes_.has_size) && truncations_ == 0 && !shared_.due.contains(id_)) {
     Instant due = dirty_since_ + shared_.options.flush_after_ns;
     if (!at || due < *at) at = due;

@@ -58,7 +58,7 @@ class FileAgent {
   void truncate(Token token, uint64_t size);
   void truncate_done(bool done, uint64_t size);
   void interrupt(Token token, AgentActions& actions);
-  void forget();
+  void forget(Instant now);
 
   void purge_returned(PurgeId purge);
   void granted(Instant now, Grant message, AgentActions& actions);
@@ -82,6 +82,7 @@ class FileAgent {
     if (attributes_mode_ == LeaseMode::None) return std::nullopt;
     return attributes_.mode;
   }
+  bool has_no_xattrs() const { return attributes_mode_ != LeaseMode::None && !has_xattrs_; }
   LeaseMode held(Resource resource, uint64_t page) const;
   void add_counts(AgentCounts& counts) const;
   void check() const;
@@ -137,6 +138,7 @@ class FileAgent {
   PageSet not_exclusive(const PageSet& pages) const;
   void void_data(PageRange range);
   void touch(PageRange range);
+  void known_to_kernel();
   void set_dirty_bytes(uint64_t before);
   Flush new_flush();
   void wrote(uint64_t offset, const Bytes& bytes, Timestamp wall, bool extend);
@@ -155,7 +157,11 @@ class FileAgent {
   Instant dirty_since_;
   uint32_t opens_ = 0, mapping_opens_ = 0;
   bool told_in_use_ = false;
-  bool forgotten_ = false;
+  bool has_xattrs_ = true;
+  // The kernel does not know the file (any more): what is leased is given back at release_at_.
+  bool forgotten_ = true;
+  std::optional<Instant> release_at_;
+  Instant stepped_at_;
   uint32_t truncations_ = 0;       // unanswered (K8)
   int32_t write_error_ = 0;        // a flush failed at the home; told once, at fsync or close
   std::list<Request> requests_;    // in order of arrival

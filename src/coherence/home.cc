@@ -12,6 +12,7 @@ struct Home::Waiter {
   std::optional<OperationId> operation;
   NodeId node;                   // who asked, when not an operation
   std::optional<NodeId> except;  // whose leases do not conflict
+  std::optional<NodeId> truncation_of = {};
   uint64_t request = 0;
   LeaseMode mode = LeaseMode::None;
   PageRange range;
@@ -182,13 +183,14 @@ void Home::acquire(OperationId operation, const OperationNeed& need, HomeActions
       .waiters.push_back(Waiter{.operation = operation,
                                 .node = {},
                                 .except = need.except,
+                                .truncation_of = need.truncation_of,
                                 .request = 0,
                                 .mode = need.mode,
                                 .range = need.range,
                                 .want_data = false,
                                 .holding = false});
-  if (need.except && fs.busy(*need.except)) {
-    let_pass(need.file, fs, *need.except, actions);
+  if (need.truncation_of && fs.busy(*need.truncation_of)) {
+    let_pass(need.file, fs, *need.truncation_of, actions);
   } else {
     promote(need.file, fs, need.resource, actions);
   }
@@ -228,7 +230,7 @@ void Home::offer(NodeId node, FileId file, Resource resource, LeaseMode mode, Ho
 
 bool Home::blocked(const ResourceState& rs, std::list<Waiter>::const_iterator waiter) const {
   for (auto it = rs.waiters.begin(); it != waiter; ++it)
-    if (it->range.overlaps(waiter->range) && !compatible(it->mode, waiter->mode)) return true;
+    if (!it->suspended && it->range.overlaps(waiter->range) && !compatible(it->mode, waiter->mode)) return true;
   return false;
 }
 
@@ -316,7 +318,7 @@ void Home::promote(FileId file, FileState& fs, Resource resource, HomeActions& a
 void Home::let_pass(FileId file, FileState& fs, NodeId node, HomeActions& actions) {
   for (Resource resource : kResources) {
     std::list<Waiter>& waiters = fs.of(resource).waiters;
-    auto is_theirs = [&](const Waiter& w) { return w.operation && w.except == node && !w.holding; };
+    auto is_theirs = [&](const Waiter& w) { return w.operation && w.truncation_of == node && !w.holding; };
     auto place = std::find_if(waiters.begin(), waiters.end(), [](const Waiter& w) { return !w.holding; });
     for (auto it = place; it != waiters.end();) {
       auto next = std::next(it);
@@ -332,7 +334,7 @@ void Home::let_pass(FileId file, FileState& fs, NodeId node, HomeActions& action
   }
   ResourceState& attributes = fs.of(Resource::Attributes);
   ResourceState& data = fs.of(Resource::Data);
-  auto mine = std::find_if(attributes.waiters.begin(), attributes.waiters.end(), [&](const Waiter& w) { return w.operation && w.except == node && !w.holding; });
+  auto mine = std::find_if(attributes.waiters.begin(), attributes.waiters.end(), [&](const Waiter& w) { return w.operation && w.truncation_of == node && !w.holding; });
   if (mine != attributes.waiters.end() && !mine->suspended) {
     for (auto holder = attributes.waiters.begin(); holder != mine; ++holder) {
       if (!holder->holding || compatible(holder->mode, mine->mode)) continue;
@@ -363,7 +365,7 @@ void Home::bounce(FileId file, FileState& fs, HomeActions& actions) {
   ResourceState& data = fs.of(Resource::Data);
   if (attributes.recalls.empty() || data.waiters.empty()) return;
   const bool pressing = std::any_of(attributes.waiters.begin(), attributes.waiters.end(),
-                                    [&](const Waiter& w) { return w.operation && w.except && !w.holding && !w.suspended && fs.busy(*w.except); });
+                                    [&](const Waiter& w) { return w.operation && w.truncation_of && !w.holding && !w.suspended && fs.busy(*w.truncation_of); });
   if (!pressing) return;
   bool any = false;
   for (auto it = data.waiters.begin(); it != data.waiters.end();) {

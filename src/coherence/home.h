@@ -69,6 +69,8 @@ struct OperationNeed {
   PageRange range = kUnit;
   // This node's own leases are left alone: it asked for the operation and sees to its own caches (a truncation).
   std::optional<NodeId> except;
+  // This node waits for the operation with a truncation unanswered: it may be unable to ack a recall before (B1 to B3).
+  std::optional<NodeId> truncation_of = {};
 };
 
 struct HomeCounts {

@@ -109,6 +109,7 @@ struct Grant {
   int32_t error = 0;             // errno: nothing is granted (the file is gone, the disk failed)
   uint64_t size_floor = 0;       // the file is at least this long while a data lease on the page is held
   Attributes attributes;         // with Resource::Attributes
+  bool has_xattrs = true;        // with Resource::Attributes: false when the file has no extended attribute at all
   uint64_t data_offset = 0;      // with want_data: the bytes at data_offset, cut at the home's end of file
   Bytes data;
 };
@@ -170,7 +171,12 @@ struct SetAttributesCall {
   Timestamp atime, mtime;
 };
 struct ReadLinkCall { FileId file; };
-struct ReadDirectoryCall { FileId dir; uint64_t cookie = 0; uint32_t bytes_max = 0; };
+struct ReadDirectoryCall {
+  FileId dir;
+  uint64_t cookie = 0;
+  uint32_t bytes_max = 0;
+  bool offer_attributes = false;  // of every file listed, where nobody has to be recalled for it
+};
 struct StatFsCall { FileId file; };
 struct SyncCall { FileId file; bool data_only = false; };
 struct GetXattrCall { FileId file; std::string name; };

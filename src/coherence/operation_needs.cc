@@ -80,8 +80,10 @@ std::vector<OperationNeed> second_needs(NodeId caller, const Operation& operatio
           [&](const SetAttributesCall& c) {
             Needs needs = attributes({c.file});
             // K8: the caller's kernel holds its write-backs and drops its pages by itself; its agent sends nothing beyond the new end meanwhile.
-            if (c.has_size)
+            if (c.has_size) {
               needs.push_back({c.file, Resource::Data, LeaseMode::Exclusive, {std::min(c.size >> kPageShift, kPageEnd - 1), kPageEnd}, caller});
+              for (OperationNeed& need : needs) need.truncation_of = caller;
+            }
             return needs;
           },
           [&](const AllocateCall& c) {

@@ -24,14 +24,18 @@ Result<HostPort> parse_address(std::string_view text) {
   bool has_port = false;
   if (!text.empty() && text.front() == '[') {
     size_t end = text.find(']');
-    if (end == std::string_view::npos) return fail(EINVAL, fmt::format("address '{}': ']' is missing", text));
+    if (end == std::string_view::npos)
+      return fail(EINVAL, fmt::format("address '{}': ']' is missing", text));
     host = text.substr(1, end - 1);
     std::string_view rest = text.substr(end + 1);
-    if (!rest.empty() && rest.front() != ':') return fail(EINVAL, fmt::format("address '{}': ':port' expected after ']'", text));
+    if (!rest.empty() && rest.front() != ':')
+      return fail(EINVAL, fmt::format("address '{}': ':port' expected after ']'", text));
     has_port = !rest.empty();
     if (has_port) port = rest.substr(1);
-    if (host.empty()) return fail(EINVAL, fmt::format("address '{}': nothing between the brackets", text));
-  } else if (size_t colon = text.rfind(':'); colon != std::string_view::npos && text.find(':') == colon) {
+    if (host.empty())
+      return fail(EINVAL, fmt::format("address '{}': nothing between the brackets", text));
+  } else if (size_t colon = text.rfind(':');
+             colon != std::string_view::npos && text.find(':') == colon) {
     host = text.substr(0, colon);
     port = text.substr(colon + 1);
     has_port = true;
@@ -44,15 +48,19 @@ Result<HostPort> parse_address(std::string_view text) {
   if (host.empty() && !has_port) return fail(EINVAL, "empty address");
   if (host.size() > 255) return fail(EINVAL, "address too long");
   for (unsigned char c : host)
-    if (c <= 0x20 || c == 0x7f) return fail(EINVAL, fmt::format("address '{}': blank or control character", text));
+    if (c <= 0x20 || c == 0x7f)
+      return fail(EINVAL, fmt::format("address '{}': blank or control character", text));
   out.host = std::string(host);
   return out;
 }
 
 std::string SocketAddress::text() const {
   char host[NI_MAXHOST], port[NI_MAXSERV];
-  if (::getnameinfo(get(), length, host, sizeof host, port, sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) != 0) return "?";
-  return storage.ss_family == AF_INET6 ? fmt::format("[{}]:{}", host, port) : fmt::format("{}:{}", host, port);
+  if (::getnameinfo(get(), length, host, sizeof host, port, sizeof port,
+                    NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+    return "?";
+  return storage.ss_family == AF_INET6 ? fmt::format("[{}]:{}", host, port)
+                                       : fmt::format("{}:{}", host, port);
 }
 
 Result<std::vector<SocketAddress>> resolve(const HostPort& address, bool names, bool passive) {
@@ -103,7 +111,9 @@ struct Resolver::Impl {
       jobs.pop_front();
       lock.unlock();
       auto result = net::resolve(job.address, true, false);
-      job.loop->post([callback = std::move(job.callback), result = std::move(result)]() mutable { callback(std::move(result)); });
+      job.loop->post([callback = std::move(job.callback), result = std::move(result)]() mutable {
+        callback(std::move(result));
+      });
       lock.lock();
     }
   }
@@ -125,7 +135,8 @@ void Resolver::stop() {
 void Resolver::resolve(HostPort address, EventLoop& loop, Callback callback) {
   std::lock_guard lock(impl_->mutex);
   if (impl_->stop) return;
-  if (!impl_->thread.joinable()) impl_->thread = std::thread([impl = impl_.get()] { impl->work(); });
+  if (!impl_->thread.joinable())
+    impl_->thread = std::thread([impl = impl_.get()] { impl->work(); });
   impl_->jobs.push_back({std::move(address), &loop, std::move(callback)});
   impl_->wake.notify_one();
 }
@@ -134,7 +145,9 @@ namespace {
 
 Result<Fd> open_socket(const SocketAddress& address) {
   Fd fd(::socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  if (!fd.valid()) return fail(errno, fmt::format("cannot make a socket for {}: {}", address.text(), std::strerror(errno)));
+  if (!fd.valid())
+    return fail(errno, fmt::format("cannot make a socket for {}: {}", address.text(),
+                                   std::strerror(errno)));
   return fd;
 }
 
@@ -150,7 +163,8 @@ Result<Fd> listen_on(const SocketAddress& address) {
   set_option(fd.get(), SOL_SOCKET, SO_REUSEADDR, 1);
   if (address.storage.ss_family == AF_INET6) set_option(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, 0);
   if (::bind(fd.get(), address.get(), address.length) != 0 || ::listen(fd.get(), SOMAXCONN) != 0)
-    return fail(errno, fmt::format("cannot listen on {}: {}", address.text(), std::strerror(errno)));
+    return fail(errno,
+                fmt::format("cannot listen on {}: {}", address.text(), std::strerror(errno)));
   return std::move(fd);
 }
 
@@ -158,7 +172,8 @@ Result<Fd> begin_connect(const SocketAddress& address) {
   VR_TRY(fd, open_socket(address));
   tune(fd.get());
   if (::connect(fd.get(), address.get(), address.length) != 0 && errno != EINPROGRESS)
-    return fail(errno, fmt::format("cannot connect to {}: {}", address.text(), std::strerror(errno)));
+    return fail(errno,
+                fmt::format("cannot connect to {}: {}", address.text(), std::strerror(errno)));
   return std::move(fd);
 }
 

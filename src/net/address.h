@@ -37,7 +37,8 @@ struct SocketAddress {
 // Blocks when `address.host` is a name, and then only if `names` is true; else EAGAIN for a name.
 Result<std::vector<SocketAddress>> resolve(const HostPort& address, bool names, bool passive);
 
-// Runs resolve() on a thread of its own, which lives until stop(): that may take as long as the system's resolver does.
+// Runs resolve() on a thread of its own, which lives until stop(): that may take as long as the
+// system's resolver does.
 class Resolver {
  public:
   using Callback = std::move_only_function<void(Result<std::vector<SocketAddress>>)>;

@@ -24,7 +24,8 @@ TEST(AddressTest, EveryWayToWriteAnAddressIsUnderstood) {
 }
 
 TEST(AddressTest, NonsenseIsRefusedWithASentence) {
-  for (const char* text : {"", "a:", "a:x", "a:65536", "a:-1", "a:1 ", "[::1", "[::1]2", "[]:1", "a b:1", "a\n:1"}) {
+  for (const char* text :
+       {"", "a:", "a:x", "a:65536", "a:-1", "a:1 ", "[::1", "[::1]2", "[]:1", "a b:1", "a\n:1"}) {
     auto result = parse_address(text);
     ASSERT_FALSE(result) << text;
     EXPECT_EQ(result.error().code, EINVAL);

@@ -25,8 +25,9 @@ uint64_t random_number() {
 
 }  // namespace
 
-// Each lane dials and lives on its own loop. What the lanes share, the session, is under `mutex_`; the callbacks that concern the
-// whole session run on the first loop, in the order in which things happened (they are posted under the lock).
+// Each lane dials and lives on its own loop. What the lanes share, the session, is under `mutex_`;
+// the callbacks that concern the whole session run on the first loop, in the order in which things
+// happened (they are posted under the lock).
 class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Impl> {
  public:
   Impl(std::vector<EventLoop*> loops, AgentSessionOptions options, Callbacks callbacks)
@@ -36,32 +37,35 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     options_.lanes = std::min(options_.lanes, wire::kLanesMax);
     for (uint32_t i = 0; i < options_.lanes; ++i) {
       auto& link = links_.emplace_back(std::make_unique<Link>());
-      link->lane = std::make_shared<Lane>(*loops_[i % loops_.size()],
-                                          Lane::Options{.index = i,
-                                                        .name = options_.address,
-                                                        .ping_interval_ms = options_.ping_interval_ms,
-                                                        .silence_max_ms = options_.silence_max_ms});
+      link->lane = std::make_shared<Lane>(
+          *loops_[i % loops_.size()], Lane::Options{.index = i,
+                                                    .ping_interval_ms = options_.ping_interval_ms,
+                                                    .silence_max_ms = options_.silence_max_ms});
       link->index = i;
       link->backoff_ms = options_.backoff_min_ms;
-      link->lane->set_handlers({.on_message = [this, l = link.get()](const auto& frame) { return deliver(*l, frame); },
-                                .on_lost = [this, l = link.get()](const Error& e, bool hopeless) { lost(*l, e, hopeless); }});
+      link->lane->set_handlers(
+          {.on_message = [this, l = link.get()](const auto& frame) { return deliver(*l, frame); },
+           .on_lost = [this, l = link.get()](const Error& e,
+                                             bool hopeless) { lost(*l, e, hopeless); }});
       link->lane->open(generation_);
     }
   }
 
   Status start() {
     VR_TRY(address, parse_address(options_.address));
-    if (address.port == 0) return fail(EINVAL, fmt::format("address '{}': port 0 cannot be dialled", options_.address));
+    if (address.port == 0)
+      return fail(EINVAL, fmt::format("address '{}': port 0 cannot be dialled", options_.address));
     wire::Hello sample = hello_of(*links_[0]);
     if (auto encoded = wire::encode(sample); !encoded) return std::unexpected(encoded.error());
     for (auto& link : links_) {
       Link* l = link.get();
       link->dialer = std::make_shared<Dialer>(
           link->lane->loop(), resolver_, address, options_.connect_timeout_ms,
-          Dialer::Callbacks{.hello = [this, l]() -> Result<wire::Hello> { return greet(*l); },
-                            .welcomed = [this, l](Dialer::Welcomed w) { welcomed(*l, std::move(w)); },
-                            .refused = [this, l](const wire::Refuse& r) { refused(*l, r); },
-                            .failed = [this, l](const Error& e) { failed(*l, e); }});
+          Dialer::Callbacks{
+              .hello = [this, l]() -> Result<wire::Hello> { return greet(*l); },
+              .welcomed = [this, l](Dialer::Welcomed w) { welcomed(*l, std::move(w)); },
+              .refused = [this, l](const wire::Refuse& r) { refused(*l, r); },
+              .failed = [this, l](const Error& e) { failed(*l, e); }});
     }
     for (auto& link : links_) post_dial(*link);
     return {};
@@ -131,7 +135,8 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     bool operator==(const Welcomed&) const = default;
   };
 
-  // Runs on the first loop unless the session was stopped meanwhile. Under the lock, so that events keep their order.
+  // Runs on the first loop unless the session was stopped meanwhile. Under the lock, so that events
+  // keep their order.
   void notify_locked(EventLoop::Task task) {
     loops_[0]->post([self = shared_from_this(), task = std::move(task)]() mutable {
       if (!self->is_stopped()) task();
@@ -163,9 +168,12 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
   }
   void dial_later(Link& link) {
     // Half of it at random, so that a restarted home is not met by all its agents at once.
-    int64_t delay_ms = link.backoff_ms / 2 + static_cast<int64_t>(random_number() % static_cast<uint64_t>(link.backoff_ms / 2 + 1));
+    int64_t delay_ms =
+        link.backoff_ms / 2 +
+        static_cast<int64_t>(random_number() % static_cast<uint64_t>(link.backoff_ms / 2 + 1));
     link.backoff_ms = std::min(link.backoff_ms * 2, options_.backoff_max_ms);
-    link.redial = link.lane->loop().call_after(delay_ms * 1'000'000, [this, l = &link] { dial(*l); });
+    link.redial =
+        link.lane->loop().call_after(delay_ms * 1'000'000, [this, l = &link] { dial(*l); });
   }
 
   wire::Hello hello_of(const Link& link) const {
@@ -181,7 +189,8 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     return hello;
   }
   wire::Hello greet(Link& link) {
-    // From here on the old connection, if any, brings nothing more: the number below would be wrong.
+    // From here on the old connection, if any, brings nothing more: the number below would be
+    // wrong.
     link.lane->detach();
     wire::Hello hello = hello_of(link);
     hello.received = link.lane->received();
@@ -197,7 +206,8 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
       std::unique_lock lock(mutex_);
       if (stopped_ || resetting_ || link.greeted_generation != generation_) return;
       if (w.version != wire::kProtocolVersion) {
-        report_locked({EPROTONOSUPPORT, fmt::format("{} speaks protocol version {}", options_.address, w.version)});
+        report_locked({EPROTONOSUPPORT,
+                       fmt::format("{} speaks protocol version {}", options_.address, w.version)});
         lock.unlock();
         return dial_later(link);
       }
@@ -205,7 +215,8 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
         return begin_reset_locked("the home has begun another session");
       }
     }
-    Status attached = link.lane->attach(std::move(answer.stream), std::move(answer.reader), w.received, {});
+    Status attached =
+        link.lane->attach(std::move(answer.stream), std::move(answer.reader), w.received, {});
     std::lock_guard lock(mutex_);
     if (stopped_ || resetting_ || link.greeted_generation != generation_) return;
     if (!attached) return begin_reset_locked(attached.error().what);
@@ -214,7 +225,8 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     welcomed_ = who;
     if (connected_++ > 0) return;
     reported_.clear();
-    spdlog::info("home {} ({}) connected, session {}{}", w.node_name, options_.address, w.session, fresh ? "" : " resumed");
+    spdlog::info("home {} ({}) connected, session {}{}", w.node_name, options_.address, w.session,
+                 fresh ? "" : " resumed");
     notify_locked([this, info = HomeInfo{.node_name = w.node_name,
                                          .incarnation = w.incarnation,
                                          .session = w.session,
@@ -230,10 +242,12 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     {
       std::lock_guard lock(mutex_);
       if (stopped_ || resetting_) return;
-      if (refuse.reason == wire::RefuseReason::SessionUnknown && link.greeted_generation == generation_)
+      if (refuse.reason == wire::RefuseReason::SessionUnknown &&
+          link.greeted_generation == generation_)
         return begin_reset_locked("the home does not know the session any more");
       report_locked({refuse.reason == wire::RefuseReason::Busy ? EBUSY : ECONNREFUSED,
-                     fmt::format("{} refuses us ({}): {}", options_.address, wire::to_string(refuse.reason), refuse.text)});
+                     fmt::format("{} refuses us ({}): {}", options_.address,
+                                 wire::to_string(refuse.reason), refuse.text)});
     }
     if (refuse.reason != wire::RefuseReason::Busy) link.backoff_ms = options_.backoff_max_ms;
     dial_later(link);
@@ -259,12 +273,14 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
   }
 
   void lost(Link& link, const Error& error, bool hopeless) {
-    // A connection that held for a while is dialled again at once; one that breaks as soon as it stands waits longer and longer.
+    // A connection that held for a while is dialled again at once; one that breaks as soon as it
+    // stands waits longer and longer.
     bool held = EventLoop::now() - link.attached_at > options_.backoff_max_ms * 1'000'000;
     {
       std::lock_guard lock(mutex_);
       if (stopped_ || resetting_) return;
-      if (error.code == EPROTO) spdlog::error("home {}, lane {}: {}", options_.address, link.index, error.what);
+      if (error.code == EPROTO)
+        spdlog::error("home {}, lane {}: {}", options_.address, link.index, error.what);
       if (hopeless) return begin_reset_locked(error.what);
       VR_CHECK(connected_ > 0);
       if (--connected_ == 0) report_locked(error);
@@ -273,7 +289,8 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     held ? dial(link) : dial_later(link);
   }
 
-  // ---- reset: every lane is closed on its loop, the last one tells the layer above on the first loop ----
+  // ---- reset: every lane is closed on its loop, the last one tells the layer above on the first
+  // loop ----
 
   void begin_reset_locked(const std::string& why) {
     if (resetting_ || stopped_) return;
@@ -324,7 +341,8 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
   std::string reported_;    // the last reason given to on_disconnected
 };
 
-AgentSession::AgentSession(std::vector<EventLoop*> loops, AgentSessionOptions options, Callbacks callbacks)
+AgentSession::AgentSession(std::vector<EventLoop*> loops, AgentSessionOptions options,
+                           Callbacks callbacks)
     : impl_(std::make_shared<Impl>(std::move(loops), std::move(options), std::move(callbacks))) {}
 AgentSession::~AgentSession() { stop(); }
 

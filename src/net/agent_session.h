@@ -1,8 +1,10 @@
-// An agent's side of the session with one home: dials, keeps dialling, and delivers every message exactly once and in order per lane.
+// An agent's side of the session with one home: dials, keeps dialling, and delivers every message
+// exactly once and in order per lane.
 //
-// Each lane is one TCP connection at a time. Messages are numbered; the sender keeps what the other side has not acknowledged and sends
-// the rest again after a reconnect. Only when the home no longer knows the session (it restarted, or ended it) is anything lost, and
-// then everything is: on_reset says so, and the next on_connected begins a new session.
+// Each lane is one TCP connection at a time. Messages are numbered; the sender keeps what the other
+// side has not acknowledged and sends the rest again after a reconnect. Only when the home no
+// longer knows the session (it restarted, or ended it) is anything lost, and then everything is:
+// on_reset says so, and the next on_connected begins a new session.
 #pragma once
 
 #include <cstdint>
@@ -24,9 +26,9 @@ namespace vremote::net {
 struct HomeInfo {
   std::string node_name;
   uint64_t incarnation = 0;
-  uint32_t session = 0;        // the home's number for this session
-  uint32_t generation = 0;     // of the session at this side: see AgentSession::send()
-  bool fresh = true;           // false: the session of the last on_connected goes on
+  uint32_t session = 0;     // the home's number for this session
+  uint32_t generation = 0;  // of the session at this side: see AgentSession::send()
+  bool fresh = true;        // false: the session of the last on_connected goes on
   uint32_t lease_term_ms = 0;
   std::vector<wire::Export> exports;
 };
@@ -40,7 +42,8 @@ struct AgentSessionOptions {
   int64_t backoff_min_ms = 100, backoff_max_ms = 2000;
   int64_t connect_timeout_ms = 5000;  // of one connect and of the handshake
   int64_t ping_interval_ms = 2000;    // on every lane
-  int64_t silence_max_ms = 8000;      // a connection that says nothing for so long is closed and dialled again
+  int64_t silence_max_ms =
+      8000;  // a connection that says nothing for so long is closed and dialled again
 };
 
 class AgentSession {
@@ -48,12 +51,15 @@ class AgentSession {
   // on_message runs on the lane's loop; the others on the first loop. All of them may call send().
   struct Callbacks {
     std::function<void(uint32_t lane, coherence::ToAgent&&)> on_message;
-    // The first lane is up: after start, after on_disconnected, or after on_reset.
+    // The first lane is up: after start, after on_disconnected, or after on_reset. Messages may
+    // come a moment before it.
     std::function<void(const HomeInfo&)> on_connected;
-    // No lane is up any more, or the home could not be reached or refused us (then once, until the reason changes).
+    // No lane is up any more, or the home could not be reached or refused us (then once, until the
+    // reason changes).
     std::function<void(const Error&)> on_disconnected;
-    // The session is void: whatever was sent and not answered is lost. Runs after the last on_message of the old session and
-    // before the first of the next. What is sent until it returns is dropped.
+    // The session is void: whatever was sent and not answered is lost. Runs after the last
+    // on_message of the old session and before the first of the next. What is sent until it returns
+    // is dropped.
     std::function<void()> on_reset;
   };
 
@@ -70,14 +76,15 @@ class AgentSession {
 
   uint32_t lanes() const;
 
-  // Queues and, when nothing is queued before it, sends on the calling thread. Any thread. Works while disconnected. Fails only
-  // for a message that the wire refuses (wire::encode), and then nothing was sent. With `generation` (HomeInfo), a message of an
-  // older session is dropped: a thread that was about to send when the session was reset.
+  // Queues and, when nothing is queued before it, sends on the calling thread. Any thread. Works
+  // while disconnected. Fails only for a message that the wire refuses (wire::encode), and then
+  // nothing was sent. With `generation` (HomeInfo), a message of an older session is dropped: a
+  // thread that was about to send when the session was reset.
   Status send(uint32_t lane, const coherence::ToHome& message, uint32_t generation = 0);
 
   bool connected() const;  // at least one lane
-  // When the oldest of the last answered pings of all lanes was *sent*: from then on the home has heard of us, on every lane. The start
-  // of the lease term. {0} before the first.
+  // When the oldest of the last answered pings of all lanes was *sent*: from then on the home has
+  // heard of us, on every lane. The start of the lease term. {0} before the first.
   Instant renewed_at() const;
   std::vector<LaneStats> stats() const;
 

@@ -85,9 +85,13 @@ void ChaosProxy::run() {
     for (Pair& pair : pairs_) {
       bool up_waits = pair.up.at < pair.up.waiting.size();
       bool down_waits = pair.down.at < pair.down.waiting.size();
-      auto events = [](bool in, bool out) { return static_cast<short>((in ? POLLIN : 0) | (out ? POLLOUT : 0)); };
-      fds.push_back({.fd = pair.client.get(), .events = events(!up_waits, down_waits), .revents = 0});
-      fds.push_back({.fd = pair.server.get(), .events = events(!down_waits, up_waits), .revents = 0});
+      auto events = [](bool in, bool out) {
+        return static_cast<short>((in ? POLLIN : 0) | (out ? POLLOUT : 0));
+      };
+      fds.push_back(
+          {.fd = pair.client.get(), .events = events(!up_waits, down_waits), .revents = 0});
+      fds.push_back(
+          {.fd = pair.server.get(), .events = events(!down_waits, up_waits), .revents = 0});
     }
     (void)::poll(fds.data(), fds.size(), -1);
     size_t i = 2;
@@ -95,7 +99,9 @@ void ChaosProxy::run() {
       Pair& pair = *it;
       bool keep = true;
       short ready = fds[i].revents | fds[i + 1].revents;
-      if (ready != 0) keep = forward(pair, pair.client, pair.server, pair.up) && forward(pair, pair.server, pair.client, pair.down);
+      if (ready != 0)
+        keep = forward(pair, pair.client, pair.server, pair.up) &&
+               forward(pair, pair.server, pair.client, pair.down);
       if (!keep) destroy(pair);
       it = keep ? std::next(it) : pairs_.erase(it);
     }

@@ -1,5 +1,5 @@
-// For tests: forwards TCP connections to a port and breaks each of them after a random number of bytes, in the middle of whatever is
-// there, with a reset or a plain close.
+// For tests: forwards TCP connections to a port and breaks each of them after a random number of
+// bytes, in the middle of whatever is there, with a reset or a plain close.
 #pragma once
 
 #include <atomic>

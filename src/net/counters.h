@@ -9,7 +9,8 @@
 
 namespace vremote::net {
 
-// A snapshot. Message counts are indexed by wire::FrameType; a message sent again after a reconnect counts once.
+// A snapshot. Message counts are indexed by wire::FrameType; a message sent again after a reconnect
+// counts once.
 struct LaneStats {
   uint64_t bytes_in = 0, bytes_out = 0;  // on the socket, all frames
   uint64_t connections = 0;              // how often the lane was connected
@@ -54,7 +55,9 @@ class LaneCounters {
   }
 
  private:
-  static void bump(std::atomic<uint64_t>& counter, uint64_t n) { counter.fetch_add(n, std::memory_order_relaxed); }
+  static void bump(std::atomic<uint64_t>& counter, uint64_t n) {
+    counter.fetch_add(n, std::memory_order_relaxed);
+  }
   std::atomic<uint64_t> bytes_in_{0}, bytes_out_{0}, connections_{0};
   std::array<std::atomic<uint64_t>, wire::kFrameTypes> messages_in_{}, messages_out_{};
 };

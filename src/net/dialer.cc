@@ -6,8 +6,13 @@
 
 namespace vremote::net {
 
-Dialer::Dialer(EventLoop& loop, Resolver& resolver, HostPort address, int64_t timeout_ms, Callbacks callbacks)
-    : loop_(loop), resolver_(resolver), address_(std::move(address)), timeout_ms_(timeout_ms), callbacks_(std::move(callbacks)) {}
+Dialer::Dialer(EventLoop& loop, Resolver& resolver, HostPort address, int64_t timeout_ms,
+               Callbacks callbacks)
+    : loop_(loop),
+      resolver_(resolver),
+      address_(std::move(address)),
+      timeout_ms_(timeout_ms),
+      callbacks_(std::move(callbacks)) {}
 
 void Dialer::dial() {
   finish();
@@ -19,16 +24,18 @@ void Dialer::dial() {
     candidates_ = std::move(*numeric);
     return connect_next();
   }
-  resolver_.resolve(address_, loop_, [weak = weak_from_this(), attempt = attempt_](Result<std::vector<SocketAddress>> found) {
-    auto self = weak.lock();
-    if (!self || self->attempt_ != attempt) return;
-    if (!found) {
-      self->finish();
-      return self->callbacks_.failed(found.error());
-    }
-    self->candidates_ = std::move(*found);
-    self->connect_next();
-  });
+  resolver_.resolve(
+      address_, loop_,
+      [weak = weak_from_this(), attempt = attempt_](Result<std::vector<SocketAddress>> found) {
+        auto self = weak.lock();
+        if (!self || self->attempt_ != attempt) return;
+        if (!found) {
+          self->finish();
+          return self->callbacks_.failed(found.error());
+        }
+        self->candidates_ = std::move(*found);
+        self->connect_next();
+      });
 }
 
 void Dialer::cancel() { finish(); }
@@ -58,7 +65,8 @@ void Dialer::connect_next() {
   auto watch = loop_.watch_writable(socket_.get(), [this, name] {
     watch_.reset();
     if (int error = connect_error(socket_.get()))
-      return next_or_fail({error, fmt::format("cannot connect to {}: {}", name, std::strerror(error))});
+      return next_or_fail(
+          {error, fmt::format("cannot connect to {}: {}", name, std::strerror(error))});
     connected();
   });
   if (!watch) return next_or_fail(watch.error());
@@ -75,7 +83,8 @@ void Dialer::connected() {
   iovec piece{encoded->header.data(), encoded->header.size()};
   IoResult result = stream_->write(std::span(&piece, 1));
   // A new socket takes a Hello whole.
-  if (result.bytes != encoded->header.size()) return next_or_fail({result.error ? result.error : EIO, "cannot say hello"});
+  if (result.bytes != encoded->header.size())
+    return next_or_fail({result.error ? result.error : EIO, "cannot say hello"});
   reader_ = FrameReader({.header_max = wire::kHandshakeHeaderMax, .bulk_max = wire::kBulkMax});
   auto watch = loop_.watch(stream_->fd(), [this] { on_readable(); });
   if (!watch) return next_or_fail(watch.error());
@@ -92,7 +101,8 @@ void Dialer::on_readable() {
     if (f.preamble.type == wire::FrameType::Welcome) {
       auto welcome = wire::decode_welcome(f.header);
       if (!welcome) return next_or_fail(welcome.error());
-      Welcomed answer{.stream = std::move(stream_), .reader = FrameReader(), .welcome = std::move(*welcome)};
+      Welcomed answer{
+          .stream = std::move(stream_), .reader = FrameReader(), .welcome = std::move(*welcome)};
       watch_.reset();
       std::swap(answer.reader, reader_);
       finish();
@@ -107,7 +117,8 @@ void Dialer::on_readable() {
     return next_or_fail({EPROTO, "the other side does not speak our protocol"});
   }
   if (result.error != 0)
-    return next_or_fail({result.error, fmt::format("connection lost in the handshake: {}", std::strerror(result.error))});
+    return next_or_fail({result.error, fmt::format("connection lost in the handshake: {}",
+                                                   std::strerror(result.error))});
   if (result.end) return next_or_fail({ECONNRESET, "connection closed in the handshake"});
 }
 

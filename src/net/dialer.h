@@ -22,13 +22,15 @@ class Dialer : public std::enable_shared_from_this<Dialer> {
   };
   // Exactly one of them is called for each dial(), unless it is cancelled. All on the loop.
   struct Callbacks {
-    std::function<Result<wire::Hello>()> hello;  // asked when the connection stands, so that it is up to date
+    std::function<Result<wire::Hello>()>
+        hello;  // asked when the connection stands, so that it is up to date
     std::function<void(Welcomed)> welcomed;
     std::function<void(const wire::Refuse&)> refused;
     std::function<void(const Error&)> failed;
   };
 
-  Dialer(EventLoop& loop, Resolver& resolver, HostPort address, int64_t timeout_ms, Callbacks callbacks);
+  Dialer(EventLoop& loop, Resolver& resolver, HostPort address, int64_t timeout_ms,
+         Callbacks callbacks);
 
   void dial();
   void cancel();

@@ -50,11 +50,13 @@ struct Watch::State {
     if (descriptor.is_open()) descriptor.release();
     owned.reset();
   }
-  static void arm(const std::shared_ptr<State>& self, asio::posix::descriptor_base::wait_type what) {
+  static void arm(const std::shared_ptr<State>& self,
+                  asio::posix::descriptor_base::wait_type what) {
     self->descriptor.async_wait(what, [self, what](const asio::error_code& error) {
       if (error || !self->alive) return;
       self->callback();
-      // Waiting again asks the kernel for the state as it is now: what the callback left unread is reported again.
+      // Waiting again asks the kernel for the state as it is now: what the callback left unread is
+      // reported again.
       if (self->alive && self->again) arm(self, what);
     });
   }
@@ -89,7 +91,8 @@ struct Timer::State {
 
   static void arm(const std::shared_ptr<State>& self, Instant when) {
     if (self->cancelled) return;
-    self->timer.expires_at(std::chrono::steady_clock::time_point(std::chrono::nanoseconds(when.ns)));
+    self->timer.expires_at(
+        std::chrono::steady_clock::time_point(std::chrono::nanoseconds(when.ns)));
     self->timer.async_wait([self](const asio::error_code& error) {
       if (error || self->cancelled) return;
       auto work = std::move(self->task);  // it may destroy its own Timer
@@ -180,7 +183,9 @@ void EventLoop::run_and_wait(Task task) {
   shared->task();
 }
 
-bool EventLoop::on_loop_thread() const { return impl_->loop_thread.load() == std::this_thread::get_id(); }
+bool EventLoop::on_loop_thread() const {
+  return impl_->loop_thread.load() == std::this_thread::get_id();
+}
 
 Result<Watch> EventLoop::watch(int fd, std::function<void()> on_readable) {
   VR_CHECK(on_loop_thread() || !impl_->running);
@@ -195,8 +200,8 @@ Result<Watch> EventLoop::watch(int fd, std::function<void()> on_readable) {
 
 Result<Watch> EventLoop::watch_writable(int fd, Task on_writable) {
   VR_CHECK(on_loop_thread() || !impl_->running);
-  // A duplicate, because Asio takes a descriptor once; and while it waited for both on one, each wait for input would at once be
-  // woken by the output side, which is nearly always ready.
+  // A duplicate, because Asio takes a descriptor once; and while it waited for both on one, each
+  // wait for input would at once be woken by the output side, which is nearly always ready.
   Fd duplicate(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
   if (!duplicate.valid()) return fail(errno, "cannot duplicate a descriptor");
   auto state = std::make_shared<Watch::State>(impl_->context, this);
@@ -205,7 +210,8 @@ Result<Watch> EventLoop::watch_writable(int fd, Task on_writable) {
   if (error) return fail(error.value(), "cannot watch a descriptor: " + error.message());
   state->owned = std::move(duplicate);
   state->again = false;
-  auto shared = std::make_shared<Task>(std::move(on_writable));  // std::function wants to be copyable
+  auto shared =
+      std::make_shared<Task>(std::move(on_writable));  // std::function wants to be copyable
   state->callback = [shared] { (*shared)(); };
   Watch::State::arm(state, asio::posix::descriptor_base::wait_write);
   return Watch(std::move(state));
@@ -223,7 +229,9 @@ Timer EventLoop::call_at(Instant when, Task task) {
 
 Instant EventLoop::now() {
   // steady_clock is CLOCK_MONOTONIC.
-  return {std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count()};
+  return {std::chrono::duration_cast<std::chrono::nanoseconds>(
+              std::chrono::steady_clock::now().time_since_epoch())
+              .count()};
 }
 
 }  // namespace vremote::net

@@ -1,7 +1,8 @@
-// One thread that waits for descriptors, timers and posted work, and runs their callbacks one after the other.
+// One thread that waits for descriptors, timers and posted work, and runs their callbacks one after
+// the other.
 //
-// Callbacks must not block and must not throw. A loop is driven by start() (its own thread) or run() (the caller's), once. It outlives
-// its watches and timers.
+// Callbacks must not block and must not throw. A loop is driven by start() (its own thread) or
+// run() (the caller's), once. It outlives its watches and timers.
 #pragma once
 
 #include <functional>
@@ -15,8 +16,8 @@ namespace vremote::net {
 
 class EventLoop;
 
-// Keeps a descriptor watched; destroy it before the descriptor is closed, on the loop's thread or while the loop is not running.
-// The callback may destroy its own watch.
+// Keeps a descriptor watched; destroy it before the descriptor is closed, on the loop's thread or
+// while the loop is not running. The callback may destroy its own watch.
 class Watch {
  public:
   Watch() = default;
@@ -33,7 +34,8 @@ class Watch {
   std::shared_ptr<State> state_;
 };
 
-// Cancels its timer when destroyed. Cancelled on the loop's thread, the callback never runs; on another it may be running just now.
+// Cancels its timer when destroyed. Cancelled on the loop's thread, the callback never runs; on
+// another it may be running just now.
 class Timer {
  public:
   Timer() = default;
@@ -66,19 +68,23 @@ class EventLoop {
 
   // Runs `task` on the loop's thread, later; in order among the posts of one thread. Any thread.
   void post(Task task);
-  // The same, and waits until it ran. Runs it in place on the loop's own thread, or while the loop is not running.
+  // The same, and waits until it ran. Runs it in place on the loop's own thread, or while the loop
+  // is not running.
   void run_and_wait(Task task);
   bool on_loop_thread() const;
 
-  // Calls `on_readable` on the loop's thread whenever `fd` is readable, has an error or a hang-up, again and again while it stays so
-  // (level-triggered). On the loop's thread or while the loop is not running. The loop does not own `fd`.
+  // Calls `on_readable` on the loop's thread whenever `fd` is readable, has an error or a hang-up,
+  // again and again while it stays so (level-triggered). On the loop's thread or while the loop is
+  // not running. The loop does not own `fd`.
   Result<Watch> watch(int fd, std::function<void()> on_readable);
   // Calls `on_writable` once, when `fd` takes bytes or failed.
   Result<Watch> watch_writable(int fd, Task on_writable);
 
   // Runs `task` at `when` of now()'s clock. Any thread. Keep the Timer: destroying it cancels.
   [[nodiscard]] Timer call_at(Instant when, Task task);
-  [[nodiscard]] Timer call_after(int64_t delay_ns, Task task) { return call_at(now() + delay_ns, std::move(task)); }
+  [[nodiscard]] Timer call_after(int64_t delay_ns, Task task) {
+    return call_at(now() + delay_ns, std::move(task));
+  }
 
   static Instant now();  // CLOCK_MONOTONIC
 

@@ -52,7 +52,9 @@ TEST(EventLoopTest, AWatchIsCalledAgainWhileItsDescriptorStaysReadable) {
     char c;  // one byte of three: the rest must be reported again
     if (::read(pipe.read.get(), &c, 1) == 1) got += c;
     if (got == "abcd") all.set_value();
-    if (got == "abc") { EXPECT_EQ(::write(pipe.write.get(), "d", 1), 1); }
+    if (got == "abc") {
+      EXPECT_EQ(::write(pipe.write.get(), "d", 1), 1);
+    }
   });
   ASSERT_TRUE(watch);
   loop.start();
@@ -98,7 +100,8 @@ TEST(EventLoopTest, WritableIsToldOnceThereIsRoom) {
   ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends), 0);
   Fd a(ends[0]), b(ends[1]);
   std::vector<char> block(65536);
-  while (::write(a.get(), block.data(), block.size()) > 0) {}
+  while (::write(a.get(), block.data(), block.size()) > 0) {
+  }
   std::promise<void> writable;
   bool drained = false, early = false;
   auto watch = loop.watch_writable(a.get(), [&] {
@@ -109,7 +112,8 @@ TEST(EventLoopTest, WritableIsToldOnceThereIsRoom) {
   loop.start();
   loop.run_and_wait([&] {
     drained = true;
-    while (::read(b.get(), block.data(), block.size()) > 0) {}
+    while (::read(b.get(), block.data(), block.size()) > 0) {
+    }
   });
   ASSERT_EQ(writable.get_future().wait_for(std::chrono::seconds(20)), std::future_status::ready);
   EXPECT_FALSE(early);

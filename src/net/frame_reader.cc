@@ -62,8 +62,8 @@ Result<std::optional<FrameReader::Frame>> FrameReader::next() {
   drop_delivered();
   if (!current_) {
     if (available() < wire::kPreambleSize) return std::nullopt;
-    VR_TRY(preamble, wire::decode_preamble(
-                         std::span<const std::byte, wire::kPreambleSize>(buffer_.data() + begin_, wire::kPreambleSize)));
+    VR_TRY(preamble, wire::decode_preamble(std::span<const std::byte, wire::kPreambleSize>(
+                         buffer_.data() + begin_, wire::kPreambleSize)));
     if (preamble.header_length > limits_.header_max || preamble.bulk_length > limits_.bulk_max)
       return fail(EPROTO, "frame too long at this point");
     current_ = preamble;
@@ -82,9 +82,10 @@ Result<std::optional<FrameReader::Frame>> FrameReader::next() {
   if (bulk_have_ < current_->bulk_length) return std::nullopt;
 
   delivered_ = true;
-  Frame frame{.preamble = *current_,
-              .header = std::span(buffer_.data() + begin_ + wire::kPreambleSize, current_->header_length),
-              .bulk = {}};
+  Frame frame{
+      .preamble = *current_,
+      .header = std::span(buffer_.data() + begin_ + wire::kPreambleSize, current_->header_length),
+      .bulk = {}};
   if (bulk_) {
     std::span<const std::byte> view(bulk_.get(), current_->bulk_length);
     frame.bulk = Bytes(std::move(bulk_), view);

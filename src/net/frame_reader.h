@@ -1,5 +1,6 @@
-// Cuts a byte stream into frames. Headers pass through a small buffer; page data goes from the socket straight to the memory where it
-// stays, except for the few KiB that arrived together with their header.
+// Cuts a byte stream into frames. Headers pass through a small buffer; page data goes from the
+// socket straight to the memory where it stays, except for the few KiB that arrived together with
+// their header.
 #pragma once
 
 #include <memory>
@@ -34,7 +35,8 @@ class FrameReader {
 
   // Reads once. Call it only after next() found nothing.
   IoResult fill(Stream& stream);
-  // The next whole frame; nothing when more bytes are needed; EPROTO when the peer breaks the rules.
+  // The next whole frame; nothing when more bytes are needed; EPROTO when the peer breaks the
+  // rules.
   Result<std::optional<Frame>> next();
 
  private:
@@ -50,7 +52,8 @@ class FrameReader {
   std::optional<wire::Preamble> current_;
   std::shared_ptr<std::byte[]> bulk_;
   size_t bulk_have_ = 0;
-  size_t in_buffer_ = 0;  // how much of the buffer is its preamble, header and copied part of the bulk
+  size_t in_buffer_ =
+      0;  // how much of the buffer is its preamble, header and copied part of the bulk
   bool delivered_ = false;
 };
 

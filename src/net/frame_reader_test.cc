@@ -12,7 +12,8 @@ namespace {
 // Gives out `bytes` in pieces of at most `step()` bytes.
 class ScriptedStream : public Stream {
  public:
-  explicit ScriptedStream(std::vector<std::byte> bytes, uint64_t seed) : bytes_(std::move(bytes)), random_(seed) {}
+  explicit ScriptedStream(std::vector<std::byte> bytes, uint64_t seed)
+      : bytes_(std::move(bytes)), random_(seed) {}
   int fd() const override { return -1; }
   IoResult write(std::span<iovec>) override { return {.error = EPIPE}; }
   IoResult read(std::span<iovec> into) override {
@@ -52,8 +53,12 @@ TEST(FrameReaderTest, FramesComeWholeHoweverTheBytesAreCut) {
     std::vector<std::byte> bytes;
     for (int i = 0; i < 30; ++i) {
       Expected e;
-      size_t header = random.chance(30) ? 0 : random.chance(5) ? random.between(15000, 200000) : random.between(1, 300);
-      size_t bulk = header == 0 || random.chance(50) ? 0 : random.chance(10) ? random.between(1, 200000) : random.between(1, 9000);
+      size_t header = random.chance(30)  ? 0
+                      : random.chance(5) ? random.between(15000, 200000)
+                                         : random.between(1, 300);
+      size_t bulk = header == 0 || random.chance(50) ? 0
+                    : random.chance(10)              ? random.between(1, 200000)
+                                                     : random.between(1, 9000);
       e.header = noise(random, header);
       e.bulk = noise(random, bulk);
       e.preamble = {.header_length = static_cast<uint32_t>(header),
@@ -85,16 +90,19 @@ TEST(FrameReaderTest, FramesComeWholeHoweverTheBytesAreCut) {
       if (reader.fill(stream).end) break;
     }
     ASSERT_EQ(got, frames.size()) << "seed " << seed;
-    for (size_t i = 0; i < got; ++i) ASSERT_TRUE(std::ranges::equal(kept[i].view(), frames[i].bulk)) << "seed " << seed;
+    for (size_t i = 0; i < got; ++i)
+      ASSERT_TRUE(std::ranges::equal(kept[i].view(), frames[i].bulk)) << "seed " << seed;
   }
 }
 
 TEST(FrameReaderTest, WhatIsTooLongIsRefusedBeforeItIsRead) {
   std::array<std::byte, wire::kPreambleSize> preamble;
-  wire::encode_preamble({.header_length = 101, .bulk_length = 0, .type = wire::FrameType::Hello}, preamble);
+  wire::encode_preamble({.header_length = 101, .bulk_length = 0, .type = wire::FrameType::Hello},
+                        preamble);
   ScriptedStream stream({preamble.begin(), preamble.end()}, 1);
   FrameReader reader({.header_max = 100, .bulk_max = 0});
-  while (!reader.fill(stream).end) {}
+  while (!reader.fill(stream).end) {
+  }
   auto frame = reader.next();
   ASSERT_FALSE(frame);
   EXPECT_EQ(frame.error().code, EPROTO);

@@ -20,6 +20,9 @@
 namespace vremote::net {
 namespace {
 
+// Each costs some KiB per lane; with TLS off, anybody who knows the cluster's name can ask for one.
+constexpr size_t kSessionsMax = 4096;
+
 struct Session {
   SessionInfo info;
   uint64_t epoch = 0;
@@ -36,14 +39,16 @@ struct Session {
 
 }  // namespace
 
-// The first loop accepts, keeps the list of sessions and runs their callbacks; each lane lives on a loop of its own.
+// The first loop accepts, keeps the list of sessions and runs their callbacks; each lane lives on a
+// loop of its own.
 class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
  public:
   Impl(std::vector<EventLoop*> loops, HomeServerOptions options, Callbacks callbacks)
       : loops_(std::move(loops)),
         options_(std::move(options)),
         callbacks_(std::move(callbacks)),
-        knocks_(*loops_.at(0), options_.handshake_timeout_ms, [this](Guest guest) { greet(std::move(guest)); }) {}
+        knocks_(*loops_.at(0), options_.handshake_timeout_ms,
+                [this](Guest guest) { greet(std::move(guest)); }) {}
 
   Status start() {
     VR_TRY(address, parse_address(options_.address));
@@ -142,16 +147,18 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
       if (knocks_.full()) return pause("too many strangers at the door");
       SocketAddress peer;
       peer.length = sizeof peer.storage;
-      Fd socket(::accept4(listener_.get(), reinterpret_cast<sockaddr*>(&peer.storage), &peer.length, SOCK_NONBLOCK | SOCK_CLOEXEC));
+      Fd socket(::accept4(listener_.get(), reinterpret_cast<sockaddr*>(&peer.storage), &peer.length,
+                          SOCK_NONBLOCK | SOCK_CLOEXEC));
       if (socket.valid()) {
         tune(socket.get());
         knocks_.add(std::move(socket), peer.text());
         continue;
       }
       if (errno == EAGAIN || errno == EWOULDBLOCK) return;
-      // No descriptors or memory: the connection stays in the queue, and the listener readable. Everything else is the
-      // misfortune of one connection (accept(2)).
-      if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) return pause(std::strerror(errno));
+      // No descriptors or memory: the connection stays in the queue, and the listener readable.
+      // Everything else is the misfortune of one connection (accept(2)).
+      if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+        return pause(std::strerror(errno));
     }
   }
   void pause(const std::string& why) {
@@ -166,27 +173,35 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     if (stopped_) return;
     const wire::Hello& hello = guest.hello;
     if (hello.version != wire::kProtocolVersion)
-      return refuse(std::move(guest), wire::RefuseReason::Version,
-                    fmt::format("{} speaks protocol version {}", options_.node_name, wire::kProtocolVersion));
+      return refuse(
+          std::move(guest), wire::RefuseReason::Version,
+          fmt::format("{} speaks protocol version {}", options_.node_name, wire::kProtocolVersion));
     if (hello.cluster != options_.cluster) {
       // The name of our cluster is not for strangers; theirs they know.
-      auto text = fmt::format("{} is not a node of cluster '{}'", options_.node_name, hello.cluster);
+      auto text =
+          fmt::format("{} is not a node of cluster '{}'", options_.node_name, hello.cluster);
       return refuse(std::move(guest), wire::RefuseReason::Cluster, text);
     }
     auto it = by_name_.find(hello.node_name);
     SessionPtr session = it == by_name_.end() ? nullptr : it->second;
-    bool same = session && session->info.incarnation == hello.incarnation && session->epoch == hello.session_epoch;
+    bool same = session && session->info.incarnation == hello.incarnation &&
+                session->epoch == hello.session_epoch;
     if (same && session->info.lanes != hello.lanes)
-      return refuse(std::move(guest), wire::RefuseReason::BadHello, "another number of lanes than before");
+      return refuse(std::move(guest), wire::RefuseReason::BadHello,
+                    "another number of lanes than before");
     if (hello.resume && (!same || session->ending))
       return refuse(std::move(guest), wire::RefuseReason::SessionUnknown, "the session is over");
     if (session && (!same || session->ending)) {
       if (session->waiting.size() >= wire::kLanesMax)
-        return refuse(std::move(guest), wire::RefuseReason::Busy, "the older session is still ending");
+        return refuse(std::move(guest), wire::RefuseReason::Busy,
+                      "the older session is still ending");
       bool restarted = session->info.incarnation != hello.incarnation;
       session->waiting.push_back(std::move(guest));
-      return begin_end(session, restarted ? "the node has restarted" : "the node has begun another session");
+      return begin_end(session,
+                       restarted ? "the node has restarted" : "the node has begun another session");
     }
+    if (!session && by_name_.size() >= kSessionsMax)
+      return refuse(std::move(guest), wire::RefuseReason::Busy, "too many nodes");
     if (!session) session = create(guest);
     join(session, std::move(guest));
   }
@@ -202,12 +217,15 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     for (uint32_t i = 0; i < guest.hello.lanes; ++i) {
       auto lane = std::make_shared<Lane>(*loops_[i % loops_.size()],
                                          Lane::Options{.index = i,
-                                                       .name = session->info.node_name,
                                                        .ping_interval_ms = 0,  // the agent pings
                                                        .silence_max_ms = options_.silence_max_ms});
-      // The lane belongs to the session, which outlives every handler: stop() and the session's end close the lanes first.
-      lane->set_handlers({.on_message = [this, s = session.get(), i](const auto& frame) { return deliver(*s, i, frame); },
-                          .on_lost = [this, s = session.get(), i](const Error& e, bool hopeless) { lost(*s, i, e, hopeless); }});
+      // The lane belongs to the session, which outlives every handler: stop() and the session's end
+      // close the lanes first.
+      lane->set_handlers(
+          {.on_message = [this, s = session.get(),
+                          i](const auto& frame) { return deliver(*s, i, frame); },
+           .on_lost = [this, s = session.get(), i](const Error& e,
+                                                   bool hopeless) { lost(*s, i, e, hopeless); }});
       lane->open(1);
       session->lanes.push_back(std::move(lane));
     }
@@ -216,21 +234,24 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
       std::unique_lock lock(mutex_);
       by_id_[session->info.id] = session;
     }
-    spdlog::info("node {} at {}: session {}", session->info.node_name, session->info.address, session->info.id);
+    spdlog::info("node {} at {}: session {}", session->info.node_name, session->info.address,
+                 session->info.id);
     if (callbacks_.on_session) callbacks_.on_session(session->info);
     return session;
   }
 
   void join(const SessionPtr& session, Guest guest) {
-    wire::Welcome welcome{.node_name = options_.node_name,
-                          .incarnation = options_.incarnation,
-                          .session = session->info.id,
-                          .resumed = guest.hello.resume,
-                          .received = 0,
-                          .lease_term_ms = options_.lease_term_ms,
-                          .exports = callbacks_.exports ? callbacks_.exports() : std::vector<wire::Export>()};
+    wire::Welcome welcome{
+        .node_name = options_.node_name,
+        .incarnation = options_.incarnation,
+        .session = session->info.id,
+        .resumed = guest.hello.resume,
+        .received = 0,
+        .lease_term_ms = options_.lease_term_ms,
+        .exports = callbacks_.exports ? callbacks_.exports() : std::vector<wire::Export>()};
     EventLoop& loop = session->lanes[guest.hello.lane]->loop();
-    loop.post([self = shared_from_this(), session, guest = std::move(guest), welcome = std::move(welcome)]() mutable {
+    loop.post([self = shared_from_this(), session, guest = std::move(guest),
+               welcome = std::move(welcome)]() mutable {
       self->attach(session, std::move(guest), std::move(welcome));
     });
   }
@@ -241,7 +262,8 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     if (stopped_) return;
     uint32_t index = guest.hello.lane;
     Lane& lane = *session->lanes[index];
-    // An older connection that we believe to be alive: the node knows better. What it brought so far counts.
+    // An older connection that we believe to be alive: the node knows better. What it brought so
+    // far counts.
     lane.drain();
     if (lane.attached()) lane.lose({ECONNRESET, "replaced by a new connection"});
     welcome.received = lane.received();
@@ -251,7 +273,8 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
       return refuse(std::move(guest), wire::RefuseReason::Busy, "the home cannot name its exports");
     }
     count_connected(*session, +1);
-    Status status = lane.attach(std::move(guest.stream), std::move(guest.reader), guest.hello.received, std::move(encoded->header));
+    Status status = lane.attach(std::move(guest.stream), std::move(guest.reader),
+                                guest.hello.received, std::move(encoded->header));
     if (status) return;
     count_connected(*session, -1);
     // ECANCELED: the session has just ended; the node hears of it when it tries again.
@@ -266,7 +289,8 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
   }
 
   void lost(Session& session, uint32_t index, const Error& error, bool hopeless) {
-    if (error.code == EPROTO) spdlog::error("node {}, lane {}: {}", session.info.node_name, index, error.what);
+    if (error.code == EPROTO)
+      spdlog::error("node {}, lane {}: {}", session.info.node_name, index, error.what);
     count_connected(session, -1);
     if (hopeless) end_later(session, error.what);
   }
@@ -290,7 +314,8 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     });
   }
 
-  // ---- the end of a session, on the first loop: its lanes are closed on their loops, then the layer above is told ----
+  // ---- the end of a session, on the first loop: its lanes are closed on their loops, then the
+  // layer above is told ----
 
   void begin_end(const SessionPtr& session, const std::string& why) {
     if (session->ending) return;
@@ -335,7 +360,8 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
   std::unordered_map<SessionId, SessionPtr> by_id_;
 };
 
-HomeServer::HomeServer(std::vector<EventLoop*> loops, HomeServerOptions options, Callbacks callbacks)
+HomeServer::HomeServer(std::vector<EventLoop*> loops, HomeServerOptions options,
+                       Callbacks callbacks)
     : impl_(std::make_shared<Impl>(std::move(loops), std::move(options), std::move(callbacks))) {}
 HomeServer::~HomeServer() { stop(); }
 
@@ -346,7 +372,9 @@ Status HomeServer::send(SessionId session, uint32_t lane, const coherence::ToAge
   return impl_->send(session, lane, message);
 }
 void HomeServer::end_session(SessionId session) { impl_->end_session(session); }
-std::optional<Instant> HomeServer::last_heard(SessionId session) const { return impl_->last_heard(session); }
+std::optional<Instant> HomeServer::last_heard(SessionId session) const {
+  return impl_->last_heard(session);
+}
 std::vector<SessionInfo> HomeServer::sessions() const { return impl_->sessions(); }
 std::vector<LaneStats> HomeServer::stats(SessionId session) const { return impl_->stats(session); }
 

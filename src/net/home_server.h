@@ -1,7 +1,8 @@
-// A home's side: listens, checks who knocks, and keeps one session per agent node over all its reconnects.
+// A home's side: listens, checks who knocks, and keeps one session per agent node over all its
+// reconnects.
 //
-// A session lasts until the node comes back with another incarnation or session epoch, or until end_session(). A broken
-// connection alone ends nothing: messages wait for the next one.
+// A session lasts until the node comes back with another incarnation or session epoch, or until
+// end_session(). A broken connection alone ends nothing: messages wait for the next one.
 #pragma once
 
 #include <cstdint>
@@ -27,8 +28,8 @@ struct SessionInfo {
   SessionId id = 0;
   std::string node_name;
   uint64_t incarnation = 0;
-  uint32_t lanes = 1;    // the agent's choice
-  std::string address;   // of its first connection
+  uint32_t lanes = 1;   // the agent's choice
+  std::string address;  // of its first connection
 };
 
 struct HomeServerOptions {
@@ -38,20 +39,22 @@ struct HomeServerOptions {
   uint64_t incarnation = 0;
   uint32_t lease_term_ms = 10000;  // told to the agents
   int64_t handshake_timeout_ms = 5000;
-  int64_t silence_max_ms = 8000;  // a connection that says nothing for so long is closed; the session stays
+  int64_t silence_max_ms =
+      8000;  // a connection that says nothing for so long is closed; the session stays
 };
 
 class HomeServer {
  public:
-  // on_message runs on the lane's loop (lane % loops), the others on the first loop. All of them may call send().
+  // on_message runs on the lane's loop (lane % loops), the others on the first loop. All of them
+  // may call send().
   struct Callbacks {
     // Asked at every handshake.
     std::function<std::vector<wire::Export>()> exports;
     // A new session, before its first message.
     std::function<void(const SessionInfo&)> on_session;
     std::function<void(SessionId, uint32_t lane, coherence::ToHome&&)> on_message;
-    // The session is void, after its last message: the node came back as another, or end_session(). The next session of the same
-    // node is announced after this.
+    // The session is void, after its last message: the node came back as another, or end_session().
+    // The next session of the same node is announced after this.
     std::function<void(SessionId)> on_reset;
     // The session's first lane came up, or its last went down (for status). Optional.
     std::function<void(SessionId, bool connected)> on_connection;
@@ -71,10 +74,12 @@ class HomeServer {
   // Like AgentSession::send(). A message for a session that is gone is dropped. Any thread.
   Status send(SessionId session, uint32_t lane, const coherence::ToAgent& message);
 
-  // Makes the session void, as when its lease expired: on_reset follows, and the node is told when it comes back. Any thread.
+  // Makes the session void, as when its lease expired: on_reset follows, and the node is told when
+  // it comes back. Any thread.
   void end_session(SessionId session);
 
-  // When the quietest lane of the session was last heard: the home's start of the lease term. Empty when the session is gone.
+  // When the quietest lane of the session was last heard: the home's start of the lease term. Empty
+  // when the session is gone.
   std::optional<Instant> last_heard(SessionId session) const;
   std::vector<SessionInfo> sessions() const;
   // Per lane; empty when the session is gone.

@@ -19,7 +19,8 @@ void Knocks::add(Fd socket, std::string address) {
   auto watch = loop_.watch(knock.stream->fd(), [this, id] { on_readable(id); });
   if (!watch) return reject(id, watch.error().what);
   knock.watch = std::move(*watch);
-  knock.timer = loop_.call_after(timeout_ms_ * 1'000'000, [this, id] { reject(id, "no hello in time"); });
+  knock.timer =
+      loop_.call_after(timeout_ms_ * 1'000'000, [this, id] { reject(id, "no hello in time"); });
 }
 
 void Knocks::reject(uint64_t id, const std::string& why) {
@@ -53,11 +54,13 @@ void Knocks::on_readable(uint64_t id) {
 }
 
 void refuse(Guest guest, wire::RefuseReason reason, const std::string& text) {
-  spdlog::warn("node {} at {} refused ({}): {}", guest.hello.node_name, guest.address, wire::to_string(reason), text);
+  spdlog::warn("node {} at {} refused ({}): {}", guest.hello.node_name, guest.address,
+               wire::to_string(reason), text);
   auto encoded = wire::encode(wire::Refuse{.reason = reason, .text = text});
   if (!encoded) return;
   iovec piece{encoded->header.data(), encoded->header.size()};
-  (void)guest.stream->write(std::span(&piece, 1));  // whole or not at all: the socket is new; the guest tries again anyway
+  (void)guest.stream->write(std::span(
+      &piece, 1));  // whole or not at all: the socket is new; the guest tries again anyway
 }
 
 }  // namespace vremote::net

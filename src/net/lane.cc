@@ -19,9 +19,10 @@ constexpr uint64_t kAckMessages = 64;
 constexpr uint64_t kAckBytes = uint64_t{1} << 20;
 constexpr int64_t kAckDelayNs = 20'000'000;
 
-constexpr size_t kReadBudget = size_t{1} << 20;    // per wake-up, so that one peer does not starve the others
-constexpr size_t kPieces = 64;                     // per write
-constexpr size_t kControlMax = size_t{64} << 10;   // pongs for a peer that pings and does not read
+constexpr size_t kReadBudget = size_t{1}
+                               << 20;  // per wake-up, so that one peer does not starve the others
+constexpr size_t kPieces = 64;         // per write
+constexpr size_t kControlMax = size_t{64} << 10;  // pongs for a peer that pings and does not read
 constexpr int kViolationsMax = 3;
 
 }  // namespace
@@ -29,7 +30,8 @@ constexpr int kViolationsMax = 3;
 Lane::Lane(EventLoop& loop, Options options)
     : loop_(loop), options_(std::move(options)), last_heard_(EventLoop::now().ns) {}
 
-// ---- sending ------------------------------------------------------------------------------------------------------------------
+// ---- sending
+// ------------------------------------------------------------------------------------------------------------------
 
 void Lane::send(wire::Encoded message, uint32_t generation) {
   std::lock_guard lock(mutex_);
@@ -52,7 +54,8 @@ void Lane::queue_ack_locked() {
   bytes_unacked_ = 0;
 }
 
-// What to write next, in order: the rest of a message partly written, the control frames, the messages not yet written.
+// What to write next, in order: the rest of a message partly written, the control frames, the
+// messages not yet written.
 size_t Lane::gather_locked(std::span<iovec> pieces) const {
   size_t n = 0;
   auto add = [&](const std::byte* data, size_t size) {
@@ -116,7 +119,8 @@ void Lane::flush_locked() {
       loop_.post([self = shared_from_this(), epoch = epoch_, error = result.error] {
         if (self->epoch_ != epoch) return;
         self->drain();
-        if (self->epoch_ == epoch) self->lose({error, fmt::format("connection lost: {}", std::strerror(error))});
+        if (self->epoch_ == epoch)
+          self->lose({error, fmt::format("connection lost: {}", std::strerror(error))});
       });
       return;
     }
@@ -151,7 +155,8 @@ void Lane::wait_writable_locked() {
   writable_ = std::move(*watch);
 }
 
-// ---- receiving ----------------------------------------------------------------------------------------------------------------
+// ---- receiving
+// ----------------------------------------------------------------------------------------------------------------
 
 uint64_t Lane::received() const {
   std::lock_guard lock(mutex_);
@@ -185,7 +190,8 @@ Status Lane::acknowledged(uint64_t sequence) {
   std::vector<wire::Encoded> done;  // freed after the lock
   {
     std::lock_guard lock(mutex_);
-    if (sequence >= first_ + unsent_) return fail(EPROTO, "acknowledged a message that was not sent");
+    if (sequence >= first_ + unsent_)
+      return fail(EPROTO, "acknowledged a message that was not sent");
     while (first_ <= sequence) {
       queue_bytes_ -= queue_.front().size();
       done.push_back(std::move(queue_.front()));
@@ -209,7 +215,8 @@ Status Lane::handle(const FrameReader::Frame& frame) {
       return {};
     }
     case FrameType::Pong:
-      if (!ping_open_ || frame.preamble.sequence != ping_id_) return fail(EPROTO, "an answer to no ping");
+      if (!ping_open_ || frame.preamble.sequence != ping_id_)
+        return fail(EPROTO, "an answer to no ping");
       ping_open_ = false;
       renewed_at_ = ping_sent_.ns;
       return {};
@@ -267,7 +274,8 @@ bool Lane::read_some() {
       counters_.bytes_received(result.bytes);
       last_heard_ = EventLoop::now().ns;
     }
-    if (result.error != 0) return lost({result.error, fmt::format("connection lost: {}", std::strerror(result.error))});
+    if (result.error != 0)
+      return lost({result.error, fmt::format("connection lost: {}", std::strerror(result.error))});
     if (result.end) return lost({ECONNRESET, "connection closed by the other side"});
     budget -= std::min(budget, result.bytes);
     more = !result.would_block;
@@ -281,9 +289,11 @@ bool Lane::read_some() {
   return more;
 }
 
-// ---- connections --------------------------------------------------------------------------------------------------------------
+// ---- connections
+// --------------------------------------------------------------------------------------------------------------
 
-Status Lane::attach(std::unique_ptr<Stream> stream, FrameReader reader, uint64_t peer_received, std::vector<std::byte> first) {
+Status Lane::attach(std::unique_ptr<Stream> stream, FrameReader reader, uint64_t peer_received,
+                    std::vector<std::byte> first) {
   VR_CHECK(loop_.on_loop_thread());
   detach();
   std::vector<wire::Encoded> done;
@@ -291,8 +301,8 @@ Status Lane::attach(std::unique_ptr<Stream> stream, FrameReader reader, uint64_t
     std::lock_guard lock(mutex_);
     if (!open_) return fail(ECANCELED, "the session was closed");
     if (peer_received + 1 < first_ || peer_received >= first_ + queue_.size())
-      return fail(EPROTO, fmt::format("the peer says it has received {}, we have sent {} to {}", peer_received, first_,
-                                      first_ + queue_.size() - 1));
+      return fail(EPROTO, fmt::format("the peer says it has received {}, we have sent {} to {}",
+                                      peer_received, first_, first_ + queue_.size() - 1));
     for (; first_ <= peer_received; ++first_) {
       queue_bytes_ -= queue_.front().size();
       done.push_back(std::move(queue_.front()));
@@ -389,7 +399,9 @@ void Lane::tick() {
 }
 
 void Lane::schedule_tick() {
-  int64_t interval_ms = options_.ping_interval_ms > 0 ? options_.ping_interval_ms : std::max<int64_t>(options_.silence_max_ms / 4, 1);
+  int64_t interval_ms = options_.ping_interval_ms > 0
+                            ? options_.ping_interval_ms
+                            : std::max<int64_t>(options_.silence_max_ms / 4, 1);
   tick_timer_ = loop_.call_after(interval_ms * 1'000'000, [this] { tick(); });
 }
 

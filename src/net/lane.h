@@ -1,12 +1,16 @@
-// One reliable lane: messages arrive exactly once and in order although its connections come and go.
+// One reliable lane: messages arrive exactly once and in order although its connections come and
+// go.
 //
 // 1. The n-th message of a session on this lane has the number n, in each direction.
-// 2. The sender keeps a message until the other side has acknowledged it. Page data is shared, not copied.
-// 3. With every new connection each side first says the last number it has received (handshake); the other sends the rest again.
+// 2. The sender keeps a message until the other side has acknowledged it. Page data is shared, not
+// copied.
+// 3. With every new connection each side first says the last number it has received (handshake);
+// the other sends the rest again.
 // 4. The receiver takes only the number that follows; anything else breaks the rules.
 //
-// send() writes to the socket on the caller's thread: a thread hop costs more than the work. What the socket does not take is
-// written by the loop when it does. Everything else happens on the lane's loop.
+// send() writes to the socket on the caller's thread: a thread hop costs more than the work. What
+// the socket does not take is written by the loop when it does. Everything else happens on the
+// lane's loop.
 #pragma once
 
 #include <atomic>
@@ -31,16 +35,17 @@ class Lane : public std::enable_shared_from_this<Lane> {
  public:
   struct Options {
     uint32_t index = 0;
-    std::string name;              // for the log
     int64_t ping_interval_ms = 0;  // 0: the other side pings
     int64_t silence_max_ms = 8000;
   };
   // All run on the lane's loop, with no lock held, and only between attach() and detach().
   struct Handlers {
-    // A message frame. Decodes it, then calls taken(), then delivers it. An error closes the connection.
+    // A message frame. Decodes it, then calls taken(), then delivers it. An error closes the
+    // connection.
     std::function<Status(const FrameReader::Frame&)> on_message;
-    // The connection is gone and already detached. `hopeless`: the peer breaks the rules again and again without any progress
-    // between; the same message would be sent for ever, so the session must end.
+    // The connection is gone and already detached. `hopeless`: the peer breaks the rules again and
+    // again without any progress between; the same message would be sent for ever, so the session
+    // must end.
     std::function<void(const Error&, bool hopeless)> on_lost;
   };
 
@@ -52,18 +57,25 @@ class Lane : public std::enable_shared_from_this<Lane> {
 
   // ---- any thread ----
 
-  // Numbers, keeps and sends. Dropped while closed, or when `generation` is given and not the lane's.
+  // Numbers, keeps and sends. Dropped while closed, or when `generation` is given and not the
+  // lane's.
   void send(wire::Encoded message, uint32_t generation = 0);
   LaneStats stats() const;
-  Instant last_heard() const { return {last_heard_.load()}; }  // any byte; the construction before the first
-  Instant renewed_at() const { return {renewed_at_.load()}; }  // when the last answered ping was sent; {0} before the first
+  Instant last_heard() const {
+    return {last_heard_.load()};
+  }  // any byte; the construction before the first
+  Instant renewed_at() const {
+    return {renewed_at_.load()};
+  }  // when the last answered ping was sent; {0} before the first
 
   // ---- the lane's loop ----
 
   void set_handlers(Handlers handlers) { handlers_ = std::move(handlers); }
-  // Takes a connection whose handshake is done. The peer has received messages up to `peer_received`; `first` is written before
-  // anything else. Replaces an older connection. EPROTO when `peer_received` is not possible.
-  Status attach(std::unique_ptr<Stream> stream, FrameReader reader, uint64_t peer_received, std::vector<std::byte> first);
+  // Takes a connection whose handshake is done. The peer has received messages up to
+  // `peer_received`; `first` is written before anything else. Replaces an older connection. EPROTO
+  // when `peer_received` is not possible.
+  Status attach(std::unique_ptr<Stream> stream, FrameReader reader, uint64_t peer_received,
+                std::vector<std::byte> first);
   // Takes what has arrived, before a connection is given up: it need not be sent again.
   void drain();
   // Drops the connection, silently.
@@ -72,7 +84,8 @@ class Lane : public std::enable_shared_from_this<Lane> {
   void taken(const FrameReader::Frame& frame);
   uint64_t received() const;
   bool attached() const { return stream_ != nullptr; }
-  // Makes the session on this lane void: nothing queued, numbers from 1; send() drops everything until open().
+  // Makes the session on this lane void: nothing queued, numbers from 1; send() drops everything
+  // until open().
   void close();
   void open(uint32_t generation);
   // Detaches and tells on_lost; for tests and for a broken connection.
@@ -127,9 +140,9 @@ class Lane : public std::enable_shared_from_this<Lane> {
   std::vector<std::byte> control_;  // acks, pings, pongs: between messages, never inside one
   size_t control_written_ = 0;
 
-  uint64_t received_ = 0;        // the last message taken
-  uint64_t ack_told_ = 0;        // the last the peer was told of
-  uint64_t bytes_unacked_ = 0;   // taken since
+  uint64_t received_ = 0;       // the last message taken
+  uint64_t ack_told_ = 0;       // the last the peer was told of
+  uint64_t bytes_unacked_ = 0;  // taken since
 };
 
 }  // namespace vremote::net

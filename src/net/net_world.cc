@@ -32,7 +32,8 @@ std::vector<EventLoop*> Loops::all() const {
   return out;
 }
 
-TestHome::TestHome(uint64_t incarnation, uint16_t port, std::function<void(HomeServerOptions&)> tweak) {
+TestHome::TestHome(uint64_t incarnation, uint16_t port,
+                   std::function<void(HomeServerOptions&)> tweak) {
   HomeServerOptions options{.address = "127.0.0.1:" + std::to_string(port),
                             .cluster = "lab",
                             .node_name = "home",
@@ -40,15 +41,23 @@ TestHome::TestHome(uint64_t incarnation, uint16_t port, std::function<void(HomeS
   if (tweak) tweak(options);
   HomeServer::Callbacks callbacks;
   callbacks.exports = [] {
-    return std::vector<wire::Export>{{.name = "data", .export_index = 0, .root = {0, 1, 2}, .read_only = true, .path = "/srv/data"}};
+    return std::vector<wire::Export>{{.name = "data",
+                                      .export_index = 0,
+                                      .root = {0, 1, 2},
+                                      .read_only = true,
+                                      .path = "/srv/data"}};
   };
   callbacks.on_session = [this](const SessionInfo& info) {
-    journal.note([&] { seen.events.push_back("session " + std::to_string(info.id) + " " + info.node_name); });
+    journal.note([&] {
+      seen.events.push_back("session " + std::to_string(info.id) + " " + info.node_name);
+    });
   };
   callbacks.on_reset = [this](SessionId id) {
     journal.note([&] { seen.events.push_back("reset " + std::to_string(id)); });
   };
-  callbacks.on_connection = [this](SessionId, bool up) { journal.note([&] { seen.connected += up ? 1 : ~0u; }); };
+  callbacks.on_connection = [this](SessionId, bool up) {
+    journal.note([&] { seen.connected += up ? 1 : ~0u; });
+  };
   callbacks.on_message = [this](SessionId id, uint32_t lane, ToHome&& message) {
     if (on_message) on_message(id, lane, message);
     journal.note([&] {
@@ -103,7 +112,8 @@ namespace {
 Bytes data_of(uint64_t number, size_t size) {
   Prng random(number);
   std::vector<std::byte> bytes(size);
-  // A few random bytes spread over the data find what is shifted or torn, and cost little under a sanitizer.
+  // A few random bytes spread over the data find what is shifted or torn, and cost little under a
+  // sanitizer.
   for (size_t i = 0; i < size; i += 1 + size / 64) bytes[i] = static_cast<std::byte>(random.next());
   return Bytes::copy_of(bytes);
 }
@@ -125,13 +135,18 @@ ToHome numbered_to_home(uint64_t number, size_t size) {
 }
 ToAgent numbered_to_agent(uint64_t number, size_t size) {
   if (size == 0) return FlushAck{.file = {0, 1, 2}, .flush = number, .error = 0};
-  return FetchReply{.file = {0, 1, 2}, .fetch = number, .error = 0, .data_offset = 0, .data = data_of(number, size)};
+  return FetchReply{.file = {0, 1, 2},
+                    .fetch = number,
+                    .error = 0,
+                    .data_offset = 0,
+                    .data = data_of(number, size)};
 }
 uint64_t number_of(const ToHome& message) {
   if (auto* fetch = std::get_if<Fetch>(&message)) return fetch->fetch;
   const Flush& flush = std::get<Flush>(message);
   std::vector<std::byte> all;
-  for (const Extent& e : flush.extents) all.insert(all.end(), e.bytes.view().begin(), e.bytes.view().end());
+  for (const Extent& e : flush.extents)
+    all.insert(all.end(), e.bytes.view().begin(), e.bytes.view().end());
   return right(flush.flush, Bytes::copy_of(all)) ? flush.flush : 0;
 }
 uint64_t number_of(const ToAgent& message) {

@@ -1,4 +1,5 @@
-// For tests: loops, homes and agents on the loopback, and waiting for what happens without sleeping for it.
+// For tests: loops, homes and agents on the loopback, and waiting for what happens without sleeping
+// for it.
 #pragma once
 
 #include <condition_variable>
@@ -57,7 +58,8 @@ struct TestHome {
     size_t count = 0;
     uint32_t connected = 0;
   };
-  explicit TestHome(uint64_t incarnation = 1, uint16_t port = 0, std::function<void(HomeServerOptions&)> tweak = {});
+  explicit TestHome(uint64_t incarnation = 1, uint16_t port = 0,
+                    std::function<void(HomeServerOptions&)> tweak = {});
   ~TestHome();
   std::string address() const;
 
@@ -71,7 +73,8 @@ struct TestHome {
 
 struct TestAgent {
   struct Seen {
-    std::vector<std::string> events;  // "connected fresh", "connected again", "disconnected …", "reset"
+    std::vector<std::string>
+        events;  // "connected fresh", "connected again", "disconnected …", "reset"
     std::vector<HomeInfo> infos;
     std::map<uint32_t, std::vector<coherence::ToAgent>> messages;
     size_t count = 0;
@@ -87,7 +90,8 @@ struct TestAgent {
   std::unique_ptr<AgentSession> session;
 };
 
-// A numbered message of `size` bytes of data that its number decides, and the check on the other side.
+// A numbered message of `size` bytes of data that its number decides, and the check on the other
+// side.
 coherence::ToHome numbered_to_home(uint64_t number, size_t size = 0);
 coherence::ToAgent numbered_to_agent(uint64_t number, size_t size = 0);
 // The number; 0 when the data is not what it must be.
@@ -99,10 +103,13 @@ std::string wrong_order(const Messages& messages, uint64_t count) {
   uint64_t expected = 1;
   for (const auto& m : messages) {
     if (number_of(m) != expected)
-      return "message " + std::to_string(number_of(m)) + " where " + std::to_string(expected) + " was expected";
+      return "message " + std::to_string(number_of(m)) + " where " + std::to_string(expected) +
+             " was expected";
     ++expected;
   }
-  return expected == count + 1 ? "" : std::to_string(expected - 1) + " messages instead of " + std::to_string(count);
+  return expected == count + 1
+             ? ""
+             : std::to_string(expected - 1) + " messages instead of " + std::to_string(count);
 }
 
 }  // namespace vremote::net

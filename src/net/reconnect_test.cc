@@ -13,7 +13,8 @@ namespace {
 size_t some_size(uint64_t n) {
   Prng random(n);
   uint64_t kind = random.below(100);
-  // None near what a connection lives: it would have to be sent again and again for a connection that lives long enough.
+  // None near what a connection lives: it would have to be sent again and again for a connection
+  // that lives long enough.
   return kind < 70 ? 0 : kind < 96 ? random.between(1, 5000) : random.between(5000, 60000);
 }
 
@@ -26,15 +27,18 @@ TEST_P(ReconnectTest, NoMessageIsLostDoubledOrReordered) {
   ChaosProxy proxy({.target = home.server->port(), .seed = GetParam(), .bytes_max = 400000});
   TestAgent agent("127.0.0.1:" + std::to_string(proxy.port()));
 
-  // Both sides send on all lanes at once, from threads of their own, into connections that break all the time.
+  // Both sides send on all lanes at once, from threads of their own, into connections that break
+  // all the time.
   std::vector<std::thread> senders;
   for (uint32_t lane = 0; lane < kLanes; ++lane) {
     senders.emplace_back([&, lane] {
-      for (uint64_t n = 1; n <= kCount; ++n) ASSERT_TRUE(agent.session->send(lane, numbered_to_home(n, some_size(n * 7 + lane))));
+      for (uint64_t n = 1; n <= kCount; ++n)
+        ASSERT_TRUE(agent.session->send(lane, numbered_to_home(n, some_size(n * 7 + lane))));
     });
     senders.emplace_back([&, lane] {
       ASSERT_TRUE(home.journal.until([&] { return !home.seen.events.empty(); }));
-      for (uint64_t n = 1; n <= kCount; ++n) ASSERT_TRUE(home.server->send(1, lane, numbered_to_agent(n, some_size(n * 5 + lane))));
+      for (uint64_t n = 1; n <= kCount; ++n)
+        ASSERT_TRUE(home.server->send(1, lane, numbered_to_agent(n, some_size(n * 5 + lane))));
     });
   }
   for (std::thread& sender : senders) sender.join();
@@ -43,11 +47,19 @@ TEST_P(ReconnectTest, NoMessageIsLostDoubledOrReordered) {
   proxy.calm();
 
   for (uint32_t lane = 0; lane < kLanes; ++lane) {
-    EXPECT_EQ(wrong_order(home.journal.look([&] { return home.seen.messages[{1, lane}]; }), kCount), "") << "lane " << lane;
-    EXPECT_EQ(wrong_order(agent.journal.look([&] { return agent.seen.messages[lane]; }), kCount), "") << "lane " << lane;
+    EXPECT_EQ(wrong_order(home.journal.look([&] {
+                return home.seen.messages[{1, lane}];
+              }),
+                          kCount),
+              "")
+        << "lane " << lane;
+    EXPECT_EQ(wrong_order(agent.journal.look([&] { return agent.seen.messages[lane]; }), kCount),
+              "")
+        << "lane " << lane;
   }
   EXPECT_GT(proxy.broken(), 20u) << "the test must have tested something";
-  EXPECT_EQ(home.journal.look([&] { return home.seen.events; }), std::vector<std::string>{"session 1 n1"});
+  EXPECT_EQ(home.journal.look([&] { return home.seen.events; }),
+            std::vector<std::string>{"session 1 n1"});
   auto events = agent.journal.look([&] { return agent.seen.events; });
   EXPECT_EQ(std::ranges::count(events, "reset"), 0);
   EXPECT_EQ(std::ranges::count(events, "connected fresh"), 1);
@@ -77,7 +89,8 @@ TEST(BreakTest, RequestsAndRepliesGoOnOverBrokenConnections) {
     }
     if (n % 20 == lane) agent.session->break_connection(lane);
   };
-  for (uint32_t lane = 0; lane < 3; ++lane) ASSERT_TRUE(agent.session->send(lane, numbered_to_home(1)));
+  for (uint32_t lane = 0; lane < 3; ++lane)
+    ASSERT_TRUE(agent.session->send(lane, numbered_to_home(1)));
   ASSERT_TRUE(agent.journal.until([&] { return agent.seen.count == 3 * kCount; }));
   for (uint32_t lane = 0; lane < 3; ++lane) {
     EXPECT_EQ(wrong_order(agent.seen.messages[lane], kCount), "");
@@ -101,12 +114,15 @@ TEST(BreakTest, ASilentConnectionIsGivenUpAndTheSessionGoesOnOnANewOne) {
 }
 
 TEST(BreakTest, FlippedBitsNeverBecomeAWrongMessageOrderAndNeverKillASide) {
-  // TCP's checksum is weak. A flipped bit inside page data is TLS's to find; in a preamble or a header it must end in a refusal or in
-  // a message that is possible. The session may be reset, and begins again.
+  // TCP's checksum is weak. A flipped bit inside page data is TLS's to find; in a preamble or a
+  // header it must end in a refusal or in a message that is possible. The session may be reset, and
+  // begins again.
   TestHome home;
   ChaosProxy proxy({.target = home.server->port(), .seed = 3, .corrupt = true});
-  TestAgent agent("127.0.0.1:" + std::to_string(proxy.port()), "n1", 11, [](AgentSessionOptions& o) { o.silence_max_ms = 300; });
-  for (uint64_t n = 1; n <= 2000; ++n) ASSERT_TRUE(agent.session->send(n % 3, numbered_to_home(n, n % 7 * 100)));
+  TestAgent agent("127.0.0.1:" + std::to_string(proxy.port()), "n1", 11,
+                  [](AgentSessionOptions& o) { o.silence_max_ms = 300; });
+  for (uint64_t n = 1; n <= 2000; ++n)
+    ASSERT_TRUE(agent.session->send(n % 3, numbered_to_home(n, n % 7 * 100)));
   ASSERT_TRUE(eventually([&] { return agent.session->stats()[1].connections >= 5; }));
   proxy.calm();
   size_t seen = home.journal.look([&] { return home.seen.count; });

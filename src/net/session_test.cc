@@ -14,7 +14,8 @@ using testing::HasSubstr;
 TEST(SessionTest, MessagesArriveInOrderOnEachLaneInBothDirections) {
   TestHome home;
   home.on_message = [&](SessionId id, uint32_t lane, const ToHome& message) {
-    ASSERT_TRUE(home.server->send(id, lane, numbered_to_agent(number_of(message), number_of(message) % 3 * 5000)));
+    ASSERT_TRUE(home.server->send(
+        id, lane, numbered_to_agent(number_of(message), number_of(message) % 3 * 5000)));
   };
   TestAgent agent(home.address());
   constexpr uint64_t kCount = 3000;
@@ -22,8 +23,14 @@ TEST(SessionTest, MessagesArriveInOrderOnEachLaneInBothDirections) {
     for (uint32_t lane = 0; lane < 3; ++lane)
       ASSERT_TRUE(agent.session->send(lane, numbered_to_home(n, n % 5 == 0 ? 9000 : 0)));
   ASSERT_TRUE(agent.journal.until([&] { return agent.seen.count == 3 * kCount; }));
+  ASSERT_TRUE(home.journal.until(
+      [&] { return home.seen.count == 3 * kCount; }));  // it notes a message after its reply
   for (uint32_t lane = 0; lane < 3; ++lane) {
-    EXPECT_EQ(wrong_order(home.journal.look([&] { return home.seen.messages[{1, lane}]; }), kCount), "");
+    EXPECT_EQ(wrong_order(home.journal.look([&] {
+                return home.seen.messages[{1, lane}];
+              }),
+                          kCount),
+              "");
     EXPECT_EQ(wrong_order(agent.seen.messages[lane], kCount), "");
   }
 }
@@ -66,7 +73,8 @@ TEST(SessionTest, TwoAgentsHaveSessionsOfTheirOwn) {
 TEST(SessionTest, TheLargestFlushArrivesWhole) {
   TestHome home;
   TestAgent agent(home.address());
-  for (uint64_t n = 1; n <= 8; ++n) ASSERT_TRUE(agent.session->send(1, numbered_to_home(n, wire::kBulkMax)));
+  for (uint64_t n = 1; n <= 8; ++n)
+    ASSERT_TRUE(agent.session->send(1, numbered_to_home(n, wire::kBulkMax)));
   ASSERT_TRUE(home.journal.until([&] { return home.seen.count == 8; }));
   EXPECT_EQ(wrong_order(home.seen.messages[std::pair(1u, 1u)], 8), "");
 }
@@ -94,7 +102,8 @@ TEST(SessionTest, CountersTellWhatWentOverEachLane) {
   EXPECT_GT(got.bytes_in, 5000u);
   EXPECT_EQ(got.connections, 1u);
   EXPECT_TRUE(got.connected);
-  EXPECT_EQ(agent.session->stats()[0].messages_out[static_cast<size_t>(wire::FrameType::Fetch)], 0u);
+  EXPECT_EQ(agent.session->stats()[0].messages_out[static_cast<size_t>(wire::FrameType::Fetch)],
+            0u);
 }
 
 TEST(SessionTest, ThePingsOfAllLanesRenewTheLease) {
@@ -119,7 +128,8 @@ TEST(SessionTest, WhatIsSentBeforeTheHomeIsThereArrivesLater) {
   TestAgent agent("127.0.0.1:" + std::to_string(port));
   for (uint64_t n = 1; n <= 5; ++n) ASSERT_TRUE(agent.session->send(0, numbered_to_home(n)));
   ASSERT_TRUE(agent.journal.until([&] { return !agent.seen.events.empty(); }));
-  EXPECT_THAT(agent.journal.look([&] { return agent.seen.events[0]; }), HasSubstr("cannot connect"));
+  EXPECT_THAT(agent.journal.look([&] { return agent.seen.events[0]; }),
+              HasSubstr("cannot connect"));
   TestHome home(1, port);
   ASSERT_TRUE(home.journal.until([&] { return home.seen.count == 5; }));
   EXPECT_EQ(wrong_order(home.seen.messages[std::pair(1u, 0u)], 5), "");
@@ -147,7 +157,8 @@ TEST(SessionTest, AHomeThatRestartedResetsTheSessionAndNothingOldReachesIt) {
   EXPECT_EQ(events.at(events.size() - 2), "reset");
   EXPECT_EQ(events.back(), "connected fresh");
   for (uint32_t lane = 0; lane < 3; ++lane) {
-    ASSERT_TRUE(agent.session->send(lane, numbered_to_home(999), info.generation - 1)) << "of the old session: dropped";
+    ASSERT_TRUE(agent.session->send(lane, numbered_to_home(999), info.generation - 1))
+        << "of the old session: dropped";
     ASSERT_TRUE(agent.session->send(lane, numbered_to_home(1), info.generation));
   }
   ASSERT_TRUE(second.journal.until([&] { return second.seen.count >= 3; }));
@@ -164,7 +175,8 @@ TEST(SessionTest, ANodeThatRestartedGetsANewSessionAfterTheOldOneIsVoid) {
   TestAgent again(home.address(), "n1", 12);
   ASSERT_TRUE(again.session->send(0, numbered_to_home(1)));
   ASSERT_TRUE(home.journal.until([&] { return home.seen.count == 2; }));
-  EXPECT_THAT(home.journal.look([&] { return home.seen.events; }), ElementsAre("session 1 n1", "reset 1", "session 2 n1"));
+  EXPECT_THAT(home.journal.look([&] { return home.seen.events; }),
+              ElementsAre("session 1 n1", "reset 1", "session 2 n1"));
   EXPECT_EQ(home.journal.look([&] { return home.seen.messages[{2, 0}].size(); }), 1u);
   ASSERT_TRUE(home.server->send(1, 0, numbered_to_agent(7))) << "to the old session: dropped";
   ASSERT_TRUE(home.server->send(2, 0, numbered_to_agent(1)));
@@ -189,7 +201,8 @@ TEST(SessionTest, ASessionThatTheHomeEndsIsResetAtTheAgent) {
 
 TEST(SessionTest, ANodeOfAnotherClusterIsRefusedAndToldWhy) {
   TestHome home;
-  TestAgent agent(home.address(), "n1", 11, [](AgentSessionOptions& o) { o.cluster = "elsewhere"; });
+  TestAgent agent(home.address(), "n1", 11,
+                  [](AgentSessionOptions& o) { o.cluster = "elsewhere"; });
   ASSERT_TRUE(agent.journal.until([&] { return !agent.seen.events.empty(); }));
   auto event = agent.journal.look([&] { return agent.seen.events[0]; });
   EXPECT_THAT(event, HasSubstr("another cluster"));
@@ -201,7 +214,9 @@ TEST(SessionTest, ANodeOfAnotherClusterIsRefusedAndToldWhy) {
 TEST(SessionTest, ABadOrTakenAddressIsAClearError) {
   TestHome home;
   auto start = [&](std::string address) {
-    HomeServer server(home.loops.all(), {.address = std::move(address), .cluster = "lab", .node_name = "h2", .incarnation = 1}, {});
+    HomeServer server(
+        home.loops.all(),
+        {.address = std::move(address), .cluster = "lab", .node_name = "h2", .incarnation = 1}, {});
     auto status = server.start();
     return status ? Error{0, ""} : status.error();
   };
@@ -212,7 +227,9 @@ TEST(SessionTest, ABadOrTakenAddressIsAClearError) {
   EXPECT_EQ(start("192.0.2.1:0").code, EADDRNOTAVAIL);
   EXPECT_EQ(start("127.0.0.1:0").code, 0);
 
-  AgentSession session(home.loops.all(), {.address = "nowhere:0", .cluster = "lab", .node_name = "n1", .incarnation = 1}, {});
+  AgentSession session(
+      home.loops.all(),
+      {.address = "nowhere:0", .cluster = "lab", .node_name = "n1", .incarnation = 1}, {});
   auto status = session.start();
   ASSERT_FALSE(status);
   EXPECT_EQ(status.error().code, EINVAL);
@@ -243,7 +260,8 @@ TEST(SessionTest, StoppingWhileMessagesFlyHangsNobody) {
       (void)home->server->send(id, lane, numbered_to_agent(number_of(m), 3000));
     };
     auto agent = std::make_unique<TestAgent>(home->address());
-    for (uint64_t n = 1; n <= 100; ++n) ASSERT_TRUE(agent->session->send(n % 3, numbered_to_home(n, 5000)));
+    for (uint64_t n = 1; n <= 100; ++n)
+      ASSERT_TRUE(agent->session->send(n % 3, numbered_to_home(n, 5000)));
     // Somewhere in the middle; one side first, then the other.
     ASSERT_TRUE(agent->journal.until([&] { return agent->seen.count >= static_cast<size_t>(i); }));
     if (i % 2 == 0) agent.reset();

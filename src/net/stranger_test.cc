@@ -35,7 +35,8 @@ class Stranger {
     std::vector<std::byte> all;
     while (all.size() < size && wait(POLLIN)) {
       std::byte block[4096];
-      ssize_t n = ::recv(socket_.get(), block, std::min(sizeof block, size - all.size()), MSG_DONTWAIT);
+      ssize_t n =
+          ::recv(socket_.get(), block, std::min(sizeof block, size - all.size()), MSG_DONTWAIT);
       if (n <= 0) {
         closed_ = true;
         break;
@@ -48,7 +49,8 @@ class Stranger {
   std::pair<wire::FrameType, std::vector<std::byte>> hear_frame() {
     auto front = hear(wire::kPreambleSize);
     if (front.size() < wire::kPreambleSize) return {wire::FrameType::Ping, {}};
-    auto preamble = wire::decode_preamble(std::span<const std::byte, wire::kPreambleSize>(front.data(), wire::kPreambleSize));
+    auto preamble = wire::decode_preamble(
+        std::span<const std::byte, wire::kPreambleSize>(front.data(), wire::kPreambleSize));
     EXPECT_TRUE(preamble);
     return {preamble->type, hear(preamble->header_length)};
   }
@@ -84,8 +86,11 @@ TEST(StrangerTest, GarbageDoesNoHarm) {
     std::vector<std::byte> noise(random.between(16, 20000));
     for (std::byte& b : noise) b = static_cast<std::byte>(random.next());
     if (random.chance(50)) {  // a good preamble, then noise
-      wire::encode_preamble({.header_length = static_cast<uint32_t>(noise.size()), .bulk_length = 0, .type = wire::FrameType::Hello},
-                            std::span<std::byte, wire::kPreambleSize>(noise.data(), wire::kPreambleSize));
+      wire::encode_preamble(
+          {.header_length = static_cast<uint32_t>(noise.size()),
+           .bulk_length = 0,
+           .type = wire::FrameType::Hello},
+          std::span<std::byte, wire::kPreambleSize>(noise.data(), wire::kPreambleSize));
     }
     stranger.say(noise);
     // Short Hellos may leave the home waiting for the rest; the others are shown the door.
@@ -135,7 +140,8 @@ TEST(StrangerTest, AResumedSessionThatNobodyKnowsIsRefusedAndEndsNoOther) {
 }
 
 // Says hello and then `frames`; true when the home closes the connection.
-bool shown_the_door(TestHome& home, bool resume, uint64_t received, const std::vector<std::vector<std::byte>>& frames) {
+bool shown_the_door(TestHome& home, bool resume, uint64_t received,
+                    const std::vector<std::vector<std::byte>>& frames) {
   Stranger stranger(home.server->port());
   wire::Hello h = hello();
   h.resume = resume;
@@ -164,17 +170,18 @@ TEST(StrangerTest, EveryBrokenRuleClosesTheConnection) {
   wrong_direction[10] = std::byte{1};
   auto damaged = message(1);
   damaged[wire::kPreambleSize] = std::byte{0xff};
-  for (const Case& c : {Case{"an ack of what was never sent", {bare(wire::FrameType::Ack, 1)}},
-                        Case{"an answer to no ping", {bare(wire::FrameType::Pong, 0)}},
-                        Case{"a gap", {message(2)}},
-                        Case{"a message twice", {message(1), message(1)}},
-                        Case{"a message for agents", {wrong_direction}},
-                        Case{"a second hello", {wire::encode(hello())->header}},
-                        Case{"a damaged header", {damaged}}}) {
+  for (const Case& c :
+       {Case{"an ack of what was never sent", {bare(wire::FrameType::Ack, 1)}},
+        Case{"an answer to no ping", {bare(wire::FrameType::Pong, 0)}}, Case{"a gap", {message(2)}},
+        Case{"a message twice", {message(1), message(1)}},
+        Case{"a message for agents", {wrong_direction}},
+        Case{"a second hello", {wire::encode(hello())->header}},
+        Case{"a damaged header", {damaged}}}) {
     TestHome home;
     EXPECT_TRUE(shown_the_door(home, false, 0, c.frames)) << c.what;
     EXPECT_LE(home.journal.look([&] { return home.seen.count; }), 1u) << c.what;
-    EXPECT_EQ(home.server->sessions().size(), 1u) << c.what << ": once is not enough to end a session";
+    EXPECT_EQ(home.server->sessions().size(), 1u)
+        << c.what << ": once is not enough to end a session";
   }
 }
 

@@ -49,6 +49,8 @@ class PlainStream : public Stream {
 
 }  // namespace
 
-std::unique_ptr<Stream> make_plain_stream(Fd fd) { return std::make_unique<PlainStream>(std::move(fd)); }
+std::unique_ptr<Stream> make_plain_stream(Fd fd) {
+  return std::make_unique<PlainStream>(std::move(fd));
+}
 
 }  // namespace vremote::net

@@ -1,6 +1,7 @@
 // A connected byte stream: the seam where TLS goes between the frames and the socket.
 //
-// read() is called by one thread at a time, and so is write(), but the two may run at once on different threads.
+// read() is called by one thread at a time, and so is write(), but the two may run at once on
+// different threads.
 #pragma once
 
 #include <sys/uio.h>
@@ -14,9 +15,10 @@ namespace vremote::net {
 
 struct IoResult {
   size_t bytes = 0;
-  bool would_block = false;  // nothing more now: wait for the descriptor. May come together with bytes
-  bool end = false;          // the peer has closed (read only)
-  int error = 0;             // errno: the stream is of no more use
+  bool would_block =
+      false;         // nothing more now: wait for the descriptor. May come together with bytes
+  bool end = false;  // the peer has closed (read only)
+  int error = 0;     // errno: the stream is of no more use
 };
 
 class Stream {

@@ -266,6 +266,35 @@ std::optional<uint32_t> AgentService::peek_mode(FileId file) {
   return shard.agent.peek_mode(file);
 }
 
+bool AgentService::has_no_xattrs(FileId file) {
+  Shard& shard = shard_of(file);
+  std::lock_guard lock(shard.mutex);
+  return shard.agent.has_no_xattrs(file);
+}
+
+void AgentService::list(const Caller& caller, FileId dir, uint64_t cookie, uint32_t bytes_max, bool attributes, ThenReply then) {
+  Then leased = [this, caller, dir, cookie, bytes_max, attributes, then = std::move(then)](Answer lease) mutable {
+    if (lease.error != 0) {
+      then(Reply{.call = 0, .error = lease.error, .outcome = {}});
+      return;
+    }
+    call(caller, ReadDirectoryCall{dir, cookie, bytes_max, attributes}, [this, dir, then = std::move(then)](Reply&& reply) mutable {
+      if (const auto* page = std::get_if<DirectoryPage>(&reply.outcome)) {
+        Shard& shard = shard_of(dir);
+        std::lock_guard lock(shard.mutex);
+        if (shard.agent.has_entries(dir))
+          for (const DirectoryEntry& entry : page->entries)
+            if (entry.file.generation != 0 && entry.name != "." && entry.name != "..") shard.names.remember(dir, entry.name, entry.file);
+      }
+      then(std::move(reply));
+    });
+  };
+  Shard& shard = shard_of(dir);
+  with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
+    agent.entries(now, add_pending(shard, {.file = dir, .waiting = {}, .then = std::move(leased)}), dir, actions);
+  });
+}
+
 void AgentService::interrupt(uint64_t unique) {
   // Which file it is about is not told: a rare event, so every waiting request of every shard is asked.
   for (auto& shard : shards_)

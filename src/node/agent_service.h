@@ -76,6 +76,10 @@ class AgentService {
   using ThenFile = std::move_only_function<void(Result<FileId>)>;
   void lookup(uint64_t unique, const coherence::Caller& caller, FileId dir, std::string name, ThenFile then);
   std::optional<uint32_t> peek_mode(FileId file);
+  bool has_no_xattrs(FileId file);
+  // Lists a directory at the home and remembers its names while the Entries lease is held; with `attributes`, the home also offers the leases that a
+  // walk of the files will want.
+  void list(const coherence::Caller& caller, FileId dir, uint64_t cookie, uint32_t bytes_max, bool attributes, ThenReply then);
   void interrupt(uint64_t unique);
   // After the kernel forgot a node number of the file: drops what is known when it has no other.
   void forget(FileId file);

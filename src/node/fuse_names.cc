@@ -20,6 +20,20 @@ constexpr uint32_t kListingBytes = 128 << 10;  // asked of the home at once
 constexpr uint64_t kAfterDot = uint64_t{1} << 63 | 1;
 constexpr uint64_t kAfterDotDot = uint64_t{1} << 63 | 2;
 
+// Entries in the form the kernel asked for. Of READDIRPLUS only the names are used (node 0).
+class Listing {
+ public:
+  Listing(size_t capacity, bool plus) : writer_(capacity), plus_(plus) {}
+  bool add(std::string_view name, uint64_t shown_inode, uint32_t type, uint64_t next_offset) {
+    return plus_ ? writer_.add_plus(name, fuse_entry_out{}, shown_inode, type, next_offset) : writer_.add(name, shown_inode, type, next_offset);
+  }
+  std::span<const std::byte> bytes() const { return writer_.bytes(); }
+
+ private:
+  fuse::DirentWriter writer_;
+  bool plus_;
+};
+
 bool name_fits(std::string_view name) { return name.size() <= kNameMax; }
 
 }  // namespace
@@ -236,8 +250,8 @@ void FuseServer::handle(const Context& c, const fuse::FsyncDir& r) {
   call(c, node->agent, SyncCall{node->file, r.data_only}, [this, c](Reply&& reply) { reply_done(c, reply); });
 }
 
-void FuseServer::read_root(const Context& c, const fuse::ReadDir& r) {
-  fuse::DirentWriter writer(r.size);
+void FuseServer::read_root(const Context& c, const fuse::ReadDir& r, bool plus) {
+  Listing writer(r.size, plus);
   const std::vector<ExportRoot> roots = exports_.all();
   // Offsets: 1 behind ".", 2 behind "..", then the place in the sorted list of names.
   uint64_t at = r.offset;
@@ -250,9 +264,9 @@ void FuseServer::read_root(const Context& c, const fuse::ReadDir& r) {
   (void)c.channel->reply(c.unique, writer.bytes());
 }
 
-void FuseServer::handle(const Context& c, const fuse::ReadDir& r) {
+void FuseServer::read_directory(const Context& c, const fuse::ReadDir& r, bool plus) {
   if (c.node == FUSE_ROOT_ID) {
-    read_root(c, r);
+    read_root(c, r, plus);
     return;
   }
   auto node = inode(c);
@@ -267,7 +281,7 @@ void FuseServer::handle(const Context& c, const fuse::ReadDir& r) {
     (void)c.channel->reply_error(c.unique, EBADF);
     return;
   }
-  fuse::DirentWriter writer(r.size);
+  Listing writer(r.size, plus);
   uint64_t at = r.offset;
   if (at == 0 && writer.add(".", shown_inode(*node, node->file.inode), DT_DIR, kAfterDot)) at = kAfterDot;
   if (at == kAfterDot && writer.add("..", 1, DT_DIR, kAfterDotDot)) at = kAfterDotDot;
@@ -284,11 +298,11 @@ void FuseServer::handle(const Context& c, const fuse::ReadDir& r) {
   {
     std::lock_guard lock(directory->mutex);
     if (directory->cookie == cookie && (directory->next < directory->entries.size() || directory->end)) {
-      reply_directory(c, r, *directory);
+      reply_directory(c, r, plus, *directory);
       return;
     }
   }
-  call(c, node->agent, ReadDirectoryCall{node->file, cookie, kListingBytes}, [this, c, r, directory, cookie](Reply&& reply) {
+  node->agent->list(c.caller, node->file, cookie, kListingBytes, plus, [this, c, r, plus, directory, cookie](Reply&& reply) {
     auto* page = std::get_if<DirectoryPage>(&reply.outcome);
     if (reply.error != 0 || page == nullptr) {
       (void)c.channel->reply_error(c.unique, reply.error != 0 ? reply.error : EIO);
@@ -299,13 +313,13 @@ void FuseServer::handle(const Context& c, const fuse::ReadDir& r) {
     directory->next = 0;
     directory->cookie = cookie;
     directory->end = page->end;
-    reply_directory(c, r, *directory);
+    reply_directory(c, r, plus, *directory);
   });
 }
 
 // Hands out what is at hand. Called with the directory's lock.
-void FuseServer::reply_directory(const Context& c, const fuse::ReadDir& r, Directory& directory) {
-  fuse::DirentWriter writer(r.size);
+void FuseServer::reply_directory(const Context& c, const fuse::ReadDir& r, bool plus, Directory& directory) {
+  Listing writer(r.size, plus);
   auto node = inodes_.get(c.node);
   while (directory.next < directory.entries.size()) {
     const DirectoryEntry& entry = directory.entries[directory.next];

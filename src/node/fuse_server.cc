@@ -140,7 +140,10 @@ void FuseServer::dispatch(const fuse::Channel& channel, const fuse::Request& req
                  [&](const fuse::Access&) { (void)channel.reply(c.unique); },
                  [&](const fuse::Ioctl&) { (void)channel.reply_error(c.unique, ENOTTY); },
                  [&](const fuse::Init&) { (void)channel.reply_error(c.unique, EIO); },
-                 [&](const fuse::ReadDirPlus& r) { handle(c, fuse::ReadDir{r.fh, r.offset, r.size}); },
+                 [&](const fuse::ReadDir& r) { read_directory(c, r, false); },
+                 // The kernel asks so when a program looks at the files of the directory too: their leases are fetched with the names. No inode is
+                 // handed out: its kernel would have to ask for it anew at the next use anyway.
+                 [&](const fuse::ReadDirPlus& r) { read_directory(c, fuse::ReadDir{r.fh, r.offset, r.size}, true); },
                  [&](const fuse::Statx&) { (void)channel.reply_error(c.unique, ENOSYS); },
                  [&](const fuse::CopyFileRange&) { (void)channel.reply_error(c.unique, ENOSYS); },
                  [&](const fuse::Poll&) { (void)channel.reply_error(c.unique, ENOSYS); },
@@ -272,6 +275,10 @@ void FuseServer::handle(const Context& c, const fuse::GetXattr& r) {
   }
   auto node = inode(c);
   if (!node) return;
+  if (node->agent->has_no_xattrs(node->file)) {
+    (void)c.channel->reply_error(c.unique, ENODATA);
+    return;
+  }
   call(c, node->agent, GetXattrCall{node->file, std::string(r.name)},
                     [this, c, size = r.size](Reply&& reply) { reply_text(c, std::move(reply), size); });
 }

@@ -121,14 +121,14 @@ class FuseServer {
   void handle(const Context& c, const fuse::Rename& r);
   void handle(const Context& c, const fuse::Link& r);
   void handle(const Context& c, const fuse::OpenDir&);
-  void handle(const Context& c, const fuse::ReadDir& r);
+  void read_directory(const Context& c, const fuse::ReadDir& r, bool plus);
   void handle(const Context& c, const fuse::ReleaseDir& r);
   void handle(const Context& c, const fuse::FsyncDir& r);
   void reply_entry(const Context& c, AgentService* agent, FileId file);
   void make(const Context& c, std::string_view name, coherence::Operation operation);
   void change(const Context& c, const Inode& dir, std::vector<AgentService::Change> changes, coherence::Operation operation);
-  void read_root(const Context& c, const fuse::ReadDir& r);
-  void reply_directory(const Context& c, const fuse::ReadDir& r, Directory& directory);
+  void read_root(const Context& c, const fuse::ReadDir& r, bool plus);
+  void reply_directory(const Context& c, const fuse::ReadDir& r, bool plus, Directory& directory);
   Attributes root_attributes() const;
 
   fuse::Mount& mount_;

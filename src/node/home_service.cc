@@ -204,8 +204,12 @@ void HomeService::enqueue(HomeActions&& actions, std::vector<FileId>& touched) {
                    },
                    [&](OperationReady& a) {
                      touched.push_back(a.file);
-                     queues_.push(a.file, [this, id = a.operation](bool) {
-                       advance(id);
+                     queues_.push(a.file, [this, id = a.operation, error = a.error](bool) {
+                       if (error != 0) {
+                         refuse(id, error);
+                       } else {
+                         advance(id);
+                       }
                        return true;
                      });
                    },
@@ -253,7 +257,10 @@ bool HomeService::run(SendGrant& action, bool may_block) {
     auto attributes = store.stat(grant.file);
     if (attributes) {
       grant.size_floor = attributes->size;
-      if (grant.resource == Resource::Attributes) grant.attributes = *attributes;
+      if (grant.resource == Resource::Attributes) {
+        grant.attributes = *attributes;
+        grant.has_xattrs = store.has_xattrs(grant.file);
+      }
     } else {
       grant.error = attributes.error().code;
     }
@@ -368,9 +375,21 @@ void HomeService::advance(OperationId id) {
   pump(touched);
 }
 
+void HomeService::refuse(OperationId id, int error) {
+  Running* running = nullptr;
+  {
+    std::lock_guard lock(operations_mutex_);
+    running = operations_.at(id).get();
+  }
+  end(*running, fail(error));
+}
+
 void HomeService::execute(Running& running) {
+  end(running, store_of(file_of(running.call.operation))->execute(running.call.caller, running.call.operation));
+}
+
+void HomeService::end(Running& running, Result<Outcome> outcome) {
   const FileId file = file_of(running.call.operation);
-  auto outcome = store_of(file)->execute(running.call.caller, running.call.operation);
   Reply reply{.call = running.call.call, .error = 0, .outcome = {}};
   const Node* made = nullptr;
   if (outcome) {
@@ -381,6 +400,11 @@ void HomeService::execute(Running& running) {
   }
   std::optional<Node> node;
   if (made != nullptr) node = *made;
+  std::vector<FileId> listed;
+  if (const auto* list = std::get_if<ReadDirectoryCall>(&running.call.operation); list != nullptr && list->offer_attributes)
+    if (const auto* page = std::get_if<DirectoryPage>(&reply.outcome))
+      for (const DirectoryEntry& entry : page->entries)
+        if (entry.file.generation != 0) listed.push_back(entry.file);  // 0: a mount point, not of this export
   // The reply before anything that the end of the operation sets free: whoever gets it may still rely on it (names, for instance).
   deliver_(running.node, file, std::move(reply));
   std::vector<FileId> touched;
@@ -393,6 +417,7 @@ void HomeService::execute(Running& running) {
       const bool creates = std::holds_alternative<CreateCall>(running.call.operation);
       if (creates && S_ISREG(node->attributes.mode)) home_.offer(running.node, node->file, Resource::Data, LeaseMode::Exclusive, actions);
     }
+    for (FileId listed_file : listed) home_.offer(running.node, listed_file, Resource::Attributes, LeaseMode::Shared, actions);
     enqueue(std::move(actions), touched);
   }
   {

@@ -52,6 +52,8 @@ class HomeService {
   void reply_lock(FileId file, coherence::LockTable::Ticket ticket, int error, coherence::Outcome outcome, std::vector<FileId>& touched);
   void advance(coherence::OperationId id);
   void execute(Running& running);
+  void refuse(coherence::OperationId id, int error);  // the home cannot let it have its pieces
+  void end(Running& running, Result<coherence::Outcome> outcome);
   // Under mutex_: puts the actions into their files' queues and notes the files in `touched`.
   void enqueue(coherence::HomeActions&& actions, std::vector<FileId>& touched);
   void pump(const std::vector<FileId>& touched);

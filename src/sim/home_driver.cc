@@ -58,7 +58,7 @@ void HomeDriver::receive(NodeId node, ToHome message) {
                           VR_CHECK(set.has_size);
                           const OperationId id = next_operation_++;
                           truncations_[id] = Truncation{node, call.call, set.file, set.size};
-                          OperationNeed need{.file = set.file, .resource = Resource::Attributes, .mode = LeaseMode::Exclusive, .range = kUnit, .except = node};
+                          OperationNeed need{.file = set.file, .resource = Resource::Attributes, .mode = LeaseMode::Exclusive, .range = kUnit, .except = {}, .truncation_of = node};
                           home_.acquire(id, need, actions);
                         },
                         [&](Flush& flush) { home_.receive(node, std::move(flush), actions); },
@@ -82,6 +82,7 @@ void HomeDriver::take(HomeActions& actions) {
     const FileId file = file_of_action(action);
     if (scheduler_.tracing()) {
       if (const auto* g = std::get_if<SendGrant>(&action)) scheduler_.trace(-1, number(file), "home    decides for n{}: {}", g->node.value, describe(g->grant));
+      if (const auto* o = std::get_if<OperationReady>(&action)) scheduler_.trace(-1, number(file), "home    operation {} has {}, error {}", o->operation, o->resource == Resource::Data ? "data" : "attr", o->error);
       if (const auto* r = std::get_if<SendRecall>(&action)) scheduler_.trace(-1, number(file), "home    decides for n{}: {}", r->node.value, describe(r->recall));
     }
     if (breaks_.unordered_home) {
@@ -185,7 +186,7 @@ void HomeDriver::operation_ready(const OperationReady& ready) {
     return;
   }
   if (ready.resource == Resource::Attributes && !breaks_.has(Mistake::ShrinkBelowHolders)) {
-    OperationNeed need{.file = t.file, .resource = Resource::Data, .mode = LeaseMode::Exclusive, .range = {t.size >> kPageShift, kPageEnd}, .except = t.node};
+    OperationNeed need{.file = t.file, .resource = Resource::Data, .mode = LeaseMode::Exclusive, .range = {t.size >> kPageShift, kPageEnd}, .except = t.node, .truncation_of = t.node};
     home_.acquire(ready.operation, need, actions);
     take(actions);
     return;

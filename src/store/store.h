@@ -78,6 +78,8 @@ class Store {
   bool has_handles() const { return has_handles_; }
 
   Result<Attributes> stat(FileId file);
+  // False only when the file certainly has no extended attribute (POSIX ACLs are some).
+  bool has_xattrs(FileId file);
   // Cut at the end of the file.
   Result<Bytes> read(FileId file, uint64_t offset, uint64_t length);
   // The same from memory alone: EAGAIN when it would wait for the disk or open the file. Never

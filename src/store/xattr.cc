@@ -49,6 +49,14 @@ Bytes without_trusted(const Bytes& list) {
 
 }  // namespace
 
+bool Store::has_xattrs(FileId file) {
+  auto open = acquire(file);
+  if (!open) return true;
+  ProcPath path((*open)->path());
+  const ssize_t length = ::listxattr(path.c_str(), nullptr, 0);
+  return length != 0 && !(length < 0 && errno == EOPNOTSUPP);
+}
+
 Result<coherence::Outcome> Store::run(const Caller&, const coherence::GetXattrCall& call) {
   VR_TRY_VOID(check_xattr_name(call.name));
   VR_TRY(file, acquire(call.file));

@@ -83,6 +83,7 @@ Result<Grant> decode(const fb::Grant& m, const Bytes& bulk) {
             .error = m.error(),
             .size_floor = m.size_floor(),
             .attributes = m.attributes() == nullptr ? Attributes{} : from_fb(*m.attributes()),
+            .has_xattrs = m.has_xattrs(),
             .data_offset = m.data_offset(),
             .data = std::move(*data)};
   if (!valid(out.resource) || !valid(out.mode) || !valid_range(out.resource, out.range) || !valid_errno(out.error) ||

@@ -65,7 +65,7 @@ Result<Operation> decode(const fb::SetAttributesCall& c) {
 }
 Result<Operation> decode(const fb::ReadLinkCall& c) { return ReadLinkCall{from_fb(*c.file())}; }
 Result<Operation> decode(const fb::ReadDirectoryCall& c) {
-  return ReadDirectoryCall{from_fb(*c.dir()), c.cookie(), c.bytes_max()};
+  return ReadDirectoryCall{from_fb(*c.dir()), c.cookie(), c.bytes_max(), c.offer_attributes()};
 }
 Result<Operation> decode(const fb::StatFsCall& c) { return StatFsCall{from_fb(*c.file())}; }
 Result<Operation> decode(const fb::SyncCall& c) { return SyncCall{from_fb(*c.file()), c.data_only()}; }

@@ -73,7 +73,7 @@ class Encoder {
                 fb::CreateGrant(b, &file, m.request, m.sequence, static_cast<uint8_t>(m.resource),
                                 static_cast<uint8_t>(m.mode), &range, m.error, m.size_floor,
                                 // 120 bytes that most data grants do not need
-                                m.attributes == Attributes{} ? nullptr : &attributes, m.data_offset, &data));
+                                m.attributes == Attributes{} ? nullptr : &attributes, m.data_offset, &data, m.has_xattrs));
   }
   Result<Encoded> operator()(const Recall& m) {
     if (!valid(m.resource) || !valid(m.to) || !valid_range(m.resource, m.range)) return impossible("bad recall");

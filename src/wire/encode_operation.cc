@@ -60,7 +60,7 @@ class OperationEncoder {
   }
   Result<EncodedOperation> operator()(const ReadDirectoryCall& c) {
     auto dir = to_fb(c.dir);
-    return done(fb::Operation::ReadDirectoryCall, fb::CreateReadDirectoryCall(b_, &dir, c.cookie, c.bytes_max));
+    return done(fb::Operation::ReadDirectoryCall, fb::CreateReadDirectoryCall(b_, &dir, c.cookie, c.bytes_max, c.offer_attributes));
   }
   Result<EncodedOperation> operator()(const StatFsCall& c) {
     auto file = to_fb(c.file);

@@ -63,7 +63,7 @@ std::vector<Operation> operations() {
           set,
           other,
           ReadLinkCall{kFile},
-          ReadDirectoryCall{kDir, ~uint64_t{0}, 65536},
+          ReadDirectoryCall{kDir, ~uint64_t{0}, 65536, true},
           StatFsCall{kFile},
           SyncCall{kFile, true},
           GetXattrCall{kFile, "user.a/b"},
@@ -113,7 +113,7 @@ class Printer {
            c.mtime_now, c.clear_suid, c.mode, c.uid, c.gid, c.size, c.atime, c.mtime);
   }
   void operator()(const ReadLinkCall& c) { fields("ReadLink", c.file); }
-  void operator()(const ReadDirectoryCall& c) { fields("ReadDirectory", c.dir, c.cookie, c.bytes_max); }
+  void operator()(const ReadDirectoryCall& c) { fields("ReadDirectory", c.dir, c.cookie, c.bytes_max, c.offer_attributes); }
   void operator()(const StatFsCall& c) { fields("StatFs", c.file); }
   void operator()(const SyncCall& c) { fields("Sync", c.file, c.data_only); }
   void operator()(const GetXattrCall& c) { fields("GetXattr", c.file, c.name); }
@@ -128,7 +128,7 @@ class Printer {
 
   void operator()(const Grant& m) {
     fields("Grant", m.file, m.request, m.sequence, int(m.resource), int(m.mode), m.range, m.error, m.size_floor,
-           m.attributes, m.data_offset, m.data);
+           m.attributes, m.has_xattrs, m.data_offset, m.data);
   }
   void operator()(const Recall& m) { fields("Recall", m.file, m.recall, int(m.resource), int(m.to), m.range); }
   void operator()(const FlushAck& m) { fields("FlushAck", m.file, m.flush, m.error); }

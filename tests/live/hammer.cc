@@ -198,8 +198,8 @@ int run(Shared& shared, const PlaygroundOptions& where, Settings settings) {
     fmt::print(stderr, "hammer: {}\n", ended);
     fine = false;
   }
-  fmt::print("{}: seed {}, {} nodes, {} processes, {} calls, {} cells checked, {} records appended, {} locks taken\n", fine ? "ok" : "FAILED", settings.seed,
-             settings.nodes, workers, verdict.operations, verdict.cells, records, shared.locks_taken.load());
+  fmt::print("{}: seed {}, {} nodes, {} processes, {} calls, {} cells checked, {} records appended, {} reads with an old end, {} locks taken\n", fine ? "ok" : "FAILED", settings.seed,
+             settings.nodes, workers, verdict.operations, verdict.cells, records, shared.old_ends.load(), shared.locks_taken.load());
   return fine ? 0 : 1;
 }
 

@@ -78,6 +78,9 @@ struct Shared {
   std::atomic<bool> failed{false};
   std::array<char, 4096> failure{};
   std::atomic<uint64_t> appends_begun{0}, appends_done{0};  // bytes
+  // Cached reads that ended before a size seen earlier. A known limit of the kernel (rule K16 in docs/kernel_cache.md): it throws away the answer
+  // to the GETATTR of a read at the end of the file when a purge of that file began meanwhile. Counted, not forgiven silently.
+  std::atomic<uint64_t> old_ends{0};
   std::atomic<int> lock_owner{-1};
   std::atomic<uint64_t> locks_taken{0};
   std::array<ProcessLog, kProcessesMax> logs;

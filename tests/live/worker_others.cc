@@ -78,6 +78,11 @@ void Worker::read_appends() {
   for (int rounds = 0; append_parsed_ < size && rounds < 4; ++rounds) {
     const size_t want = std::min<uint64_t>(kBufferSize, size - append_parsed_);
     const ssize_t got = timed("read appends", when, [&] { return ::pread(append_reader_.get(), buffer_, want, static_cast<off_t>(append_parsed_)); });
+    if (got >= 0 && got < static_cast<ssize_t>(want)) {
+      // The kernel stopped at an older end of the file than it has just told: see Shared::old_ends.
+      ++shared_.old_ends;
+      return;
+    }
     if (got != static_cast<ssize_t>(want)) return failed("read", kAppendFile, got, static_cast<int64_t>(want));
     size_t at = 0;
     while (at < want) {

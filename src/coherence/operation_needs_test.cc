@@ -1,0 +1,170 @@
+#include "coherence/operation_needs.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <tuple>
+
+#include "coherence/test_text.h"
+
+namespace vremote::coherence {
+namespace {
+
+using test::pages_from;
+using enum LeaseMode;
+
+constexpr NodeId kCaller{3};
+// Named so that the order of taking differs from the order of the call.
+constexpr FileId kLow{0, 1, 10}, kMiddle{0, 1, 20}, kHigh{0, 1, 30};
+
+// Every operation there is, in the awkward order of its files.
+std::vector<Operation> all_operations() {
+  return {LookupCall{.dir = kHigh, .name = "a"},
+          CreateCall{.dir = kHigh, .name = "a"},
+          SymlinkCall{.dir = kHigh, .name = "a", .target = "b"},
+          LinkCall{.file = kHigh, .dir = kLow, .name = "a"},
+          LinkCall{.file = kLow, .dir = kHigh, .name = "a"},
+          RemoveCall{.dir = kHigh, .name = "a"},
+          RenameCall{.from_dir = kHigh, .from = "a", .to_dir = kLow, .to = "b"},
+          RenameCall{.from_dir = kHigh, .from = "a", .to_dir = kHigh, .to = "b"},
+          SetAttributesCall{.file = kHigh, .has_mode = true},
+          SetAttributesCall{.file = kHigh, .has_size = true, .size = 5000},
+          ReadLinkCall{.file = kHigh},
+          ReadDirectoryCall{.dir = kHigh},
+          StatFsCall{.file = kHigh},
+          SyncCall{.file = kHigh},
+          GetXattrCall{.file = kHigh, .name = "user.a"},
+          ListXattrCall{.file = kHigh},
+          SetXattrCall{.file = kHigh, .name = "user.a", .value = {}},
+          RemoveXattrCall{.file = kHigh, .name = "user.a"},
+          AllocateCall{.file = kHigh, .offset = 5000, .length = 1},
+          SeekCall{.file = kHigh, .offset = 0, .whence = 3}};
+}
+
+std::vector<OperationNeed> needs_of(const Operation& operation, const std::vector<FileId>& named) {
+  std::vector<OperationNeed> needs = first_needs(kCaller, operation);
+  for (OperationNeed& need : second_needs(kCaller, operation, named)) needs.push_back(need);
+  return needs;
+}
+
+TEST(OperationNeedsTest, EveryOperationTakesItsNeedsInTheOneOrder) {
+  for (const std::vector<FileId>& named : {std::vector<FileId>{}, {kMiddle}, {kLow, kMiddle}, {kMiddle, kMiddle}}) {
+    for (const Operation& operation : all_operations()) {
+      const auto needs = needs_of(operation, named);
+      auto before = [](const OperationNeed& a, const OperationNeed& b) { return std::tie(a.resource, a.file) < std::tie(b.resource, b.file); };
+      EXPECT_TRUE(std::is_sorted(needs.begin(), needs.end(), before)) << "operation " << operation.index();
+      // Taking one piece twice would wait for itself.
+      EXPECT_EQ(std::adjacent_find(needs.begin(), needs.end(), [&](const auto& a, const auto& b) { return !before(a, b); }), needs.end())
+          << "operation " << operation.index();
+    }
+  }
+}
+
+TEST(OperationNeedsTest, EveryChangeTakesSomethingExclusiveUnlessItOnlyLooksUp) {
+  for (const Operation& operation : all_operations()) {
+    const bool changes = !is_quick(operation) && !std::holds_alternative<ReadDirectoryCall>(operation) &&
+                         !std::holds_alternative<SyncCall>(operation) && !std::holds_alternative<ListXattrCall>(operation) &&
+                         !std::holds_alternative<SeekCall>(operation);
+    const auto needs = needs_of(operation, {});
+    const bool exclusive = std::any_of(needs.begin(), needs.end(), [](const OperationNeed& n) { return n.mode == Exclusive; });
+    EXPECT_EQ(exclusive, changes) << "operation " << operation.index();
+  }
+}
+
+TEST(OperationNeedsTest, ARenameExcludesBothDirectoriesAndTellsEveryFileItTouches) {
+  const RenameCall call{.from_dir = kHigh, .from = "a", .to_dir = kLow, .to = "b"};
+  const auto first = first_needs(kCaller, call);
+  ASSERT_EQ(first.size(), 2u);
+  EXPECT_EQ(first[0].file, kLow);
+  EXPECT_EQ(first[1].file, kHigh);
+  for (const auto& need : first) {
+    EXPECT_EQ(need.mode, Exclusive);
+    EXPECT_EQ(need.except, kCaller) << "the caller keeps its names and sees to them itself";
+  }
+  const auto names = names_of(call);
+  ASSERT_EQ(names.size(), 2u);
+  EXPECT_EQ(names[0].name, "a");
+  EXPECT_EQ(names[1].dir, kLow);
+  const auto second = second_needs(kCaller, call, {kMiddle});
+  ASSERT_EQ(second.size(), 3u);
+  EXPECT_EQ(second[1].file, kMiddle);
+  EXPECT_EQ(second[1].except, std::nullopt) << "its attributes change under the caller, too";
+}
+
+TEST(OperationNeedsTest, CreatingWhatExistsOnlyLooksItUp) {
+  const CreateCall call{.dir = kHigh, .name = "a"};
+  EXPECT_TRUE(second_needs(kCaller, call, {kMiddle}).empty());
+  const auto fresh = second_needs(kCaller, call, {});
+  ASSERT_EQ(fresh.size(), 1u);
+  EXPECT_EQ(fresh[0].file, kHigh);
+}
+
+TEST(OperationNeedsTest, LookingUpLeavesTheDirectoryToItsReaders) {
+  const auto needs = needs_of(LookupCall{.dir = kHigh, .name = "a"}, {});
+  ASSERT_EQ(needs.size(), 1u);
+  EXPECT_EQ(needs[0].resource, Resource::Entries);
+  EXPECT_EQ(needs[0].mode, Shared);
+}
+
+TEST(OperationNeedsTest, ATruncationTakesThePagesFromTheNewEndOnButNotFromItsCaller) {
+  const auto needs = needs_of(SetAttributesCall{.file = kHigh, .has_size = true, .size = 5000}, {});
+  ASSERT_EQ(needs.size(), 2u);
+  EXPECT_EQ(needs[0].resource, Resource::Attributes);
+  EXPECT_EQ(needs[1].resource, Resource::Data);
+  EXPECT_EQ(needs[1].range, pages_from(1)) << "page 1 is cut inside";
+  EXPECT_EQ(needs[1].except, kCaller);
+  EXPECT_FALSE(needs_of(SetAttributesCall{.file = kHigh, .has_size = true, .size = ~uint64_t{0}}, {})[1].range.empty())
+      << "whatever size is asked for, the range makes sense";
+  EXPECT_EQ(needs_of(SetAttributesCall{.file = kHigh, .has_mode = true}, {}).size(), 1u);
+}
+
+TEST(OperationNeedsTest, SeekingHolesWantsEverybodysDirtyBytesOnDisk) {
+  const auto needs = needs_of(SeekCall{.file = kHigh, .offset = 0, .whence = 3}, {});
+  ASSERT_EQ(needs.size(), 2u);
+  EXPECT_EQ(needs[1].range, PageRange::all());
+  EXPECT_EQ(needs[1].mode, Shared);
+}
+
+TEST(OperationNeedsTest, WhatIsDoneTwiceWithoutHarmIsTold) {
+  EXPECT_TRUE(is_idempotent(LookupCall{}));
+  EXPECT_TRUE(is_idempotent(SetAttributesCall{}));
+  EXPECT_TRUE(is_idempotent(SyncCall{}));
+  EXPECT_FALSE(is_idempotent(CreateCall{}));
+  EXPECT_FALSE(is_idempotent(RenameCall{}));
+  EXPECT_FALSE(is_idempotent(RemoveCall{}));
+  EXPECT_FALSE(is_idempotent(LinkCall{}));
+  EXPECT_FALSE(is_idempotent(AllocateCall{}));
+}
+
+TEST(MessagesTest, EveryMessageGoesWithTheQueueOfItsFile) {
+  EXPECT_EQ(file_of(ToHome{LeaseRequest{.file = kLow}}), kLow);
+  EXPECT_EQ(file_of(ToHome{RecallAck{.file = kLow}}), kLow);
+  EXPECT_EQ(file_of(ToHome{Flush{.file = kLow}}), kLow);
+  EXPECT_EQ(file_of(ToHome{Fetch{.file = kLow}}), kLow);
+  EXPECT_EQ(file_of(ToHome{Release{.file = kLow}}), kLow);
+  EXPECT_EQ(file_of(ToHome{Call{.operation = LinkCall{.file = kHigh, .dir = kLow}}}), kLow) << "the directory that changes";
+  EXPECT_EQ(file_of(ToHome{Call{.operation = RenameCall{.from_dir = kHigh, .to_dir = kLow}}}), kHigh);
+  for (const Operation& operation : all_operations()) {
+    if (std::holds_alternative<LinkCall>(operation)) continue;
+    EXPECT_EQ(file_of(operation), kHigh) << "operation " << operation.index();
+  }
+}
+
+TEST(MessagesTest, ModesCoverAndSuitEachOtherAsDocumented) {
+  for (LeaseMode mode : {None, Shared, Update, Exclusive}) {
+    EXPECT_TRUE(covers(Exclusive, mode));
+    EXPECT_TRUE(covers(mode, mode));
+    EXPECT_TRUE(covers(mode, None));
+    EXPECT_TRUE(compatible(mode, None));
+    for (LeaseMode other : {None, Shared, Update, Exclusive}) EXPECT_EQ(compatible(mode, other), compatible(other, mode));
+  }
+  EXPECT_TRUE(compatible(Shared, Shared));
+  EXPECT_TRUE(compatible(Update, Update));
+  EXPECT_FALSE(compatible(Shared, Update));
+  EXPECT_FALSE(compatible(Exclusive, Exclusive));
+  EXPECT_FALSE(covers(Shared, Update));
+  EXPECT_FALSE(covers(Update, Shared));
+}
+
+}  // namespace
+}  // namespace vremote::coherence
