@@ -44,6 +44,8 @@ template <typename Operation>
 double seconds_per_call(int count, Operation operation);
 
 double now_seconds();
+// Processor time of the calling thread.
+double thread_seconds();
 
 // Ends the program with a sentence and errno: a benchmark that cannot do its work measures nothing.
 [[noreturn]] void give_up(std::string_view what);

@@ -17,7 +17,8 @@ constexpr uint64_t kWriteBytes = 4 * kMiB;  // few enough to stay dirty without 
 constexpr uint64_t kColdBytes = 256 * kMiB;
 constexpr int kReads = 50'000;
 constexpr int kWrites = 3'000;
-constexpr size_t kReadBlock = kMiB;
+constexpr size_t kBlock = kMiB;
+constexpr int kTriesMax = 10;
 
 constexpr double kWarmReadTarget = 1.15;
 constexpr double kWriteTarget = 1.3;
@@ -28,8 +29,17 @@ struct Target {
   std::array<std::byte, kPage> page{};
 };
 
+// Processor time of this thread: a cached read waits for nobody, and what other processes take is not its cost.
 double time_reads(Target& target, const Offsets& offsets) {
-  return seconds_per_call(kReads, [&](int i) { must(::pread(target.fd.get(), target.page.data(), kPage, offsets[i]) == kPage, "pread"); });
+  const double start = thread_seconds();
+  for (int i = 0; i < kReads; ++i) must(::pread(target.fd.get(), target.page.data(), kPage, offsets[i]) == kPage, "pread");
+  return (thread_seconds() - start) / kReads;
+}
+
+// Before each round: the kernel may have reclaimed pages meanwhile.
+void warm(Target& target) {
+  static std::vector<std::byte> block(kBlock);
+  read_whole(target.fd.get(), block);
 }
 
 double time_writes(Target& target, const Offsets& offsets) {
@@ -39,31 +49,38 @@ double time_writes(Target& target, const Offsets& offsets) {
 }  // namespace
 
 std::vector<Comparison> warm_reads(const Setup& setup) {
-  make_file(setup.cluster.shared(1) + "/warm", kWarmBytes);
-  make_file(setup.local + "/warm", kWarmBytes);
+  make_file(setup.cluster.shared(1) + "/warm", kWarmBytes, kBlock);
   setup.cluster.settle();
   auto offsets = std::make_shared<Offsets>(kWarmBytes);
-  std::vector<std::byte> block(kReadBlock);
-  auto local = std::make_shared<Target>(open_file(setup.local + "/warm", O_RDONLY));
-  read_whole(local->fd.get(), block);
   std::vector<Comparison> all;
-  for (int node : {1, 2}) {
-    auto shared = std::make_shared<Target>(open_file(setup.cluster.shared(node) + "/warm", O_RDONLY));
-    read_whole(shared->fd.get(), block);
-    all.push_back({.group = "a) 4 KiB random reads of a cached file",
-                   .name = node == 1 ? "on the origin" : "on the other node",
-                   .baseline_name = "the same on the local file system",
-                   .target = kWarmReadTarget,
-                   .prepare = {},
-                   .ours =
-                       [=, &cluster = setup.cluster] {
-                         const uint64_t before = cluster.counter(node, "fills");
-                         const double seconds = time_reads(*shared, *offsets);
-                         const uint64_t fills = cluster.counter(node, "fills") - before;
-                         must(fills == 0, std::to_string(fills) + " cached reads were not cached");
-                         return seconds;
-                       },
-                   .baseline = [=] { return time_reads(*local, *offsets); }});
+  // A local file written in large blocks lies in large folios, which FUSE has none of; one grown page by page in small ones, as ours.
+  for (const size_t block : {kBlock, kPage}) {
+    const std::string name = setup.local + "/warm" + std::to_string(block);
+    make_file(name, kWarmBytes, block);
+    auto local = std::make_shared<Target>(open_file(name, O_RDONLY));
+    for (int node : {1, 2}) {
+      auto shared = std::make_shared<Target>(open_file(setup.cluster.shared(node) + "/warm", O_RDONLY));
+      all.push_back({.group = "a) 4 KiB random reads of a cached file (processor time)",
+                     .name = node == 1 ? "on the origin" : "on the other node",
+                     .baseline_name = block == kPage ? "the local file system, small folios" : "the local file system, large folios",
+                     .target = kWarmReadTarget,
+                     .prepare = {},
+                     .ours =
+                         [=, &cluster = setup.cluster] {
+                           for (int tries = 0;; ++tries) {
+                             warm(*shared);
+                             const uint64_t before = cluster.counter(node, "fills");
+                             const double seconds = time_reads(*shared, *offsets);
+                             if (cluster.counter(node, "fills") == before) return seconds;
+                             must(tries < kTriesMax, "a cached read was not cached");
+                           }
+                         },
+                     .baseline =
+                         [=] {
+                           warm(*local);
+                           return time_reads(*local, *offsets);
+                         }});
+    }
   }
   return all;
 }
@@ -74,7 +91,7 @@ std::vector<Comparison> exclusive_writes(const Setup& setup) {
   for (int node : {1, 2}) {
     for (int access : {O_WRONLY, O_RDWR}) {
       const std::string file = "/write" + std::to_string(node) + (access == O_RDWR ? "rw" : "w");
-      make_file(setup.cluster.shared(node) + file, kWriteBytes);
+      make_file(setup.cluster.shared(node) + file, kWriteBytes, kBlock);
       auto shared = std::make_shared<Target>(open_file(setup.cluster.shared(node) + file, access));
       auto null = std::make_shared<Target>(open_file(setup.null_fuse.file(), access));
       for (uint64_t at = 0; at < kWriteBytes; at += kPage)
@@ -98,10 +115,10 @@ std::vector<Comparison> exclusive_writes(const Setup& setup) {
 }
 
 std::vector<Comparison> cold_reads(const Setup& setup) {
-  make_file(setup.cluster.shared(1) + "/cold", kColdBytes);
+  make_file(setup.cluster.shared(1) + "/cold", kColdBytes, kBlock);
   setup.cluster.settle();
   const std::string origin = setup.cluster.origin() + "/cold";
-  auto block = std::make_shared<std::vector<std::byte>>(kReadBlock);
+  auto block = std::make_shared<std::vector<std::byte>>(kBlock);
   read_whole(open_file(origin, O_RDONLY).get(), *block);  // into the origin's page cache
   auto far = std::make_shared<Fd>(open_file(setup.cluster.shared(2) + "/cold", O_RDONLY));
   return {{.group = "c) a whole file of 256 MiB, cached only by its origin",

@@ -9,7 +9,6 @@
 namespace vremote::bench {
 namespace {
 constexpr size_t kOffsets = 1 << 14;
-constexpr size_t kBlock = 1 << 20;
 }  // namespace
 
 Fd open_file(const std::string& path, int flags) {
@@ -18,13 +17,13 @@ Fd open_file(const std::string& path, int flags) {
   return fd;
 }
 
-void make_file(const std::string& path, uint64_t bytes) {
+void make_file(const std::string& path, uint64_t bytes, size_t block_size) {
   const Fd fd = open_file(path, O_WRONLY | O_CREAT | O_TRUNC);
-  std::vector<uint64_t> block(kBlock / sizeof(uint64_t));
+  std::vector<uint64_t> block(block_size / sizeof(uint64_t));
   Prng random(1);
-  for (uint64_t done = 0; done < bytes; done += kBlock) {
+  for (uint64_t done = 0; done < bytes; done += block_size) {
     for (uint64_t& word : block) word = random.next();
-    must(::write(fd.get(), block.data(), kBlock) == static_cast<ssize_t>(kBlock), path);
+    must(::write(fd.get(), block.data(), block_size) == static_cast<ssize_t>(block_size), path);
   }
 }
 

@@ -13,8 +13,8 @@ namespace vremote::bench {
 inline constexpr size_t kPage = 4096;
 
 Fd open_file(const std::string& path, int flags);
-// A file of `bytes` pseudo-random bytes.
-void make_file(const std::string& path, uint64_t bytes);
+// A file of `bytes` pseudo-random bytes, written in blocks of `block`.
+void make_file(const std::string& path, uint64_t bytes, size_t block);
 void read_whole(int fd, std::vector<std::byte>& block);
 
 // Page-aligned offsets below `bytes`, the same in every run.

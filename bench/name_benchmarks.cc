@@ -13,6 +13,7 @@
 namespace vremote::bench {
 namespace {
 
+constexpr size_t kMiB = 1 << 20;
 constexpr int kCalls = 2'000;
 constexpr int kCreates = 200;
 constexpr int kTurns = 300;
@@ -37,8 +38,8 @@ double time_creates(const std::string& directory) {
 }  // namespace
 
 std::vector<Comparison> names(const Setup& setup) {
-  make_file(setup.cluster.shared(1) + "/named", 1 << 20);
-  make_file(setup.local + "/named", 1 << 20);
+  make_file(setup.cluster.shared(1) + "/named", kMiB, kMiB);
+  make_file(setup.local + "/named", kMiB, kMiB);
   setup.cluster.settle();
   std::vector<Comparison> all;
   for (int node : {1, 2}) {
@@ -61,7 +62,7 @@ std::vector<Comparison> names(const Setup& setup) {
 
 std::vector<Comparison> turns(const Setup& setup) {
   const std::string file = "/turns";
-  make_file(setup.cluster.shared(1) + file, 1 << 20);
+  make_file(setup.cluster.shared(1) + file, kMiB, kMiB);
   auto writer = std::make_shared<Fd>(open_file(setup.cluster.shared(1) + file, O_WRONLY));
   auto reader = std::make_shared<Fd>(open_file(setup.cluster.shared(2) + file, O_RDONLY));
   auto page = std::make_shared<std::array<std::byte, kPage>>();

@@ -1,14 +1,12 @@
 #include "cli/mount_cleanup.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mount.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 
-#include "base/fd.h"
+#include "fuse/fusectl.h"
 #include "fuse/mountinfo.h"
 
 namespace vremote::cli {
@@ -20,16 +18,8 @@ bool is_fuse(const fuse::MountEntry& mount) {
   return mount.type == "fuse" || mount.type.starts_with("fuse.");
 }
 
-Status abort_entry(const fuse::MountEntry& mount) {
-  // The connection is named by the device number, which mountinfo tells; stat on the mount could
-  // hang.
-  const std::string file = fmt::format("/sys/fs/fuse/connections/{}/abort", mount.minor);
-  Fd fd(::open(file.c_str(), O_WRONLY | O_CLOEXEC));
-  if (fd.valid() && ::write(fd.get(), "1", 1) == 1) return {};
-  if (errno == ENOENT)
-    return {};  // the connection is gone (or fusectl is not mounted: the detach has to do)
-  return fail(errno, fmt::format("{}: {}", file, std::strerror(errno)));
-}
+// The connection is named by the device number, which mountinfo tells; stat on the mount could hang.
+Status abort_entry(const fuse::MountEntry& mount) { return fuse::abort_connection(mount.minor); }
 
 }  // namespace
 

@@ -141,6 +141,13 @@ void Agent::purge_returned(Instant now, PurgeId purge, FileId id, AgentActions& 
   settle(now, *f, actions);
 }
 
+void Agent::size_pushed(Instant now, uint64_t push, FileId id, AgentActions& actions) {
+  FileAgent* f = find(id);
+  if (f == nullptr) return;
+  f->size_pushed(push);
+  settle(now, *f, actions);
+}
+
 void Agent::receive(Instant now, Grant message, AgentActions& actions) {
   FileAgent& f = file(message.file);
   f.granted(now, std::move(message), actions);

@@ -39,11 +39,13 @@ struct ReplyEntries { Token token = 0; };                     // an Entries leas
 struct ReplyError { Token token = 0; int32_t error = 0; };
 // Run FUSE_NOTIFY_INVAL_INODE over the range on a thread that may block; then purge_returned().
 struct StartPurge { PurgeId purge = 0; FileId file; PageRange range; };
+// Make the kernel's size of the file at least `size` (Channel::push_size) on a thread that may block; then size_pushed().
+struct PushSize { uint64_t push = 0; FileId file; uint64_t size = 0; };
 struct SendToHome { ToHome message; };
 struct EntriesLost { FileId dir; };  // what the driver remembers of the directory's names is void, now
 
 using AgentAction = std::variant<ReplyData, ReplyWritten, ReplyOpened, ReplyAttributes, ReplyFlushed, ReplyTruncateReady, ReplyEntries,
-                                 ReplyError, StartPurge, SendToHome, EntriesLost>;
+                                 ReplyError, StartPurge, PushSize, SendToHome, EntriesLost>;
 using AgentActions = std::vector<AgentAction>;
 
 struct AgentOptions {
@@ -80,7 +82,7 @@ struct AgentCounts {
 };
 struct AgentStatistics {
   uint64_t fills = 0, direct_reads = 0, direct_writes = 0, write_backs = 0, lease_requests = 0, fetches = 0, flushes = 0, flush_bytes = 0, recalls = 0,
-           purges = 0, hits_without_message = 0, void_fetches = 0, write_backs_without_exclusive = 0;
+           purges = 0, size_pushes = 0, hits_without_message = 0, void_fetches = 0, write_backs_without_exclusive = 0;
 };
 
 class FileAgent;
@@ -122,6 +124,7 @@ class Agent {
 
   // ---- purges, messages, time ----
   void purge_returned(Instant now, PurgeId purge, FileId file, AgentActions& actions);
+  void size_pushed(Instant now, uint64_t push, FileId file, AgentActions& actions);
   void receive(Instant now, Grant message, AgentActions& actions);
   void receive(Instant now, const Recall& message, AgentActions& actions);
   void receive(Instant now, const FlushAck& message, AgentActions& actions);

@@ -382,6 +382,39 @@ TEST(AgentTest, TheHomeHearsOfANewSizeWithTheAck) {
   w.stats(2).expect("attributes 2 size 5000");
 }
 
+TEST(AgentTest, ALargerSizeIsPushedIntoTheKernelBeforeItIsTold) {
+  AgentWorld w;
+  w.has_attributes(Shared, 5000);
+  w.stats(1).expect("attributes 1 size 5000");
+  w.recalls_attributes().expect("ack 0-0");
+  w.stats(2).expect("ask Shared attributes");
+  w.grants_attributes(9000).expect("push size 9000");  // the answer alone could be thrown away
+  w.recalls_attributes().expect("ack 0-0");            // nobody waits for the push
+  w.size_is_pushed().expect("attributes 2 size 9000");
+}
+
+TEST(AgentTest, ASizeTheKernelKnowsIsNotPushed) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, 5000).has(Exclusive, PageRange::all());
+  w.stats(1).expect("attributes 1 size 5000");
+  w.writes(2, 5000, 100, 'W').expect("written 2 @5000+100");
+  w.stats(3).expect("attributes 3 size 5100");
+  w.truncates(4, 10).expect("truncate 4");
+  w.truncation_done(10).expect_nothing();
+  w.stats(5).expect("attributes 5 size 10");
+}
+
+TEST(AgentTest, AnAppendElsewhereThanTheKernelThinksIsPushed) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, 5000).has(Exclusive, PageRange::all());
+  w.stats(1).expect("attributes 1 size 5000");
+  w.recalls_attributes().expect("ack 0-0");
+  w.appends(2, 5000, 10, 'R').expect("ask Exclusive attributes");
+  w.grants_attributes(8000).expect("written 2 @8000+10");  // the kernel takes 5010 for the end
+  w.stats(3).expect("push size 8010");
+  w.size_is_pushed().expect("attributes 3 size 8010");
+}
+
 // ---- files in use ---------------------------------------------------------------------------------------------------------------
 
 TEST(AgentTest, TheHomeHearsThatAFileIsOpenAndWhenNoLonger) {
@@ -452,6 +485,41 @@ TEST(AgentTest, WithAMappingTheKernelDropsThosePagesItself) {  // its write-back
   w.opens(1, true).expect("opened 1");
   w.truncates(2, 5000).expect("truncate 2");
   w.truncation_done(5000).expect_nothing();
+}
+
+// Found by hammering real mounts: the fill kept the Attributes that the truncation needed, and waited for it.
+TEST(AgentTest, AFillThatWaitsForATruncationDoesNotKeepTheAttributes) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, 5000);
+  w.fills(1, pages(1, 1)).expect("ask Shared 1-1 with data");  // the end is in it: the size must hold still
+  w.truncates(2, 100).expect("truncate 2");
+  w.recalls_attributes().expect("ack 0-0");
+  w.grants('A').expect_nothing();
+  w.truncation_done(100).expect("ask Shared attributes");
+  w.grants_attributes(100).expect("data 1 end");
+}
+
+TEST(AgentTest, ARecallThatWaitsForATruncationOfOursIsReportedBusy) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all()).cached(pages(0, 3), 'A');
+  w.opens(1, true).expect("opened 1");
+  w.truncates(2, 5000).expect("truncate 2");
+  w.recalls(pages(2, 2)).expect("purge 2-2");  // it cannot end: the kernel holds the page's write-back
+  EXPECT_EQ(w.ms_to_deadline(), 5);
+  w.later_ms(5).expect("busy 2-2");
+  w.later_ms(5).expect_nothing();  // said once
+  w.truncation_done(5000).expect_nothing();
+  w.returns(pages(2, 2)).expect("ack 2-2");
+}
+
+TEST(AgentTest, ABouncedRequestLetsGoOfTheAttributesAndAsksAnew) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, kSize);
+  w.writes(1, 0, 4096, 'W').expect("ask Exclusive 0-0");
+  w.recalls_attributes().expect_nothing();  // kept for the write
+  w.grants('-', {.error = EAGAIN}).expect("ack 0-0", "ask Update attributes");
+  w.grants_attributes(kSize).expect("ask Exclusive 0-0");
+  w.grants('-').expect("written 1 @0+4096");
 }
 
 TEST(AgentTest, AFailedTruncationLosesNothing) {
@@ -591,6 +659,22 @@ TEST(AgentTest, AForgottenFileIsFlushedBeforeItIsReleased) {
   w.forgets().expect("flush @0+4096*W", "flush time");
   w.acks_flush().expect_nothing();
   w.acks_flush().expect("release");
+}
+
+TEST(AgentTest, AnOfferTheKernelDoesNotAskForIsGivenBack) {
+  AgentWorld w;
+  w.has_attributes(Shared, kSize);
+  EXPECT_EQ(w.ms_to_deadline(), 10'000);
+  w.later_ms(9'999).expect_nothing();
+  w.later_ms(1).expect("release");
+}
+
+TEST(AgentTest, AnOfferTheKernelAsksForIsKept) {
+  AgentWorld w;
+  w.has_attributes(Shared, kSize);
+  w.stats(1).expect("attributes 1 size 65536");
+  w.later_ms(20'000).expect_nothing();
+  EXPECT_EQ(w.held_attributes(), Shared);
 }
 
 TEST(AgentTest, ResetVoidsLeasesAndPurges) {

@@ -107,6 +107,19 @@ class AgentWorld {
     });
   }
 
+  // The kernel knows the size of the oldest push.
+  AgentWorld& size_is_pushed() {
+    return event([&] {
+      if (pushes_.empty()) {
+        ADD_FAILURE() << "no size is being pushed";
+        return;
+      }
+      const uint64_t push = pushes_.front();
+      pushes_.pop_front();
+      agent.size_pushed(now_, push, file, actions_);
+    });
+  }
+
   // ---- the home ----
   // Grants the oldest request for data as asked (or stronger, or wider); its bytes, when it wanted them, are all `c`.
   struct How {
@@ -275,6 +288,7 @@ class AgentWorld {
   AgentWorld& took() {
     for (const AgentAction& action : actions_) {
       if (const auto* purge = std::get_if<StartPurge>(&action)) purges_.push_back(*purge);
+      if (const auto* push = std::get_if<PushSize>(&action)) pushes_.push_back(push->push);
       if (const auto* send = std::get_if<SendToHome>(&action)) {
         if (const auto* m = std::get_if<LeaseRequest>(&send->message)) requests_.push_back(*m);
         if (const auto* m = std::get_if<Fetch>(&send->message)) fetches_.push_back(*m);
@@ -303,6 +317,7 @@ class AgentWorld {
     if (const auto* a = std::get_if<ReplyEntries>(&action)) return fmt::format("entries {}", a->token);
     if (const auto* a = std::get_if<ReplyError>(&action)) return fmt::format("error {} {}", a->token, a->error);
     if (const auto* a = std::get_if<StartPurge>(&action)) return fmt::format("purge {}", text(a->range));
+    if (const auto* a = std::get_if<PushSize>(&action)) return fmt::format("push size {}", a->size);
     if (std::holds_alternative<EntriesLost>(action)) return "names lost";
     if (const auto* a = std::get_if<SendToHome>(&action)) return line(a->message);
     return "?";
@@ -312,7 +327,7 @@ class AgentWorld {
     if (const auto* m = std::get_if<LeaseRequest>(&message))
       return fmt::format("ask {} {}{}", text(m->mode), text(m->resource, m->range), m->want_data ? " with data" : "");
     if (const auto* m = std::get_if<RecallAck>(&message))
-      return fmt::format("ack {}{}{}", text(m->given), m->attributes.has_size ? fmt::format(" size {}", m->attributes.size) : "",
+      return fmt::format("{} {}{}{}", m->busy ? "busy" : "ack", text(m->given), m->attributes.has_size ? fmt::format(" size {}", m->attributes.size) : "",
                          m->in_use ? " in use" : "");
     if (const auto* m = std::get_if<Flush>(&message)) {
       std::string out = "flush";
@@ -332,6 +347,7 @@ class AgentWorld {
   std::deque<Fetch> fetches_;
   std::deque<Flush> flushes_;
   std::vector<StartPurge> purges_;
+  std::deque<uint64_t> pushes_;
   Instant now_{1'000'000'000};
   Timestamp wall_{1'700'000'000, 0};
   uint64_t sequence_ = 0, recall_ = 0;

@@ -47,6 +47,7 @@ void FileAgent::write(WriteEvent event) {
   request.range = PageRange::of_bytes(event.offset, event.bytes.size());
   request.bytes = std::move(event.bytes);
   request.append = event.append;
+  request.kernel_end = event.offset + request.size;
   request.wall = event.now_wall;
   requests_.push_back(std::move(request));
 }
@@ -127,6 +128,7 @@ void FileAgent::truncate_done(bool done, uint64_t size) {
   dirty_.truncate(size);
   set_dirty_bytes(before);
   size_floor_ = std::min(size_floor_, size);
+  told_at_most(size);
   if (dirty_attributes_.has_size) dirty_attributes_.has_size = false;
   if (attributes_mode_ != LeaseMode::None) attributes_.size = size;
   void_data({size >> kPageShift, kPageEnd});
@@ -151,6 +153,14 @@ void FileAgent::forget(Instant now) {
 }
 
 void FileAgent::purge_returned(PurgeId purge) { kernel_.purge_returned(purge); }
+
+void FileAgent::size_pushed(uint64_t push) {
+  for (Request& request : requests_) {
+    if (request.push != push) continue;
+    request.push = 0;
+    request.pushed = true;
+  }
+}
 
 void FileAgent::granted(Instant now, Grant message, AgentActions&) {
   seen_ = message.sequence;  // counts at the home whether it worked or not
@@ -221,6 +231,7 @@ void FileAgent::flush_acked(const FlushAck& message) {
   shared_.flush_bytes_in_flight -= flight->second;
   flights_.erase(flight);
   if (message.error != 0) write_error_ = message.error;
+  if (shared_.options.mistakes.has(Mistake::StaleOverlay)) return;
   const uint64_t before = dirty_.bytes();
   PageSet clean = dirty_.acked(message.flush);
   set_dirty_bytes(before);
@@ -322,13 +333,8 @@ bool FileAgent::advance(Instant now, Request& request, AgentActions& actions) {
       return advance_read(now, request, actions);
     case Kind::Write:
       return advance_write(now, request, actions);
-    case Kind::Attributes: {
-      if (!need_attributes(request, LeaseMode::Shared, actions)) return false;
-      Attributes told = attributes_;
-      told.blocks = std::max(told.blocks, std::min((told.size + 511) / 512, dirty_.bytes() / 512));
-      actions.push_back(ReplyAttributes{request.token, told});
-      return true;
-    }
+    case Kind::Attributes:
+      return advance_attributes(request, actions);
     case Kind::Entries:
       if (entries_ != LeaseMode::None && !recall_pending(Resource::Entries, kUnit)) {
         actions.push_back(ReplyEntries{request.token});
@@ -396,6 +402,33 @@ void FileAgent::ask_data(Request& request, LeaseMode mode, bool want_data, Agent
                                             .want_data = want_data}});
 }
 
+// K16: the kernel throws an answer away when the inode changed in any way since it asked (a purge, another answer), and goes on with the size it had:
+// a read at the old end would miss what another node has appended. So a size larger than the one it was last told is made known first.
+bool FileAgent::advance_attributes(Request& request, AgentActions& actions) {
+  if (request.push != 0) return false;
+  if (!request.pushed) {
+    if (!need_attributes(request, LeaseMode::Shared, actions)) return false;
+    request.told = attributes_;
+    request.told.blocks = std::max(request.told.blocks, std::min((request.told.size + 511) / 512, dirty_.bytes() / 512));
+    if (told_size_ && request.told.size > *told_size_) {
+      // The answer was true when the question was there; the lease need not wait for the push.
+      request.pinned = false;
+      request.push = shared_.next_id++;
+      ++shared_.statistics.size_pushes;
+      actions.push_back(PushSize{request.push, id_, request.told.size});
+      return false;
+    }
+  }
+  if (request.pushed) {
+    // What has become true since the question is as good an answer, and a later one: another request may have told it to the kernel already.
+    if (covers(attributes_mode_, LeaseMode::Shared)) request.told = attributes_;
+    if (told_size_) request.told.size = std::max(request.told.size, *told_size_);
+  }
+  told_size_ = request.told.size;
+  actions.push_back(ReplyAttributes{request.token, request.told});
+  return true;
+}
+
 bool FileAgent::advance_read(Instant now, Request& request, AgentActions& actions) {
   const bool fill = request.kind == Kind::Fill;
   const Mistakes& mistakes = shared_.options.mistakes;
@@ -427,7 +460,7 @@ bool FileAgent::advance_read(Instant now, Request& request, AgentActions& action
     actions.push_back(ReplyData{request.token, {}, 0});
     return true;
   }
-  if (!leases_.covers(request.range, mode)) {
+  if (!leases_.covers(request.range, mode) && !(mistakes.has(Mistake::FillFromRecalled) && request.have_data)) {
     ask_data(request, mode, true, actions);
     return false;
   }
@@ -442,6 +475,7 @@ bool FileAgent::advance_read(Instant now, Request& request, AgentActions& action
   }
   if (!request.asked_message) ++shared_.statistics.hits_without_message;
   if (!request.have_data) request.data = {};
+  if (fill && available < request.size) told_at_most(request.offset + available);  // the kernel takes a short answer for the end
   if (fill) kernel_.fill_answered(request.fill, request.range, now + shared_.options.residency_ns);
   actions.push_back(ReplyData{request.token, dirty_.compose(request.offset, available, request.data_offset, request.data), available});
   return true;
@@ -477,6 +511,7 @@ bool FileAgent::advance_write(Instant now, Request& request, AgentActions& actio
   if (dirty_.empty()) dirty_since_ = now;
   touch(request.range);
   wrote(request.offset, request.bytes, request.wall, true);
+  if (told_size_) told_size_ = std::max(*told_size_, request.kernel_end);
   if (!request.asked_message) ++shared_.statistics.hits_without_message;
   if (shared_.dirty_bytes > shared_.options.dirty_max_bytes) {
     shared_.throttled.push_back({request.token, request.offset, static_cast<uint32_t>(request.size)});
@@ -749,7 +784,7 @@ PageSet FileAgent::not_exclusive(const PageSet& pages) const {
 
 // The bytes that waiting requests hold, or have asked for, of these pages say nothing any more.
 void FileAgent::void_data(PageRange range) {
-  if (shared_.options.mistakes.has(Mistake::KeepVoidFetch)) return;
+  if (shared_.options.mistakes.has(Mistake::KeepVoidFetch) || shared_.options.mistakes.has(Mistake::FillFromRecalled)) return;
   for (Request& request : requests_) {
     if (!request.range.overlaps(range) || (request.kind != Kind::Fill && request.kind != Kind::Read)) continue;
     if (request.have_data || request.fetch != 0) ++shared_.statistics.void_fetches;

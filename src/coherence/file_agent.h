@@ -61,6 +61,7 @@ class FileAgent {
   void forget(Instant now);
 
   void purge_returned(PurgeId purge);
+  void size_pushed(uint64_t push);
   void granted(Instant now, Grant message, AgentActions& actions);
   void recalled(const Recall& message);
   void flush_acked(const FlushAck& message);
@@ -105,6 +106,10 @@ class FileAgent {
     bool have_data = false;
     uint64_t data_offset = 0;
     Bytes data;
+    uint64_t kernel_end = 0;      // write: where the kernel will think that it ended
+    Attributes told;              // attributes: the answer, once it is decided
+    uint64_t push = 0;            // attributes: waits for this push of the size
+    bool pushed = false;
     PageSet purge;                // open: pages that must not stay cached without Exclusive
     uint64_t flush_upto = 0;      // flush: done when no flush up to this id is under way
     int32_t error = 0;            // answer with this
@@ -119,6 +124,7 @@ class FileAgent {
   };
 
   bool advance(Instant now, Request& request, AgentActions& actions);  // true: answered, remove it
+  bool advance_attributes(Request& request, AgentActions& actions);
   bool advance_read(Instant now, Request& request, AgentActions& actions);
   bool advance_write(Instant now, Request& request, AgentActions& actions);
   bool advance_open(Request& request, AgentActions& actions);
@@ -142,6 +148,9 @@ class FileAgent {
   void set_dirty_bytes(uint64_t before);
   Flush new_flush();
   void wrote(uint64_t offset, const Bytes& bytes, Timestamp wall, bool extend);
+  void told_at_most(uint64_t size) {
+    if (told_size_) told_size_ = std::min(*told_size_, size);
+  }
 
   FileId id_;
   AgentShared& shared_;
@@ -154,6 +163,8 @@ class FileAgent {
   Attributes attributes_;          // valid while attributes_mode_ != None
   uint64_t size_floor_ = 0;        // the file is at least this long, for pages under a data lease
   DirtyAttributes dirty_attributes_;
+  // At most what the kernel takes the file's size for, since it was last told; unset: not told yet.
+  std::optional<uint64_t> told_size_;
   Instant dirty_since_;
   uint32_t opens_ = 0, mapping_opens_ = 0;
   bool told_in_use_ = false;

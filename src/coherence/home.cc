@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <set>
 #include <utility>
 
 namespace vremote::coherence {
@@ -35,6 +36,22 @@ struct Home::ResourceState {
   std::list<Waiter> waiters;  // in order of arrival (I3)
   std::map<uint64_t, OutstandingRecall> recalls;
 
+  // Whether `last` waits, itself or behind others in line, for a recall that `node` cannot ack yet.
+  bool waits_for_busy(const Waiter& last, NodeId node) const {
+    std::vector<const Waiter*> chain{&last};
+    auto it = std::find_if(waiters.begin(), waiters.end(), [&](const Waiter& w) { return &w == &last; });
+    while (it != waiters.begin()) {
+      --it;
+      const bool in_the_way = std::any_of(chain.begin(), chain.end(), [&](const Waiter* w) {
+        return it->range.overlaps(w->range) && !compatible(it->mode, w->mode);
+      });
+      if (in_the_way && !it->suspended) chain.push_back(&*it);
+    }
+    return std::any_of(recalls.begin(), recalls.end(), [&](const auto& entry) {
+      return entry.second.busy && entry.second.node == node &&
+             std::any_of(chain.begin(), chain.end(), [&](const Waiter* w) { return entry.second.range.overlaps(w->range); });
+    });
+  }
   bool busy(NodeId node) const {
     return std::any_of(recalls.begin(), recalls.end(), [&](const auto& entry) { return entry.second.busy && entry.second.node == node; });
   }
@@ -54,6 +71,13 @@ struct Home::FileState {
   std::array<ResourceState, 3> resources;
   std::map<NodeId, PerNode> nodes;
   bool pinned = false;
+  std::set<NodeId> busy_nodes() const {
+    std::set<NodeId> found;
+    for (const ResourceState& rs : resources)
+      for (const auto& [id, recall] : rs.recalls)
+        if (recall.busy) found.insert(recall.node);
+    return found;
+  }
   bool busy(NodeId node) const {
     return std::any_of(resources.begin(), resources.end(), [&](const ResourceState& rs) { return rs.busy(node); });
   }
@@ -189,11 +213,11 @@ void Home::acquire(OperationId operation, const OperationNeed& need, HomeActions
                                 .range = need.range,
                                 .want_data = false,
                                 .holding = false});
-  if (need.truncation_of && fs.busy(*need.truncation_of)) {
-    let_pass(need.file, fs, *need.truncation_of, actions);
-  } else {
-    promote(need.file, fs, need.resource, actions);
-  }
+  if (need.truncation_of && fs.busy(*need.truncation_of)) let_pass(need.file, fs, *need.truncation_of, actions);
+  promote(need.file, fs, need.resource, actions);
+  // It may wait from here on for one that has said before that it is busy (B3).
+  for (NodeId node : fs.busy_nodes())
+    if (node != need.truncation_of) let_pass(need.file, fs, node, actions);
 }
 
 void Home::finish(OperationId operation, FileId file, HomeActions& actions) {
@@ -340,10 +364,7 @@ void Home::let_pass(FileId file, FileState& fs, NodeId node, HomeActions& action
       if (!holder->holding || compatible(holder->mode, mine->mode)) continue;
       Waiter* second = data.waiting_for(*holder->operation);
       if (second == nullptr || second->holding) continue;  // it has all it needs, and ends
-      const bool waits_for_node = std::any_of(data.recalls.begin(), data.recalls.end(), [&](const auto& entry) {
-        return entry.second.busy && entry.second.node == node && entry.second.range.overlaps(second->range);
-      });
-      if (!waits_for_node) continue;
+      if (!data.waits_for_busy(*second, node)) continue;
       if (mine->yielded || holder->gave_way) {
         mine->suspended = true;
         actions.push_back(OperationReady{.operation = *mine->operation, .file = file, .resource = Resource::Attributes, .error = EINTR});
@@ -380,6 +401,7 @@ void Home::bounce(FileId file, FileState& fs, HomeActions& actions) {
     refusal.request = it->request;
     refusal.resource = Resource::Data;
     refusal.range = it->range;
+    refusal.sequence = ++fs.nodes[it->node].last_sequence;
     refusal.error = EAGAIN;
     actions.push_back(SendGrant{it->node, std::move(refusal), {}});
     it = data.waiters.erase(it);
@@ -406,8 +428,9 @@ PageRange Home::widen(const ResourceState& rs, NodeId node, LeaseMode mode, Page
 void Home::grant(FileId file, FileState& fs, Resource resource, const Waiter& waiter, HomeActions& actions) {
   ResourceState& rs = fs.of(resource);
   LeaseMode mode = waiter.mode;
-  // With nobody else there the lease is Exclusive whatever was asked: the next write needs no message.
-  bool alone = resource != Resource::Entries;
+  // With nobody else there the lease is Exclusive whatever was asked: the next write needs no message. Not so for who only looks at attributes:
+  // a tree that one node has walked would cost every other node a recall per file.
+  bool alone = resource == Resource::Data || (resource == Resource::Attributes && mode != LeaseMode::Shared);
   rs.holders.each(waiter.range, [&](PageRange, const Holding& holding) {
     if (!holding.only(waiter.node)) alone = false;
     return alone;
@@ -460,6 +483,20 @@ void Home::erase_if_idle(FileId file, HomeActions& actions) {
   if (!it->second->nodes.empty()) return;
   files_.erase(it);
   actions.push_back(FileIdle{file});
+}
+
+std::vector<FileId> Home::files_dirty_elsewhere() const {
+  std::vector<FileId> out;
+  for (const auto& [file, fs] : files_) {
+    bool dirty = false;
+    for (const ResourceState& rs : fs->resources)
+      rs.holders.each(PageRange::all(), [&](PageRange, const Holding& holding) {
+        dirty = dirty || (holding.mode != LeaseMode::Shared && !holding.only(NodeId{0}));
+        return !dirty;
+      });
+    if (dirty) out.push_back(file);
+  }
+  return out;
 }
 
 HomeCounts Home::counts() const {

@@ -105,6 +105,8 @@ class Home {
   // Grants without being asked when nobody has to be recalled or made to wait for it; otherwise does nothing.
   void offer(NodeId node, FileId file, Resource resource, LeaseMode mode, HomeActions& actions);
 
+  // Files of which a node other than 0 may hold bytes or attributes that are not here.
+  std::vector<FileId> files_dirty_elsewhere() const;
   HomeCounts counts() const;
   // The recalls that have not been acked, for `status`.
   struct PendingRecall { FileId file; NodeId node; Resource resource; PageRange range; };

@@ -73,7 +73,7 @@ TEST(HomeTest, ADowngradeUnderWayIsNotEnoughForAWriter) {
 TEST(HomeTest, TheFirstUserGetsTheWholeFileExclusive) {
   HomeWorld w;
   w.asks("n1", Shared, pages(3, 3), true).expect("grant n1 Exclusive all with data 3-3");
-  w.asks_attributes("n1", Shared).expect("grant n1 Exclusive attributes");
+  w.asks_attributes("n1", Shared).expect("grant n1 Shared attributes");
 }
 
 TEST(HomeTest, AGrantEndsWhereAnotherNodeHoldsWaitsOrIsRecalled) {
@@ -175,7 +175,7 @@ TEST(HomeTest, SeveralNodesUpdateTheTimeOfAFileAtOnce) {
   w.asks_attributes("n2", Update).expect("grant n2 Update attributes");
   w.asks_attributes("n3", Shared).expect("recall n1 attributes", "recall n2 attributes");
   w.acks("n1", {.attributes = {.has_mtime = true, .mtime = {5, 0}}}).expect("apply size 0");
-  w.acks("n2").expect("grant n3 Exclusive attributes");
+  w.acks("n2").expect("grant n3 Shared attributes");
 }
 
 TEST(HomeTest, SharedAndUpdateOfOneNodeAreExclusiveTogether) {
@@ -288,11 +288,87 @@ TEST(HomeTest, AnOperationThatGivesUpLetsTheNextOnePass) {
   w.acks("n1").expect("grant n2 Exclusive all");
 }
 
+// ---- a node whose truncation stands in the way of its own acks: K8 ----------------------------------------------------------------
+
+TEST(HomeTest, ABusyNodesTruncationGoesBeforeThoseWhoOnlyWait) {  // B1
+  HomeWorld w;
+  w.has("n1", Exclusive, pages(0, 9)).has_attributes("n1", Exclusive);
+  w.asks_attributes("n2", Shared).expect("recall n1 attributes to Shared");
+  w.operation(1, Resource::Attributes, Exclusive, kUnit).expect_nothing();
+  w.truncation(2, "n1").expect_nothing();
+  w.is_busy("n1").expect("recall n1 attributes");  // its truncation stands first in line now, and takes all of the lease
+  w.acks("n1").expect_nothing();
+  w.acks("n1").expect("ready 2");
+  w.finishes(2).expect("grant n2 Shared attributes", "recall n2 attributes");
+  w.acks("n2").expect("ready 1");
+  w.finishes(1).expect_nothing();
+}
+
+TEST(HomeTest, WhoKeepsTheAttributesFromABusyNodesTruncationIsBounced) {  // B2
+  HomeWorld w;
+  w.has("n1", Exclusive, pages(0, 9)).has_attributes("n2", Update);
+  w.asks("n2", Exclusive, pages(0, 0)).expect("recall n1 0-0");  // n2 keeps its Attributes lease until it gets page 0
+  w.truncation(1, "n1").expect("recall n2 attributes");
+  w.is_busy("n1").expect("refuse n2 0-0 error 11");
+  w.acks("n2").expect("ready 1");
+  w.finishes(1).expect_nothing();
+  w.acks("n1").expect_nothing();
+}
+
+TEST(HomeTest, AnOperationYieldsTheAttributesToABusyNodesTruncation) {  // B3
+  HomeWorld w;
+  w.has("n1", Exclusive, pages(0, 9)).has_attributes("n1", Exclusive);
+  w.truncation(1, "n2").expect("recall n1 attributes");
+  w.acks("n1").expect("ready 1");
+  w.truncation_goes_on(1, "n2", 5).expect("recall n1 5-9");
+  w.truncation(2, "n1").expect_nothing();
+  w.is_busy("n1").expect("ready 2");
+  w.truncation_goes_on(2, "n1", 3).expect("ready 2");
+  w.finishes(2).expect_nothing();
+  w.acks("n1").expect("ready 1");
+  w.finishes(1).expect_nothing();
+}
+
+TEST(HomeTest, OfTwoTruncationsThatHoldWhatTheOtherNeedsOneFails) {  // B3
+  HomeWorld w;
+  w.has("n1", Exclusive, pages(0, 9)).has("n2", Exclusive, pages(10, 19)).has_attributes("n1", Exclusive);
+  w.truncation(1, "n2").expect("recall n1 attributes");
+  w.acks("n1").expect("ready 1");
+  w.truncation_goes_on(1, "n2", 5).expect("recall n1 5-9");
+  w.truncation(2, "n1").expect_nothing();
+  w.is_busy("n1").expect("ready 2");
+  w.truncation_goes_on(2, "n1", 3).expect("recall n2 10-19");
+  w.is_busy("n2").expect("fail 1");  // and its node, once answered EINTR, can ack
+  w.finishes(1).expect_nothing();
+  w.acks("n2").expect("ready 2");
+  w.finishes(2).expect_nothing();
+  w.acks("n1").expect_nothing();
+}
+
+// Seed 5866 of the simulator: the operation waits behind others, and they for the busy node.
+TEST(HomeTest, AnOperationYieldsAlsoWhenOthersBeforeItWaitForTheBusyNode) {  // B3
+  HomeWorld w;
+  w.has("n1", Exclusive, pages(0, 0)).has_attributes("n1", Exclusive);
+  w.truncation(1, "n4").expect("recall n1 attributes");
+  w.acks("n1").expect("ready 1");
+  w.asks("n2", Shared, pages(0, 0)).expect("recall n1 0-0 to Shared");
+  w.asks("n4", Exclusive, pages(0, 1)).expect_nothing();
+  w.truncation_goes_on(1, "n4", 1).expect_nothing();
+  w.truncation(2, "n1").expect_nothing();
+  w.is_busy("n1").expect("ready 2");
+  w.truncation_goes_on(2, "n1", 1).expect("ready 2");
+  w.finishes(2).expect_nothing();
+  w.acks("n1").expect("grant n2 Shared 0-0", "recall n1 0-0", "recall n2 0-0");
+  w.acks("n1").expect_nothing();
+  w.acks("n2").expect("grant n4 Exclusive all", "ready 1");
+  w.finishes(1).expect_nothing();
+}
+
 // ---- offers ---------------------------------------------------------------------------------------------------------------------
 
 TEST(HomeTest, AnOfferNeverMakesAnybodyWait) {
   HomeWorld w;
-  w.offers("n1", Resource::Attributes, Shared).expect("grant n1 Exclusive attributes");
+  w.offers("n1", Resource::Attributes, Exclusive).expect("grant n1 Exclusive attributes");
   w.offers("n1", Resource::Attributes, Shared).expect_nothing();  // it has that already
   w.offers("n2", Resource::Attributes, Shared).expect_nothing();  // n1 would have to be recalled
   w.asks_attributes("n2", Shared).expect("recall n1 attributes to Shared");

@@ -95,6 +95,29 @@ class HomeWorld {
     home.acquire(operation, need, actions_);
     return took();
   }
+  // The Attributes, and then the pages from `first` on, as the truncation of `node` takes them.
+  HomeWorld& truncation(OperationId operation, const std::string& node) {
+    settle_lines();
+    home.acquire(operation, {file, Resource::Attributes, LeaseMode::Exclusive, kUnit, {}, node_id(node)}, actions_);
+    return took();
+  }
+  HomeWorld& truncation_goes_on(OperationId operation, const std::string& node, uint64_t first) {
+    settle_lines();
+    home.acquire(operation, {file, Resource::Data, LeaseMode::Exclusive, pages_from(first), node_id(node), node_id(node)}, actions_);
+    return took();
+  }
+  // `node` cannot ack its oldest recall before its truncation is served.
+  HomeWorld& is_busy(const std::string& node) {
+    settle_lines();
+    const NodeId id = node_id(node);
+    if (recalls_[id].empty()) {
+      ADD_FAILURE() << node << " has no recall";
+      return *this;
+    }
+    const Recall& recall = recalls_[id].front();
+    home.receive(id, RecallAck{.file = file, .recall = recall.recall, .given = recall.range, .seen = last_grant_[id], .busy = true}, actions_);
+    return took();
+  }
   HomeWorld& finishes(OperationId operation) {
     settle_lines();
     home.finish(operation, file, actions_);
@@ -176,6 +199,8 @@ class HomeWorld {
   }
 
   static std::string line(const HomeAction& action) {
+    if (const auto* a = std::get_if<SendGrant>(&action); a != nullptr && a->grant.error != 0)
+      return fmt::format("refuse n{} {} error {}", a->node.value, text(a->grant.resource, a->grant.range), a->grant.error);
     if (const auto* a = std::get_if<SendGrant>(&action))
       return fmt::format("grant n{} {} {}{}", a->node.value, text(a->grant.mode), text(a->grant.resource, a->grant.range),
                          a->data.empty() ? "" : fmt::format(" with data {}", text(a->data)));
@@ -185,7 +210,7 @@ class HomeWorld {
     if (const auto* a = std::get_if<ApplyFlush>(&action)) return fmt::format("apply flush {} of n{}", a->flush.flush, a->node.value);
     if (const auto* a = std::get_if<ApplyAttributes>(&action)) return fmt::format("apply size {}", a->attributes.size);
     if (const auto* a = std::get_if<ServeFetch>(&action)) return fmt::format("serve fetch {} of n{}", text(a->fetch.range), a->node.value);
-    if (const auto* a = std::get_if<OperationReady>(&action)) return fmt::format("ready {}", a->operation);
+    if (const auto* a = std::get_if<OperationReady>(&action)) return fmt::format("{} {}", a->error == 0 ? "ready" : "fail", a->operation);
     if (std::holds_alternative<PinFile>(action)) return "pin";
     if (std::holds_alternative<UnpinFile>(action)) return "unpin";
     if (std::holds_alternative<FileIdle>(action)) return "idle";

@@ -10,14 +10,14 @@ namespace vremote::coherence {
 enum class Mistake : uint8_t {
   AckBeforePurge,       // K4: a recall is acked while cached pages of its range may live
   AckBeforeFlush,       // the dirty bytes of a recalled range follow the ack instead of going before it
-  FillFromRecalled,     // K3: a fill counted as absence is answered although the recall is not acked
+  FillFromRecalled,     // K3: a fill that stood for absence is answered from what was known before the recall
   ApplyBeforePurge,     // K12: a direct write is applied and answered before the local pages are purged
   ForgetMayWrite,       // K2: an O_RDWR handle is not thought of: Shared fills, downgrades without purge
   OldPurgeCounts,       // K4: a purge's return drops pages although a fill of them was answered since it began
   WaitForStuckPurge,    // K5: no second purge is started beside one that a pending fill may hold up
   KeepVoidFetch,        // K11: bytes fetched before a recall, or a flush of ours, still answer a fill
   GrantBeforeAcks,      // the home grants when the first holder, not the last, has acked
-  StaleOverlay,         // dirty bytes flushed for a recall go on overlaying later fills
+  StaleOverlay,         // dirty bytes that were flushed go on overlaying later fills
   NoResidency,          // K13: a page just filled is purged at once (costs progress, not coherence)
   ShrinkBelowHolders,   // a truncation does not recall the pages beyond the new end
   kCount,

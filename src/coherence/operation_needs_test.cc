@@ -38,7 +38,8 @@ std::vector<Operation> all_operations() {
           SetXattrCall{.file = kHigh, .name = "user.a", .value = {}},
           RemoveXattrCall{.file = kHigh, .name = "user.a"},
           AllocateCall{.file = kHigh, .offset = 5000, .length = 1},
-          SeekCall{.file = kHigh, .offset = 0, .whence = 3}};
+          SeekCall{.file = kHigh, .offset = 0, .whence = 3},
+          LockCall{.file = kHigh}};
 }
 
 std::vector<OperationNeed> needs_of(const Operation& operation, const std::vector<FileId>& named) {
@@ -64,7 +65,7 @@ TEST(OperationNeedsTest, EveryChangeTakesSomethingExclusiveUnlessItOnlyLooksUp) 
   for (const Operation& operation : all_operations()) {
     const bool changes = !is_quick(operation) && !std::holds_alternative<ReadDirectoryCall>(operation) &&
                          !std::holds_alternative<SyncCall>(operation) && !std::holds_alternative<ListXattrCall>(operation) &&
-                         !std::holds_alternative<SeekCall>(operation);
+                         !std::holds_alternative<SeekCall>(operation) && !std::holds_alternative<LockCall>(operation);
     const auto needs = needs_of(operation, {});
     const bool exclusive = std::any_of(needs.begin(), needs.end(), [](const OperationNeed& n) { return n.mode == Exclusive; });
     EXPECT_EQ(exclusive, changes) << "operation " << operation.index();
@@ -112,7 +113,9 @@ TEST(OperationNeedsTest, ATruncationTakesThePagesFromTheNewEndOnButNotFromItsCal
   EXPECT_EQ(needs[0].resource, Resource::Attributes);
   EXPECT_EQ(needs[1].resource, Resource::Data);
   EXPECT_EQ(needs[1].range, pages_from(1)) << "page 1 is cut inside";
+  EXPECT_EQ(needs[0].except, std::nullopt) << "what the caller remembers of the file's attributes is void";
   EXPECT_EQ(needs[1].except, kCaller);
+  for (const auto& need : needs) EXPECT_EQ(need.truncation_of, kCaller) << "the home knows whose it is when that node is busy (B1)";
   EXPECT_FALSE(needs_of(SetAttributesCall{.file = kHigh, .has_size = true, .size = ~uint64_t{0}}, {})[1].range.empty())
       << "whatever size is asked for, the range makes sense";
   EXPECT_EQ(needs_of(SetAttributesCall{.file = kHigh, .has_mode = true}, {}).size(), 1u);

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <array>
@@ -178,6 +179,27 @@ Status Channel::store(uint64_t node, uint64_t offset, std::span<const std::byte>
   out.offset = offset;
   out.size = static_cast<uint32_t>(bytes.size());
   return absent_is_done(notify(FUSE_NOTIFY_STORE, {bytes_of(out), bytes}));
+}
+
+namespace {
+
+// A page that cannot be read, for as long as the process lives.
+std::byte* unreadable() {
+  static void* const page = ::mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return page == MAP_FAILED ? nullptr : static_cast<std::byte*>(page);
+}
+
+}  // namespace
+
+Status Channel::push_size(uint64_t node, uint64_t size) const {
+  VR_CHECK(size > 0);
+  fuse_notify_store_out out{};
+  out.nodeid = node;
+  out.offset = size - 1;
+  out.size = 1;
+  const Status pushed = absent_is_done(notify(FUSE_NOTIFY_STORE, {bytes_of(out), std::span<const std::byte>(unreadable(), 1)}));
+  if (!pushed && pushed.error().code == EFAULT) return {};  // the size is raised, nothing was copied
+  return pushed;
 }
 
 Status Channel::resend() const { return notify(kNotifyResend, {}); }

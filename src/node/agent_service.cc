@@ -75,7 +75,7 @@ void AgentService::with(Shard& shard, Event event) {
     arm(shard);
   }
   if (local_) deliver_outbox(shard);
-  for (After& a : after) a.then(std::move(a.answer));
+  for (After& a : after) finish(a);
 }
 
 void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<After>& after) {
@@ -110,6 +110,13 @@ void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<Af
                 }
                 environment_.metrics->record(Latency::Purge, net::EventLoop::now().ns - started);
                 with(shard_of(a.file), [&](Agent& agent, Instant now, AgentActions& next) { agent.purge_returned(now, a.purge, a.file, next); });
+              });
+            },
+            [&](PushSize& a) {
+              environment_.purge_threads->submit([this, a] {
+                if (const auto node = environment_.inodes->find(this, a.file))
+                  if (auto done = environment_.notify_channel()->push_size(*node, a.size); !done) spdlog::debug("push of a size: {}", done.error().what);
+                with(shard_of(a.file), [&](Agent& agent, Instant now, AgentActions& next) { agent.size_pushed(now, a.push, a.file, next); });
               });
             },
             [&](SendToHome& a) {
@@ -154,15 +161,28 @@ void AgentService::answer(Shard& shard, Token token, Answer answer, std::vector<
   auto it = shard.pending.find(token);
   if (it == shard.pending.end()) return;
   Pending& pending = it->second;
-  if (pending.kind == Pending::Kind::Then) {
-    after.push_back({std::move(pending.then), std::move(answer)});
+  if (pending.kind == Pending::Kind::Then || pending.kind == Pending::Kind::Write) {
+    after.push_back({std::move(pending.then), std::move(answer), pending.waiting, pending.started_ns});
   } else {
     Status sent = answer.error != 0 ? pending.waiting.channel->reply_error(pending.waiting.unique, answer.error)
                                     : pending.waiting.channel->reply(pending.waiting.unique, fuse::write_out(answer.length));
     if (!sent) spdlog::warn("reply: {}", sent.error().what);
-    if (pending.kind == Pending::Kind::Write) environment_.metrics->record(Latency::DirectWrite, net::EventLoop::now().ns - pending.started_ns);
   }
   shard.pending.erase(it);
+}
+
+void AgentService::finish(After& after) {
+  const Answer& answer = after.answer;
+  if (after.then) {
+    after.then(std::move(after.answer));
+    return;
+  }
+  environment_.metrics->record(Latency::DirectWrite, net::EventLoop::now().ns - after.started_ns);
+  // The kernel may let the writer run before this call returns: under the shard's lock its next write would wait for us, two context switches more.
+  // Nothing depends on the order: the writer goes on by itself whenever it is scheduled (fills are another matter, K11).
+  const Waiting& to = after.waiting;
+  Status sent = answer.error != 0 ? to.channel->reply_error(to.unique, answer.error) : to.channel->reply(to.unique, fuse::write_out(answer.length));
+  if (!sent) spdlog::warn("reply: {}", sent.error().what);
 }
 
 void AgentService::arm(Shard& shard) {
@@ -509,6 +529,7 @@ AgentStatistics AgentService::statistics() {
     sum.flush_bytes += s.flush_bytes;
     sum.recalls += s.recalls;
     sum.purges += s.purges;
+    sum.size_pushes += s.size_pushes;
     sum.hits_without_message += s.hits_without_message;
     sum.void_fetches += s.void_fetches;
     sum.write_backs_without_exclusive += s.write_backs_without_exclusive;

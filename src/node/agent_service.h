@@ -131,9 +131,12 @@ class AgentService {
     bool delivering = false;
     explicit Shard(const coherence::AgentOptions& options) : agent(options) {}
   };
+  // Done when the shard's lock is free again.
   struct After {
-    Then then;
+    Then then;  // empty: the kernel waits for a WRITE
     Answer answer;
+    Waiting waiting;
+    int64_t started_ns = 0;
   };
   static constexpr size_t kShards = 4;
 
@@ -141,6 +144,7 @@ class AgentService {
   template <typename Event>
   void with(Shard& shard, Event event);
   void carry_out(Shard& shard, coherence::AgentActions& actions, std::vector<After>& after);
+  void finish(After& after);
   void answer(Shard& shard, coherence::Token token, Answer answer, std::vector<After>& after);
   void note_sent(Shard& shard, const coherence::ToHome& message);
   void note_received(Shard& shard, const coherence::ToAgent& message, Instant now);

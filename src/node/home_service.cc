@@ -4,6 +4,9 @@
 #include <sys/stat.h>
 
 #include <cerrno>
+#include <cstring>
+#include <chrono>
+#include <thread>
 
 #include "coherence/operation_needs.h"
 
@@ -37,6 +40,7 @@ struct HomeService::Running {
   std::vector<OperationNeed> needs;
   size_t held = 0;
   bool second_part = false;
+  bool gather = false;  // takes its leases and does nothing with them
 };
 
 HomeService::HomeService(std::vector<std::unique_ptr<store::Store>> stores, HelperThreads& disk_threads, Metrics& metrics, Deliver deliver,
@@ -291,7 +295,9 @@ bool HomeService::run(ApplyFlush& action, bool may_block) {
     }
     if (!done) {
       ack.error = done.error().code;
-      spdlog::error("export {}: dirty bytes of inode {} not written: {}", flush.file.export_index, flush.file.inode, done.error().what);
+      // ESTALE: the last name and the last handle are gone, and with them whoever could have missed the bytes.
+      if (ack.error != ESTALE)
+        spdlog::error("export {}: dirty bytes of inode {} not written: {} {}", flush.file.export_index, flush.file.inode, std::strerror(ack.error), done.error().what);
     }
   }
   if (after.has_mtime || after.has_size)
@@ -384,7 +390,42 @@ void HomeService::refuse(OperationId id, int error) {
   end(*running, fail(error));
 }
 
+bool HomeService::gather(int64_t patience_ms) {
+  std::vector<FileId> files;
+  {
+    std::lock_guard lock(mutex_);
+    files = home_.files_dirty_elsewhere();
+  }
+  std::vector<OperationId> started;
+  for (FileId file : files) {
+    auto running = std::make_unique<Running>();
+    running->gather = running->second_part = true;
+    running->call.operation = SyncCall{file, false};
+    running->needs = {{file, Resource::Attributes, LeaseMode::Shared, kUnit, {}}, {file, Resource::Data, LeaseMode::Shared, PageRange::all(), {}}};
+    {
+      std::lock_guard lock(operations_mutex_);
+      running->id = next_operation_++;
+      started.push_back(running->id);
+      operations_.emplace(running->id, std::move(running));
+    }
+    advance(started.back());
+  }
+  for (int64_t waited = 0;; waited += 5) {
+    bool done = true;
+    {
+      std::lock_guard lock(operations_mutex_);
+      for (OperationId id : started) done = done && !operations_.contains(id);
+    }
+    if (done || waited >= patience_ms) return done;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+}
+
 void HomeService::execute(Running& running) {
+  if (running.gather) {
+    end(running, Outcome{});  // nobody waits for a reply to call 0
+    return;
+  }
   end(running, store_of(file_of(running.call.operation))->execute(running.call.caller, running.call.operation));
 }
 
@@ -413,8 +454,9 @@ void HomeService::end(Running& running, Result<Outcome> outcome) {
     HomeActions actions;
     for (const OperationNeed& need : running.needs) home_.finish(running.id, need.file, actions);
     if (node) {
-      home_.offer(running.node, node->file, Resource::Attributes, LeaseMode::Shared, actions);
+      // Who makes a file will write to it; who looks one up mostly reads.
       const bool creates = std::holds_alternative<CreateCall>(running.call.operation);
+      home_.offer(running.node, node->file, Resource::Attributes, creates ? LeaseMode::Exclusive : LeaseMode::Shared, actions);
       if (creates && S_ISREG(node->attributes.mode)) home_.offer(running.node, node->file, Resource::Data, LeaseMode::Exclusive, actions);
     }
     for (FileId listed_file : listed) home_.offer(running.node, listed_file, Resource::Attributes, LeaseMode::Shared, actions);

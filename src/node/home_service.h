@@ -32,6 +32,8 @@ class HomeService {
 
   void receive(NodeId node, coherence::ToHome&& message);
   void node_gone(NodeId node);
+  // Before the end: recalls what other nodes may hold dirty, so that it is on disk. Returns false when some had not answered in time.
+  bool gather(int64_t patience_ms);
 
   FileId root(size_t export_index) const { return stores_[export_index]->root(); }
   size_t exports() const { return stores_.size(); }

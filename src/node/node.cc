@@ -206,7 +206,8 @@ Status NodeDaemon::start_mount(std::function<void()> ended) {
   VR_TRY(mount, fuse::Mount::mount(config_.mount, options));
   mount_.emplace(std::move(mount));
   FuseServerOptions server;
-  server.threads = config_.loops;
+  // A request wakes another reader than the one that has just become free: on two processors a second reader costs more than it gives.
+  server.threads = std::max(1u, config_.loops / 2);
   server.readahead_kib = config_.readahead_kib;
   server.allow_mmap = allow_mmap_;
   fuse_ = std::make_unique<FuseServer>(*mount_, exports_, inodes_, metrics_, server);
@@ -254,6 +255,8 @@ bool NodeDaemon::stop(int64_t patience_ms) {
     for (AgentService* agent : agents())
       if (const uint64_t left = agent->counts().dirty_bytes; left > 0)
         spdlog::error("{} bytes for {} were not flushed: it could not be reached in time; they are lost", left, agent->home_name());
+  // What other nodes have written here and not flushed is better on this disk before this node is gone.
+  if (home_ && server_ && !home_->gather(std::min<int64_t>(patience_ms, 2000))) spdlog::warn("some nodes did not give their dirty data back in time; they keep it");
   if (mount_) (void)mount_->abort();
   if (fuse_) fuse_->join();
   control_.reset();
@@ -368,6 +371,7 @@ control::NodeStatus NodeDaemon::status() const {
     statistics.flush_bytes += a.flush_bytes;
     statistics.recalls += a.recalls;
     statistics.purges += a.purges;
+    statistics.size_pushes += a.size_pushes;
     statistics.hits_without_message += a.hits_without_message;
     statistics.void_fetches += a.void_fetches;
     statistics.write_backs_without_exclusive += a.write_backs_without_exclusive;
@@ -391,6 +395,7 @@ control::NodeStatus NodeDaemon::status() const {
   set("hits_without_message", statistics.hits_without_message + metrics_.get(Counter::HitsWithoutMessage));
   set("recalls_received", statistics.recalls);
   set("purges", statistics.purges);
+  set("size_pushes", statistics.size_pushes);
   set("fetches", statistics.fetches);
   set("flushes", statistics.flushes);
   set("flush_bytes", statistics.flush_bytes);

@@ -53,6 +53,7 @@ Attributes HomeDriver::stat(FileId id, const File& file) const {
 void HomeDriver::receive(NodeId node, ToHome message) {
   HomeActions actions;
   scheduler_.trace(-1, number(file_of(message)), "home    from n{}: {}", node.value, describe(message));
+  if (const auto* ack = std::get_if<RecallAck>(&message); ack != nullptr && ack->busy && breaks_.deaf_to_busy) return;
   std::visit(Overloaded{[&](const Call& call) {
                           const auto& set = std::get<SetAttributesCall>(call.operation);
                           VR_CHECK(set.has_size);

@@ -10,6 +10,7 @@ struct DriverBreak {
 constexpr DriverBreak kDriverBreaks[] = {
     {"fixed-purge-pool", &Breaks::fixed_purge_pool},
     {"small-background", &Breaks::small_background},
+    {"deaf-to-busy", &Breaks::deaf_to_busy},
     {"unordered-home", &Breaks::unordered_home},
     {"early-grant-data", &Breaks::early_grant_data},
 };

@@ -67,7 +67,9 @@ void ModelKernel::answer(Token token, Answer answer) {
   if (!options_.size_races && call.answer.error == 0) {
     switch (call.tells) {
       case Tells::Nothing: break;
-      case Tells::Size: set_size(*call.inode, call.answer.attributes.size); break;
+      case Tells::Size:
+        if (!call.answer.size_was_pushed) set_size(*call.inode, call.answer.attributes.size);
+        break;
       case Tells::WrittenEnd: call.inode->size = std::max(call.inode->size, call.answer.offset + call.answer.length); break;
       case Tells::NewSize: call.inode->size = call.new_size; break;
     }
@@ -279,6 +281,19 @@ Co<> ModelKernel::purge(FileId file, PageRange range) {
   ++counts_.purges;
   ++in.version;  // fuse_reverse_inval_inode
   co_await invalidate(in, range);
+}
+
+Co<> ModelKernel::push_size(FileId file, uint64_t size) {
+  Inode& in = inode(static_cast<uint32_t>(file.inode - 1));
+  ++in.version;  // fuse_write_update_attr
+  if (options_.size_races) in.size = std::max(in.size, size);
+  const uint64_t page = (size - 1) >> kPageShift;
+  for (Folio* folio = find(in, page); folio != nullptr && folio->state == State::Locked; folio = find(in, page)) co_await folio_changes(in, page);
+}
+
+void ModelKernel::push_begins(FileId file, uint64_t size) {
+  Inode& in = inode(static_cast<uint32_t>(file.inode - 1));
+  if (!options_.size_races) in.size = std::max(in.size, size);
 }
 
 // truncate_pagecache(): what lies beyond goes without a write-back, the rest of the last page becomes zero.

@@ -45,6 +45,7 @@ struct Answer {
   uint64_t offset = 0;
   uint64_t length = 0;
   Attributes attributes;
+  bool size_was_pushed = false;  // these attributes were read when the push of their size was asked for
 };
 
 struct KernelOptions {
@@ -101,6 +102,9 @@ class ModelKernel {
   void answer(Token token, Answer answer);
   // FUSE_NOTIFY_INVAL_INODE with a range, from a thread of its own: ends when the walk ends.
   Co<> purge(FileId file, PageRange range);
+  // FUSE_NOTIFY_STORE of a last byte that cannot be copied: the size is raised, then the folio of that byte is waited for.
+  Co<> push_size(FileId file, uint64_t size);
+  void push_begins(FileId file, uint64_t size);  // without the races the size follows at once
 
   // ---- background of the machine ----
   void reclaim_something();

@@ -47,7 +47,7 @@ void Node::perform(FileId file, AgentAction& action) {
                         },
                         [&](ReplyWritten& a) {
                           scheduler_.trace(number(), f, "agent   wrote t{} at {}+{}", a.token, a.offset, a.length);
-                          kernel_.answer(a.token, Answer{.error = 0, .bytes = {}, .offset = a.offset, .length = a.length, .attributes = {}});
+                          kernel_.answer(a.token, Answer{.error = 0, .bytes = {}, .offset = a.offset, .length = a.length, .attributes = {}, .size_was_pushed = false});
                         },
                         [&](ReplyOpened& a) {
                           scheduler_.trace(number(), f, "agent   opened t{}", a.token);
@@ -55,11 +55,14 @@ void Node::perform(FileId file, AgentAction& action) {
                         },
                         [&](ReplyAttributes& a) {
                           scheduler_.trace(number(), f, "agent   attributes t{} size {}", a.token, a.attributes.size);
-                          kernel_.answer(a.token, Answer{.error = 0, .bytes = {}, .offset = 0, .length = 0, .attributes = a.attributes});
+                          Answer answer;
+                          answer.attributes = a.attributes;
+                          answer.size_was_pushed = pushed_size_ == a.attributes.size;
+                          kernel_.answer(a.token, std::move(answer));
                         },
                         [&](ReplyFlushed& a) {
                           scheduler_.trace(number(), f, "agent   flushed t{} error {}", a.token, a.error);
-                          kernel_.answer(a.token, Answer{.error = a.error, .bytes = {}, .offset = 0, .length = 0, .attributes = {}});
+                          kernel_.answer(a.token, Answer{.error = a.error, .bytes = {}, .offset = 0, .length = 0, .attributes = {}, .size_was_pushed = false});
                         },
                         [&](ReplyTruncateReady& a) {
                           auto it = truncations_.find(a.token);
@@ -82,11 +85,16 @@ void Node::perform(FileId file, AgentAction& action) {
                         [&](ReplyError& a) {
                           scheduler_.trace(number(), f, "agent   error t{} {}", a.token, a.error);
                           if (truncations_.erase(a.token) > 0) scheduler_.fail("no errors in this world: a truncation failed");
-                          kernel_.answer(a.token, Answer{.error = a.error, .bytes = {}, .offset = 0, .length = 0, .attributes = {}});
+                          kernel_.answer(a.token, Answer{.error = a.error, .bytes = {}, .offset = 0, .length = 0, .attributes = {}, .size_was_pushed = false});
                         },
                         [&](StartPurge& a) {
                           scheduler_.trace(number(), f, "agent   purge p{} pages {}-{}", a.purge, a.range.first, a.range.end >= kPageEnd ? 0 : a.range.end);
                           scheduler_.spawn(run_purge(a.purge, a.file, a.range));
+                        },
+                        [&](PushSize& a) {
+                          scheduler_.trace(number(), f, "agent   pushes size {}", a.size);
+                          kernel_.push_begins(a.file, a.size);
+                          scheduler_.spawn(run_push(a.push, a.file, a.size));
                         },
                         [&](SendToHome& a) {
                           scheduler_.trace(number(), f, "agent   sends {}", describe(a.message));
@@ -94,6 +102,17 @@ void Node::perform(FileId file, AgentAction& action) {
                         },
                         [&](EntriesLost&) {}},
              action);
+}
+
+Co<> Node::run_push(uint64_t id, FileId file, uint64_t size) {
+  co_await scheduler_.sleep(Delay::KernelQueue);
+  co_await kernel_.push_size(file, size);
+  co_await scheduler_.sleep(Delay::PurgeReport);
+  AgentActions actions;
+  agent_.size_pushed(scheduler_.now(), id, file, actions);
+  pushed_size_ = size;
+  take(file, actions);
+  pushed_size_.reset();
 }
 
 Co<> Node::run_purge(PurgeId id, FileId file, PageRange range) {
@@ -141,7 +160,7 @@ void Node::deliver(FileId file, ToAgent message) {
                           const Truncation t = it->second;
                           calls_.erase(it);
                           agent_.truncate_done(now, t.file, reply.error == 0, t.size, actions);
-                          kernel_.answer(t.token, Answer{.error = reply.error, .bytes = {}, .offset = 0, .length = 0, .attributes = {}});
+                          kernel_.answer(t.token, Answer{.error = reply.error, .bytes = {}, .offset = 0, .length = 0, .attributes = {}, .size_was_pushed = false});
                         },
                         [&](auto& other) { agent_.receive(now, std::move(other), actions); }},
              message);

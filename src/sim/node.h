@@ -51,6 +51,7 @@ class Node final : public Daemon {
 
   void take(FileId file, coherence::AgentActions& actions);
   void perform(FileId file, coherence::AgentAction& action);
+  Co<> run_push(uint64_t id, FileId file, uint64_t size);
   Co<> run_purge(coherence::PurgeId id, FileId file, PageRange range);
   void schedule_tick();
   int number() const { return static_cast<int>(id_.value); }
@@ -67,6 +68,7 @@ class Node final : public Daemon {
   uint64_t purges_running_ = 0;
   Condition purge_slot_;
   std::optional<Instant> tick_at_;
+  std::optional<uint64_t> pushed_size_;  // while the agent hears of that push
 };
 
 }  // namespace vremote::sim

@@ -4,7 +4,6 @@
 //   vremote-hammer --vremote BUILD/src/cli/vremote --nodes 3 --seconds 600 --mmap --names --truncate --busy-cpu --seed $RANDOM
 #include <fmt/format.h>
 #include <signal.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -13,7 +12,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <new>
 
 #include "live/stuck.h"
 #include "live/verdict.h"
@@ -26,13 +24,6 @@ namespace {
 constexpr uint64_t kStuckNs = 20'000'000'000;  // in one call
 constexpr int kVerdictSeconds = 120;
 constexpr const char* kDirectory = "hammer";
-
-Shared* make_shared() {
-  // Sparse: only what is written takes memory.
-  void* memory = ::mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) return nullptr;
-  return static_cast<Shared*>(memory);  // all zero is its first state, but for what main sets
-}
 
 Shared* g_shared = nullptr;  // for the signal handler below, which has no other way
 
@@ -233,13 +224,12 @@ int main(int argc, char** argv) {
   }
   where.nodes = settings.nodes;
   where.seconds = static_cast<int>(settings.seconds) + kVerdictSeconds;
-  Shared* shared = make_shared();
+  Shared* shared = map_shared();
   if (shared == nullptr) {
     fmt::print(stderr, "hammer: no memory\n");
     return 1;
   }
   shared->settings = settings;
-  shared->lock_owner = -1;
   g_shared = shared;
   return run(*shared, where, settings);
 }

@@ -4,6 +4,7 @@
 // for all processes of the machine, whichever node's mount they use.
 #pragma once
 
+#include <sys/mman.h>
 #include <time.h>
 
 #include <array>
@@ -37,7 +38,7 @@ enum class OpKind : uint8_t {
   Read, Write,              // of cells of a page
   Truncate,                 // values[0]: the new size
   Size,                     // values[0]: as fstat told
-  ReadTo, ReadEnd,          // values[0]: a read got bytes up to there; there it found the end
+  ReadTo,                   // values[0]: a read got bytes up to there
   Grow,                     // values[0]: the size a write made at least
   Append,                   // values[0]: length of the record, values[1]: its number
   NameWrite, NameRead,      // values[0]: what the name stands for
@@ -96,6 +97,16 @@ struct Shared {
   }
 };
 
+// One for all processes forked afterwards; lives as long as the process. Sparse: only what is written takes memory. Null: there is none.
+inline Shared* map_shared() {
+  void* memory = ::mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) return nullptr;
+  auto* shared = static_cast<Shared*>(memory);  // its first state is all zero, but for:
+  shared->settings = {};
+  shared->lock_owner = -1;
+  return shared;
+}
+
 inline uint64_t now_ns() {
   timespec t{};
   clock_gettime(CLOCK_MONOTONIC, &t);
@@ -113,7 +124,7 @@ inline Layout layout_of(const Settings& settings, unsigned file) {
   if (file >= kTruncated) return Layout::Sim;
   if (settings.mmap && file % 2 == 1) return Layout::Words;
   constexpr std::array<Layout, 3> kTurns{Layout::Pages, Layout::Odd, Layout::Words};
-  return kTurns[file % 3];
+  return kTurns[(settings.mmap ? file / 2 : file) % 3];
 }
 // Mapped shared and writable, and so open O_RDWR all the time. The others are mostly open O_RDONLY and O_WRONLY: nodes can share their pages.
 inline bool is_mapped(const Settings& settings, unsigned file) { return settings.mmap && file < kTruncated && file % 2 == 1; }

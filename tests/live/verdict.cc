@@ -81,24 +81,39 @@ std::optional<std::string> check_together(const std::vector<const Op*>& page, co
   return sim::check_page(ops);
 }
 
-std::optional<std::string> check_size(const std::vector<const Op*>& log) {
+// What was done to and seen of a file's size until then, the last lines of it.
+std::string sizes_until(const Shared& shared, const std::vector<const Op*>& log, uint64_t until) {
+  std::vector<const Op*> near;
+  for (const Op* op : log)
+    if (!on_cells(*op) && op->begin <= until) near.push_back(op);
+  std::sort(near.begin(), near.end(), [](const Op* a, const Op* b) { return a->begin < b->begin; });
+  if (near.size() > 20) near.erase(near.begin(), near.end() - 20);
+  std::string text;
+  for (const Op* op : near) {
+    const char* what = op->kind == OpKind::Truncate ? "set to" : op->kind == OpKind::Size ? "seen as" : op->kind == OpKind::Grow ? "at least, by a write," : "read up to";
+    text += fmt::format("    p{} node{} [{}, {}] {} {}\n", op->process, op->process % shared.settings.nodes + 1, op->begin, op->end, what, op->values[0]);
+  }
+  return text;
+}
+
+std::optional<std::string> check_size(const Shared& shared, const std::vector<const Op*>& log) {
   using Kind = sim::SizeOp::Kind;
   std::vector<sim::SizeOp> sizes{{0, 0, Kind::Set, 0}};
+  std::vector<const Op*> seen;
   for (const Op* op : log) {
-    switch (op->kind) {
-      case OpKind::Truncate: sizes.push_back({op->begin, op->end, Kind::Set, op->values[0]}); break;
-      case OpKind::Size: sizes.push_back({op->begin, op->end, Kind::Read, op->values[0]}); break;
-      case OpKind::Grow: sizes.push_back({op->begin, op->end, Kind::Grow, op->values[0]}); break;
-      case OpKind::ReadTo: sizes.push_back({op->begin, op->end, Kind::AtLeast, op->values[0]}); break;
-      case OpKind::ReadEnd: sizes.push_back({op->begin, op->end, Kind::AtMost, op->values[0]}); break;
-      case OpKind::Read:
-      case OpKind::Write:
-      case OpKind::Append:
-      case OpKind::NameWrite:
-      case OpKind::NameRead: break;
-    }
+    if (on_cells(*op)) continue;
+    const Kind kind = op->kind == OpKind::Truncate ? Kind::Set : op->kind == OpKind::Size ? Kind::Read : op->kind == OpKind::Grow ? Kind::Grow : Kind::AtLeast;
+    sizes.push_back({op->begin, op->end, kind, op->values[0]});
+    if (kind == Kind::Read || kind == Kind::AtLeast) seen.push_back(op);
   }
-  return sim::check_sizes(sizes);
+  if (auto what = sim::check_sizes(sizes)) {
+    for (const Op* op : seen) {
+      if (!sim::size_possible(sizes, {op->begin, op->end, op->kind == OpKind::Size ? Kind::Read : Kind::AtLeast, op->values[0]}))
+        return *what + "\n" + sizes_until(shared, log, op->end);
+    }
+    return what;
+  }
+  return std::nullopt;
 }
 
 std::optional<std::string> check_one_page(const Shared& shared, const std::vector<const Op*>& page, Verdict& verdict) {
@@ -147,7 +162,7 @@ Verdict judge(const Shared& shared) {
     if (verdict.violation) return verdict;
   }
   for (const auto& [file, log] : truncated) {
-    if (auto what = check_size(log)) {
+    if (auto what = check_size(shared, log)) {
       verdict.violation = fmt::format("file {}: {}\n", file, *what);
       return verdict;
     }

@@ -80,6 +80,7 @@ void Worker::one_call() {
 void Worker::register_call(unsigned f) {
   const uint64_t dice = random_.below(100);
   if (is_mapped(settings_, f)) {
+    if (settings_.truncate && random_.below(40) == 0) return truncate_mapped(f);
     if (dice < 25) return mapped_load(f);
     if (dice < 50) return mapped_store(f);
     if (dice < 65) return cached_read(f);

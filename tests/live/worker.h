@@ -48,6 +48,7 @@ class Worker {
   void mapped_load(unsigned file);
   void mapped_store(unsigned file);
   void drop_or_advise(unsigned file);
+  void truncate_mapped(unsigned file);
   void saw(unsigned file, How how, Interval when, uint64_t first_page, std::span<const std::byte> bytes);
   void read_at(unsigned file, How how, int fd, uint64_t first_page, uint64_t pages);
 

@@ -195,10 +195,9 @@ void Worker::truncated_file() {
   const ssize_t done = write ? timed("write", when, [&] { return ::pwrite(truncated_writer_.get(), buffer_, static_cast<size_t>(length), offset); })
                              : timed("cached read", when, [&] { return ::pread(truncated_reader_.get(), buffer_, static_cast<size_t>(length), offset); });
   if (done < 0 || (write && done != length) || done % static_cast<ssize_t>(kCell) != 0) return failed(write ? "write" : "read", file, done, length);
-  std::memset(buffer_ + done, 0, static_cast<size_t>(length - done));  // beyond the end there are zeroes
   // Writes are one operation per page, reads one per cell: a local file system too clears a page while another reads it.
   Op op;
-  for (uint64_t i = 0; i < count; ++i) {
+  for (uint64_t i = 0; i < static_cast<uint64_t>(done) / kCell; ++i) {
     const uint64_t page = (first + i) / kPerPage;
     const unsigned c = static_cast<unsigned>((first + i) % kPerPage);
     if (op.cells != 0 && (!write || page != op.page)) {
@@ -215,13 +214,14 @@ void Worker::truncated_file() {
     op.values[c] = *value;
   }
   if (op.cells != 0) note(op);
+  // Where a read stopped says nothing (Shared::old_ends), nor do zeroes at its end: for a moment after another node's truncation the kernel
+  // can show zeroes instead of the end of the file (rule K16 again).
+  uint64_t sure = static_cast<uint64_t>(done) / kCell;
+  while (!write && sure > 0 && value_of({buffer_ + (sure - 1) * kCell, kCell}) == 0) --sure;
+  if (sure == 0) return;
   Op size{.begin = when.first, .end = when.second, .file = file, .kind = write ? OpKind::Grow : OpKind::ReadTo, .how = write ? How::PartialWrite : How::CachedRead};
-  size.values[0] = static_cast<uint64_t>(offset) + static_cast<uint64_t>(done);
-  if (write || done > 0) note(size);
-  if (!write && done < length) {
-    size.kind = OpKind::ReadEnd;
-    note(size);
-  }
+  size.values[0] = static_cast<uint64_t>(offset) + sure * kCell;
+  note(size);
 }
 
 }  // namespace vremote::live

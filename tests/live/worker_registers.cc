@@ -58,7 +58,9 @@ void Worker::cached_read(unsigned f) {
   read_at(f, How::CachedRead, files_[f].cached.get(), page, random_.between(1, std::min<uint64_t>(3, settings_.pages - page)));
   if (random_.below(16) == 0) {
     struct stat st {};
-    if (::fstat(files_[f].cached.get(), &st) != 0 || st.st_size != static_cast<off_t>(settings_.pages * kPageSize))
+    const off_t size = static_cast<off_t>(settings_.pages * kPageSize);
+    const bool resized = settings_.truncate && is_mapped(settings_, f);
+    if (::fstat(files_[f].cached.get(), &st) != 0 || st.st_size < size || (st.st_size > size && !resized))
       failed("stat", f, st.st_size, static_cast<int64_t>(settings_.pages * kPageSize));
   }
 }
@@ -177,6 +179,15 @@ void Worker::mapped_store(unsigned f) {
         .cells = static_cast<uint8_t>(1u << c)};
   op.values[c] = value;
   note(op);
+}
+
+// Behind the pages in use: the kernel holds the write-backs of the dirty pages before them back meanwhile (K8).
+void Worker::truncate_mapped(unsigned f) {
+  Interval when;
+  const uint64_t size = (settings_.pages + random_.below(settings_.pages)) * kPageSize + random_.below(kPageSize);
+  const int done = timed("ftruncate of a mapped file", when, [&] { return ::ftruncate(files_[f].writer.get(), static_cast<off_t>(size)); });
+  // Two truncations of pages that are dirty on both nodes cannot both come first: one may be interrupted.
+  if (done != 0 && errno != EINTR) failed("ftruncate", f, done, 0);
 }
 
 void Worker::drop_or_advise(unsigned f) {

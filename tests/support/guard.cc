@@ -20,7 +20,7 @@
 #include <string_view>
 #include <vector>
 
-#include "base/fd.h"
+#include "fuse/fusectl.h"
 #include "fuse/mountinfo.h"
 
 namespace vremote::live {
@@ -95,8 +95,11 @@ void remove_mounts_below(const std::string& dir, bool abort_first) {
       if (!it->point.starts_with(dir + "/")) continue;
       any = true;
       if (abort_first && it->type.starts_with("fuse")) {
-        Fd fd(::open(fmt::format("/sys/fs/fuse/connections/{}/abort", it->minor).c_str(), O_WRONLY | O_CLOEXEC));
-        if (fd.valid() && ::write(fd.get(), "1", 1) != 1) fmt::print(stderr, "guard: abort of {}: {}\n", it->point, std::strerror(errno));
+        // Not detached then: without its mount nobody would find the connection again.
+        if (auto done = fuse::abort_connection(it->minor); !done) {
+          fmt::print(stderr, "guard: abort of {}: {}\n", it->point, done.error().what);
+          continue;
+        }
       }
       ::umount2(it->point.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
     }

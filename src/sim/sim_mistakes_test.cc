@@ -1,0 +1,55 @@
+// With one rule switched off the checkers notice: each mistake is found in some world of the first few thousand.
+#include <gtest/gtest.h>
+
+#include "sim/runner.h"
+
+namespace vremote::sim {
+namespace {
+
+class EachMistake : public testing::TestWithParam<std::string> {};
+
+TEST_P(EachMistake, IsFound) {
+  Breaks breaks;
+  ASSERT_TRUE(add_break(GetParam(), breaks));
+  constexpr uint64_t kAtOnce = 200, kMost = 12000;
+  for (uint64_t first = 1; first <= kMost; first += kAtOnce) {
+    if (const Summary summary = run_seeds({first, kAtOnce}, breaks, 1, false); summary.finding) {
+      RecordProperty("seed", std::to_string(summary.finding->seed));
+      SUCCEED() << "seed " << summary.finding->seed << ": " << summary.finding->what;
+      return;
+    }
+  }
+  FAIL() << "no world in " << kMost << " noticed " << GetParam();
+}
+
+std::vector<std::string> findable() {
+  std::vector<std::string> names = break_names();
+  std::erase(names, "no-residency");  // costs progress, not coherence: see below
+  return names;
+}
+
+INSTANTIATE_TEST_SUITE_P(Rules, EachMistake, testing::ValuesIn(findable()), [](const auto& param) {
+  std::string name = param.param;
+  for (char& c : name) {
+    if (c == '-') c = '_';
+  }
+  return name;
+});
+
+// K13 is about progress: without it more readers find their page gone before they could use it.
+TEST(MistakesTest, WithoutResidencyReadersFaultMoreOften) {
+  Breaks breaks;
+  ASSERT_TRUE(add_break("no-residency", breaks));
+  const Summary with = run_seeds({1, 400}, {}, 1, true);
+  const Summary without = run_seeds({1, 400}, breaks, 1, true);
+  EXPECT_FALSE(without.finding) << without.finding->what;
+  EXPECT_GT(without.counts.kernel.refaults, with.counts.kernel.refaults);
+}
+
+TEST(MistakesTest, AnUnknownNameIsRefused) {
+  Breaks breaks;
+  EXPECT_FALSE(add_break("no-such-rule", breaks));
+}
+
+}  // namespace
+}  // namespace vremote::sim
