@@ -1,7 +1,7 @@
 // This node's agent for one home: drives coherence::Agent with real requests, purges, messages and time.
 //
 // Files are spread over a few shards, each an Agent under a lock of its own; no work is handed from thread to thread: whoever brings an event
-// carries out its actions. Replies to reads and writes, sends and starts of purges happen under the shard's lock (they never block), so that the
+// carries out its actions. Replies to reads, sends and starts of purges happen under the shard's lock (they never block), so that the
 // order of the actions is the order the kernel and the home see (K11); everything else runs after it.
 #pragma once
 

@@ -24,6 +24,8 @@ int run_node(const Config& config) {
   sigemptyset(&signals);
   for (int s : {SIGTERM, SIGINT, SIGHUP, SIGUSR1}) sigaddset(&signals, s);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  // A parent may have left them ignored.
+  for (int s : {SIGTERM, SIGINT, SIGHUP, SIGUSR1}) signal(s, SIG_DFL);
   signal(SIGPIPE, SIG_IGN);
 
   if (auto log = start_log(config); !log) {
