@@ -409,6 +409,7 @@ bool FileAgent::advance_attributes(Request& request, AgentActions& actions) {
   if (!request.pushed) {
     if (!need_attributes(request, LeaseMode::Shared, actions)) return false;
     request.told = attributes_;
+    request.told_order = ++last_told_;
     request.told.blocks = std::max(request.told.blocks, std::min((request.told.size + 511) / 512, dirty_.bytes() / 512));
     if (told_size_ && request.told.size > *told_size_) {
       // The answer was true when the question was there; the lease need not wait for the push.
@@ -420,9 +421,17 @@ bool FileAgent::advance_attributes(Request& request, AgentActions& actions) {
     }
   }
   if (request.pushed) {
-    // What has become true since the question is as good an answer, and a later one: another request may have told it to the kernel already.
-    if (covers(attributes_mode_, LeaseMode::Shared)) request.told = attributes_;
-    if (told_size_) request.told.size = std::max(request.told.size, *told_size_);
+    // What has become true since the question is as good an answer, and a later one.
+    if (covers(attributes_mode_, LeaseMode::Shared)) {
+      request.told = attributes_;
+      request.told_order = ++last_told_;
+    }
+  }
+  // Nobody is told an older truth after a newer one.
+  for (Request& other : requests_) {
+    if (other.told_order == 0 || other.told_order >= request.told_order) continue;
+    other.told = request.told;
+    other.told_order = request.told_order;
   }
   told_size_ = request.told.size;
   actions.push_back(ReplyAttributes{request.token, request.told});

@@ -108,6 +108,7 @@ class FileAgent {
     Bytes data;
     uint64_t kernel_end = 0;      // write: where the kernel will think that it ended
     Attributes told;              // attributes: the answer, once it is decided
+    uint64_t told_order = 0;      // of two answers the greater is the later truth
     uint64_t push = 0;            // attributes: waits for this push of the size
     bool pushed = false;
     PageSet purge;                // open: pages that must not stay cached without Exclusive
@@ -165,6 +166,7 @@ class FileAgent {
   DirtyAttributes dirty_attributes_;
   // At most what the kernel takes the file's size for, since it was last told; unset: not told yet.
   std::optional<uint64_t> told_size_;
+  uint64_t last_told_ = 0;
   Instant dirty_since_;
   uint32_t opens_ = 0, mapping_opens_ = 0;
   bool told_in_use_ = false;

@@ -207,10 +207,13 @@ struct LockCall {
   uint64_t waiting_call = 0;
 };
 
+// The node ends: all it holds here is free, locks included. Sent after its last flush was acked. `file`: any of the home's.
+struct LeaveCall { FileId file; };
+
 using Operation =
     std::variant<LookupCall, CreateCall, SymlinkCall, LinkCall, RemoveCall, RenameCall, SetAttributesCall,
                  ReadLinkCall, ReadDirectoryCall, StatFsCall, SyncCall, GetXattrCall, ListXattrCall, SetXattrCall,
-                 RemoveXattrCall, AllocateCall, SeekCall, LockCall>;
+                 RemoveXattrCall, AllocateCall, SeekCall, LockCall, LeaveCall>;
 
 struct Call {
   uint64_t call = 0;

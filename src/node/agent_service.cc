@@ -292,26 +292,28 @@ bool AgentService::has_no_xattrs(FileId file) {
   return shard.agent.has_no_xattrs(file);
 }
 
-void AgentService::list(const Caller& caller, FileId dir, uint64_t cookie, uint32_t bytes_max, bool attributes, ThenReply then) {
-  Then leased = [this, caller, dir, cookie, bytes_max, attributes, then = std::move(then)](Answer lease) mutable {
+void AgentService::list(uint64_t unique, const Caller& caller, FileId dir, uint64_t cookie, uint32_t bytes_max, bool attributes, ThenReply then) {
+  Then leased = [this, unique, caller, dir, cookie, bytes_max, attributes, then = std::move(then)](Answer lease) mutable {
     if (lease.error != 0) {
       then(Reply{.call = 0, .error = lease.error, .outcome = {}});
       return;
     }
-    call(caller, ReadDirectoryCall{dir, cookie, bytes_max, attributes}, [this, dir, then = std::move(then)](Reply&& reply) mutable {
+    const uint64_t asked = name_changes(dir);
+    ThenReply listed = [this, dir, asked, then = std::move(then)](Reply&& reply) mutable {
       if (const auto* page = std::get_if<DirectoryPage>(&reply.outcome)) {
         Shard& shard = shard_of(dir);
         std::lock_guard lock(shard.mutex);
         if (shard.agent.has_entries(dir))
           for (const DirectoryEntry& entry : page->entries)
-            if (entry.file.generation != 0 && entry.name != "." && entry.name != "..") shard.names.remember(dir, entry.name, entry.file);
+            if (entry.file.generation != 0 && entry.name != "." && entry.name != "..") shard.names.remember(dir, entry.name, entry.file, asked);
       }
       then(std::move(reply));
-    });
+    };
+    call(caller, ReadDirectoryCall{dir, cookie, bytes_max, attributes}, std::move(listed), unique);
   };
   Shard& shard = shard_of(dir);
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
-    agent.entries(now, add_pending(shard, {.file = dir, .waiting = {}, .then = std::move(leased)}), dir, actions);
+    agent.entries(now, add_pending(shard, {.file = dir, .waiting = {nullptr, unique}, .then = std::move(leased)}), dir, actions);
   });
 }
 
@@ -322,6 +324,17 @@ void AgentService::interrupt(uint64_t unique) {
       auto it = shard->pending.find(unique);
       if (it != shard->pending.end()) agent.interrupt(now, unique, it->second.file, actions);
     });
+  ThenReply then;
+  {
+    std::lock_guard lock(calls_mutex_);
+    for (auto it = calls_.begin(); it != calls_.end(); ++it) {
+      if (it->second.unique != unique) continue;
+      then = std::move(it->second.then);
+      calls_.erase(it);  // its reply, if there is ever one, finds nobody
+      break;
+    }
+  }
+  if (then) then(Reply{.call = 0, .error = EINTR, .outcome = {}});
 }
 
 void AgentService::forget(FileId file) {
@@ -352,49 +365,63 @@ void AgentService::lookup(uint64_t unique, const Caller& caller, FileId dir, std
     return;
   }
   if (has_lease) {
-    lookup_at_home(caller, dir, std::move(name), std::move(then));
+    lookup_at_home(unique, caller, dir, std::move(name), std::move(then));
     return;
   }
-  Then leased = [this, caller, dir, name = std::move(name), then = std::move(then)](Answer lease) mutable {
+  Then leased = [this, unique, caller, dir, name = std::move(name), then = std::move(then)](Answer lease) mutable {
     if (lease.error != 0) {
       then(fail(lease.error));
       return;
     }
-    lookup_at_home(caller, dir, std::move(name), std::move(then));
+    lookup_at_home(unique, caller, dir, std::move(name), std::move(then));
   };
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
     agent.entries(now, add_pending(shard, {.file = dir, .waiting = {nullptr, unique}, .then = std::move(leased)}), dir, actions);
   });
 }
 
-void AgentService::lookup_at_home(const Caller& caller, FileId dir, std::string name, ThenFile then) {
+uint64_t AgentService::name_changes(FileId dir) {
+  Shard& shard = shard_of(dir);
+  std::lock_guard lock(shard.mutex);
+  return shard.names.changes();
+}
+
+void AgentService::forget_name(FileId dir, const std::string& name) {
+  Shard& shard = shard_of(dir);
+  std::lock_guard lock(shard.mutex);
+  shard.names.forget(dir, name);
+}
+
+void AgentService::lookup_at_home(uint64_t unique, const Caller& caller, FileId dir, std::string name, ThenFile then) {
   LookupCall operation{dir, name};
-  call(caller, std::move(operation), [this, dir, name = std::move(name), then = std::move(then)](Reply&& reply) mutable {
+  const uint64_t asked = name_changes(dir);
+  ThenReply found = [this, dir, asked, name = std::move(name), then = std::move(then)](Reply&& reply) mutable {
     const Node* node = std::get_if<Node>(&reply.outcome);
     const std::optional<FileId> file = reply.error == 0 && node != nullptr ? std::optional(node->file) : std::nullopt;
     if (file || reply.error == ENOENT) {
       // Replies and recalls of one directory come in the home's order: with the lease here, this is still so.
       Shard& shard = shard_of(dir);
       std::lock_guard lock(shard.mutex);
-      if (shard.agent.has_entries(dir)) shard.names.remember(dir, name, file);
+      if (shard.agent.has_entries(dir)) shard.names.remember(dir, name, file, asked);
     }
     if (file) {
       then(*file);
     } else {
       then(fail(reply.error != 0 ? reply.error : EIO));
     }
-  });
+  };
+  call(caller, std::move(operation), std::move(found), unique);
 }
 
 // ---- operations -------------------------------------------------------------------------------------------------------------------
 
-uint64_t AgentService::call(Caller caller, Operation operation, ThenReply then) {
+uint64_t AgentService::call(Caller caller, Operation operation, ThenReply then, uint64_t unique) {
   const uint64_t id = reserve_call();
-  call_as(id, std::move(caller), std::move(operation), std::move(then));
+  call_as(id, std::move(caller), std::move(operation), std::move(then), unique);
   return id;
 }
 
-void AgentService::call_as(uint64_t id, Caller caller, Operation operation, ThenReply then) {
+void AgentService::call_as(uint64_t id, Caller caller, Operation operation, ThenReply then, uint64_t unique) {
   Call message{.call = id, .caller = std::move(caller), .operation = std::move(operation)};
   const FileId file = file_of(message.operation);
   const int64_t started = net::EventLoop::now().ns;
@@ -404,7 +431,7 @@ void AgentService::call_as(uint64_t id, Caller caller, Operation operation, Then
   };
   {
     std::lock_guard lock(calls_mutex_);
-    calls_.emplace(id, PendingCall{message, std::move(timed)});
+    calls_.emplace(id, PendingCall{message, std::move(timed), unique});
   }
   // In order with what the file's agent sends.
   Shard& shard = shard_of(file);

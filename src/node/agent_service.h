@@ -79,17 +79,19 @@ class AgentService {
   bool has_no_xattrs(FileId file);
   // Lists a directory at the home and remembers its names while the Entries lease is held; with `attributes`, the home also offers the leases that a
   // walk of the files will want.
-  void list(const coherence::Caller& caller, FileId dir, uint64_t cookie, uint32_t bytes_max, bool attributes, ThenReply then);
+  void list(uint64_t unique, const coherence::Caller& caller, FileId dir, uint64_t cookie, uint32_t bytes_max, bool attributes, ThenReply then);
+  // A remembered name led to a file that its home no longer knows: the next lookup asks the home.
+  void forget_name(FileId dir, const std::string& name);
   void interrupt(uint64_t unique);
   // After the kernel forgot a node number of the file: drops what is known when it has no other.
   void forget(FileId file);
 
   // ---- operations ----
-  // Runs at the home; `then` is called exactly once. Returns the call's id.
-  uint64_t call(coherence::Caller caller, coherence::Operation operation, ThenReply then);
+  // Runs at the home; `then` is called exactly once. Returns the call's id. With `unique`, interrupt() ends the wait with EINTR.
+  uint64_t call(coherence::Caller caller, coherence::Operation operation, ThenReply then, uint64_t unique = 0);
   // For those who must know the id before the reply can come.
   uint64_t reserve_call() { return next_call_.fetch_add(1, std::memory_order_relaxed); }
-  void call_as(uint64_t id, coherence::Caller caller, coherence::Operation operation, ThenReply then);
+  void call_as(uint64_t id, coherence::Caller caller, coherence::Operation operation, ThenReply then, uint64_t unique = 0);
   // The same for one that changes names in directories: what is remembered of them is not used meanwhile.
   struct Change {
     FileId dir;
@@ -150,7 +152,8 @@ class AgentService {
   void note_received(Shard& shard, const coherence::ToAgent& message, Instant now);
   void arm(Shard& shard);
   void deliver_outbox(Shard& shard);
-  void lookup_at_home(const coherence::Caller& caller, FileId dir, std::string name, ThenFile then);
+  uint64_t name_changes(FileId dir);
+  void lookup_at_home(uint64_t unique, const coherence::Caller& caller, FileId dir, std::string name, ThenFile then);
   coherence::Token add_pending(Shard& shard, Pending pending);
 
   const std::string home_name_;
@@ -163,6 +166,7 @@ class AgentService {
   struct PendingCall {
     coherence::Call call;  // kept for a home that restarts
     ThenReply then;
+    uint64_t unique = 0;  // of the kernel's request that an interrupt may end
   };
   std::mutex calls_mutex_;
   std::unordered_map<uint64_t, PendingCall> calls_;

@@ -55,7 +55,7 @@ void FuseServer::set_lock(const Context& c, const fuse::FileLock& lock, bool wai
     std::lock_guard guard(locks_mutex_);
     if (operation.type != LockType::Unlock) {
       handle_locks_[lock.fh].owners.insert({operation.kind, operation.owner});
-      locked_files_.insert(node->file);
+      locked_nodes_.insert(c.node);
     }
     if (wait) lock_waits_[c.unique] = {node->agent, node->file, id};
   }
@@ -74,7 +74,7 @@ bool FuseServer::flush_locks(const Context& c, const fuse::Flush& r) {
   if (!node) return false;
   {
     std::lock_guard guard(locks_mutex_);
-    if (!locked_files_.contains(node->file)) return false;
+    if (!locked_nodes_.contains(c.node)) return false;
     // The handle's RELEASE comes later: it must not take what this process locks through another handle meanwhile.
     if (auto it = handle_locks_.find(r.fh); it != handle_locks_.end()) it->second.owners.erase({LockKind::Range, r.lock_owner});
   }

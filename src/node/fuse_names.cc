@@ -55,8 +55,12 @@ Attributes FuseServer::root_attributes() const {
   return a;
 }
 
-void FuseServer::reply_entry(const Context& c, AgentService* agent, FileId file) {
-  agent->attributes(c.unique, file, [this, c, agent, file](Answer answer) {
+void FuseServer::reply_entry(const Context& c, AgentService* agent, FileId file, std::move_only_function<void()> stale) {
+  agent->attributes(c.unique, file, [this, c, agent, file, stale = std::move(stale)](Answer answer) mutable {
+    if (answer.error == ESTALE && stale) {
+      stale();
+      return;
+    }
     if (answer.error != 0) {
       (void)c.channel->reply_error(c.unique, answer.error == ESTALE ? ENOENT : answer.error);
       return;
@@ -85,14 +89,25 @@ void FuseServer::handle(const Context& c, const fuse::Lookup& r) {
   }
   auto dir = inode(c);
   if (!dir) return;
+  look_up(c, *dir, std::string(r.name), false);
+}
+
+void FuseServer::look_up(const Context& c, const Inode& dir, std::string name, bool again) {
   const int64_t started = net::EventLoop::now().ns;
-  dir->agent->lookup(c.unique, c.caller, dir->file, std::string(r.name), [this, c, agent = dir->agent, started](Result<FileId> file) {
+  dir.agent->lookup(c.unique, c.caller, dir.file, name, [this, c, dir, name, again, started](Result<FileId> file) {
     metrics_.record(Latency::Lookup, net::EventLoop::now().ns - started);
     if (!file) {
       (void)c.channel->reply_error(c.unique, file.error().code);
-    } else {
-      reply_entry(c, agent, *file);
+      return;
     }
+    std::move_only_function<void()> stale;
+    // The home knows files nobody has a lease on only as long as it has room: the name is as good as before, and its file is found by it anew.
+    if (!again)
+      stale = [this, c, dir, name] {
+        dir.agent->forget_name(dir.file, name);
+        look_up(c, dir, name, true);
+      };
+    reply_entry(c, dir.agent, *file, std::move(stale));
   });
 }
 
@@ -151,42 +166,52 @@ void FuseServer::handle(const Context& c, const fuse::Create& r) {
   metrics_.add(Counter::Creates);
   auto dir = inode(c);
   if (!dir) return;
-  const uint32_t flags = r.flags;
-  call(
-      c, dir->agent, CreateCall{dir->file, std::string(r.name), (r.mode & 07777) | S_IFREG, 0, (flags & O_EXCL) != 0},
-      [this, c, flags, agent = dir->agent](Reply&& reply) {
-        const auto* made = std::get_if<Node>(&reply.outcome);
-        if (reply.error != 0 || made == nullptr) {
-          (void)c.channel->reply_error(c.unique, reply.error != 0 ? reply.error : EIO);
-          return;
-        }
-        const FileId file = made->file;
-        if (!S_ISREG(made->attributes.mode)) {
-          // It exists and cannot be opened as a file (a directory, a link made meanwhile): the caller looks again.
-          (void)c.channel->reply_error(c.unique, S_ISDIR(made->attributes.mode) ? EISDIR : EEXIST);
-          return;
-        }
-        const Inode inode{inodes_.look_up(agent, file), agent, file};
-        open_file(c, inode, flags, [this, c, inode, flags](int error, uint64_t fh, uint32_t fopen_flags) {
-          if (error != 0) {
-            forget(inode.node, 1);
-            (void)c.channel->reply_error(c.unique, error);
-            return;
-          }
-          inode.agent->attributes(0, inode.file, [this, c, inode, flags, fh, fopen_flags](Answer answer) {
-            if (answer.error != 0) {
-              inode.agent->close(inode.file, (flags & O_ACCMODE) == O_RDWR);
-              forget(inode.node, 1);
-              (void)c.channel->reply_error(c.unique, answer.error);
-              return;
-            }
-            const auto entry = fuse::entry_out(inode.node, 0, answer.attributes, shown_inode(inode, answer.attributes.inode), fuse::kNotCached,
-                                               fuse::kNotCached);
-            (void)c.channel->reply(c.unique, fuse::create_out(entry, fh, fopen_flags));
-          });
-        });
-      },
-      {{dir->file, std::string(r.name)}});
+  // Exclusive at first, whatever was asked: of a file that exists already the kernel has not seen whether the caller may open it.
+  create(c, *dir, {dir->file, std::string(r.name), (r.mode & 07777) | S_IFREG, 0, true}, r.flags);
+}
+
+void FuseServer::create(const Context& c, const Inode& dir, CreateCall operation, uint32_t flags) {
+  std::vector<AgentService::Change> changes{{operation.dir, operation.name}};
+  auto then = [this, c, dir, operation, flags](Reply&& reply) mutable {
+    if (reply.error == EEXIST && operation.exclusive && (flags & O_EXCL) == 0) {
+      operation.exclusive = false;
+      create(c, dir, std::move(operation), flags);
+      return;
+    }
+    const auto* made = std::get_if<Node>(&reply.outcome);
+    if (reply.error != 0 || made == nullptr) {
+      (void)c.channel->reply_error(c.unique, reply.error != 0 ? reply.error : EIO);
+      return;
+    }
+    // Somebody else has made it since the kernel looked. What is no file, or not for this caller, the kernel looks at again by itself (ESTALE).
+    if (!S_ISREG(made->attributes.mode) || (!operation.exclusive && !may_open(c, made->attributes, flags))) {
+      (void)c.channel->reply_error(c.unique, S_ISDIR(made->attributes.mode) ? EISDIR : ESTALE);
+      return;
+    }
+    created(c, {inodes_.look_up(dir.agent, made->file), dir.agent, made->file}, operation.exclusive ? flags & ~O_TRUNC : flags);
+  };
+  call(c, dir.agent, operation, std::move(then), std::move(changes));
+}
+
+void FuseServer::created(const Context& c, const Inode& inode, uint32_t flags) {
+  open_file(c, inode, flags, [this, c, inode, flags](int error, uint64_t fh, uint32_t fopen_flags) {
+    if (error != 0) {
+      forget(inode.node, 1);
+      (void)c.channel->reply_error(c.unique, error);
+      return;
+    }
+    inode.agent->attributes(0, inode.file, [this, c, inode, flags, fh, fopen_flags](Answer answer) {
+      if (answer.error != 0) {
+        inode.agent->close(inode.file, (flags & O_ACCMODE) == O_RDWR);
+        forget(inode.node, 1);
+        (void)c.channel->reply_error(c.unique, answer.error);
+        return;
+      }
+      const auto entry =
+          fuse::entry_out(inode.node, 0, answer.attributes, shown_inode(inode, answer.attributes.inode), fuse::kNotCached, fuse::kNotCached);
+      (void)c.channel->reply(c.unique, fuse::create_out(entry, fh, fopen_flags));
+    });
+  });
 }
 
 void FuseServer::change(const Context& c, const Inode& dir, std::vector<AgentService::Change> changes, Operation operation) {
@@ -302,7 +327,7 @@ void FuseServer::read_directory(const Context& c, const fuse::ReadDir& r, bool p
       return;
     }
   }
-  node->agent->list(c.caller, node->file, cookie, kListingBytes, plus, [this, c, r, plus, directory, cookie](Reply&& reply) {
+  node->agent->list(c.unique, c.caller, node->file, cookie, kListingBytes, plus, [this, c, r, plus, directory, cookie](Reply&& reply) {
     auto* page = std::get_if<DirectoryPage>(&reply.outcome);
     if (reply.error != 0 || page == nullptr) {
       (void)c.channel->reply_error(c.unique, reply.error != 0 ? reply.error : EIO);

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <fstream>
 #include <sstream>
@@ -56,11 +57,12 @@ Status FuseServer::start(std::function<void()> ended) {
     VR_TRY(clone, channels_.front()->clone());
     channels_.push_back(std::make_unique<fuse::Channel>(std::move(clone)));
   }
+  for (size_t i = 0; i < channels_.size(); ++i) dispatching_.emplace_back(0);  // all of them before the first thread looks
   for (auto& channel : channels_) {
     // Blocked in read(2), a thread is woken alone; several in epoll are all woken for each request.
     const int flags = fcntl(channel->fd(), F_GETFL);
     if (flags < 0 || fcntl(channel->fd(), F_SETFL, flags & ~O_NONBLOCK) < 0) return fail(errno, "/dev/fuse: cannot be made blocking");
-    threads_.emplace_back([this, &channel] { serve(*channel); });
+    threads_.emplace_back([this, &channel, &dispatching = dispatching_[threads_.size()]] { serve(*channel, dispatching); });
   }
   const uint32_t window = std::min<uint32_t>(options_.readahead_kib, capabilities_.max_pages * 4);
   if (auto set = mount_.set_read_ahead(window); !set) spdlog::warn("readahead stays at the kernel's default: {}", set.error().what);
@@ -99,7 +101,7 @@ Status FuseServer::answer_init() {
   }
 }
 
-void FuseServer::serve(const fuse::Channel& channel) {
+void FuseServer::serve(const fuse::Channel& channel, std::atomic<uint64_t>& dispatching) {
   pthread_setname_np(pthread_self(), "vremote-fuse");
   sigset_t all;
   sigfillset(&all);
@@ -122,7 +124,9 @@ void FuseServer::serve(const fuse::Channel& channel) {
       }
       continue;
     }
+    dispatching = request->header.wire_unique();
     dispatch(channel, *request, buffer);
+    dispatching = 0;
   }
   if (!ended_told_.exchange(true) && ended_) ended_();
 }
@@ -135,7 +139,7 @@ void FuseServer::dispatch(const fuse::Channel& channel, const fuse::Request& req
                    for (const fuse::Forget& f : r.forgets) forget(f.node, f.lookups);
                  },
                  [&](const fuse::Write& r) { handle(c, r, buffer); },
-                 [&](const fuse::Interrupt& r) { interrupt(r.unique); },
+                 [&](const fuse::Interrupt& r) { interrupt(c, r.unique); },
                  [&](const fuse::Destroy&) { (void)channel.reply(c.unique); },
                  [&](const fuse::Access&) { (void)channel.reply(c.unique); },
                  [&](const fuse::Ioctl&) { (void)channel.reply_error(c.unique, ENOTTY); },
@@ -155,7 +159,8 @@ void FuseServer::dispatch(const fuse::Channel& channel, const fuse::Request& req
 
 std::optional<Inode> FuseServer::inode(const Context& context, uint64_t node) const {
   auto found = inodes_.get(node);
-  if (!found) (void)context.channel->reply_error(context.unique, ESTALE);
+  // The mount's root is made of the exports: nothing can be made or changed in it.
+  if (!found) (void)context.channel->reply_error(context.unique, node == FUSE_ROOT_ID ? EPERM : ESTALE);
   return found;
 }
 
@@ -172,7 +177,7 @@ void FuseServer::forget(uint64_t node, uint64_t lookups) {
   if (!gone) return;
   {
     std::lock_guard lock(locks_mutex_);
-    locked_files_.erase(gone->file);
+    locked_nodes_.erase(node);
   }
   gone->agent->forget(gone->file);
 }
@@ -200,7 +205,13 @@ void FuseServer::call(const Context& c, AgentService* agent, Operation operation
   }
 }
 
-void FuseServer::interrupt(uint64_t unique) {
+void FuseServer::interrupt(const Context& c, uint64_t unique) {
+  // Another thread is just taking the request on: it may not be waiting anywhere yet. The kernel sends the interrupt again.
+  for (const std::atomic<uint64_t>& dispatching : dispatching_) {
+    if (dispatching != unique) continue;
+    (void)c.channel->reply_error(c.unique, EAGAIN);
+    return;
+  }
   {
     std::lock_guard lock(calls_mutex_);
     if (auto it = calls_.find(unique); it != calls_.end()) {
@@ -219,6 +230,19 @@ void FuseServer::interrupt(uint64_t unique) {
     return;
   }
   for (const ExportRoot& root : exports_.all()) root.agent->interrupt(unique);
+}
+
+// As the kernel would have judged it, had it known the file (default_permissions).
+bool FuseServer::may_open(const Context& c, const Attributes& attributes, uint32_t flags) {
+  if (c.caller.uid == 0) return true;
+  const uint32_t access = flags & O_ACCMODE;
+  const uint32_t wanted = (access != O_WRONLY ? 4u : 0u) | (access != O_RDONLY || (flags & O_TRUNC) != 0 ? 2u : 0u);
+  const auto in_group = [&] {
+    const std::vector<uint32_t> groups = groups_of(c.pid);
+    return c.caller.gid == attributes.gid || std::find(groups.begin(), groups.end(), attributes.gid) != groups.end();
+  };
+  const uint32_t mode = c.caller.uid == attributes.uid ? attributes.mode >> 6 : in_group() ? attributes.mode >> 3 : attributes.mode;
+  return (mode & wanted) == wanted;
 }
 
 void FuseServer::reply_done(const Context& c, const Reply& reply) {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -64,10 +65,10 @@ class FuseServer {
   // carried out). With `changes`, one that changes names.
   void call(const Context& c, AgentService* agent, coherence::Operation operation, AgentService::ThenReply then,
             std::vector<AgentService::Change> changes = {});
-  void interrupt(uint64_t unique);
+  void interrupt(const Context& c, uint64_t unique);
 
   Status answer_init();
-  void serve(const fuse::Channel& channel);
+  void serve(const fuse::Channel& channel, std::atomic<uint64_t>& dispatching);
   void dispatch(const fuse::Channel& channel, const fuse::Request& request, fuse::ReceiveBuffer& buffer);
 
   // Answers ENOENT/ESTALE itself when the node is unknown.
@@ -124,7 +125,12 @@ class FuseServer {
   void read_directory(const Context& c, const fuse::ReadDir& r, bool plus);
   void handle(const Context& c, const fuse::ReleaseDir& r);
   void handle(const Context& c, const fuse::FsyncDir& r);
-  void reply_entry(const Context& c, AgentService* agent, FileId file);
+  // `stale`: instead of an error when the home does not know the file.
+  void reply_entry(const Context& c, AgentService* agent, FileId file, std::move_only_function<void()> stale = {});
+  void look_up(const Context& c, const Inode& dir, std::string name, bool again);
+  void create(const Context& c, const Inode& dir, coherence::CreateCall operation, uint32_t flags);
+  void created(const Context& c, const Inode& inode, uint32_t flags);
+  static bool may_open(const Context& c, const Attributes& attributes, uint32_t flags);
   void make(const Context& c, std::string_view name, coherence::Operation operation);
   void change(const Context& c, const Inode& dir, std::vector<AgentService::Change> changes, coherence::Operation operation);
   void read_root(const Context& c, const fuse::ReadDir& r, bool plus);
@@ -140,6 +146,7 @@ class FuseServer {
   std::vector<std::string> lacks_;
   std::vector<std::unique_ptr<fuse::Channel>> channels_;
   std::vector<std::thread> threads_;
+  std::deque<std::atomic<uint64_t>> dispatching_;  // by thread: the request that dispatch() has, or 0
   fuse::BufferPool buffers_{8};
   std::function<void()> ended_;
   std::atomic<bool> ended_told_{false};
@@ -156,7 +163,7 @@ class FuseServer {
   std::mutex locks_mutex_;
   std::map<uint64_t, LockWait> lock_waits_;       // SETLKW requests, by unique
   std::map<uint64_t, HandleLocks> handle_locks_;  // by file handle
-  std::set<FileId> locked_files_;                 // files with a lock taken here at some time: FLUSH asks for them only
+  std::set<uint64_t> locked_nodes_;               // node numbers of files with a lock taken here at some time: FLUSH asks for them only
   std::atomic<uint64_t> next_handle_{1};
   std::mutex directories_mutex_;
   std::map<uint64_t, std::shared_ptr<Directory>> directories_;

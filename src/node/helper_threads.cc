@@ -11,10 +11,13 @@ constexpr auto kIdle = std::chrono::seconds(10);  // then an idle thread ends
 
 HelperThreads::HelperThreads(std::string name, size_t most) : name_(std::move(name)), most_(most) {}
 
-HelperThreads::~HelperThreads() {
+HelperThreads::~HelperThreads() { stop(); }
+
+void HelperThreads::stop() {
+  std::deque<Job> dropped;  // destroyed without the lock
   std::unique_lock lock(mutex_);
   stopping_ = true;
-  jobs_.clear();
+  dropped.swap(jobs_);
   work_.notify_all();
   ended_.wait(lock, [&] { return threads_ == 0; });
 }

@@ -21,7 +21,6 @@ class HelperThreads {
 
   // `name`: of the threads, at most 15 bytes.
   HelperThreads(std::string name, size_t most);
-  // Waits for running jobs; jobs not begun are dropped.
   ~HelperThreads();
   HelperThreads(const HelperThreads&) = delete;
   HelperThreads& operator=(const HelperThreads&) = delete;
@@ -29,6 +28,8 @@ class HelperThreads {
   // Any thread. Never blocks on a job.
   void submit(Job job);
   size_t threads() const;
+  // Waits for running jobs; jobs not begun are dropped, and so is whatever is submitted from now on.
+  void stop();
 
  private:
   void run();

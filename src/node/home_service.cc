@@ -58,7 +58,15 @@ void HomeService::receive(NodeId node, ToHome&& message) {
     close_session_(node, "a message about an export that does not exist");
     return;
   }
+  {
+    std::lock_guard lock(left_mutex_);
+    if (left_.contains(node)) return;
+  }
   if (auto* call = std::get_if<Call>(&message)) {
+    if (std::holds_alternative<LeaveCall>(call->operation)) {
+      leave(node, *call);
+      return;
+    }
     if (std::holds_alternative<LockCall>(call->operation)) {
       lock(node, *call);
       return;
@@ -74,6 +82,16 @@ void HomeService::receive(NodeId node, ToHome&& message) {
     enqueue(std::move(actions), touched);
   }
   pump(touched);
+}
+
+void HomeService::leave(NodeId node, const Call& call) {
+  {
+    std::lock_guard lock(left_mutex_);
+    left_.insert(node);
+  }
+  node_gone(node);
+  spdlog::info("session {} has left", node.value);
+  deliver_(node, file_of(call.operation), Reply{.call = call.call, .error = 0, .outcome = {}});
 }
 
 void HomeService::node_gone(NodeId node) {

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <unordered_map>
 #include <vector>
 
@@ -50,6 +51,7 @@ class HomeService {
   store::Store* store_of(FileId file) const;
   void start(NodeId node, coherence::Call&& call);
   void lock(NodeId node, const coherence::Call& call);
+  void leave(NodeId node, const coherence::Call& call);
   // In the order in which the table decided. Under locks_mutex_.
   void reply_lock(FileId file, coherence::LockTable::Ticket ticket, int error, coherence::Outcome outcome, std::vector<FileId>& touched);
   void advance(coherence::OperationId id);
@@ -74,6 +76,8 @@ class HomeService {
   mutable std::mutex locks_mutex_;
   coherence::LockTable locks_;
   std::map<coherence::LockTable::Ticket, FileId> lock_waiters_;
+  std::mutex left_mutex_;
+  std::set<NodeId> left_;  // said goodbye: what still arrives of them means nothing
   std::mutex operations_mutex_;
   std::unordered_map<coherence::OperationId, std::unique_ptr<Running>> operations_;
   coherence::OperationId next_operation_ = 1;

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <optional>
 #include <unordered_map>
+#include <vector>
 
 #include "base/ids.h"
 
@@ -58,6 +59,14 @@ class InodeTable {
     numbers_.erase(Key{gone.agent, gone.file});
     inodes_.erase(it);
     return gone;
+  }
+
+  std::vector<uint64_t> nodes() const {
+    std::lock_guard lock(mutex_);
+    std::vector<uint64_t> out;
+    out.reserve(inodes_.size());
+    for (const auto& [node, inode] : inodes_) out.push_back(node);
+    return out;
   }
 
   size_t size() const {

@@ -24,8 +24,13 @@ class NameCache {
     return {true, entry->second};
   }
 
-  // Ignored while an operation of this node is changing the directory.
-  void remember(FileId dir, const std::string& name, std::optional<FileId> file) {
+  // Take it when asking the home for names: the answer may be overtaken by that of an operation which has changed them since (a rename between
+  // two directories answers on the lane of one of them).
+  uint64_t changes() const { return changes_; }
+
+  // What an answer says that was asked for at `asked` changes. Ignored while an operation of this node is changing the directory, or when one has since.
+  void remember(FileId dir, const std::string& name, std::optional<FileId> file, uint64_t asked) {
+    if (asked != changes_) return;
     Directory& directory = directories_[dir];
     if (directory.changing > 0) return;
     if (entries_ >= kEntriesMax) clear_names();
@@ -38,11 +43,16 @@ class NameCache {
   void begin_change(FileId dir) { ++directories_[dir].changing; }
   // `name`: forgotten, since its meaning may have changed.
   void end_change(FileId dir, const std::string& name) {
+    ++changes_;
     auto it = directories_.find(dir);
     if (it == directories_.end()) return;
     entries_ -= it->second.names.erase(name);
     if (it->second.changing > 0) --it->second.changing;
     if (it->second.changing == 0 && it->second.names.empty()) directories_.erase(it);
+  }
+
+  void forget(FileId dir, const std::string& name) {
+    if (auto it = directories_.find(dir); it != directories_.end()) entries_ -= it->second.names.erase(name);
   }
 
   // The Entries lease is gone.
@@ -72,6 +82,7 @@ class NameCache {
 
   std::unordered_map<FileId, Directory, FileIdHash> directories_;
   size_t entries_ = 0;
+  uint64_t changes_ = 0;
 };
 
 }  // namespace vremote::node

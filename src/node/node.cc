@@ -233,6 +233,7 @@ bool NodeDaemon::stop(int64_t patience_ms) {
       spdlog::error("unmount of {}: {}", config_.mount, how.error().what);
     } else if (*how == fuse::UnmountHow::Lazy) {
       spdlog::warn("{} is in use: it ends for its last users with an error", config_.mount);
+      purge_everything(std::min<int64_t>(patience_ms, 1000));
     }
   }
   for (AgentService* agent : agents()) agent->flush_all();
@@ -255,6 +256,7 @@ bool NodeDaemon::stop(int64_t patience_ms) {
     for (AgentService* agent : agents())
       if (const uint64_t left = agent->counts().dirty_bytes; left > 0)
         spdlog::error("{} bytes for {} were not flushed: it could not be reached in time; they are lost", left, agent->home_name());
+  leave_homes(std::min<int64_t>(patience_ms, 1000));
   // What other nodes have written here and not flushed is better on this disk before this node is gone.
   if (home_ && server_ && !home_->gather(std::min<int64_t>(patience_ms, 2000))) spdlog::warn("some nodes did not give their dirty data back in time; they keep it");
   if (mount_) (void)mount_->abort();
@@ -262,13 +264,43 @@ bool NodeDaemon::stop(int64_t patience_ms) {
   control_.reset();
   for (auto& peer : peers_) peer->session->stop();
   if (server_) server_->stop();
-  purge_threads_.reset();
-  disk_threads_.reset();
+  // Timers and helpers bring work to one another until the last of them has ended: each still finds the other, which takes no more.
   for (auto& loop : loops_) {
     loop->stop();
     loop->join();
   }
+  purge_threads_->stop();
+  disk_threads_->stop();
   return clean;
+}
+
+// What is still open or mapped must not go on being read from the page cache once nobody keeps it true. Dirty mapped pages come back to us as
+// write-backs, and go to their origins with the rest.
+void NodeDaemon::purge_everything(int64_t patience_ms) {
+  const fuse::Channel* channel = notify_.load();
+  if (channel == nullptr) return;
+  auto waiting = std::make_shared<std::atomic<int>>(1);
+  purge_threads_->submit([channel, waiting, nodes = inodes_.nodes()] {
+    for (uint64_t node : nodes) (void)channel->invalidate_data(node, 0, 0);
+    waiting->fetch_sub(1);
+  });
+  for (int64_t waited = 0; waiting->load() > 0 && waited < patience_ms; waited += 2) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+}
+
+// Tells the homes that nothing is held any more, so that no other node waits for this one.
+void NodeDaemon::leave_homes(int64_t patience_ms) {
+  auto waiting = std::make_shared<std::atomic<int>>(0);
+  for (auto& peer : peers_) {
+    std::optional<FileId> file;
+    {
+      std::lock_guard lock(peer->mutex);
+      if (peer->connected && !peer->exports.empty()) file = peer->exports.front().root;
+    }
+    if (!file) continue;
+    waiting->fetch_add(1);
+    peer->agent->call({}, LeaveCall{*file}, [waiting](Reply&&) { waiting->fetch_sub(1); });
+  }
+  for (int64_t waited = 0; waiting->load() > 0 && waited < patience_ms; waited += 2) std::this_thread::sleep_for(std::chrono::milliseconds(2));
 }
 
 std::vector<AgentService*> NodeDaemon::agents() const {

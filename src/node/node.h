@@ -61,6 +61,8 @@ class NodeDaemon {
   control::NodeStatus status() const;
   std::string namespace_json() const;
   std::vector<AgentService*> agents() const;
+  void leave_homes(int64_t patience_ms);
+  void purge_everything(int64_t patience_ms);
 
   const Config config_;
   const uint64_t incarnation_;

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "base/check.h"
+#include "coherence/operation_needs.h"
 
 namespace vremote::sim {
 
@@ -58,9 +59,11 @@ void HomeDriver::receive(NodeId node, ToHome message) {
                           const auto& set = std::get<SetAttributesCall>(call.operation);
                           VR_CHECK(set.has_size);
                           const OperationId id = next_operation_++;
-                          truncations_[id] = Truncation{node, call.call, set.file, set.size};
-                          OperationNeed need{.file = set.file, .resource = Resource::Attributes, .mode = LeaseMode::Exclusive, .range = kUnit, .except = {}, .truncation_of = node};
-                          home_.acquire(id, need, actions);
+                          std::vector<OperationNeed> needs = second_needs(node, call.operation, {});
+                          if (breaks_.has(Mistake::ShrinkBelowHolders)) std::erase_if(needs, [](const OperationNeed& need) { return need.resource == Resource::Data; });
+                          VR_CHECK(first_needs(node, call.operation).empty() && !needs.empty());
+                          truncations_[id] = Truncation{node, call.call, set.file, set.size, needs, 1};
+                          home_.acquire(id, needs.front(), actions);
                         },
                         [&](Flush& flush) { home_.receive(node, std::move(flush), actions); },
                         [&](const auto& other) { home_.receive(node, other, actions); }},
@@ -186,9 +189,9 @@ void HomeDriver::operation_ready(const OperationReady& ready) {
     take(actions);
     return;
   }
-  if (ready.resource == Resource::Attributes && !breaks_.has(Mistake::ShrinkBelowHolders)) {
-    OperationNeed need{.file = t.file, .resource = Resource::Data, .mode = LeaseMode::Exclusive, .range = {t.size >> kPageShift, kPageEnd}, .except = t.node, .truncation_of = t.node};
-    home_.acquire(ready.operation, need, actions);
+  if (t.asked < t.needs.size()) {
+    ++it->second.asked;
+    home_.acquire(ready.operation, t.needs[t.asked], actions);
     take(actions);
     return;
   }

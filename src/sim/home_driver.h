@@ -1,7 +1,7 @@
 // The driver around the real Home, with a disk in memory: exactly the contract of rule I4.
 //
 // One queue per file; grants, recalls, flushes, fetches and ready operations pass through it one after the other, each at its own time. The
-// only operation is a truncation: Attributes, then the data from its new end on, then the disk.
+// only operation is a truncation: what operation_needs.h says, then the disk.
 #pragma once
 
 #include <deque>
@@ -36,6 +36,8 @@ class HomeDriver {
     uint64_t call = 0;
     FileId file;
     uint64_t size = 0;
+    std::vector<coherence::OperationNeed> needs;  // what the daemon takes (coherence/operation_needs.h)
+    size_t asked = 0;
   };
   struct File {
     std::vector<std::byte> disk;

@@ -57,7 +57,7 @@ void Node::perform(FileId file, AgentAction& action) {
                           scheduler_.trace(number(), f, "agent   attributes t{} size {}", a.token, a.attributes.size);
                           Answer answer;
                           answer.attributes = a.attributes;
-                          answer.size_was_pushed = pushed_size_ == a.attributes.size;
+                          answer.size_was_pushed = after_push_;
                           kernel_.answer(a.token, std::move(answer));
                         },
                         [&](ReplyFlushed& a) {
@@ -110,9 +110,9 @@ Co<> Node::run_push(uint64_t id, FileId file, uint64_t size) {
   co_await scheduler_.sleep(Delay::PurgeReport);
   AgentActions actions;
   agent_.size_pushed(scheduler_.now(), id, file, actions);
-  pushed_size_ = size;
+  after_push_ = true;
   take(file, actions);
-  pushed_size_.reset();
+  after_push_ = false;
 }
 
 Co<> Node::run_purge(PurgeId id, FileId file, PageRange range) {

@@ -68,7 +68,7 @@ class Node final : public Daemon {
   uint64_t purges_running_ = 0;
   Condition purge_slot_;
   std::optional<Instant> tick_at_;
-  std::optional<uint64_t> pushed_size_;  // while the agent hears of that push
+  bool after_push_ = false;  // while the agent hears that a push is done: the attributes it tells now may be older than others
 };
 
 }  // namespace vremote::sim

@@ -280,7 +280,8 @@ Co<bool> ModelKernel::load(uint32_t file, uint64_t page, uint64_t cell) {
   Inode& in = inode(file);
   const uint64_t begin = history_.tick();
   const bool there = co_await fault(in, page);
-  if (!there) co_return false;
+  // Beyond the end of the file, inside its last page, a mapping shows anything: a truncation cuts the size first and the page later.
+  if (!there || (page << kPageShift) + cell * kCell >= in.size) co_return false;
   const Folio* folio = find(in, page);
   const auto bytes = std::span<const std::byte>(folio->bytes).subspan(cell * kCell, kCell);
   history_.read(file, {begin, history_.tick(), "mapped load", node_}, (page << kPageShift) + cell * kCell, kCell, bytes, false);  // SIGBUS comes by the page

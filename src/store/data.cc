@@ -161,8 +161,14 @@ Result<coherence::Outcome> Store::run(const Caller&, const coherence::AllocateCa
   return Outcome{};
 }
 
-// Locks are the home's (coherence/lock_table.h): a disk knows nothing of them.
-Result<coherence::Outcome> Store::run(const Caller&, const coherence::LockCall&) { return fail(EOPNOTSUPP, "locks are not kept on the disk"); }
+// Locks and sessions are the home's: a disk knows nothing of them.
+Result<coherence::Outcome> Store::run(const Caller&, const coherence::LockCall&) {
+  return fail(EOPNOTSUPP, "locks are not kept on the disk");
+}
+
+Result<coherence::Outcome> Store::run(const Caller&, const coherence::LeaveCall&) {
+  return fail(EOPNOTSUPP, "sessions are not kept on the disk");
+}
 
 Result<coherence::Outcome> Store::run(const Caller&, const coherence::SeekCall& call) {
   // The others need no disk: the asking node answers them from the size.

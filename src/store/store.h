@@ -158,6 +158,7 @@ class Store {
   Result<Outcome> run(const Caller&, const coherence::AllocateCall&);
   Result<Outcome> run(const Caller&, const coherence::SeekCall&);
   Result<Outcome> run(const Caller&, const coherence::LockCall&);
+  Result<Outcome> run(const Caller&, const coherence::LeaveCall&);
 
   const uint32_t export_index_;
   Fd root_;  // open for reading: open_by_handle_at wants more than O_PATH

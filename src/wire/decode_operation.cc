@@ -89,6 +89,7 @@ Result<Operation> decode(const fb::AllocateCall& c) {
   return AllocateCall{from_fb(*c.file()), c.offset(), c.length(), c.mode()};
 }
 Result<Operation> decode(const fb::SeekCall& c) { return SeekCall{from_fb(*c.file()), c.offset(), c.whence()}; }
+Result<Operation> decode(const fb::LeaveCall& c) { return LeaveCall{from_fb(*c.file())}; }
 Result<Operation> decode(const fb::LockCall& c) {
   LockCall out{.file = from_fb(*c.file()),
                .action = static_cast<LockAction>(c.action()),
@@ -124,6 +125,7 @@ Result<Operation> decode_operation(const fb::CallFrame& call, const Bytes& bulk)
     case fb::Operation::RemoveXattrCall: return decode(*call.operation_as_RemoveXattrCall());
     case fb::Operation::AllocateCall: return decode(*call.operation_as_AllocateCall());
     case fb::Operation::SeekCall: return decode(*call.operation_as_SeekCall());
+    case fb::Operation::LeaveCall: return decode(*call.operation_as_LeaveCall());
     case fb::Operation::LockCall: return decode(*call.operation_as_LockCall());
     case fb::Operation::NONE: break;
   }

@@ -100,6 +100,10 @@ class OperationEncoder {
     auto file = to_fb(c.file);
     return done(fb::Operation::SeekCall, fb::CreateSeekCall(b_, &file, c.offset, c.whence));
   }
+  Result<EncodedOperation> operator()(const LeaveCall& c) {
+    auto file = to_fb(c.file);
+    return done(fb::Operation::LeaveCall, fb::CreateLeaveCall(b_, &file));
+  }
   Result<EncodedOperation> operator()(const LockCall& c) {
     if (!valid(c)) return fail(EINVAL, "bad lock");
     auto file = to_fb(c.file);

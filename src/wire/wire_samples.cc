@@ -72,6 +72,7 @@ std::vector<Operation> operations() {
           RemoveXattrCall{kFile, "user.y"},
           AllocateCall{kFile, 4096, 1 << 20, 3},
           SeekCall{kFile, ~uint64_t{0}, 4},
+          LeaveCall{kFile},
           LockCall{.file = kFile, .action = LockAction::Wait, .kind = LockKind::Flock, .type = LockType::Write, .owner = 5, .start = 6, .end = 7, .pid = 8, .waiting_call = 9}};
 }
 
@@ -122,6 +123,7 @@ class Printer {
   void operator()(const RemoveXattrCall& c) { fields("RemoveXattr", c.file, c.name); }
   void operator()(const AllocateCall& c) { fields("Allocate", c.file, c.offset, c.length, c.mode); }
   void operator()(const SeekCall& c) { fields("Seek", c.file, c.offset, c.whence); }
+  void operator()(const LeaveCall& c) { fields("Leave", c.file); }
   void operator()(const LockCall& c) {
     fields("Lock", c.file, int(c.action), int(c.kind), int(c.type), c.owner, c.start, c.end, c.pid, c.waiting_call);
   }
