@@ -74,7 +74,7 @@ Outcome measure(const Comparison& c, int rounds) {
   Outcome o;
   o.ours = quantile(ours, 0.5);
   o.baseline = quantile(baseline, 0.5);
-  o.ratio = ratio_of(c.ratio, o.ours, o.baseline);
+  o.ratio = quantile(ratios, 0.5);
   o.low = quantile(ratios, 0.25);
   o.high = quantile(ratios, 0.75);
   o.judged = c.target.has_value();

@@ -1,8 +1,8 @@
 // Two ways of doing one thing, timed in turns.
 //
 // On a machine that others use too, an absolute time says little. So each of our operations has a baseline: the same work
-// without us. Rounds alternate between the two, and who begins alternates too, so that both see the same machine; what
-// counts is the ratio of the medians.
+// without us. A round times both, one right after the other, and who begins alternates, so that both see the same machine; what
+// counts is the median of the rounds' ratios.
 #pragma once
 
 #include <functional>
@@ -29,8 +29,8 @@ struct Comparison {
 
 struct Outcome {
   double ours = 0, baseline = 0;  // medians, seconds for one operation
-  double ratio = 0;               // of the medians
-  double low = 0, high = 0;       // quartiles of the rounds' own ratios
+  double ratio = 0;               // median of the rounds' ratios
+  double low = 0, high = 0;       // their quartiles
   bool judged = false, good = true;
 };
 

@@ -5,8 +5,7 @@
  *
  *   cc -o original examples/original.c
  *   vremote run -- ./original hello.txt             on the node that exports the directory
- *   vremote run -- ./original hello.txt remote      on another node, in the same directory: without
- * O_ORIGIN
+ *   vremote run -- ./original hello.txt remote      on another node, same path, without O_ORIGIN
  */
 #include <fcntl.h>
 #include <stdio.h>

@@ -44,6 +44,7 @@ void build_app(CLI::App& app, Context& context) {
   // After the subcommands, which would each inherit these two.
   app.formatter(std::make_shared<FirstLines>());
   app.set_help_all_flag("--help-all", "The help of every subcommand");
+  app.set_version_flag("--version", "vremote " VREMOTE_VERSION, "The version of this program");
   app.footer(
       "Environment:\n"
       "  VREMOTE_CONFIG   the default of --config\n"
@@ -68,12 +69,21 @@ int run_cli(int argc, const char* const* argv, const Runners& runners) {
   }
   CLI::App app("", "vremote");
   build_app(app, context);
+  // The parser would only say that there is no subcommand.
+  const auto is_first = [&own](const CLI::App* command) { return command->check_name(own[0]); };
+  if (!own.empty() && !own[0].starts_with('-') &&
+      std::ranges::none_of(app.get_subcommands([](const CLI::App*) { return true; }), is_first)) {
+    fmt::print(stderr, "vremote: there is no subcommand '{}'\nTry `vremote --help`.\n", own[0]);
+    return kExitUsage;
+  }
   try {
     std::reverse(own.begin(), own.end());  // CLI11 wants them last first
     app.parse(std::move(own));
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help
-    fmt::print(stderr, "vremote: {}\nTry `vremote --help`.\n", error.what());
+    const auto named = app.get_subcommands();
+    const std::string program = named.empty() ? "vremote" : "vremote " + named[0]->get_name();
+    fmt::print(stderr, "{}: {}\nTry `{} --help`.\n", program, error.what(), program);
     return kExitUsage;
   }
   if (context.has_command && !app.got_subcommand("run"))

@@ -86,6 +86,12 @@ TEST_F(AppTest, WrongUseIsStatus2WithOneHint) {
               HasSubstr("put `--` before the command: vremote run -- ls -l"));
 }
 
+TEST_F(AppTest, AWrongWordIsNamedAndTheHintIsThatOfItsSubcommand) {
+  EXPECT_EQ(run({"dance"}).err,
+            "vremote: there is no subcommand 'dance'\nTry `vremote --help`.\n");
+  EXPECT_THAT(run({"node", "--dance"}).err, testing::EndsWith("Try `vremote node --help`.\n"));
+}
+
 TEST_F(AppTest, HelpIsStatus0AndTeaches) {
   EXPECT_THAT(run({"--help"}).out, HasSubstr("playground"));
   for (const char* command : {"node", "playground", "run", "status"}) {
@@ -154,9 +160,11 @@ TEST_F(AppTest, StatusPrintsWhatTheNodeTells) {
 }
 
 TEST_F(AppTest, VersionIsPrinted) {
-  const Outcome outcome = run({"version"});
-  EXPECT_EQ(outcome.status, 0);
-  EXPECT_THAT(outcome.out, testing::StartsWith("vremote "));
+  for (const char* argument : {"--version", "version"}) {
+    const Outcome outcome = run({argument});
+    EXPECT_EQ(outcome.status, 0) << argument;
+    EXPECT_THAT(outcome.out, testing::StartsWith("vremote ")) << argument;
+  }
 }
 
 // "--base-port" as roff writes it: "\-\-base\-port".
@@ -175,7 +183,7 @@ TEST_F(AppTest, ManualNamesEverySubcommandAndOptionAndNoOther) {
   Context context{runners_, {}, false, {}};
   CLI::App app("", "vremote");
   build_app(app, context);
-  std::set<std::string> known = {"--help", "--help-all"};
+  std::set<std::string> known = {"--help", "--help-all", "--version"};
   for (const CLI::App* command : app.get_subcommands({})) {
     const size_t begin = manual.find(".SS vremote " + command->get_name() + "\n");
     ASSERT_NE(begin, std::string::npos) << command->get_name();

@@ -51,6 +51,7 @@ void add_node_command(CLI::App& app, Context& context) {
                     "Print a commented configuration to start from");
   command->footer(
       "Examples:\n"
+      "  mkdir -p /etc/vremote /vremote\n"
       "  vremote node --print-config-example > /etc/vremote/node.toml\n"
       "  vremote node --config /etc/vremote/node.toml --check\n"
       "  vremote node --config /etc/vremote/node.toml");

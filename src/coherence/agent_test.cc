@@ -577,7 +577,7 @@ TEST(AgentTest, ThrottledWriterIsReleased) {
   AgentWorld w({.dirty_max_bytes = 2 * kPageSize});
   w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all());
   w.writes(1, 0, 8192, 'V').expect("written 1 @0+8192");
-  w.writes(2, 8192, 4096, 'W').expect("flush @0+4096*V @4096+4096*V @8192+4096*W", "flush time");
+  w.writes(2, 8192, 4096, 'W').expect("flush @0+8192*V @8192+4096*W", "flush time");
   w.acks_flush().expect("written 2 @8192+4096");
 }
 

@@ -7,9 +7,6 @@
 namespace vremote::coherence {
 namespace {
 
-// From this size on a write's buffer is worth keeping: the pages of it will mostly be flushed and dropped together.
-constexpr size_t kKeepBufferMin = 32 << 10;
-
 Bytes zeros(size_t length) {
   static const auto memory = std::make_shared<std::byte[]>(1 << 20);
   return Bytes(memory, std::span<const std::byte>(memory.get(), length));
@@ -27,18 +24,17 @@ void append(std::vector<Bytes>& pieces, Bytes piece) {
 }  // namespace
 
 void DirtyStore::write(uint64_t offset, const Bytes& bytes) {
-  const bool keep_buffer = bytes.size() >= kKeepBufferMin;
   size_t done = 0;
   while (done < bytes.size()) {
     const uint64_t at = offset + done;
     const uint32_t first = at & (kPageSize - 1);
     const size_t length = std::min<size_t>(kPageSize - first, bytes.size() - done);
-    write_page(at >> kPageShift, first, bytes.part(done, length), keep_buffer);
+    write_page(at >> kPageShift, first, bytes.part(done, length));
     done += length;
   }
 }
 
-void DirtyStore::write_page(uint64_t index, uint32_t first, const Bytes& part, bool keep_buffer) {
+void DirtyStore::write_page(uint64_t index, uint32_t first, const Bytes& part) {
   auto [it, fresh] = pages_.try_emplace(index);
   Page& page = it->second;
   if (fresh) {
@@ -49,7 +45,7 @@ void DirtyStore::write_page(uint64_t index, uint32_t first, const Bytes& part, b
   }
   const uint16_t end = static_cast<uint16_t>(first + part.size());
   if (part.size() == kPageSize) {
-    page.bytes = keep_buffer ? part : Bytes::copy_of(part.view());
+    page.bytes = part;
     page.own = nullptr;
     page.valid.assign(1, Piece{0, static_cast<uint16_t>(kPageSize)});
     return;

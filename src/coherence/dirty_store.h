@@ -1,8 +1,8 @@
 // Bytes written at this node and not yet at the origin, page by page.
 //
 // A page may be dirty in parts (a small write needs no fetch). Sending bytes to the home does not remove them: they overlay every read until the
-// home has acked them, or until the pages are given up. Memory: whole pages of big writes refer to the buffer they came in; small writes
-// are copied into a page of their own.
+// home has acked them, or until the pages are given up. Memory: whole pages refer to the buffer they came in (no copy; it lives until the last of
+// its pages is flushed); parts of pages are copied into a page of their own.
 #pragma once
 
 #include <cstdint>
@@ -51,7 +51,7 @@ class DirtyStore {
     std::vector<Piece> valid;    // disjoint, in order
     uint64_t flush = 0;          // the flush that carries all of it; 0: not sent, or written since
   };
-  void write_page(uint64_t index, uint32_t first, const Bytes& part, bool keep_buffer);
+  void write_page(uint64_t index, uint32_t first, const Bytes& part);
 
   std::map<uint64_t, Page> pages_;
   std::map<uint64_t, std::vector<uint64_t>> sent_;  // flush -> the pages it carries

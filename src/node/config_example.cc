@@ -6,9 +6,9 @@ std::string_view config_example() {
   return R"(# node.toml: one node of a VRemote Storage cluster. Paths are absolute. Start it with:
 #   vremote node --config /etc/vremote/node.toml
 
-node = "node1"              # this node's name in the cluster: 1 to 63 of A-Z a-z 0-9 . _ -
+node = "node1"              # this node's name, its own in the cluster: 1 to 63 of A-Z a-z 0-9 . _ -
 cluster = "vremote"         # nodes of other clusters are refused
-mount = "/vremote"          # where /vremote/<export>/... appears
+mount = "/vremote"          # where /vremote/<export>/... appears; an empty directory that exists
 state_dir = "/run/vremote"  # control socket and the like; one per node
 listen = "0.0.0.0:1104"     # or "[::]:1104"; the port is 1104 unless given
 tls = "off"                 # "off" is all there is now: use a network you trust
@@ -26,7 +26,7 @@ dirty_max_mib = 256    # written and not yet at its origin: beyond it, writers w
 flush_after_ms = 1000  # written data goes to its origin after so long
 readahead_kib = 1024   # the kernel's readahead window on the mount: a multiple of 4, at most 1024
 
-# The local directories this node shares; it is their origin. Each file may belong to one export only.
+# The local directories this node shares; it is their origin. Each file may belong to one export only; names are unique in the cluster.
 #[[export]]
 #name = "data"          # appears as <mount>/data on every node
 #path = "/srv/data"

@@ -149,6 +149,10 @@ void FuseServer::handle(const Context& c, const fuse::Write& r, fuse::ReceiveBuf
     (void)c.channel->reply(c.unique, fuse::write_out(length));
     return;
   }
+  if (refuses_writes_) {
+    (void)c.channel->reply_error(c.unique, ENOTCONN);
+    return;
+  }
   const bool synced = (r.flags & (O_SYNC | O_DSYNC)) != 0;
   bool strip = false;
   if (r.kill_suidgid) {

@@ -34,6 +34,9 @@ class Listing {
   bool plus_;
 };
 
+// For operations in a directory: one that has been removed meanwhile is empty for good, as on a local disk.
+int error_in_directory(int error) { return error == ESTALE ? ENOENT : error; }
+
 bool name_fits(std::string_view name) { return name.size() <= kNameMax; }
 
 }  // namespace
@@ -97,7 +100,7 @@ void FuseServer::look_up(const Context& c, const Inode& dir, std::string name, b
   dir.agent->lookup(c.unique, c.caller, dir.file, name, [this, c, dir, name, again, started](Result<FileId> file) {
     metrics_.record(Latency::Lookup, net::EventLoop::now().ns - started);
     if (!file) {
-      (void)c.channel->reply_error(c.unique, file.error().code);
+      (void)c.channel->reply_error(c.unique, error_in_directory(file.error().code));
       return;
     }
     std::move_only_function<void()> stale;
@@ -124,7 +127,7 @@ void FuseServer::make(const Context& c, std::string_view name, Operation operati
   auto then = [this, c, agent = dir->agent](Reply&& reply) {
     const auto* made = std::get_if<Node>(&reply.outcome);
     if (reply.error != 0 || made == nullptr) {
-      (void)c.channel->reply_error(c.unique, reply.error != 0 ? reply.error : EIO);
+      (void)c.channel->reply_error(c.unique, reply.error != 0 ? error_in_directory(reply.error) : EIO);
     } else {
       reply_entry(c, agent, made->file);
     }
@@ -180,12 +183,16 @@ void FuseServer::create(const Context& c, const Inode& dir, CreateCall operation
     }
     const auto* made = std::get_if<Node>(&reply.outcome);
     if (reply.error != 0 || made == nullptr) {
-      (void)c.channel->reply_error(c.unique, reply.error != 0 ? reply.error : EIO);
+      (void)c.channel->reply_error(c.unique, reply.error != 0 ? error_in_directory(reply.error) : EIO);
       return;
     }
-    // Somebody else has made it since the kernel looked. What is no file, or not for this caller, the kernel looks at again by itself (ESTALE).
-    if (!S_ISREG(made->attributes.mode) || (!operation.exclusive && !may_open(c, made->attributes, flags))) {
+    // Somebody else has made it since the kernel looked. What is no file the kernel looks at again by itself (ESTALE).
+    if (!S_ISREG(made->attributes.mode)) {
       (void)c.channel->reply_error(c.unique, S_ISDIR(made->attributes.mode) ? EISDIR : ESTALE);
+      return;
+    }
+    if (!operation.exclusive && !may_open(c, made->attributes, flags)) {
+      (void)c.channel->reply_error(c.unique, EACCES);
       return;
     }
     created(c, {inodes_.look_up(dir.agent, made->file), dir.agent, made->file}, operation.exclusive ? flags & ~O_TRUNC : flags);
@@ -215,7 +222,10 @@ void FuseServer::created(const Context& c, const Inode& inode, uint32_t flags) {
 }
 
 void FuseServer::change(const Context& c, const Inode& dir, std::vector<AgentService::Change> changes, Operation operation) {
-  call(c, dir.agent, std::move(operation), [this, c](Reply&& reply) { reply_done(c, reply); }, std::move(changes));
+  call(c, dir.agent, std::move(operation), [this, c](Reply&& reply) {
+    reply.error = error_in_directory(reply.error);
+    reply_done(c, reply);
+  }, std::move(changes));
 }
 
 void FuseServer::handle(const Context& c, const fuse::Unlink& r) {
@@ -330,7 +340,7 @@ void FuseServer::read_directory(const Context& c, const fuse::ReadDir& r, bool p
   node->agent->list(c.unique, c.caller, node->file, cookie, kListingBytes, plus, [this, c, r, plus, directory, cookie](Reply&& reply) {
     auto* page = std::get_if<DirectoryPage>(&reply.outcome);
     if (reply.error != 0 || page == nullptr) {
-      (void)c.channel->reply_error(c.unique, reply.error != 0 ? reply.error : EIO);
+      (void)c.channel->reply_error(c.unique, reply.error != 0 ? error_in_directory(reply.error) : EIO);
       return;
     }
     std::lock_guard lock(directory->mutex);

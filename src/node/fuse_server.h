@@ -43,6 +43,8 @@ class FuseServer {
   // Answers INIT and starts the threads. `ended` is called once, on a thread of the server, when the mount is gone (by whomever).
   Status start(std::function<void()> ended);
   void join();
+  // From now on write(2) fails with ENOTCONN; what the kernel writes back is taken as before.
+  void refuse_writes() { refuses_writes_ = true; }
 
   // For notifications; valid from start() on.
   const fuse::Channel* channel() const { return channels_.front().get(); }
@@ -149,7 +151,7 @@ class FuseServer {
   std::deque<std::atomic<uint64_t>> dispatching_;  // by thread: the request that dispatch() has, or 0
   fuse::BufferPool buffers_{8};
   std::function<void()> ended_;
-  std::atomic<bool> ended_told_{false};
+  std::atomic<bool> ended_told_{false}, refuses_writes_{false};
   std::mutex calls_mutex_;
   std::map<uint64_t, const fuse::Channel*> calls_;  // requests that wait for an operation, by unique
   struct LockWait {

@@ -233,6 +233,8 @@ bool NodeDaemon::stop(int64_t patience_ms) {
       spdlog::error("unmount of {}: {}", config_.mount, how.error().what);
     } else if (*how == fuse::UnmountHow::Lazy) {
       spdlog::warn("{} is in use: it ends for its last users with an error", config_.mount);
+      // A program that went on writing would keep the rest from ever being flushed.
+      if (fuse_) fuse_->refuse_writes();
       purge_everything(std::min<int64_t>(patience_ms, 1000));
     }
   }
@@ -256,11 +258,20 @@ bool NodeDaemon::stop(int64_t patience_ms) {
     for (AgentService* agent : agents())
       if (const uint64_t left = agent->counts().dirty_bytes; left > 0)
         spdlog::error("{} bytes for {} were not flushed: it could not be reached in time; they are lost", left, agent->home_name());
+  if (mount_) (void)mount_->abort();
+  if (fuse_) fuse_->join();
+  if (clean) {
+    // What programs did, and were told to be done, until the mount ended.
+    for (AgentService* agent : agents()) agent->flush_all();
+    for (int64_t waited = 0; waited < std::min<int64_t>(patience_ms, 1000); waited += 2) {
+      clean = std::ranges::all_of(agents(), [](AgentService* agent) { return agent->idle_dirty(); });
+      if (clean) break;
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+  }
   leave_homes(std::min<int64_t>(patience_ms, 1000));
   // What other nodes have written here and not flushed is better on this disk before this node is gone.
   if (home_ && server_ && !home_->gather(std::min<int64_t>(patience_ms, 2000))) spdlog::warn("some nodes did not give their dirty data back in time; they keep it");
-  if (mount_) (void)mount_->abort();
-  if (fuse_) fuse_->join();
   control_.reset();
   for (auto& peer : peers_) peer->session->stop();
   if (server_) server_->stop();

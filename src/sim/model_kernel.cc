@@ -71,7 +71,7 @@ void ModelKernel::answer(Token token, Answer answer) {
         if (!call.answer.size_was_pushed) set_size(*call.inode, call.answer.attributes.size);
         break;
       case Tells::WrittenEnd: call.inode->size = std::max(call.inode->size, call.answer.offset + call.answer.length); break;
-      case Tells::NewSize: call.inode->size = call.new_size; break;
+      case Tells::NewSize: set_size(*call.inode, call.new_size); break;
     }
   }
   if (call.waiter) scheduler_.resume_after(scheduler_.draw(Delay::WakeUp), call.waiter);
@@ -106,11 +106,12 @@ void ModelKernel::set_size(Inode& in, uint64_t size) {
   for (auto it = in.folios.lower_bound(size >> kPageShift); it != in.folios.end();) {
     const uint64_t page = it->first;
     Folio& folio = it->second;
-    const bool partial = size % kPageSize != 0 && page == size >> kPageShift;
+    const uint64_t keep = page == size >> kPageShift ? size % kPageSize : 0;
     ++it;
-    if (folio.state != State::Clean && folio.state != State::Dirty) continue;
-    if (partial) {
-      std::fill(folio.bytes.begin() + static_cast<ptrdiff_t>(size % kPageSize), folio.bytes.end(), std::byte{0});
+    if (folio.state == State::Locked) continue;
+    if (keep != 0 || (folio.state != State::Clean && folio.state != State::Dirty)) {
+      // A folio on its way to the daemon stays, and shows zeroes.
+      std::fill(folio.bytes.begin() + static_cast<ptrdiff_t>(keep), folio.bytes.end(), std::byte{0});
     } else {
       in.folios.erase(page);
       wake(in, page);
