@@ -282,6 +282,7 @@ void FileAgent::step(Instant now, AgentActions& actions) {
   stepped_at_ = now;
   for (bool moved = true; moved;) {
     moved = false;
+    wake_.reset();
     for (auto it = requests_.begin(); it != requests_.end();) {
       if (advance(now, *it, actions)) {
         it = requests_.erase(it);
@@ -290,7 +291,6 @@ void FileAgent::step(Instant now, AgentActions& actions) {
         ++it;
       }
     }
-    wake_.reset();
     for (auto it = recalls_.begin(); it != recalls_.end();) {
       if (advance_recall(now, *it, actions)) {
         it = recalls_.erase(it);
@@ -517,6 +517,14 @@ bool FileAgent::advance_write(Instant now, Request& request, AgentActions& actio
   }
   // Purge before apply: the purge may write back an older mapped page, which must not land on top of these bytes (K12).
   if (!shared_.options.mistakes.has(Mistake::ApplyBeforePurge) && kernel_.resident().overlaps(request.range)) return false;
+  // A fill that met the old end left zeroes behind it in its page. A reader that was woken by it looks at the size only now: it must not find the new
+  // one and take those zeroes for bytes of the file. As with recalls (K13), it gets a moment.
+  if (const uint64_t end = request.offset + request.size; end > attributes_.size) {
+    if (auto until = kernel_.keep_until({attributes_.size >> kPageShift, ((end - 1) >> kPageShift) + 1}, now)) {
+      wake_ = wake_ ? std::min(*wake_, *until) : *until;
+      return false;
+    }
+  }
   if (dirty_.empty()) dirty_since_ = now;
   touch(request.range);
   wrote(request.offset, request.bytes, request.wall, true);

@@ -222,6 +222,14 @@ void OneFile::handle(const Request& request) {
             if (read.offset < 3) entries.add(kFileName, kFileInode, DT_REG, 3);
             return out.reply(unique, entries.bytes());
           },
+          [&](const ReadDirPlus& read) {
+            // Names only (node 0): each is looked up when it is used.
+            DirentWriter entries(read.size);
+            if (read.offset < 1) entries.add_plus(".", {}, FUSE_ROOT_ID, DT_DIR, 1);
+            if (read.offset < 2) entries.add_plus("..", {}, FUSE_ROOT_ID, DT_DIR, 2);
+            if (read.offset < 3) entries.add_plus(kFileName, {}, kFileInode, DT_REG, 3);
+            return out.reply(unique, entries.bytes());
+          },
           [&](const OpenDir&) { return out.reply(unique, open_out(8, 0)); },
           [&](const StatFs&) {
             return out.reply(

@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include <cerrno>
+#include <cstring>
 
 #include "coherence/operation_needs.h"
 #include "fuse/reply.h"
@@ -26,7 +27,8 @@ Overload(Fs...) -> Overload<Fs...>;
 
 Timestamp wall_now() {
   timespec t{};
-  clock_gettime(CLOCK_REALTIME_COARSE, &t);
+  // Not the coarse clock: the origin's file system may stamp more finely (Linux 6.13), and a later write must not look older.
+  clock_gettime(CLOCK_REALTIME, &t);
   return {t.tv_sec, static_cast<uint32_t>(t.tv_nsec)};
 }
 
@@ -150,6 +152,11 @@ void AgentService::note_sent(Shard& shard, const ToHome& message) {
 void AgentService::note_received(Shard& shard, const ToAgent& message, Instant now) {
   if (const auto* recall = std::get_if<Recall>(&message)) shard.recalls.emplace(recall->recall, now);
   if (const auto* ack = std::get_if<FlushAck>(&message)) {
+    if (ack->error == ESTALE) {
+      spdlog::warn("{}: bytes for inode {} have no file any more: it was removed, or its origin restarted", home_name_, ack->file.inode);
+    } else if (ack->error != 0) {
+      spdlog::error("{}: bytes for inode {} could not be stored: {}", home_name_, ack->file.inode, strerror(ack->error));
+    }
     if (auto it = shard.under_way.find(ack->flush); it != shard.under_way.end()) {
       environment_.metrics->record(Latency::Flush, now - it->second);
       shard.under_way.erase(it);

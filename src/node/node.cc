@@ -155,6 +155,10 @@ void NodeDaemon::connected(Peer& peer, const net::HomeInfo& info) {
     peer.last_error.clear();
     peer.exports = info.exports;
   }
+  // Before this, what the agent sends still belongs to the old session and is dropped; from here on it goes to the new one. The reset asks for
+  // everything anew.
+  peer.generation = info.generation;
+  if (peer.was_reset.exchange(false)) peer.agent->reset();
   for (const wire::Export& e : info.exports)
     if (!exports_.add({e.name, peer.agent.get(), e.root}))
       spdlog::error("export {} of {} is hidden: another node exports that name; rename one of them", e.name, peer.config.name);
@@ -176,7 +180,7 @@ Status NodeDaemon::start_peers() {
     p.agent = std::make_unique<AgentService>(
         config.name, agent_options(), false,
         [&p, lanes](FileId file, ToHome&& message) {
-          if (auto sent = p.session->send(lane_of(file, lanes), message); !sent) spdlog::error("a message cannot be sent: {}", sent.error().what);
+          if (auto sent = p.session->send(lane_of(file, lanes), message, p.generation); !sent) spdlog::error("a message cannot be sent: {}", sent.error().what);
         },
         environment());
     net::AgentSession::Callbacks callbacks;
@@ -191,7 +195,7 @@ Status NodeDaemon::start_peers() {
     };
     callbacks.on_reset = [&p] {
       spdlog::warn("{} restarted: its leases are void", p.config.name);
-      p.agent->reset();
+      p.was_reset = true;
     };
     p.session = std::make_unique<net::AgentSession>(raw(loops_), options, std::move(callbacks));
     peers_.push_back(std::move(peer));

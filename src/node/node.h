@@ -46,7 +46,8 @@ class NodeDaemon {
     Instant since;
     std::string last_error;
     std::vector<wire::Export> exports;
-    std::atomic<uint32_t> generation{0};
+    std::atomic<uint32_t> generation{0};  // of the session: HomeInfo::generation
+    std::atomic<bool> was_reset{false};   // the agent must be told when the next session is there
   };
 
   Status open_stores();
