@@ -33,7 +33,8 @@ Cluster::Cluster(const std::string& program, const std::string& directory) : dir
     const int out = ::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     ::dup2(out, STDOUT_FILENO);
     ::dup2(out, STDERR_FILENO);
-    ::execl(program.c_str(), "vremote", "playground", "--nodes", "2", "--dir", directory.c_str(), nullptr);
+    ::execl(program.c_str(), "vremote", "playground", "--nodes", "2", "--dir", directory.c_str(),
+            nullptr);
     ::_exit(127);
   }
   const double deadline = now_seconds() + kReadySeconds;
@@ -41,7 +42,8 @@ Cluster::Cluster(const std::string& program, const std::string& directory) : dir
     if (::waitpid(playground_, nullptr, WNOHANG) != 0) {
       playground_ = -1;
       std::ifstream text(log);
-      give_up("the playground did not start: " + std::string(std::istreambuf_iterator<char>(text), {}));
+      give_up("the playground did not start: " +
+              std::string(std::istreambuf_iterator<char>(text), {}));
     }
     must(now_seconds() < deadline, "the playground is not ready in time");
     ::poll(nullptr, 0, kPollMs);
@@ -55,7 +57,8 @@ Cluster::~Cluster() {
 }
 
 std::string Cluster::status(int node) const {
-  auto reply = control::control_query(directory_ + "/node" + std::to_string(node) + "/state/control.sock", "status");
+  auto reply = control::control_query(
+      directory_ + "/node" + std::to_string(node) + "/state/control.sock", "status");
   if (!reply) errno = reply.error().code;
   must(reply.has_value(), "asking a node for its status");
   return *reply;
@@ -66,7 +69,8 @@ uint64_t Cluster::counter(int node, const std::string& name) const {
   if (name == "dirty_bytes") return json.value(name, uint64_t{0});
   if (name == "messages") {
     uint64_t sum = 0;
-    for (const auto& peer : json.at("peers")) sum += peer.value("messages_in", uint64_t{0}) + peer.value("messages_out", uint64_t{0});
+    for (const auto& peer : json.at("peers"))
+      sum += peer.value("messages_in", uint64_t{0}) + peer.value("messages_out", uint64_t{0});
     return sum;
   }
   return json.at("counters").value(name, uint64_t{0});

@@ -78,27 +78,38 @@ Outcome measure(const Comparison& c, int rounds) {
   o.low = quantile(ratios, 0.25);
   o.high = quantile(ratios, 0.75);
   o.judged = c.target.has_value();
-  if (o.judged) o.good = c.ratio == Comparison::Ratio::Time ? o.ratio <= *c.target : o.ratio >= *c.target;
+  if (o.judged)
+    o.good = c.ratio == Comparison::Ratio::Time ? o.ratio <= *c.target : o.ratio >= *c.target;
   return o;
 }
 
-std::string print(const std::vector<Comparison>& comparisons, const std::vector<Outcome>& outcomes, bool markdown) {
+std::string print(const std::vector<Comparison>& comparisons, const std::vector<Outcome>& outcomes,
+                  bool markdown) {
   std::string text;
-  control::TextTable table({"", "OURS", "BASELINE", "RATIO", "QUARTILES", "TARGET", "", "COMPARED WITH"}, {1, 2, 3, 4, 5});
-  if (markdown) text = "| operation | compared with | ours | baseline | ratio | quartiles | target | |\n|---|---|---|---|---|---|---|---|\n";
+  control::TextTable table(
+      {"", "OURS", "BASELINE", "RATIO", "QUARTILES", "TARGET", "", "COMPARED WITH"},
+      {1, 2, 3, 4, 5});
+  if (markdown)
+    text =
+        "| operation | compared with | ours | baseline | ratio | quartiles | target | "
+        "|\n|---|---|---|---|---|---|---|---|\n";
   std::string group;
   for (size_t i = 0; i < outcomes.size(); ++i) {
     const Comparison& c = comparisons[i];
     const Outcome& o = outcomes[i];
-    const std::string ours = control::human_microseconds(o.ours * 1e6), baseline = control::human_microseconds(o.baseline * 1e6);
-    const std::string ratio = fmt::format("{:.2f}", o.ratio), quartiles = fmt::format("{:.2f}-{:.2f}", o.low, o.high);
+    const std::string ours = control::human_microseconds(o.ours * 1e6),
+                      baseline = control::human_microseconds(o.baseline * 1e6);
+    const std::string ratio = fmt::format("{:.2f}", o.ratio),
+                      quartiles = fmt::format("{:.2f}-{:.2f}", o.low, o.high);
     if (markdown) {
-      text += fmt::format("| {}: {} | {} | {} | {} | {} | {} | {} | {} |\n", c.group.substr(0, 1), c.name, c.baseline_name, ours, baseline, ratio,
-                          quartiles, target_text(c), verdict(o));
+      text += fmt::format("| {}: {} | {} | {} | {} | {} | {} | {} | {} |\n", c.group.substr(0, 1),
+                          c.name, c.baseline_name, ours, baseline, ratio, quartiles, target_text(c),
+                          verdict(o));
       continue;
     }
     if (c.group != group) table.add({group = c.group});
-    table.add({"  " + c.name, ours, baseline, ratio, quartiles, target_text(c), verdict(o), c.baseline_name});
+    table.add({"  " + c.name, ours, baseline, ratio, quartiles, target_text(c), verdict(o),
+               c.baseline_name});
   }
   return markdown ? text : table.print();
 }

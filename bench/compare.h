@@ -1,8 +1,8 @@
 // Two ways of doing one thing, timed in turns.
 //
-// On a machine that others use too, an absolute time says little. So each of our operations has a baseline: the same work
-// without us. A round times both, one right after the other, and who begins alternates, so that both see the same machine; what
-// counts is the median of the rounds' ratios.
+// On a machine that others use too, an absolute time says little. So each of our operations has a
+// baseline: the same work without us. A round times both, one right after the other, and who begins
+// alternates, so that both see the same machine; what counts is the median of the rounds' ratios.
 #pragma once
 
 #include <functional>
@@ -21,9 +21,9 @@ struct Comparison {
     Time,   // ours / baseline, small is good
     Speed,  // baseline / ours, large is good
   } ratio = Ratio::Time;
-  std::optional<double> target;    // the worst ratio that is good enough; none: only told
-  std::function<void()> prepare;   // before each round of ours, not timed
-  std::function<double()> ours;    // seconds for one operation
+  std::optional<double> target;   // the worst ratio that is good enough; none: only told
+  std::function<void()> prepare;  // before each round of ours, not timed
+  std::function<double()> ours;   // seconds for one operation
   std::function<double()> baseline;
 };
 
@@ -37,7 +37,8 @@ struct Outcome {
 Outcome measure(const Comparison& comparison, int rounds);
 
 // One table of all of them.
-std::string print(const std::vector<Comparison>& comparisons, const std::vector<Outcome>& outcomes, bool markdown);
+std::string print(const std::vector<Comparison>& comparisons, const std::vector<Outcome>& outcomes,
+                  bool markdown);
 
 // Seconds per call of `operation(i)`, over `count` calls.
 template <typename Operation>

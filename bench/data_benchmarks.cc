@@ -29,10 +29,12 @@ struct Target {
   std::array<std::byte, kPage> page{};
 };
 
-// Processor time of this thread: a cached read waits for nobody, and what other processes take is not its cost.
+// Processor time of this thread: a cached read waits for nobody, and what other processes take is
+// not its cost.
 double time_reads(Target& target, const Offsets& offsets) {
   const double start = thread_seconds();
-  for (int i = 0; i < kReads; ++i) must(::pread(target.fd.get(), target.page.data(), kPage, offsets[i]) == kPage, "pread");
+  for (int i = 0; i < kReads; ++i)
+    must(::pread(target.fd.get(), target.page.data(), kPage, offsets[i]) == kPage, "pread");
   return (thread_seconds() - start) / kReads;
 }
 
@@ -43,7 +45,9 @@ void warm(Target& target) {
 }
 
 double time_writes(Target& target, const Offsets& offsets) {
-  return seconds_per_call(kWrites, [&](int i) { must(::pwrite(target.fd.get(), target.page.data(), kPage, offsets[i]) == kPage, "pwrite"); });
+  return seconds_per_call(kWrites, [&](int i) {
+    must(::pwrite(target.fd.get(), target.page.data(), kPage, offsets[i]) == kPage, "pwrite");
+  });
 }
 
 }  // namespace
@@ -53,16 +57,19 @@ std::vector<Comparison> warm_reads(const Setup& setup) {
   setup.cluster.settle();
   auto offsets = std::make_shared<Offsets>(kWarmBytes);
   std::vector<Comparison> all;
-  // A local file written in large blocks lies in large folios, which FUSE has none of; one grown page by page in small ones, as ours.
+  // A local file written in large blocks lies in large folios, which FUSE has none of; one grown
+  // page by page in small ones, as ours.
   for (const size_t block : {kBlock, kPage}) {
     const std::string name = setup.local + "/warm" + std::to_string(block);
     make_file(name, kWarmBytes, block);
     auto local = std::make_shared<Target>(open_file(name, O_RDONLY));
     for (int node : {1, 2}) {
-      auto shared = std::make_shared<Target>(open_file(setup.cluster.shared(node) + "/warm", O_RDONLY));
+      auto shared =
+          std::make_shared<Target>(open_file(setup.cluster.shared(node) + "/warm", O_RDONLY));
       all.push_back({.group = "a) 4 KiB random reads of a cached file (processor time)",
                      .name = node == 1 ? "on the origin" : "on the other node",
-                     .baseline_name = block == kPage ? "the local file system, small folios" : "the local file system, large folios",
+                     .baseline_name = block == kPage ? "the local file system, small folios"
+                                                     : "the local file system, large folios",
                      .target = kWarmReadTarget,
                      .prepare = {},
                      .ours =
@@ -95,9 +102,12 @@ std::vector<Comparison> exclusive_writes(const Setup& setup) {
       auto shared = std::make_shared<Target>(open_file(setup.cluster.shared(node) + file, access));
       auto null = std::make_shared<Target>(open_file(setup.null_fuse.file(), access));
       for (uint64_t at = 0; at < kWriteBytes; at += kPage)
-        must(::pwrite(shared->fd.get(), shared->page.data(), kPage, static_cast<off_t>(at)) == kPage, "pwrite");
+        must(
+            ::pwrite(shared->fd.get(), shared->page.data(), kPage, static_cast<off_t>(at)) == kPage,
+            "pwrite");
       all.push_back({.group = "b) 4 KiB random writes under an Exclusive lease",
-                     .name = std::string(access == O_RDWR ? "O_RDWR" : "O_WRONLY") + (node == 1 ? ", on the origin" : ", on the other node"),
+                     .name = std::string(access == O_RDWR ? "O_RDWR" : "O_WRONLY") +
+                             (node == 1 ? ", on the origin" : ", on the other node"),
                      .baseline_name = "a FUSE file system that drops them",
                      .target = kWriteTarget,
                      .prepare = {},
@@ -105,7 +115,8 @@ std::vector<Comparison> exclusive_writes(const Setup& setup) {
                          [=, &cluster = setup.cluster] {
                            const uint64_t before = cluster.counter(node, "lease_requests");
                            const double seconds = time_writes(*shared, *offsets);
-                           must(cluster.counter(node, "lease_requests") == before, "a write had to ask for its lease");
+                           must(cluster.counter(node, "lease_requests") == before,
+                                "a write had to ask for its lease");
                            return seconds;
                          },
                      .baseline = [=] { return time_writes(*null, *offsets); }});
@@ -121,23 +132,29 @@ std::vector<Comparison> cold_reads(const Setup& setup) {
   auto block = std::make_shared<std::vector<std::byte>>(kBlock);
   read_whole(open_file(origin, O_RDONLY).get(), *block);  // into the origin's page cache
   auto far = std::make_shared<Fd>(open_file(setup.cluster.shared(2) + "/cold", O_RDONLY));
-  return {{.group = "c) a whole file of 256 MiB, cached only by its origin",
-           .name = "read(2) of 1 MiB on the other node",
-           .baseline_name = "TCP into a file in memory (speed)",
-           .ratio = Comparison::Ratio::Speed,
-           .target = kColdReadTarget,
-           .prepare = [=] { must(::posix_fadvise(far->get(), 0, 0, POSIX_FADV_DONTNEED) == 0, "fadvise"); },
-           .ours =
-               [=, &cluster = setup.cluster] {
-                 const uint64_t before = cluster.counter(2, "fill_bytes");
-                 const double seconds = seconds_per_call(1, [&](int) { read_whole(far->get(), *block); });
-                 must(cluster.counter(2, "fill_bytes") - before >= kColdBytes, "a cold read was not cold");
-                 return seconds;
-               },
-           .baseline =
-               [=, &tcp = setup.tcp] {
-                 return seconds_per_call(1, [&](int) { must(tcp.copy_into_page_cache(origin) == kColdBytes, "the whole file"); });
-               }}};
+  return {
+      {.group = "c) a whole file of 256 MiB, cached only by its origin",
+       .name = "read(2) of 1 MiB on the other node",
+       .baseline_name = "TCP into a file in memory (speed)",
+       .ratio = Comparison::Ratio::Speed,
+       .target = kColdReadTarget,
+       .prepare =
+           [=] { must(::posix_fadvise(far->get(), 0, 0, POSIX_FADV_DONTNEED) == 0, "fadvise"); },
+       .ours =
+           [=, &cluster = setup.cluster] {
+             const uint64_t before = cluster.counter(2, "fill_bytes");
+             const double seconds =
+                 seconds_per_call(1, [&](int) { read_whole(far->get(), *block); });
+             must(cluster.counter(2, "fill_bytes") - before >= kColdBytes,
+                  "a cold read was not cold");
+             return seconds;
+           },
+       .baseline =
+           [=, &tcp = setup.tcp] {
+             return seconds_per_call(1, [&](int) {
+               must(tcp.copy_into_page_cache(origin) == kColdBytes, "the whole file");
+             });
+           }}};
 }
 
 }  // namespace vremote::bench

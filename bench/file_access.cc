@@ -38,7 +38,8 @@ void read_whole(int fd, std::vector<std::byte>& block) {
 
 Offsets::Offsets(uint64_t bytes) {
   Prng random(2);
-  for (size_t i = 0; i < kOffsets; ++i) offsets_.push_back(static_cast<int64_t>(random.next() % (bytes / kPage) * kPage));
+  for (size_t i = 0; i < kOffsets; ++i)
+    offsets_.push_back(static_cast<int64_t>(random.next() % (bytes / kPage) * kPage));
 }
 
 }  // namespace vremote::bench

@@ -1,4 +1,5 @@
-// Single layers under Google Benchmark: what a part of the hot path costs by itself. Times, not verdicts.
+// Single layers under Google Benchmark: what a part of the hot path costs by itself. Times, not
+// verdicts.
 #include <benchmark/benchmark.h>
 
 #include <cstring>
@@ -33,9 +34,11 @@ struct LoneAgent {
       AgentActions taken;
       taken.swap(actions);
       for (AgentAction& action : taken) {
-        if (auto* purge = std::get_if<StartPurge>(&action)) agent.purge_returned(now, purge->purge, purge->file, actions);
+        if (auto* purge = std::get_if<StartPurge>(&action))
+          agent.purge_returned(now, purge->purge, purge->file, actions);
         if (auto* send = std::get_if<SendToHome>(&action)) answer(send->message);
-        replies += std::holds_alternative<ReplyWritten>(action) || std::holds_alternative<ReplyData>(action);
+        replies += std::holds_alternative<ReplyWritten>(action) ||
+                   std::holds_alternative<ReplyData>(action);
       }
     }
   }
@@ -55,7 +58,13 @@ struct LoneAgent {
 };
 
 void write_page(LoneAgent& lone, uint64_t page, const Bytes& bytes) {
-  lone.agent.write(lone.now, {.token = page * 2 + 1, .file = kFile, .offset = page % kPages * kPage, .bytes = bytes, .append = false, .now_wall = {}},
+  lone.agent.write(lone.now,
+                   {.token = page * 2 + 1,
+                    .file = kFile,
+                    .offset = page % kPages * kPage,
+                    .bytes = bytes,
+                    .append = false,
+                    .now_wall = {}},
                    lone.actions);
   lone.settle();
 }
@@ -89,7 +98,11 @@ void DecodeWrite(benchmark::State& state) {
 BENCHMARK(DecodeWrite);
 
 void EncodeFetchReply(benchmark::State& state) {
-  FetchReply reply{.file = kFile, .fetch = 7, .error = 0, .data_offset = 0, .data = Bytes::copy_of(std::vector<std::byte>(1 << 20))};
+  FetchReply reply{.file = kFile,
+                   .fetch = 7,
+                   .error = 0,
+                   .data_offset = 0,
+                   .data = Bytes::copy_of(std::vector<std::byte>(1 << 20))};
   const ToAgent message = reply;
   for (auto _ : state) {
     auto encoded = wire::encode(message);

@@ -76,9 +76,15 @@ int run(const Options& options) {
 
 int main(int argc, char** argv) {
   Options options;
-  CLI::App app("Times a playground of two nodes against baselines of the same run, in turns; prints one table");
-  app.add_option("--vremote", options.vremote, "The vremote program")->required()->check(CLI::ExistingFile);
-  app.add_option("--rounds", options.rounds, "Rounds of each comparison; medians count")->check(CLI::Range(1, 1000))->capture_default_str();
+  CLI::App app(
+      "Times a playground of two nodes against baselines of the same run, in turns; prints one "
+      "table");
+  app.add_option("--vremote", options.vremote, "The vremote program")
+      ->required()
+      ->check(CLI::ExistingFile);
+  app.add_option("--rounds", options.rounds, "Rounds of each comparison; medians count")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
   app.add_option("--groups", options.groups, "Which groups to run, of abcd")->capture_default_str();
   app.add_flag("--markdown", options.markdown, "Print the table for a document");
   app.add_flag("--strict", options.strict, "Exit status 3 when a target is missed");

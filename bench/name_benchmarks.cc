@@ -43,8 +43,10 @@ std::vector<Comparison> names(const Setup& setup) {
   setup.cluster.settle();
   std::vector<Comparison> all;
   for (int node : {1, 2}) {
-    const std::string directory = setup.cluster.shared(node), where = node == 1 ? ", on the origin" : ", on the other node";
-    auto add = [&](const std::string& name, double (*time)(const std::string&), const std::string& file) {
+    const std::string directory = setup.cluster.shared(node),
+                      where = node == 1 ? ", on the origin" : ", on the other node";
+    auto add = [&](const std::string& name, double (*time)(const std::string&),
+                   const std::string& file) {
       all.push_back({.group = "d) names and turns (no target)",
                      .name = name + where,
                      .baseline_name = "the same on the local file system",
@@ -82,7 +84,10 @@ std::vector<Comparison> turns(const Setup& setup) {
                    must(seen == i, "a stale page");
                  });
                },
-           .baseline = [=, &tcp = setup.tcp] { return seconds_per_call(kTurns, [&](int) { tcp.round_trip(); }); }}};
+           .baseline =
+               [=, &tcp = setup.tcp] {
+                 return seconds_per_call(kTurns, [&](int) { tcp.round_trip(); });
+               }}};
 }
 
 }  // namespace vremote::bench

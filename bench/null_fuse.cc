@@ -44,19 +44,32 @@ Status answer(const fuse::Channel& channel, const fuse::Request& request) {
   const uint64_t node = request.header.node;
   return std::visit(
       Overloaded{
-          [&](const fuse::Write& r) { return channel.reply(unique, fuse::write_out(static_cast<uint32_t>(r.payload.size()))); },
+          [&](const fuse::Write& r) {
+            return channel.reply(unique, fuse::write_out(static_cast<uint32_t>(r.payload.size())));
+          },
           [&](const fuse::Init& r) -> Status {
-            VR_TRY(agreed, fuse::negotiate(r, {.max_pages_limit = fuse::Mount::kernel_max_pages()}));
+            VR_TRY(agreed,
+                   fuse::negotiate(r, {.max_pages_limit = fuse::Mount::kernel_max_pages()}));
             return channel.reply(unique, agreed.reply);
           },
           [&](const fuse::Lookup&) {
-            return channel.reply(unique, fuse::entry_out(kFile, 1, attributes_of(kFile), kFile, fuse::kUntilInvalidated, fuse::kUntilInvalidated));
+            return channel.reply(unique,
+                                 fuse::entry_out(kFile, 1, attributes_of(kFile), kFile,
+                                                 fuse::kUntilInvalidated, fuse::kUntilInvalidated));
           },
-          [&](const fuse::GetAttr&) { return channel.reply(unique, fuse::attr_out(attributes_of(node), node, fuse::kUntilInvalidated)); },
-          [&](const fuse::Open&) { return channel.reply(unique, fuse::open_out(1, FOPEN_DIRECT_IO | FOPEN_KEEP_CACHE)); },
+          [&](const fuse::GetAttr&) {
+            return channel.reply(
+                unique, fuse::attr_out(attributes_of(node), node, fuse::kUntilInvalidated));
+          },
+          [&](const fuse::Open&) {
+            return channel.reply(unique, fuse::open_out(1, FOPEN_DIRECT_IO | FOPEN_KEEP_CACHE));
+          },
           [&](const fuse::Flush&) { return channel.reply(unique); },
           [&](const fuse::Release&) { return channel.reply(unique); },
-          [&](const auto&) { return fuse::wants_reply(request.header.opcode) ? channel.reply_error(unique, ENOSYS) : Status(); },
+          [&](const auto&) {
+            return fuse::wants_reply(request.header.opcode) ? channel.reply_error(unique, ENOSYS)
+                                                            : Status();
+          },
       },
       request.body);
 }

@@ -1,4 +1,5 @@
-// A file system that does nothing: what the kernel's side of a FUSE request costs, before anybody thinks about it.
+// A file system that does nothing: what the kernel's side of a FUSE request costs, before anybody
+// thinks about it.
 #pragma once
 
 #include <sys/types.h>
@@ -7,8 +8,9 @@
 
 namespace vremote::bench {
 
-// One file, "file". A process of its own with one thread, blocked in read(2) on /dev/fuse; it answers a WRITE at once and drops its
-// bytes. Handles are direct, as those for writing of a real node are.
+// One file, "file". A process of its own with one thread, blocked in read(2) on /dev/fuse; it
+// answers a WRITE at once and drops its bytes. Handles are direct, as those for writing of a real
+// node are.
 class NullFuse {
  public:
   explicit NullFuse(const std::string& directory);

@@ -61,8 +61,9 @@ bool send_file(int connection, const char* path, std::vector<char>& block) {
   std::vector<char> block(kBlock);
   Request request;
   while (receive_all(connection, &request, sizeof request)) {
-    const bool done = request.kind == Request::Echo ? send_all(connection, &request, sizeof request)
-                                                    : send_file(connection, request.path.data(), block);
+    const bool done = request.kind == Request::Echo
+                          ? send_all(connection, &request, sizeof request)
+                          : send_file(connection, request.path.data(), block);
     if (!done) ::_exit(1);
   }
   ::_exit(0);
@@ -81,7 +82,8 @@ TcpPeer::TcpPeer() {
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   socklen_t length = sizeof address;
-  must(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), length) == 0 && ::listen(listener.get(), 1) == 0 &&
+  must(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), length) == 0 &&
+           ::listen(listener.get(), 1) == 0 &&
            ::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &length) == 0,
        "a loopback socket");
   process_ = ::fork();
@@ -113,7 +115,8 @@ uint64_t TcpPeer::copy_into_page_cache(const std::string& path) {
   static std::vector<char> block(kBlock);
   for (int64_t left = size; left > 0;) {
     const ssize_t n = ::recv(connection_.get(), block.data(), block.size(), 0);
-    must(n > 0 && ::write(file.get(), block.data(), static_cast<size_t>(n)) == n, "receiving a file");
+    must(n > 0 && ::write(file.get(), block.data(), static_cast<size_t>(n)) == n,
+         "receiving a file");
     left -= n;
   }
   return static_cast<uint64_t>(size);
@@ -121,7 +124,9 @@ uint64_t TcpPeer::copy_into_page_cache(const std::string& path) {
 
 void TcpPeer::round_trip() {
   Request request;
-  must(send_all(connection_.get(), &request, sizeof request) && receive_all(connection_.get(), &request, sizeof request), "a TCP round trip");
+  must(send_all(connection_.get(), &request, sizeof request) &&
+           receive_all(connection_.get(), &request, sizeof request),
+       "a TCP round trip");
 }
 
 }  // namespace vremote::bench

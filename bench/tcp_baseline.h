@@ -17,7 +17,8 @@ class TcpPeer {
   TcpPeer(const TcpPeer&) = delete;
   TcpPeer& operator=(const TcpPeer&) = delete;
 
-  // The peer reads the file and sends it; received here, it is written to a fresh file in memory. Returns the bytes.
+  // The peer reads the file and sends it; received here, it is written to a fresh file in memory.
+  // Returns the bytes.
   uint64_t copy_into_page_cache(const std::string& path);
   // A page there and a page back.
   void round_trip();

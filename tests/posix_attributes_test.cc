@@ -12,7 +12,9 @@ namespace {
 
 constexpr unsigned kUser = 12345, kGroup = 54321;
 
-int open_error(const std::string& path, int flags) { return error_of(::open(path.c_str(), flags | O_CLOEXEC, 0644)); }
+int open_error(const std::string& path, int flags) {
+  return error_of(::open(path.c_str(), flags | O_CLOEXEC, 0644));
+}
 
 TEST_F(PosixTest, ModeAndOwnerChangesAreSeenAtOnce) {
   ASSERT_EQ(0, put(a("f"), ""));
@@ -57,16 +59,22 @@ TEST_F(PosixTest, PermissionsHoldForOtherUsers) {
   ASSERT_OK(::mkdir(a("closed").c_str(), 0700));
   ASSERT_EQ(0, put(a("closed/f"), ""));
   for (const std::string& dir : {a(), b()}) {
-    EXPECT_EQ(0, as_user(kUser, kGroup, [&] { return read_all(dir + "/open") == "everybody's" ? 0 : 1; }));
-    EXPECT_EQ(EACCES, as_user(kUser, kGroup, [&] { return open_error(dir + "/secret", O_RDONLY); }));
+    EXPECT_EQ(0, as_user(kUser, kGroup,
+                         [&] { return read_all(dir + "/open") == "everybody's" ? 0 : 1; }));
+    EXPECT_EQ(EACCES,
+              as_user(kUser, kGroup, [&] { return open_error(dir + "/secret", O_RDONLY); }));
     EXPECT_EQ(EACCES, as_user(kUser, kGroup, [&] { return open_error(dir + "/open", O_WRONLY); }));
-    EXPECT_EQ(EACCES, as_user(kUser, kGroup, [&] { return open_error(dir + "/closed/f", O_RDONLY); }));
-    EXPECT_EQ(EPERM, as_user(kUser, kGroup, [&] { return error_of(::chmod((dir + "/open").c_str(), 0777)); }));
+    EXPECT_EQ(EACCES,
+              as_user(kUser, kGroup, [&] { return open_error(dir + "/closed/f", O_RDONLY); }));
+    EXPECT_EQ(EPERM, as_user(kUser, kGroup,
+                             [&] { return error_of(::chmod((dir + "/open").c_str(), 0777)); }));
   }
   ASSERT_OK(::chmod(c("secret").c_str(), 0644));
-  EXPECT_EQ(0, as_user(kUser, kGroup, [&] { return open_error(b("secret"), O_RDONLY); })) << "as soon as it is allowed";
+  EXPECT_EQ(0, as_user(kUser, kGroup, [&] { return open_error(b("secret"), O_RDONLY); }))
+      << "as soon as it is allowed";
   ASSERT_OK(::chmod(b("secret").c_str(), 0600));
-  EXPECT_EQ(EACCES, as_user(kUser, kGroup, [&] { return open_error(c("secret"), O_RDONLY); })) << "as soon as it is not";
+  EXPECT_EQ(EACCES, as_user(kUser, kGroup, [&] { return open_error(c("secret"), O_RDONLY); }))
+      << "as soon as it is not";
 }
 
 TEST_F(PosixTest, NewFilesBelongToTheirMaker) {
@@ -85,7 +93,8 @@ TEST_F(PosixTest, TheStickyBitGuardsOthersFiles) {
   ASSERT_OK(::mkdir(a("tmp").c_str(), 0777));
   ASSERT_OK(::chmod(a("tmp").c_str(), 01777));
   ASSERT_EQ(0, put(a("tmp/roots"), ""));
-  EXPECT_EQ(EPERM, as_user(kUser, kGroup, [&] { return error_of(::unlink(b("tmp/roots").c_str())); }));
+  EXPECT_EQ(EPERM,
+            as_user(kUser, kGroup, [&] { return error_of(::unlink(b("tmp/roots").c_str())); }));
   EXPECT_EQ(0, as_user(kUser, kGroup, [&] { return put(b("tmp/mine"), ""); }));
   EXPECT_EQ(0, as_user(kUser, kGroup, [&] { return error_of(::unlink(c("tmp/mine").c_str())); }));
 }
@@ -96,9 +105,9 @@ TEST_F(PosixTest, WritingTakesTheSetUidBitAway) {
     ASSERT_OK(::chmod(path.c_str(), 06777));
     EXPECT_EQ(06777u, stat_of(path).st_mode & 07777);
     EXPECT_EQ(0, as_user(kUser, kGroup, [&] {
-      Fd fd = open_at(path, O_WRONLY);
-      return fd.valid() ? write_at(fd, 0, "X") : errno;
-    }));
+                Fd fd = open_at(path, O_WRONLY);
+                return fd.valid() ? write_at(fd, 0, "X") : errno;
+              }));
     EXPECT_EQ(0777u, stat_of(path).st_mode & 07777);
     EXPECT_EQ("Xrogram", read_all(path));
   }
@@ -107,7 +116,8 @@ TEST_F(PosixTest, WritingTakesTheSetUidBitAway) {
 TEST_F(PosixTest, ExtendedAttributesAreSharedBetweenNodes) {
   ASSERT_EQ(0, put(a("f"), ""));
   const std::string value = pattern(3000);
-  if (::setxattr(b("f").c_str(), "user.one", value.data(), value.size(), 0) != 0 && errno == EOPNOTSUPP)
+  if (::setxattr(b("f").c_str(), "user.one", value.data(), value.size(), 0) != 0 &&
+      errno == EOPNOTSUPP)
     GTEST_SKIP() << "the file system below has no user attributes";
   std::string got(4000, '\0');
   EXPECT_EQ(3000, ::getxattr(c("f").c_str(), "user.one", nullptr, 0));

@@ -99,7 +99,8 @@ TEST_F(PosixTest, TruncationIsSeenAtOnceEverywhere) {
   EXPECT_EQ(pattern(20000).substr(0, 5000), read_at(b_reader, 0, 20000));
   ASSERT_OK(::truncate(a("f").c_str(), 9000));
   EXPECT_EQ(9000, stat_of(b("f")).st_size);
-  EXPECT_EQ(pattern(20000).substr(0, 5000) + std::string(4000, '\0'), read_at(b_reader, 0, 20000)) << "what was cut off stays cut off";
+  EXPECT_EQ(pattern(20000).substr(0, 5000) + std::string(4000, '\0'), read_at(b_reader, 0, 20000))
+      << "what was cut off stays cut off";
   EXPECT_EQ(std::string(4000, '\0'), read_all(c("f")).substr(5000));
   Fd writer = open_at(b("f"), O_RDWR);
   ASSERT_OK(::ftruncate(writer.get(), 0));
@@ -120,11 +121,13 @@ TEST_F(PosixTest, OpeningWithTruncationEmptiesTheFileForAll) {
 }
 
 TEST_F(PosixTest, AppendsOfTwoNodesFollowOneAnother) {
-  Fd on_a = open_at(a("log"), O_WRONLY | O_CREAT | O_APPEND), on_b = open_at(b("log"), O_WRONLY | O_APPEND);
+  Fd on_a = open_at(a("log"), O_WRONLY | O_CREAT | O_APPEND),
+     on_b = open_at(b("log"), O_WRONLY | O_APPEND);
   std::string expected;
   for (int i = 0; i < 100; ++i) {
     const std::string line = std::string(i % 2 == 0 ? "A" : "B") + std::to_string(i) + "\n";
-    ASSERT_EQ(static_cast<ssize_t>(line.size()), ::write((i % 2 == 0 ? on_a : on_b).get(), line.data(), line.size()));
+    ASSERT_EQ(static_cast<ssize_t>(line.size()),
+              ::write((i % 2 == 0 ? on_a : on_b).get(), line.data(), line.size()));
     expected += line;
   }
   EXPECT_EQ(expected, read_all(c("log")));
@@ -165,7 +168,8 @@ TEST_F(PosixTest, SeekDataKnowsWhatIsNotFlushedYet) {
 
 TEST_F(PosixTest, FallocateAllocatesPunchesAndExtends) {
   Fd fd = open_at(a("f"), O_RDWR | O_CREAT);
-  if (::fallocate(fd.get(), 0, 0, 65536) != 0 && errno == EOPNOTSUPP) GTEST_SKIP() << "the file system below has no fallocate";
+  if (::fallocate(fd.get(), 0, 0, 65536) != 0 && errno == EOPNOTSUPP)
+    GTEST_SKIP() << "the file system below has no fallocate";
   EXPECT_EQ(65536, stat_of(b("f")).st_size);
   ASSERT_EQ(0, write_at(fd, 0, pattern(65536)));
   Fd reader = open_at(b("f"), O_RDONLY);

@@ -25,7 +25,9 @@ class Mapping {
   Mapping& operator=(const Mapping&) = delete;
   bool valid() const { return at_ != nullptr; }
   char* at() const { return at_; }
-  std::atomic_ref<uint64_t> word(size_t index) const { return std::atomic_ref<uint64_t>(reinterpret_cast<uint64_t*>(at_)[index]); }
+  std::atomic_ref<uint64_t> word(size_t index) const {
+    return std::atomic_ref<uint64_t>(reinterpret_cast<uint64_t*>(at_)[index]);
+  }
 
  private:
   char* at_ = nullptr;
@@ -36,8 +38,10 @@ constexpr int kBoth = PROT_READ | PROT_WRITE;
 
 TEST_F(PosixTest, SharedMappingsOfTwoNodesAreOneMemory) {
   ASSERT_EQ(0, put(a("f"), std::string(16384, '\0')));
-  Fd on_a = open_at(a("f"), O_RDWR), on_b = open_at(b("f"), O_RDWR), on_c = open_at(c("f"), O_RDONLY);
-  Mapping map_a(on_a, 16384, kBoth, MAP_SHARED), map_b(on_b, 16384, kBoth, MAP_SHARED), map_c(on_c, 16384, PROT_READ, MAP_SHARED);
+  Fd on_a = open_at(a("f"), O_RDWR), on_b = open_at(b("f"), O_RDWR),
+     on_c = open_at(c("f"), O_RDONLY);
+  Mapping map_a(on_a, 16384, kBoth, MAP_SHARED), map_b(on_b, 16384, kBoth, MAP_SHARED),
+      map_c(on_c, 16384, PROT_READ, MAP_SHARED);
   ASSERT_TRUE(map_a.valid() && map_b.valid() && map_c.valid());
   for (uint64_t i = 1; i <= 300; ++i) {
     const size_t place = i % 4 * 512 + i % 2;
@@ -107,7 +111,9 @@ TEST_F(PosixTest, PagesReadStayInTheKernelUntilAnotherNodeWritesThem) {
   auto cached = [&](uint64_t first, uint64_t pages) {
     CachestatRange range{first * 4096, pages * 4096};
     Cachestat out{};
-    return ::syscall(kCachestat, reader.get(), &range, &out, 0) == 0 ? static_cast<int64_t>(out.cached) : -1;
+    return ::syscall(kCachestat, reader.get(), &range, &out, 0) == 0
+               ? static_cast<int64_t>(out.cached)
+               : -1;
   };
   if (cached(0, 1) < 0) GTEST_SKIP() << "no cachestat(2)";
   ASSERT_TRUE(pattern(64 * 4096) == read_at(reader, 0, 64 * 4096));
@@ -126,7 +132,8 @@ TEST_F(PosixTest, ReadsOfCachedPagesAskNobody) {
   auto upcalls = [&] {
     const std::string status = cluster->status(1);
     const size_t at = status.find("\"upcalls\":");
-    return at == std::string::npos ? uint64_t{0} : std::strtoull(status.c_str() + at + 10, nullptr, 10);
+    return at == std::string::npos ? uint64_t{0}
+                                   : std::strtoull(status.c_str() + at + 10, nullptr, 10);
   };
   const uint64_t before = upcalls();
   ASSERT_GT(before, 0u);

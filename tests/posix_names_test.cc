@@ -1,8 +1,8 @@
 // Names and directories through the mounts of several nodes.
 #include <dirent.h>
 #include <fcntl.h>
-#include <sys/syscall.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -31,7 +31,8 @@ std::set<std::string> names_in(const std::string& path) {
 
 // The wrapper in the C library is younger than some distributions.
 int rename2(const std::string& from, const std::string& to, unsigned flags) {
-  return static_cast<int>(::syscall(SYS_renameat2, AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), flags));
+  return static_cast<int>(
+      ::syscall(SYS_renameat2, AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), flags));
 }
 constexpr unsigned kNoReplace = 1, kExchange = 2;
 
@@ -49,7 +50,8 @@ TEST_F(PosixTest, RenameIsSeenAtOnceEverywhere) {
 TEST_F(PosixTest, RenameReplacesAndTheOldFileStaysUsableWhereItIsOpen) {
   ASSERT_EQ(0, put(a("f"), "the old one"));
   ASSERT_EQ(0, put(a("g"), "the new one"));
-  Fd on_a = open_at(a("f"), O_RDONLY), on_b = open_at(b("f"), O_RDWR), on_c = open_at(c("f"), O_RDONLY);
+  Fd on_a = open_at(a("f"), O_RDONLY), on_b = open_at(b("f"), O_RDWR),
+     on_c = open_at(c("f"), O_RDONLY);
   ASSERT_OK(::rename(b("g").c_str(), b("f").c_str()));
   EXPECT_EQ("the new one", read_all(a("f")));
   EXPECT_EQ("the new one", read_all(c("f")));
@@ -87,7 +89,8 @@ TEST_F(PosixTest, DirectoriesAreRenamedWithWhatIsInThem) {
 
 TEST_F(PosixTest, AnUnlinkedFileStaysUsableOnAllNodesThatHaveItOpen) {
   ASSERT_EQ(0, put(a("f"), "still here"));
-  Fd on_a = open_at(a("f"), O_RDONLY), on_b = open_at(b("f"), O_RDWR), on_c = open_at(c("f"), O_RDONLY);
+  Fd on_a = open_at(a("f"), O_RDONLY), on_b = open_at(b("f"), O_RDWR),
+     on_c = open_at(c("f"), O_RDONLY);
   ASSERT_OK(::unlink(c("f").c_str()));
   for (const std::string& dir : {a(), b(), c()}) {
     EXPECT_FALSE(exists(dir + "/f"));
@@ -118,7 +121,8 @@ TEST_F(PosixTest, AMissingNameAppearsWhenAnotherNodeMakesIt) {
 }
 
 TEST_F(PosixTest, ListingsShowTheOtherNodesChanges) {
-  for (int i = 0; i < 30; ++i) ASSERT_EQ(0, put((i % 2 == 0 ? a() : b()) + "/f" + std::to_string(i), ""));
+  for (int i = 0; i < 30; ++i)
+    ASSERT_EQ(0, put((i % 2 == 0 ? a() : b()) + "/f" + std::to_string(i), ""));
   EXPECT_EQ(30u, names_in(c()).size());
   ASSERT_OK(::unlink(b("f7").c_str()));
   ASSERT_OK(::rename(a("f8").c_str(), a("g8").c_str()));
@@ -151,7 +155,8 @@ TEST_F(PosixTest, ARewoundListingIsFresh) {
 TEST_F(PosixTest, ABigDirectoryIsListedCompletelyAndOnce) {
   constexpr unsigned kNames = 20'000;
   ASSERT_OK(::mkdir(disk("big").c_str(), 0755));
-  for (unsigned i = 0; i < kNames; ++i) ASSERT_EQ(0, put(disk("big/file-with-a-name-" + std::to_string(i)), ""));
+  for (unsigned i = 0; i < kNames; ++i)
+    ASSERT_EQ(0, put(disk("big/file-with-a-name-" + std::to_string(i)), ""));
   EXPECT_EQ(kNames, names_in(b("big")).size());
   EXPECT_EQ(kNames, names_in(a("big")).size());
   // Emptied while it is read, as `rm -r` does.
@@ -163,7 +168,8 @@ TEST_F(PosixTest, ABigDirectoryIsListedCompletelyAndOnce) {
     if (removed % 10 == 0) {
       EXPECT_OK(::unlink(c("big/" + std::string(entry->d_name)).c_str()));
     } else {
-      EXPECT_OK(::unlink(disk("big/" + std::string(entry->d_name)).c_str()));  // faster, and behind its back
+      EXPECT_OK(::unlink(
+          disk("big/" + std::string(entry->d_name)).c_str()));  // faster, and behind its back
     }
     ++removed;
   }
@@ -177,7 +183,8 @@ TEST_F(PosixTest, NamesOfAllBytesAndLengthsWork) {
     if (ch != '/') odd += static_cast<char>(ch);
   odd += "/";
   odd.pop_back();
-  for (const std::string& name : {std::string(255, 'n'), odd, std::string("\xff\xfe not UTF-8"), std::string("new\nline"), std::string(" "), std::string("...")}) {
+  for (const std::string& name : {std::string(255, 'n'), odd, std::string("\xff\xfe not UTF-8"),
+                                  std::string("new\nline"), std::string(" "), std::string("...")}) {
     ASSERT_EQ(0, put(b(name), "odd")) << name.size();
     EXPECT_EQ("odd", read_all(a(name)));
     EXPECT_TRUE(names_in(c()).contains(name));
@@ -255,13 +262,15 @@ TEST_F(PosixTest, EveryNodesExportIsThereOnEveryNode) {
   for (size_t origin = 0; origin < 3; ++origin) {
     const std::string name = "on-" + std::to_string(origin);
     ASSERT_EQ(0, put(cluster->path((origin + 1) % 3, origin, name), name));
-    for (size_t node = 0; node < 3; ++node) EXPECT_EQ(name, read_all(cluster->path(node, origin, name)));
+    for (size_t node = 0; node < 3; ++node)
+      EXPECT_EQ(name, read_all(cluster->path(node, origin, name)));
     EXPECT_TRUE(exists(cluster->disk(origin, name)));
   }
 }
 
 TEST_F(PosixTest, TheFileSystemTellsItsRoom) {
-  struct statvfs here {}, there {};
+  struct statvfs here {
+  }, there{};
   ASSERT_OK(::statvfs(b().c_str(), &here));
   ASSERT_OK(::statvfs(disk().c_str(), &there));
   EXPECT_EQ(there.f_blocks * there.f_frsize, here.f_blocks * here.f_frsize);

@@ -19,7 +19,9 @@ void PosixTest::SetUp() {
   ASSERT_OK(::chmod(a().c_str(), 0777));
 }
 
-Fd open_at(const std::string& path, int flags, unsigned mode) { return Fd(::open(path.c_str(), flags | O_CLOEXEC, mode)); }
+Fd open_at(const std::string& path, int flags, unsigned mode) {
+  return Fd(::open(path.c_str(), flags | O_CLOEXEC, mode));
+}
 
 std::string read_all(const std::string& path) {
   Fd fd = open_at(path, O_RDONLY);
@@ -65,7 +67,9 @@ bool exists(const std::string& path) {
   return ::lstat(path.c_str(), &st) == 0;
 }
 
-int64_t mtime_ns(const struct stat& st) { return st.st_mtim.tv_sec * 1'000'000'000 + st.st_mtim.tv_nsec; }
+int64_t mtime_ns(const struct stat& st) {
+  return st.st_mtim.tv_sec * 1'000'000'000 + st.st_mtim.tv_nsec;
+}
 
 std::string pattern(size_t size, unsigned seed) {
   std::string text(size, '\0');
@@ -102,7 +106,8 @@ int main(int argc, char** argv) {
     return kSkipped;
   }
   ::umask(022);
-  auto cluster = Playground::start({.program = VREMOTE_PROGRAM, .nodes = 3, .seconds = 150, .base = {}, .keep = false});
+  auto cluster = Playground::start(
+      {.program = VREMOTE_PROGRAM, .nodes = 3, .seconds = 150, .base = {}, .keep = false});
   if (!cluster) {
     std::fprintf(stderr, "%s\n", cluster.error().what.c_str());
     return 1;

@@ -13,7 +13,8 @@
 
 namespace vremote::live {
 
-// Paths are of the export of the first node, seen through the mounts of node A (its origin), B and C.
+// Paths are of the export of the first node, seen through the mounts of node A (its origin), B and
+// C.
 class PosixTest : public ::testing::Test {
  public:
   static Playground* cluster;  // made by main()
@@ -22,11 +23,19 @@ class PosixTest : public ::testing::Test {
   void SetUp() override;
 
   // A directory of this case alone, made through A.
-  std::string a(const std::string& name = {}) const { return cluster->path(0, 0, dir_ + (name.empty() ? "" : "/" + name)); }
-  std::string b(const std::string& name = {}) const { return cluster->path(1, 0, dir_ + (name.empty() ? "" : "/" + name)); }
-  std::string c(const std::string& name = {}) const { return cluster->path(2, 0, dir_ + (name.empty() ? "" : "/" + name)); }
+  std::string a(const std::string& name = {}) const {
+    return cluster->path(0, 0, dir_ + (name.empty() ? "" : "/" + name));
+  }
+  std::string b(const std::string& name = {}) const {
+    return cluster->path(1, 0, dir_ + (name.empty() ? "" : "/" + name));
+  }
+  std::string c(const std::string& name = {}) const {
+    return cluster->path(2, 0, dir_ + (name.empty() ? "" : "/" + name));
+  }
   // In the origin's own directory, behind the mounts.
-  std::string disk(const std::string& name = {}) const { return cluster->disk(0, dir_ + (name.empty() ? "" : "/" + name)); }
+  std::string disk(const std::string& name = {}) const {
+    return cluster->disk(0, dir_ + (name.empty() ? "" : "/" + name));
+  }
 
  private:
   std::string dir_;

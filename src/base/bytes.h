@@ -11,8 +11,8 @@
 
 namespace vremote {
 
-// A view of bytes that keeps its memory alive. Copying it copies no data. Thread rule: the bytes never change while more than
-// one Bytes refers to them.
+// A view of bytes that keeps its memory alive. Copying it copies no data. Thread rule: the bytes
+// never change while more than one Bytes refers to them.
 class Bytes {
  public:
   Bytes() = default;
@@ -42,12 +42,14 @@ class Bytes {
     return owner_ == next.owner_ && view_.data() + view_.size() == next.view_.data();
   }
   Bytes joined(const Bytes& next) const {
-    return Bytes(owner_, std::span<const std::byte>(view_.data(), view_.size() + next.view_.size()));
+    return Bytes(owner_,
+                 std::span<const std::byte>(view_.data(), view_.size() + next.view_.size()));
   }
   // True when no other Bytes refers to the memory, so that its owner may change it.
   bool unshared() const {
     if (owner_.use_count() != 1) return false;
-    std::atomic_thread_fence(std::memory_order_acquire);  // whoever dropped the last other reference is done reading
+    std::atomic_thread_fence(
+        std::memory_order_acquire);  // whoever dropped the last other reference is done reading
     return true;
   }
 

@@ -1,4 +1,5 @@
-// The owner of a file descriptor. No other type of the project holds a raw descriptor it must close.
+// The owner of a file descriptor. No other type of the project holds a raw descriptor it must
+// close.
 #pragma once
 
 #include <unistd.h>

@@ -7,9 +7,10 @@
 
 namespace vremote {
 
-// A file of one export: its inode number and generation on the origin's file system. It survives renames and restarts; a reused
-// inode number comes with another generation. The export number is given by the origin (its index, stable for one incarnation) and
-// is 0-based; an agent keeps files of several origins apart by OriginId.
+// A file of one export: its inode number and generation on the origin's file system. It survives
+// renames and restarts; a reused inode number comes with another generation. The export number is
+// given by the origin (its index, stable for one incarnation) and is 0-based; an agent keeps files
+// of several origins apart by OriginId.
 struct FileId {
   uint32_t export_index = 0;
   uint32_t generation = 0;
@@ -25,7 +26,8 @@ struct FileIdHash {
   }
 };
 
-// A node as a home knows it: a number given per session, dense and small. 0 is the home's own machine.
+// A node as a home knows it: a number given per session, dense and small. 0 is the home's own
+// machine.
 struct NodeId {
   uint32_t value = 0;
   auto operator<=>(const NodeId&) const = default;

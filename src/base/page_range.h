@@ -96,9 +96,11 @@ class PageSet {
     auto it = ranges_.upper_bound(range.first);
     if (it != ranges_.begin()) {
       auto before = std::prev(it);
-      if (before->second > range.first) return PageRange{before->first, before->second}.intersect(range);
+      if (before->second > range.first)
+        return PageRange{before->first, before->second}.intersect(range);
     }
-    if (it != ranges_.end() && it->first < range.end) return PageRange{it->first, it->second}.intersect(range);
+    if (it != ranges_.end() && it->first < range.end)
+      return PageRange{it->first, it->second}.intersect(range);
     return {};
   }
   PageSet intersect(PageRange range) const {

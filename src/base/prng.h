@@ -1,11 +1,13 @@
-// Our own random numbers: the standard distributions differ between libraries, and a seed must replay everywhere.
+// Our own random numbers: the standard distributions differ between libraries, and a seed must
+// replay everywhere.
 #pragma once
 
 #include <cstdint>
 
 namespace vremote {
 
-// splitmix64 (Steele, Lea, Flood 2014): one 64-bit state, full period, good enough for schedules and tests; not for keys.
+// splitmix64 (Steele, Lea, Flood 2014): one 64-bit state, full period, good enough for schedules
+// and tests; not for keys.
 class Prng {
  public:
   explicit Prng(uint64_t seed) : state_(seed) {}

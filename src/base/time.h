@@ -1,4 +1,5 @@
-// Time as values: monotonic instants for the protocol, wall-clock stamps for files. Nothing here reads a clock.
+// Time as values: monotonic instants for the protocol, wall-clock stamps for files. Nothing here
+// reads a clock.
 #pragma once
 
 #include <compare>
@@ -6,7 +7,8 @@
 
 namespace vremote {
 
-// Nanoseconds of a monotonic clock with an arbitrary start. The core gets it as an input; only drivers read clocks.
+// Nanoseconds of a monotonic clock with an arbitrary start. The core gets it as an input; only
+// drivers read clocks.
 struct Instant {
   int64_t ns = 0;
   auto operator<=>(const Instant&) const = default;

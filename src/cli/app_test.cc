@@ -87,8 +87,7 @@ TEST_F(AppTest, WrongUseIsStatus2WithOneHint) {
 }
 
 TEST_F(AppTest, AWrongWordIsNamedAndTheHintIsThatOfItsSubcommand) {
-  EXPECT_EQ(run({"dance"}).err,
-            "vremote: there is no subcommand 'dance'\nTry `vremote --help`.\n");
+  EXPECT_EQ(run({"dance"}).err, "vremote: there is no subcommand 'dance'\nTry `vremote --help`.\n");
   EXPECT_THAT(run({"node", "--dance"}).err, testing::EndsWith("Try `vremote node --help`.\n"));
 }
 

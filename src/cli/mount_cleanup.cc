@@ -18,7 +18,8 @@ bool is_fuse(const fuse::MountEntry& mount) {
   return mount.type == "fuse" || mount.type.starts_with("fuse.");
 }
 
-// The connection is named by the device number, which mountinfo tells; stat on the mount could hang.
+// The connection is named by the device number, which mountinfo tells; stat on the mount could
+// hang.
 Status abort_entry(const fuse::MountEntry& mount) { return fuse::abort_connection(mount.minor); }
 
 }  // namespace

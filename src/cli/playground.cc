@@ -165,7 +165,8 @@ class Playground {
 
   Status start_nodes() {
     nodes_.reserve(plan_.nodes.size());
-    // All before the first fork: a node that has not come to its exec yet would hold the port of the next.
+    // All before the first fork: a node that has not come to its exec yet would hold the port of
+    // the next.
     for (HeldPort& port : ports_) port.holder.reset();
     for (size_t i = 0; i < plan_.nodes.size(); ++i) {
       VR_TRY(process, NodeProcess::spawn(plan_.nodes[i]));

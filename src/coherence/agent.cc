@@ -4,7 +4,9 @@
 
 namespace vremote::coherence {
 
-Agent::Agent(const AgentOptions& options) : shared_(std::make_unique<AgentShared>()) { shared_->options = options; }
+Agent::Agent(const AgentOptions& options) : shared_(std::make_unique<AgentShared>()) {
+  shared_->options = options;
+}
 Agent::~Agent() = default;
 
 FileAgent& Agent::file(FileId id) {
@@ -57,7 +59,8 @@ void Agent::write(Instant now, WriteEvent event, AgentActions& actions) {
   settle(now, f, actions);
 }
 
-void Agent::write_back(Instant now, FileId id, uint64_t offset, Bytes bytes, Timestamp now_wall, AgentActions& actions) {
+void Agent::write_back(Instant now, FileId id, uint64_t offset, Bytes bytes, Timestamp now_wall,
+                       AgentActions& actions) {
   FileAgent& f = file(id);
   f.write_back(now, offset, bytes, now_wall);
   settle(now, f, actions);
@@ -166,7 +169,8 @@ void Agent::receive(Instant now, const FlushAck& message, AgentActions& actions)
     settle(now, *f, actions);
   }
   // Room in the window and in memory: go on with what waited for it.
-  while (!shared_->due.empty() && shared_->flush_bytes_in_flight < shared_->options.flush_window_bytes) {
+  while (!shared_->due.empty() &&
+         shared_->flush_bytes_in_flight < shared_->options.flush_window_bytes) {
     FileId id = *shared_->due.begin();
     shared_->due.erase(shared_->due.begin());
     FileAgent* f = find(id);
@@ -198,7 +202,8 @@ void Agent::reset(Instant now, AgentActions& actions) {
 
 void Agent::tick(Instant now, AgentActions& actions) {
   std::vector<FileId> due;
-  for (auto it = deadlines_.begin(); it != deadlines_.end() && it->first <= now; ++it) due.push_back(it->second);
+  for (auto it = deadlines_.begin(); it != deadlines_.end() && it->first <= now; ++it)
+    due.push_back(it->second);
   for (FileId id : due) {
     FileAgent* f = find(id);
     if (f == nullptr) continue;

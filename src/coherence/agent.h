@@ -1,11 +1,13 @@
 // The agent answers this node's kernel for the files of one home, under the leases it holds.
 //
-// It is the driver's translation of design and protocol into "may this request be answered now, with which bytes, and what must happen
-// first". Events come in (requests of the kernel, messages of the home, purges that returned, time), actions come out. It never blocks, reads no
-// clock and owns no descriptor. The rules K1 to K17 it obeys are told in docs/kernel_cache.md; where each lives:
+// It is the driver's translation of design and protocol into "may this request be answered now,
+// with which bytes, and what must happen first". Events come in (requests of the kernel, messages
+// of the home, purges that returned, time), actions come out. It never blocks, reads no clock and
+// owns no descriptor. The rules K1 to K17 it obeys are told in docs/kernel_cache.md; where each
+// lives:
 //   kernel_cache.h  which pages the kernel may have, which purges count (K3, K4, K5, K13)
-//   file_agent.h    one file: leases, waiting requests, recalls, truncation (K2, K8, K10, K11, K12, K15, K16)
-//   dirty_store.h   bytes written and not yet at the origin
+//   file_agent.h    one file: leases, waiting requests, recalls, truncation (K2, K8, K10, K11, K12,
+//   K15, K16) dirty_store.h   bytes written and not yet at the origin
 #pragma once
 
 #include <cstdint>
@@ -22,41 +24,83 @@
 
 namespace vremote::coherence {
 
-// The driver's name for a kernel request that waits for an answer. Exactly one Reply… action is emitted for each.
+// The driver's name for a kernel request that waits for an answer. Exactly one Reply… action is
+// emitted for each.
 using Token = uint64_t;
 using PurgeId = uint64_t;
 
-// ---- actions ------------------------------------------------------------------------------------------------------------------
+// ---- actions
+// ------------------------------------------------------------------------------------------------------------------
 
 // The bytes of a read, in order; shorter than asked only at the file's end.
-struct ReplyData { Token token = 0; std::vector<Bytes> pieces; uint64_t length = 0; };
-struct ReplyWritten { Token token = 0; uint64_t offset = 0; uint32_t length = 0; };  // offset: where it really went (appends)
-struct ReplyOpened { Token token = 0; };
-struct ReplyAttributes { Token token = 0; Attributes attributes; };
-struct ReplyFlushed { Token token = 0; int32_t error = 0; };  // everything written before is at the home; errno of what failed
-struct ReplyTruncateReady { Token token = 0; };               // now send the SetAttributesCall, then call truncate_done()
-struct ReplyEntries { Token token = 0; };                     // an Entries lease is held now
-struct ReplyError { Token token = 0; int32_t error = 0; };
+struct ReplyData {
+  Token token = 0;
+  std::vector<Bytes> pieces;
+  uint64_t length = 0;
+};
+struct ReplyWritten {
+  Token token = 0;
+  uint64_t offset = 0;
+  uint32_t length = 0;
+};  // offset: where it really went (appends)
+struct ReplyOpened {
+  Token token = 0;
+};
+struct ReplyAttributes {
+  Token token = 0;
+  Attributes attributes;
+};
+struct ReplyFlushed {
+  Token token = 0;
+  int32_t error = 0;
+};  // everything written before is at the home; errno of what failed
+struct ReplyTruncateReady {
+  Token token = 0;
+};  // now send the SetAttributesCall, then call truncate_done()
+struct ReplyEntries {
+  Token token = 0;
+};  // an Entries lease is held now
+struct ReplyError {
+  Token token = 0;
+  int32_t error = 0;
+};
 // Run FUSE_NOTIFY_INVAL_INODE over the range on a thread that may block; then purge_returned().
-struct StartPurge { PurgeId purge = 0; FileId file; PageRange range; };
-// Make the kernel's size of the file at least `size` (Channel::push_size) on a thread that may block; then size_pushed().
-struct PushSize { uint64_t push = 0; FileId file; uint64_t size = 0; };
-struct SendToHome { ToHome message; };
-struct EntriesLost { FileId dir; };  // what the driver remembers of the directory's names is void, now
+struct StartPurge {
+  PurgeId purge = 0;
+  FileId file;
+  PageRange range;
+};
+// Make the kernel's size of the file at least `size` (Channel::push_size) on a thread that may
+// block; then size_pushed().
+struct PushSize {
+  uint64_t push = 0;
+  FileId file;
+  uint64_t size = 0;
+};
+struct SendToHome {
+  ToHome message;
+};
+struct EntriesLost {
+  FileId dir;
+};  // what the driver remembers of the directory's names is void, now
 
-using AgentAction = std::variant<ReplyData, ReplyWritten, ReplyOpened, ReplyAttributes, ReplyFlushed, ReplyTruncateReady, ReplyEntries,
-                                 ReplyError, StartPurge, PushSize, SendToHome, EntriesLost>;
+using AgentAction = std::variant<ReplyData, ReplyWritten, ReplyOpened, ReplyAttributes,
+                                 ReplyFlushed, ReplyTruncateReady, ReplyEntries, ReplyError,
+                                 StartPurge, PushSize, SendToHome, EntriesLost>;
 using AgentActions = std::vector<AgentAction>;
 
 struct AgentOptions {
-  // The kernel may map direct handles shared and writable (FUSE_DIRECT_IO_ALLOW_MMAP): rule K2 applies.
+  // The kernel may map direct handles shared and writable (FUSE_DIRECT_IO_ALLOW_MMAP): rule K2
+  // applies.
   bool writable_mappings = true;
-  int64_t residency_ns = 1'000'000;            // K13
-  int64_t offer_ns = 10'000'000'000;           // an offered lease on a file the kernel does not ask for is given back after this
-  int64_t busy_after_ns = 5'000'000;           // K8: how long a recall may wait for a truncation of ours before the home hears of it
-  int64_t flush_after_ns = 1'000'000'000;      // dirty bytes older than this go to the home
-  uint64_t dirty_max_bytes = 256u << 20;       // beyond it writers wait
-  uint64_t flush_window_bytes = 16u << 20;     // background flushes under way at once
+  int64_t residency_ns = 1'000'000;   // K13
+  int64_t offer_ns = 10'000'000'000;  // an offered lease on a file the kernel does not ask for is
+                                      // given back after this
+  int64_t busy_after_ns = 5'000'000;  // K8: how long a recall may wait for a truncation of ours
+                                      // before the home hears of it
+  int64_t flush_after_ns = 1'000'000'000;   // dirty bytes older than this go to the home
+  uint64_t dirty_max_bytes = 256u << 20;    // beyond it writers wait
+  uint64_t flush_window_bytes = 16u << 20;  // background flushes under way at once
   Mistakes mistakes;
 };
 
@@ -65,7 +109,8 @@ struct ReadEvent {
   FileId file;
   uint64_t offset = 0;
   uint32_t size = 0;  // > 0
-  bool fill = false;  // the kernel holds locked folios for it (no FUSE_READ_LOCKOWNER); offset and size are then whole pages
+  bool fill = false;  // the kernel holds locked folios for it (no FUSE_READ_LOCKOWNER); offset and
+                      // size are then whole pages
 };
 struct WriteEvent {
   Token token = 0;
@@ -77,12 +122,14 @@ struct WriteEvent {
 };
 
 struct AgentCounts {
-  uint64_t files = 0, shared_pages = 0, exclusive_pages = 0, shared_ranges = 0, exclusive_ranges = 0, dirty_bytes = 0, resident_pages = 0, waiting = 0,
+  uint64_t files = 0, shared_pages = 0, exclusive_pages = 0, shared_ranges = 0,
+           exclusive_ranges = 0, dirty_bytes = 0, resident_pages = 0, waiting = 0,
            purges_in_flight = 0, recalls_pending = 0;
 };
 struct AgentStatistics {
-  uint64_t fills = 0, direct_reads = 0, direct_writes = 0, write_backs = 0, lease_requests = 0, fetches = 0, flushes = 0, flush_bytes = 0, recalls = 0,
-           purges = 0, size_pushes = 0, hits_without_message = 0, void_fetches = 0, write_backs_without_exclusive = 0;
+  uint64_t fills = 0, direct_reads = 0, direct_writes = 0, write_backs = 0, lease_requests = 0,
+           fetches = 0, flushes = 0, flush_bytes = 0, recalls = 0, purges = 0, size_pushes = 0,
+           hits_without_message = 0, void_fetches = 0, write_backs_without_exclusive = 0;
 };
 
 class FileAgent;
@@ -99,9 +146,12 @@ class Agent {
   // ---- the kernel's requests ----
   void read(Instant now, const ReadEvent& event, AgentActions& actions);
   void write(Instant now, WriteEvent event, AgentActions& actions);
-  // A page-cache write-back. It is accepted at once, always; the driver answers it right after this call returns (K7).
-  void write_back(Instant now, FileId file, uint64_t offset, Bytes bytes, Timestamp now_wall, AgentActions& actions);
-  // `may_map`: the handle could be mapped shared and writable (O_RDWR). ReplyOpened when the handle may be given out.
+  // A page-cache write-back. It is accepted at once, always; the driver answers it right after this
+  // call returns (K7).
+  void write_back(Instant now, FileId file, uint64_t offset, Bytes bytes, Timestamp now_wall,
+                  AgentActions& actions);
+  // `may_map`: the handle could be mapped shared and writable (O_RDWR). ReplyOpened when the handle
+  // may be given out.
   void open(Instant now, Token token, FileId file, bool may_map, AgentActions& actions);
   void close(Instant now, FileId file, bool may_map, AgentActions& actions);
   void attributes(Instant now, Token token, FileId file, AgentActions& actions);
@@ -110,14 +160,16 @@ class Agent {
   bool has_entries(FileId dir) const;
   // The mode bits when an Attributes lease is held.
   std::optional<uint32_t> peek_mode(FileId file) const;
-  // True only when it is certain, under an Attributes lease, that the file has no extended attribute.
+  // True only when it is certain, under an Attributes lease, that the file has no extended
+  // attribute.
   bool has_no_xattrs(FileId file) const;
   // Everything dirty of the file to the home: ReplyFlushed.
   void flush(Instant now, Token token, FileId file, AgentActions& actions);
   // A size-changing SETATTR (or an O_TRUNC open) is unanswered from here until truncate_done().
   void truncate(Instant now, Token token, FileId file, uint64_t size, AgentActions& actions);
   void truncate_done(Instant now, FileId file, bool done, uint64_t size, AgentActions& actions);
-  // FUSE_INTERRUPT: a request that still waits is answered EINTR; one that is being carried out is finished.
+  // FUSE_INTERRUPT: a request that still waits is answered EINTR; one that is being carried out is
+  // finished.
   void interrupt(Instant now, Token token, FileId file, AgentActions& actions);
   // The kernel forgot the inode: no page of it is cached.
   void forget(Instant now, FileId file, AgentActions& actions);

@@ -15,7 +15,8 @@ using enum LeaseMode;
 
 constexpr uint64_t kSize = 16 * kPageSize;  // of the file in most scenarios
 
-// ---- what needs no message ------------------------------------------------------------------------------------------------------
+// ---- what needs no message
+// ------------------------------------------------------------------------------------------------------
 
 TEST(AgentTest, TheFirstReadBringsALeaseAndTheNextOneOnlyBytes) {
   AgentWorld w;
@@ -48,7 +49,8 @@ TEST(AgentTest, ALeaseThatComesUnaskedIsUsed) {
   w.stats(1).expect("attributes 1 size 65536");
 }
 
-// ---- recalls of data: K3, K4, K5 ------------------------------------------------------------------------------------------------
+// ---- recalls of data: K3, K4, K5
+// ------------------------------------------------------------------------------------------------
 
 TEST(AgentTest, ARecallOfCachedPagesIsAckedAfterTheirPurge) {
   AgentWorld w;
@@ -95,7 +97,9 @@ TEST(AgentTest, SecondPurgeIsStartedBesideAHeldUpOne) {  // K5
   AgentWorld w;
   w.has_attributes(Shared, kSize).has(Shared, PageRange::all()).cached(pages(0, 3), 'A');
   w.recalls(pages(0, 3)).expect("purge 0-3");
-  w.fills(1, pages(1, 1)).expect("purge 0-0", "purge 2-3");  // the first may be stuck on page 1 until this fill is answered
+  w.fills(1, pages(1, 1))
+      .expect("purge 0-0",
+              "purge 2-3");  // the first may be stuck on page 1 until this fill is answered
   w.returns(pages(2, 3)).expect_nothing();
   w.returns(pages(0, 0)).expect("ack all", "ask Shared 1-1 with data");
   w.grants('B').expect("data 1 4096*B");
@@ -123,7 +127,8 @@ TEST(AgentTest, PurgesAreSharedByAllWhoWait) {  // C1 to C4
   w.returns(pages(0, 0)).expect("written 1 @0+4096", "flush @0+4096*W", "ack 0-1");
 }
 
-TEST(AgentTest, ReclaimedPagesArePurgedForNothingButNeverMissed) {  // C1: the kernel does not tell what it drops
+TEST(AgentTest, ReclaimedPagesArePurgedForNothingButNeverMissed) {  // C1: the kernel does not tell
+                                                                    // what it drops
   AgentWorld w;
   w.has_attributes(Shared, kSize).has(Shared, PageRange::all()).cached(pages(0, 0), 'A');
   EXPECT_EQ(w.agent.counts().resident_pages, 1u);
@@ -132,11 +137,15 @@ TEST(AgentTest, ReclaimedPagesArePurgedForNothingButNeverMissed) {  // C1: the k
   EXPECT_EQ(w.agent.counts().resident_pages, 0u);
 }
 
-// ---- writable mappings: K2, K7 --------------------------------------------------------------------------------------------------
+// ---- writable mappings: K2, K7
+// --------------------------------------------------------------------------------------------------
 
 TEST(AgentTest, OpenReadWritePurgesWhatIsNotExclusive) {
   AgentWorld w;
-  w.has_attributes(Exclusive, kSize).has(Shared, pages(0, 1)).has(Exclusive, pages(2, 3)).cached(pages(0, 3), 'A');
+  w.has_attributes(Exclusive, kSize)
+      .has(Shared, pages(0, 1))
+      .has(Exclusive, pages(2, 3))
+      .cached(pages(0, 3), 'A');
   w.opens(1, true).expect("purge 0-1");
   w.returns(pages(0, 1)).expect("opened 1");
 }
@@ -219,7 +228,8 @@ TEST(AgentTest, AWriteBackWithoutExclusiveIsCounted) {
   EXPECT_EQ(w.agent.statistics().write_backs_without_exclusive, 1u);
 }
 
-// ---- direct writes: K10, K12 ----------------------------------------------------------------------------------------------------
+// ---- direct writes: K10, K12
+// ----------------------------------------------------------------------------------------------------
 
 TEST(AgentTest, PurgeBeforeApply) {
   AgentWorld w;
@@ -231,11 +241,13 @@ TEST(AgentTest, PurgeBeforeApply) {
   w.reads(3, 0, 4096).expect("data 3 4096*W");
 }
 
-TEST(AgentTest, AFillBesideAWriteShowsTheNewBytes) {  // K12: no fill is answered from the start of the purge to the apply
+TEST(AgentTest, AFillBesideAWriteShowsTheNewBytes) {  // K12: no fill is answered from the start of
+                                                      // the purge to the apply
   AgentWorld w;
   w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all()).cached(pages(0, 1), 'A');
   w.writes(1, 0, 8192, 'W').expect("purge 0-1");
-  w.fills(2, pages(0, 0)).expect("purge 1-1");  // page 0 is absent now, the first purge may hang on it
+  w.fills(2, pages(0, 0))
+      .expect("purge 1-1");  // page 0 is absent now, the first purge may hang on it
   w.returns(pages(1, 1)).expect("written 1 @0+8192", "data 2 4096*W");
   w.returns(pages(0, 1)).expect_nothing();
 }
@@ -305,7 +317,8 @@ TEST(AgentTest, AWriteBeyondTheLargestFileIsRefused) {
   w.writes(1, static_cast<uint64_t>(INT64_MAX) - 10, 100, 'W').expect("error 1 27");
 }
 
-// ---- appends: K15 ---------------------------------------------------------------------------------------------------------------
+// ---- appends: K15
+// ---------------------------------------------------------------------------------------------------------------
 
 TEST(AgentTest, AppendUsesTheRealEnd) {
   AgentWorld w;
@@ -338,7 +351,8 @@ TEST(AgentTest, TheEndIsDecidedAnewWhenTheAttributesWereAway) {
   w.grants_attributes(20'000).expect("written 1 @20000+5");
 }
 
-// ---- sizes: K16 -----------------------------------------------------------------------------------------------------------------
+// ---- sizes: K16
+// -----------------------------------------------------------------------------------------------------------------
 
 TEST(AgentTest, AReadEndsAtTheTrueEndOfTheFile) {
   AgentWorld w;
@@ -359,7 +373,8 @@ TEST(AgentTest, AFillBehindTheEndIsShort) {
 TEST(AgentTest, WithTheAttributesGoesThePageWithTheEndInIt) {
   AgentWorld w;
   w.has_attributes(Exclusive, 5000).has(Shared, PageRange::all()).cached(pages(0, 1), 'A');
-  w.recalls_attributes().expect("purge 1-1");  // another node may make the file longer; page 0 stays good
+  w.recalls_attributes().expect(
+      "purge 1-1");  // another node may make the file longer; page 0 stays good
   w.returns(pages(1, 1)).expect("ack 0-0");
   EXPECT_EQ(w.agent.counts().resident_pages, 1u);
 }
@@ -415,7 +430,8 @@ TEST(AgentTest, AnAppendElsewhereThanTheKernelThinksIsPushed) {
   w.size_is_pushed().expect("attributes 3 size 8010");
 }
 
-// ---- files in use ---------------------------------------------------------------------------------------------------------------
+// ---- files in use
+// ---------------------------------------------------------------------------------------------------------------
 
 TEST(AgentTest, TheHomeHearsThatAFileIsOpenAndWhenNoLonger) {
   AgentWorld w;
@@ -428,7 +444,8 @@ TEST(AgentTest, TheHomeHearsThatAFileIsOpenAndWhenNoLonger) {
   w.closes(false).expect("release of the last open");
 }
 
-// ---- directories ----------------------------------------------------------------------------------------------------------------
+// ---- directories
+// ----------------------------------------------------------------------------------------------------------------
 
 TEST(AgentTest, NamesAreLostBeforeTheirRecallIsAcked) {
   AgentWorld w;
@@ -447,14 +464,16 @@ TEST(AgentTest, AllWhoWaitForNamesShareOneRequest) {
   w.grants_entries().expect("entries 1", "entries 2");
 }
 
-// ---- truncation: K8 -------------------------------------------------------------------------------------------------------------
+// ---- truncation: K8
+// -------------------------------------------------------------------------------------------------------------
 
 TEST(AgentTest, TruncateHoldsFlushes) {
   AgentWorld w;
   w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all());
   w.writes(1, 0, 4096, 'W').expect("written 1 @0+4096");
   w.truncates(2, 100).expect("truncate 2");
-  w.later_ms(10'000).expect_nothing();  // a flush could land behind the truncation and bring cut bytes back
+  w.later_ms(10'000)
+      .expect_nothing();  // a flush could land behind the truncation and bring cut bytes back
   w.truncation_done(100).expect_nothing();
   w.reads(3, 0, 4096).expect("data 3 100*W");
   w.later_ms(10'000).expect("flush @0+100*W", "flush time");
@@ -479,7 +498,8 @@ TEST(AgentTest, PagesBeyondTheNewEndAreGoneBeforeTheTruncation) {
   w.truncation_done(5000).expect_nothing();
 }
 
-TEST(AgentTest, WithAMappingTheKernelDropsThosePagesItself) {  // its write-backs are held: a purge could not end
+TEST(AgentTest, WithAMappingTheKernelDropsThosePagesItself) {  // its write-backs are held: a purge
+                                                               // could not end
   AgentWorld w;
   w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all()).cached(pages(0, 3), 'A');
   w.opens(1, true).expect("opened 1");
@@ -487,11 +507,13 @@ TEST(AgentTest, WithAMappingTheKernelDropsThosePagesItself) {  // its write-back
   w.truncation_done(5000).expect_nothing();
 }
 
-// Found by hammering real mounts: the fill kept the Attributes that the truncation needed, and waited for it.
+// Found by hammering real mounts: the fill kept the Attributes that the truncation needed, and
+// waited for it.
 TEST(AgentTest, AFillThatWaitsForATruncationDoesNotKeepTheAttributes) {
   AgentWorld w;
   w.has_attributes(Exclusive, 5000);
-  w.fills(1, pages(1, 1)).expect("ask Shared 1-1 with data");  // the end is in it: the size must hold still
+  w.fills(1, pages(1, 1))
+      .expect("ask Shared 1-1 with data");  // the end is in it: the size must hold still
   w.truncates(2, 100).expect("truncate 2");
   w.recalls_attributes().expect("ack 0-0");
   w.grants('A').expect_nothing();
@@ -504,7 +526,8 @@ TEST(AgentTest, ARecallThatWaitsForATruncationOfOursIsReportedBusy) {
   w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all()).cached(pages(0, 3), 'A');
   w.opens(1, true).expect("opened 1");
   w.truncates(2, 5000).expect("truncate 2");
-  w.recalls(pages(2, 2)).expect("purge 2-2");  // it cannot end: the kernel holds the page's write-back
+  w.recalls(pages(2, 2))
+      .expect("purge 2-2");  // it cannot end: the kernel holds the page's write-back
   EXPECT_EQ(w.ms_to_deadline(), 5);
   w.later_ms(5).expect("busy 2-2");
   w.later_ms(5).expect_nothing();  // said once
@@ -531,7 +554,8 @@ TEST(AgentTest, AFailedTruncationLosesNothing) {
   w.reads(3, 8192, 4096).expect("data 3 4096*W");
 }
 
-// ---- fairness: K13, and giving more than was asked ------------------------------------------------------------------------------
+// ---- fairness: K13, and giving more than was asked
+// ------------------------------------------------------------------------------
 
 TEST(AgentTest, AFreshlyFilledPageIsSparedForAMoment) {
   AgentWorld w;
@@ -548,18 +572,23 @@ TEST(AgentTest, GivesMoreAroundWhatItDoesNotUse) {
   AgentWorld w;
   w.has_attributes(Exclusive, 1000 * kPageSize).has(Exclusive, PageRange::all());
   w.writes(1, 10 * kPageSize, 4096, 'W').expect("written 1 @40960+4096");
-  w.recalls(pages(500, 500)).expect("ack 75-end");  // page 10 is dirty, and the next 64 will be wanted
+  w.recalls(pages(500, 500))
+      .expect("ack 75-end");  // page 10 is dirty, and the next 64 will be wanted
   EXPECT_EQ(w.held(74), Exclusive);
   w.recalls(pages(20, 20)).expect("ack 20-20");
 }
 
 TEST(AgentTest, DoesNotGiveAwayWhatIsCachedBesideTheRecall) {
   AgentWorld w;
-  w.has_attributes(Shared, kSize).has(Shared, PageRange::all()).cached(pages(2, 3), 'A').cached(pages(8, 9), 'A');
+  w.has_attributes(Shared, kSize)
+      .has(Shared, PageRange::all())
+      .cached(pages(2, 3), 'A')
+      .cached(pages(8, 9), 'A');
   w.recalls(pages(5, 5)).expect("ack 4-7");
 }
 
-// ---- memory and errors ----------------------------------------------------------------------------------------------------------
+// ---- memory and errors
+// ----------------------------------------------------------------------------------------------------------
 
 TEST(AgentTest, DirtyBytesGoHomeAfterAWhile) {
   AgentWorld w;
@@ -589,7 +618,8 @@ TEST(AgentTest, BackgroundFlushesKeepToTheirWindow) {
     w.expect(fmt::format("written {} @{}+4096", i, i * kPageSize));
   }
   w.later_ms(1000);
-  EXPECT_EQ(w.agent.statistics().flushes, 1u);  // of 1 MiB, a Flush's limit; the rest waits for its ack
+  EXPECT_EQ(w.agent.statistics().flushes,
+            1u);  // of 1 MiB, a Flush's limit; the rest waits for its ack
   w.discard();
   w.acks_flush();
   EXPECT_EQ(w.agent.statistics().flush_bytes, 512 * kPageSize);
@@ -642,7 +672,8 @@ TEST(AgentTest, AWriteBeingCarriedOutIsFinished) {
   w.returns(pages(0, 0)).expect("written 1 @0+4096");
 }
 
-// ---- forgetting, starting again -------------------------------------------------------------------------------------------------
+// ---- forgetting, starting again
+// -------------------------------------------------------------------------------------------------
 
 TEST(AgentTest, ForgottenFileReleasesItsLeases) {
   AgentWorld w;

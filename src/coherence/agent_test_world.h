@@ -1,6 +1,8 @@
-// One agent and one file, between a kernel and a home that a scenario plays: events go in, actions come out as lines, in order.
+// One agent and one file, between a kernel and a home that a scenario plays: events go in, actions
+// come out as lines, in order.
 //
-// Every action must be expected: lines that no expect() has taken fail the test at the next event or at the end.
+// Every action must be expected: lines that no expect() has taken fail the test at the next event
+// or at the end.
 #pragma once
 
 #include <gmock/gmock.h>
@@ -24,7 +26,13 @@ class AgentWorld {
   // ---- how the scenario begins ----
   AgentWorld& has(LeaseMode mode, PageRange range) {
     settle_lines();
-    agent.receive(now_, Grant{.file = file, .sequence = ++sequence_, .resource = Resource::Data, .mode = mode, .range = range, .size_floor = disk_size_},
+    agent.receive(now_,
+                  Grant{.file = file,
+                        .sequence = ++sequence_,
+                        .resource = Resource::Data,
+                        .mode = mode,
+                        .range = range,
+                        .size_floor = disk_size_},
                   actions_);
     return took();
   }
@@ -34,7 +42,8 @@ class AgentWorld {
     agent.receive(now_, grant_of_attributes(0, mode), actions_);
     return took();
   }
-  // The kernel has these pages, filled with `c`, for longer than a recall spares them. They must be leased.
+  // The kernel has these pages, filled with `c`, for longer than a recall spares them. They must be
+  // leased.
   AgentWorld& cached(PageRange range, char c) {
     settle_lines();
     fills(kSetup, range);
@@ -48,23 +57,47 @@ class AgentWorld {
   // ---- the kernel ----
   AgentWorld& fills(Token token, PageRange range) {
     return event([&] {
-      agent.read(now_, {.token = token, .file = file, .offset = range.byte_offset(), .size = static_cast<uint32_t>(range.byte_length()), .fill = true},
+      agent.read(now_,
+                 {.token = token,
+                  .file = file,
+                  .offset = range.byte_offset(),
+                  .size = static_cast<uint32_t>(range.byte_length()),
+                  .fill = true},
                  actions_);
     });
   }
   AgentWorld& reads(Token token, uint64_t offset, uint32_t size) {
-    return event([&] { agent.read(now_, {.token = token, .file = file, .offset = offset, .size = size}, actions_); });
+    return event([&] {
+      agent.read(now_, {.token = token, .file = file, .offset = offset, .size = size}, actions_);
+    });
   }
   AgentWorld& writes(Token token, uint64_t offset, uint32_t size, char c) {
-    return event([&] { agent.write(now_, {.token = token, .file = file, .offset = offset, .bytes = repeated(c, size), .now_wall = wall_}, actions_); });
+    return event([&] {
+      agent.write(now_,
+                  {.token = token,
+                   .file = file,
+                   .offset = offset,
+                   .bytes = repeated(c, size),
+                   .now_wall = wall_},
+                  actions_);
+    });
   }
   AgentWorld& appends(Token token, uint64_t guess, uint32_t size, char c) {
     return event([&] {
-      agent.write(now_, {.token = token, .file = file, .offset = guess, .bytes = repeated(c, size), .append = true, .now_wall = wall_}, actions_);
+      agent.write(now_,
+                  {.token = token,
+                   .file = file,
+                   .offset = guess,
+                   .bytes = repeated(c, size),
+                   .append = true,
+                   .now_wall = wall_},
+                  actions_);
     });
   }
   AgentWorld& writes_back(uint64_t page, char c) {
-    return event([&] { agent.write_back(now_, file, page << kPageShift, repeated(c, kPageSize), wall_, actions_); });
+    return event([&] {
+      agent.write_back(now_, file, page << kPageShift, repeated(c, kPageSize), wall_, actions_);
+    });
   }
   AgentWorld& opens(Token token, bool may_map) {
     return event([&] { agent.open(now_, token, file, may_map, actions_); });
@@ -96,7 +129,8 @@ class AgentWorld {
   // The purge of exactly this range, the oldest such, has returned.
   AgentWorld& returns(PageRange range) {
     return event([&] {
-      auto it = std::find_if(purges_.begin(), purges_.end(), [&](const StartPurge& p) { return p.range == range; });
+      auto it = std::find_if(purges_.begin(), purges_.end(),
+                             [&](const StartPurge& p) { return p.range == range; });
       if (it == purges_.end()) {
         ADD_FAILURE() << "no purge of " << text(range) << " is under way";
         return;
@@ -121,7 +155,8 @@ class AgentWorld {
   }
 
   // ---- the home ----
-  // Grants the oldest request for data as asked (or stronger, or wider); its bytes, when it wanted them, are all `c`.
+  // Grants the oldest request for data as asked (or stronger, or wider); its bytes, when it wanted
+  // them, are all `c`.
   struct How {
     std::optional<LeaseMode> mode = {};
     std::optional<PageRange> range = {};
@@ -132,7 +167,11 @@ class AgentWorld {
     return event([&] {
       std::optional<LeaseRequest> request = next_request(Resource::Data);
       if (!request) return;
-      Grant grant{.file = file, .request = request->request, .sequence = ++sequence_, .resource = Resource::Data, .error = how.error};
+      Grant grant{.file = file,
+                  .request = request->request,
+                  .sequence = ++sequence_,
+                  .resource = Resource::Data,
+                  .error = how.error};
       grant.mode = how.mode.value_or(request->mode);
       grant.range = how.range.value_or(request->range);
       grant.size_floor = disk_size_;
@@ -148,7 +187,8 @@ class AgentWorld {
       std::optional<LeaseRequest> request = next_request(Resource::Attributes);
       if (!request) return;
       disk_size_ = size;
-      agent.receive(now_, grant_of_attributes(request->request, mode.value_or(request->mode)), actions_);
+      agent.receive(now_, grant_of_attributes(request->request, mode.value_or(request->mode)),
+                    actions_);
     });
   }
   AgentWorld& grants_entries(int32_t error = 0) {
@@ -166,8 +206,12 @@ class AgentWorld {
                     actions_);
     });
   }
-  AgentWorld& recalls(PageRange range, LeaseMode to = LeaseMode::None) { return recall(Resource::Data, range, to); }
-  AgentWorld& recalls_attributes(LeaseMode to = LeaseMode::None) { return recall(Resource::Attributes, kUnit, to); }
+  AgentWorld& recalls(PageRange range, LeaseMode to = LeaseMode::None) {
+    return recall(Resource::Data, range, to);
+  }
+  AgentWorld& recalls_attributes(LeaseMode to = LeaseMode::None) {
+    return recall(Resource::Attributes, kUnit, to);
+  }
   AgentWorld& recalls_entries() { return recall(Resource::Entries, kUnit, LeaseMode::None); }
   // Answers the oldest fetch with `c` all over, cut at the end of the file.
   AgentWorld& serves_fetch(char c, int32_t error = 0) {
@@ -178,7 +222,10 @@ class AgentWorld {
       }
       const Fetch fetch = fetches_.front();
       fetches_.pop_front();
-      FetchReply reply{.file = file, .fetch = fetch.fetch, .error = error, .data_offset = fetch.range.byte_offset()};
+      FetchReply reply{.file = file,
+                       .fetch = fetch.fetch,
+                       .error = error,
+                       .data_offset = fetch.range.byte_offset()};
       if (error == 0) reply.data = on_disk(fetch.range, c);
       agent.receive(now_, std::move(reply), actions_);
     });
@@ -253,12 +300,20 @@ class AgentWorld {
 
   AgentWorld& recall(Resource resource, PageRange range, LeaseMode to) {
     return event([&] {
-      agent.receive(now_, Recall{.file = file, .recall = ++recall_, .resource = resource, .to = to, .range = range}, actions_);
+      agent.receive(
+          now_,
+          Recall{.file = file, .recall = ++recall_, .resource = resource, .to = to, .range = range},
+          actions_);
     });
   }
 
   Grant grant_of_attributes(uint64_t request, LeaseMode mode) {
-    Grant grant{.file = file, .request = request, .sequence = ++sequence_, .resource = Resource::Attributes, .mode = mode, .range = kUnit};
+    Grant grant{.file = file,
+                .request = request,
+                .sequence = ++sequence_,
+                .resource = Resource::Attributes,
+                .mode = mode,
+                .range = kUnit};
     grant.attributes.size = disk_size_;
     grant.attributes.mode = 0100644;
     return grant;
@@ -270,7 +325,8 @@ class AgentWorld {
   }
 
   std::optional<LeaseRequest> next_request(Resource resource) {
-    auto it = std::find_if(requests_.begin(), requests_.end(), [&](const LeaseRequest& r) { return r.resource == resource; });
+    auto it = std::find_if(requests_.begin(), requests_.end(),
+                           [&](const LeaseRequest& r) { return r.resource == resource; });
     if (it == requests_.end()) {
       ADD_FAILURE() << "nothing of the kind was asked";
       return std::nullopt;
@@ -306,17 +362,26 @@ class AgentWorld {
       uint64_t length = 0;
       for (const Bytes& piece : a->pieces) length += piece.size();
       EXPECT_EQ(length, a->length);
-      return length == 0 ? fmt::format("data {} end", a->token) : fmt::format("data {} {}", a->token, runs(a->pieces));
+      return length == 0 ? fmt::format("data {} end", a->token)
+                         : fmt::format("data {} {}", a->token, runs(a->pieces));
     }
-    if (const auto* a = std::get_if<ReplyWritten>(&action)) return fmt::format("written {} @{}+{}", a->token, a->offset, a->length);
-    if (const auto* a = std::get_if<ReplyOpened>(&action)) return fmt::format("opened {}", a->token);
-    if (const auto* a = std::get_if<ReplyAttributes>(&action)) return fmt::format("attributes {} size {}", a->token, a->attributes.size);
+    if (const auto* a = std::get_if<ReplyWritten>(&action))
+      return fmt::format("written {} @{}+{}", a->token, a->offset, a->length);
+    if (const auto* a = std::get_if<ReplyOpened>(&action))
+      return fmt::format("opened {}", a->token);
+    if (const auto* a = std::get_if<ReplyAttributes>(&action))
+      return fmt::format("attributes {} size {}", a->token, a->attributes.size);
     if (const auto* a = std::get_if<ReplyFlushed>(&action))
-      return fmt::format("flushed {}{}", a->token, a->error == 0 ? "" : fmt::format(" error {}", a->error));
-    if (const auto* a = std::get_if<ReplyTruncateReady>(&action)) return fmt::format("truncate {}", a->token);
-    if (const auto* a = std::get_if<ReplyEntries>(&action)) return fmt::format("entries {}", a->token);
-    if (const auto* a = std::get_if<ReplyError>(&action)) return fmt::format("error {} {}", a->token, a->error);
-    if (const auto* a = std::get_if<StartPurge>(&action)) return fmt::format("purge {}", text(a->range));
+      return fmt::format("flushed {}{}", a->token,
+                         a->error == 0 ? "" : fmt::format(" error {}", a->error));
+    if (const auto* a = std::get_if<ReplyTruncateReady>(&action))
+      return fmt::format("truncate {}", a->token);
+    if (const auto* a = std::get_if<ReplyEntries>(&action))
+      return fmt::format("entries {}", a->token);
+    if (const auto* a = std::get_if<ReplyError>(&action))
+      return fmt::format("error {} {}", a->token, a->error);
+    if (const auto* a = std::get_if<StartPurge>(&action))
+      return fmt::format("purge {}", text(a->range));
     if (const auto* a = std::get_if<PushSize>(&action)) return fmt::format("push size {}", a->size);
     if (std::holds_alternative<EntriesLost>(action)) return "names lost";
     if (const auto* a = std::get_if<SendToHome>(&action)) return line(a->message);
@@ -325,19 +390,24 @@ class AgentWorld {
 
   static std::string line(const ToHome& message) {
     if (const auto* m = std::get_if<LeaseRequest>(&message))
-      return fmt::format("ask {} {}{}", text(m->mode), text(m->resource, m->range), m->want_data ? " with data" : "");
+      return fmt::format("ask {} {}{}", text(m->mode), text(m->resource, m->range),
+                         m->want_data ? " with data" : "");
     if (const auto* m = std::get_if<RecallAck>(&message))
-      return fmt::format("{} {}{}{}", m->busy ? "busy" : "ack", text(m->given), m->attributes.has_size ? fmt::format(" size {}", m->attributes.size) : "",
+      return fmt::format("{} {}{}{}", m->busy ? "busy" : "ack", text(m->given),
+                         m->attributes.has_size ? fmt::format(" size {}", m->attributes.size) : "",
                          m->in_use ? " in use" : "");
     if (const auto* m = std::get_if<Flush>(&message)) {
       std::string out = "flush";
-      for (const Extent& extent : m->extents) out += fmt::format(" @{}+{}", extent.offset, runs(std::vector<Bytes>{extent.bytes}));
+      for (const Extent& extent : m->extents)
+        out += fmt::format(" @{}+{}", extent.offset, runs(std::vector<Bytes>{extent.bytes}));
       if (m->attributes.has_size) out += fmt::format(" size {}", m->attributes.size);
       if (m->attributes.has_mtime) out += " time";
       return out;
     }
-    if (const auto* m = std::get_if<Fetch>(&message)) return fmt::format("fetch {}", text(m->range));
-    if (const auto* m = std::get_if<Release>(&message)) return m->leases ? "release" : "release of the last open";
+    if (const auto* m = std::get_if<Fetch>(&message))
+      return fmt::format("fetch {}", text(m->range));
+    if (const auto* m = std::get_if<Release>(&message))
+      return m->leases ? "release" : "release of the last open";
     return "?";
   }
 

@@ -70,7 +70,9 @@ void DirtyStore::write_page(uint64_t index, uint32_t first, const Bytes& part) {
       added.end = std::max(added.end, piece.end);
     }
   }
-  merged.insert(std::upper_bound(merged.begin(), merged.end(), added, [](const Piece& a, const Piece& b) { return a.first < b.first; }), added);
+  merged.insert(std::upper_bound(merged.begin(), merged.end(), added,
+                                 [](const Piece& a, const Piece& b) { return a.first < b.first; }),
+                added);
   page.valid = std::move(merged);
 }
 
@@ -84,13 +86,15 @@ bool DirtyStore::covers(uint64_t offset, uint64_t length) const {
     const uint64_t first = std::max(offset, start) - start;
     const uint64_t end = std::min(offset + length, start + kPageSize) - start;
     bool inside = false;
-    for (const Piece& piece : it->second.valid) inside = inside || (piece.first <= first && end <= piece.end);
+    for (const Piece& piece : it->second.valid)
+      inside = inside || (piece.first <= first && end <= piece.end);
     if (!inside) return false;
   }
   return true;
 }
 
-std::vector<Bytes> DirtyStore::compose(uint64_t offset, uint64_t length, uint64_t base_offset, const Bytes& base) const {
+std::vector<Bytes> DirtyStore::compose(uint64_t offset, uint64_t length, uint64_t base_offset,
+                                       const Bytes& base) const {
   std::vector<Bytes> pieces;
   const uint64_t end = offset + length;
   uint64_t at = offset;
@@ -109,7 +113,8 @@ std::vector<Bytes> DirtyStore::compose(uint64_t offset, uint64_t length, uint64_
     }
   };
   if (length > 0) {
-    for (auto it = pages_.lower_bound(offset >> kPageShift); it != pages_.end() && it->first << kPageShift < end; ++it) {
+    for (auto it = pages_.lower_bound(offset >> kPageShift);
+         it != pages_.end() && it->first << kPageShift < end; ++it) {
       const uint64_t start = it->first << kPageShift;
       for (const Piece& piece : it->second.valid) {
         const uint64_t first = std::max(start + piece.first, at);
@@ -125,11 +130,13 @@ std::vector<Bytes> DirtyStore::compose(uint64_t offset, uint64_t length, uint64_
   return pieces;
 }
 
-std::vector<Extent> DirtyStore::take_unsent(PageRange range, uint64_t flush, uint64_t bytes_max, uint64_t* bytes_taken) {
+std::vector<Extent> DirtyStore::take_unsent(PageRange range, uint64_t flush, uint64_t bytes_max,
+                                            uint64_t* bytes_taken) {
   std::vector<Extent> extents;
   *bytes_taken = 0;
   if (unsent_ == 0) return extents;
-  for (auto it = pages_.lower_bound(range.first); it != pages_.end() && it->first < range.end; ++it) {
+  for (auto it = pages_.lower_bound(range.first); it != pages_.end() && it->first < range.end;
+       ++it) {
     Page& page = it->second;
     if (page.flush != 0) continue;
     if (*bytes_taken + kPageSize > bytes_max) break;
@@ -140,7 +147,8 @@ std::vector<Extent> DirtyStore::take_unsent(PageRange range, uint64_t flush, uin
       const uint64_t offset = (it->first << kPageShift) + piece.first;
       Bytes bytes = page.bytes.part(piece.first, piece.end - piece.first);
       *bytes_taken += bytes.size();
-      if (!extents.empty() && extents.back().offset + extents.back().bytes.size() == offset && extents.back().bytes.joins(bytes)) {
+      if (!extents.empty() && extents.back().offset + extents.back().bytes.size() == offset &&
+          extents.back().bytes.joins(bytes)) {
         extents.back().bytes = extents.back().bytes.joined(bytes);
       } else {
         extents.push_back({offset, std::move(bytes)});

@@ -1,8 +1,9 @@
 // Bytes written at this node and not yet at the origin, page by page.
 //
-// A page may be dirty in parts (a small write needs no fetch). Sending bytes to the home does not remove them: they overlay every read until the
-// home has acked them, or until the pages are given up. Memory: whole pages refer to the buffer they came in (no copy; it lives until the last of
-// its pages is flushed); parts of pages are copied into a page of their own.
+// A page may be dirty in parts (a small write needs no fetch). Sending bytes to the home does not
+// remove them: they overlay every read until the home has acked them, or until the pages are given
+// up. Memory: whole pages refer to the buffer they came in (no copy; it lives until the last of its
+// pages is flushed); parts of pages are copied into a page of their own.
 #pragma once
 
 #include <cstdint>
@@ -21,12 +22,17 @@ class DirtyStore {
 
   // True when every byte of [offset, offset + length) is here.
   bool covers(uint64_t offset, uint64_t length) const;
-  // The bytes [offset, offset + length): dirty ones first, then `base` (which begins at base_offset), then zeros.
-  std::vector<Bytes> compose(uint64_t offset, uint64_t length, uint64_t base_offset, const Bytes& base) const;
+  // The bytes [offset, offset + length): dirty ones first, then `base` (which begins at
+  // base_offset), then zeros.
+  std::vector<Bytes> compose(uint64_t offset, uint64_t length, uint64_t base_offset,
+                             const Bytes& base) const;
 
-  // Takes the bytes of `range` that no flush carries yet, at most about `bytes_max`, and marks them as carried by `flush`.
-  std::vector<Extent> take_unsent(PageRange range, uint64_t flush, uint64_t bytes_max, uint64_t* bytes_taken);
-  // The home has the bytes of `flush`: pages not written since are clean. Returns what became clean.
+  // Takes the bytes of `range` that no flush carries yet, at most about `bytes_max`, and marks them
+  // as carried by `flush`.
+  std::vector<Extent> take_unsent(PageRange range, uint64_t flush, uint64_t bytes_max,
+                                  uint64_t* bytes_taken);
+  // The home has the bytes of `flush`: pages not written since are clean. Returns what became
+  // clean.
   PageSet acked(uint64_t flush);
   // No flush under way counts any more.
   void resend();
@@ -46,10 +52,11 @@ class DirtyStore {
     uint16_t first = 0, end = 0;  // bytes of the page, end <= 4096
   };
   struct Page {
-    Bytes bytes;                 // kPageSize bytes
-    std::byte* own = nullptr;    // the same memory when it is ours to change (and nobody else refers to it)
-    std::vector<Piece> valid;    // disjoint, in order
-    uint64_t flush = 0;          // the flush that carries all of it; 0: not sent, or written since
+    Bytes bytes;  // kPageSize bytes
+    std::byte* own =
+        nullptr;  // the same memory when it is ours to change (and nobody else refers to it)
+    std::vector<Piece> valid;  // disjoint, in order
+    uint64_t flush = 0;        // the flush that carries all of it; 0: not sent, or written since
   };
   void write_page(uint64_t index, uint32_t first, const Bytes& part);
 

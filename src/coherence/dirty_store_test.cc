@@ -110,9 +110,11 @@ TEST(DirtyStoreTest, TheRangeAroundAPageEndsAtTheNextDirtyOne) {
   EXPECT_EQ(store.clean_around(pages(2, 20)), PageRange::all());
 }
 
-// ---- random operations against plain arrays of bytes ------------------------------------------------------------------------------
+// ---- random operations against plain arrays of bytes
+// ------------------------------------------------------------------------------
 
-// The store, the home's disk behind it, and the same as plain bytes: what readers must see, which bytes are dirty, and which flush carries a page.
+// The store, the home's disk behind it, and the same as plain bytes: what readers must see, which
+// bytes are dirty, and which flush carries a page.
 class Model {
  public:
   explicit Model(uint64_t seed) : prng_(seed) {}
@@ -141,7 +143,8 @@ class Model {
   }
 
   void check() const {
-    // Readers see the last write of every byte, wherever it is by now; `base` is a random window of the disk, cut as replies are.
+    // Readers see the last write of every byte, wherever it is by now; `base` is a random window of
+    // the disk, cut as replies are.
     const uint64_t length = kBytes;
     ASSERT_EQ(flat(store_.compose(0, length, 0, Bytes::copy_of(disk_))), seen_);
     PageSet dirty;
@@ -155,7 +158,8 @@ class Model {
     ASSERT_EQ(store_.has_unsent(), unsent);
     ASSERT_EQ(store_.bytes(), dirty.page_count() * kPageSize);
     for (int i = 0; i < 4; ++i) {
-      const uint64_t offset = prng_.below(kBytes), size = 1 + prng_.below(std::min<uint64_t>(kBytes - offset, 6000));
+      const uint64_t offset = prng_.below(kBytes),
+                     size = 1 + prng_.below(std::min<uint64_t>(kBytes - offset, 6000));
       bool covered = true;
       for (uint64_t at = offset; at < offset + size; ++at) covered = covered && dirty_[at];
       ASSERT_EQ(store_.covers(offset, size), covered);
@@ -178,18 +182,20 @@ class Model {
     uint64_t id;
     std::vector<Extent> extents;
     std::vector<Flat> copies;  // of the extents, when they were taken
-    bool stale = false;        // sent in a session that is over: it may or may not have reached the disk
+    bool stale = false;  // sent in a session that is over: it may or may not have reached the disk
   };
 
   static Flat flat(const std::vector<Bytes>& pieces) {
     Flat out;
-    for (const Bytes& piece : pieces) out.insert(out.end(), piece.view().begin(), piece.view().end());
+    for (const Bytes& piece : pieces)
+      out.insert(out.end(), piece.view().begin(), piece.view().end());
     return out;
   }
 
   void write() {
     const bool big = prng_.chance(20);
-    const uint64_t size = big ? (32 << 10) + prng_.below(8192) : 1 + prng_.below(prng_.chance(50) ? 200 : 9000);
+    const uint64_t size =
+        big ? (32 << 10) + prng_.below(8192) : 1 + prng_.below(prng_.chance(50) ? 200 : 9000);
     uint64_t offset = prng_.below(kBytes - size + 1);
     if (prng_.chance(40)) offset &= ~(kPageSize - 1);
     const std::byte value{static_cast<unsigned char>(1 + prng_.below(255))};
@@ -225,13 +231,15 @@ class Model {
       for (uint64_t at = extent.offset; at < last_end; ++at) {
         ASSERT_TRUE(dirty_[at]) << "only written bytes are sent";
         ASSERT_TRUE(range.contains(at >> kPageShift));
-        ASSERT_TRUE(flush_of_[at >> kPageShift] == 0 || flush_of_[at >> kPageShift] == flight.id) << "nothing is sent twice";
+        ASSERT_TRUE(flush_of_[at >> kPageShift] == 0 || flush_of_[at >> kPageShift] == flight.id)
+            << "nothing is sent twice";
         flush_of_[at >> kPageShift] = flight.id;
       }
     }
     ASSERT_EQ(taken, bytes);
     ASSERT_TRUE(most == ~uint64_t{0} || bytes <= most);
-    // A flight of nothing is no flight; ids of real ones are acked in order, as the home applies them.
+    // A flight of nothing is no flight; ids of real ones are acked in order, as the home applies
+    // them.
     if (!flight.extents.empty()) flights_.push_back(std::move(flight));
   }
 
@@ -242,8 +250,10 @@ class Model {
     for (size_t i = 0; i < flight.extents.size(); ++i) {
       const Extent& extent = flight.extents[i];
       // Copy on write: what was taken has not changed since.
-      ASSERT_TRUE(std::equal(flight.copies[i].begin(), flight.copies[i].end(), extent.bytes.view().begin(), extent.bytes.view().end()));
-      std::copy(flight.copies[i].begin(), flight.copies[i].end(), disk_.begin() + static_cast<ptrdiff_t>(extent.offset));
+      ASSERT_TRUE(std::equal(flight.copies[i].begin(), flight.copies[i].end(),
+                             extent.bytes.view().begin(), extent.bytes.view().end()));
+      std::copy(flight.copies[i].begin(), flight.copies[i].end(),
+                disk_.begin() + static_cast<ptrdiff_t>(extent.offset));
     }
     if (flight.stale) return;
     PageSet clean;

@@ -6,16 +6,18 @@
 namespace vremote::coherence {
 namespace {
 
-constexpr uint64_t kFlushMax = 1 << 20;      // bytes of one Flush
-constexpr size_t kTouchedMax = 8;            // ranges remembered as in use
-constexpr uint64_t kTouchedAhead = 64;       // pages a sequential user will want next
+constexpr uint64_t kFlushMax = 1 << 20;  // bytes of one Flush
+constexpr size_t kTouchedMax = 8;        // ranges remembered as in use
+constexpr uint64_t kTouchedAhead = 64;   // pages a sequential user will want next
 constexpr uint64_t kAll = ~uint64_t{0};
 
 }  // namespace
 
-FileAgent::FileAgent(FileId id, AgentShared& shared) : id_(id), shared_(shared), kernel_(shared.options.mistakes) {}
+FileAgent::FileAgent(FileId id, AgentShared& shared)
+    : id_(id), shared_(shared), kernel_(shared.options.mistakes) {}
 
-// ---- events ---------------------------------------------------------------------------------------------------------------------
+// ---- events
+// ---------------------------------------------------------------------------------------------------------------------
 
 void FileAgent::read(Instant, const ReadEvent& event) {
   known_to_kernel();
@@ -54,7 +56,8 @@ void FileAgent::write(WriteEvent event) {
 
 void FileAgent::write_back(Instant now, uint64_t offset, const Bytes& bytes, Timestamp now_wall) {
   ++shared_.statistics.write_backs;
-  if (!leases_.covers(PageRange::of_bytes(offset, bytes.size()), LeaseMode::Exclusive)) ++shared_.statistics.write_backs_without_exclusive;
+  if (!leases_.covers(PageRange::of_bytes(offset, bytes.size()), LeaseMode::Exclusive))
+    ++shared_.statistics.write_backs_without_exclusive;
   if (dirty_.empty()) dirty_since_ = now;
   // Its size was in the kernel's view already: a write-back never extends the file.
   wrote(offset, bytes, now_wall, false);
@@ -137,9 +140,11 @@ void FileAgent::truncate_done(bool done, uint64_t size) {
 void FileAgent::interrupt(Token token, AgentActions& actions) {
   for (auto it = requests_.begin(); it != requests_.end(); ++it) {
     if (it->token != token) continue;
-    // A fill is never given up (its folios stay locked); what is being carried out is finished: it waits for nothing remote.
+    // A fill is never given up (its folios stay locked); what is being carried out is finished: it
+    // waits for nothing remote.
     if (it->kind == Kind::Fill || it->active || it->kind == Kind::Truncate) return;
-    if (it->kind == Kind::Open) return;  // the handle is counted already; it waits for attributes or a local purge only
+    if (it->kind == Kind::Open)
+      return;  // the handle is counted already; it waits for attributes or a local purge only
     actions.push_back(ReplyError{token, EINTR});
     requests_.erase(it);
     return;
@@ -179,18 +184,22 @@ void FileAgent::granted(Instant now, Grant message, AgentActions&) {
         if (!knew) {
           attributes_ = message.attributes;
           has_xattrs_ = message.has_xattrs;
-          if (dirty_attributes_.has_size) attributes_.size = std::max(attributes_.size, dirty_attributes_.size);
-          if (dirty_attributes_.has_mtime && attributes_.mtime < dirty_attributes_.mtime) attributes_.mtime = attributes_.ctime = dirty_attributes_.mtime;
+          if (dirty_attributes_.has_size)
+            attributes_.size = std::max(attributes_.size, dirty_attributes_.size);
+          if (dirty_attributes_.has_mtime && attributes_.mtime < dirty_attributes_.mtime)
+            attributes_.mtime = attributes_.ctime = dirty_attributes_.mtime;
         }
         if (attributes_mode_ == LeaseMode::None || message.mode == LeaseMode::Exclusive) {
           attributes_mode_ = message.mode;
         } else if (!covers(attributes_mode_, message.mode)) {
-          attributes_mode_ = LeaseMode::Exclusive;  // Shared and Update together: the home joins them the same way
+          attributes_mode_ =
+              LeaseMode::Exclusive;  // Shared and Update together: the home joins them the same way
         }
         size_floor_ = std::max(size_floor_, attributes_.size);
       }
       for (Request& request : requests_) {
-        if (request.attributes_request == 0 || request.attributes_request != message.request) continue;
+        if (request.attributes_request == 0 || request.attributes_request != message.request)
+          continue;
         request.attributes_request = 0;
         request.error = message.error;
       }
@@ -235,7 +244,8 @@ void FileAgent::flush_acked(const FlushAck& message) {
   const uint64_t before = dirty_.bytes();
   PageSet clean = dirty_.acked(message.flush);
   set_dirty_bytes(before);
-  // Bytes that a request holds were read before this flush was written, and the overlay is gone now.
+  // Bytes that a request holds were read before this flush was written, and the overlay is gone
+  // now.
   if (!shared_.options.mistakes.has(Mistake::KeepVoidFetch))
     for (Request& request : requests_)
       if (request.have_data && !clean.intersect(request.range).empty()) request.have_data = false;
@@ -272,11 +282,13 @@ void FileAgent::reset(Instant, AgentActions& actions) {
   actions.push_back(EntriesLost{id_});
   dirty_.resend();
   send_dirty(PageRange::all(), true, actions);
-  // What the kernel has cached is unleased: like a recall of everything that nobody waits to hear of.
+  // What the kernel has cached is unleased: like a recall of everything that nobody waits to hear
+  // of.
   recalls_.push_back({0, Resource::Data, LeaseMode::None, PageRange::all()});
 }
 
-// ---- what has become possible ---------------------------------------------------------------------------------------------------
+// ---- what has become possible
+// ---------------------------------------------------------------------------------------------------
 
 void FileAgent::step(Instant now, AgentActions& actions) {
   stepped_at_ = now;
@@ -301,11 +313,13 @@ void FileAgent::step(Instant now, AgentActions& actions) {
       }
     }
   }
-  for (const KernelCache::Purge& purge : kernel_.start_purges(purges_wanted(now), &shared_.next_purge)) {
+  for (const KernelCache::Purge& purge :
+       kernel_.start_purges(purges_wanted(now), &shared_.next_purge)) {
     ++shared_.statistics.purges;
     actions.push_back(StartPurge{purge.id, id_, purge.range});
   }
-  if (forgotten_ && seen_ > 0 && release_at_ && *release_at_ <= now && requests_.empty() && recalls_.empty() && entries_request_ == 0 && opens_ == 0 && truncations_ == 0 &&
+  if (forgotten_ && seen_ > 0 && release_at_ && *release_at_ <= now && requests_.empty() &&
+      recalls_.empty() && entries_request_ == 0 && opens_ == 0 && truncations_ == 0 &&
       kernel_.purges_in_flight() == 0) {
     if (!clean()) {
       send_dirty(PageRange::all(), true, actions);
@@ -402,15 +416,17 @@ void FileAgent::ask_data(Request& request, LeaseMode mode, bool want_data, Agent
                                             .want_data = want_data}});
 }
 
-// K16: the kernel throws an answer away when the inode changed in any way since it asked (a purge, another answer), and goes on with the size it had:
-// a read at the old end would miss what another node has appended. So a size larger than the one it was last told is made known first.
+// K16: the kernel throws an answer away when the inode changed in any way since it asked (a purge,
+// another answer), and goes on with the size it had: a read at the old end would miss what another
+// node has appended. So a size larger than the one it was last told is made known first.
 bool FileAgent::advance_attributes(Request& request, AgentActions& actions) {
   if (request.push != 0) return false;
   if (!request.pushed) {
     if (!need_attributes(request, LeaseMode::Shared, actions)) return false;
     request.told = attributes_;
     request.told_order = ++last_told_;
-    request.told.blocks = std::max(request.told.blocks, std::min((request.told.size + 511) / 512, dirty_.bytes() / 512));
+    request.told.blocks = std::max(request.told.blocks,
+                                   std::min((request.told.size + 511) / 512, dirty_.bytes() / 512));
     if (told_size_ && request.told.size > *told_size_) {
       // The answer was true when the question was there; the lease need not wait for the push.
       request.pinned = false;
@@ -443,7 +459,8 @@ bool FileAgent::advance_read(Instant now, Request& request, AgentActions& action
   const Mistakes& mistakes = shared_.options.mistakes;
   if (fill) {
     // K3: while this fill stands for the absence of its pages, it is not answered.
-    if (!mistakes.has(Mistake::FillFromRecalled) && recall_pending(Resource::Data, request.range)) return false;
+    if (!mistakes.has(Mistake::FillFromRecalled) && recall_pending(Resource::Data, request.range))
+      return false;
     for (const Request& other : requests_) {
       if (!other.active || !other.range.overlaps(request.range)) continue;
       if (other.kind == Kind::Write || (other.kind == Kind::Truncate && !may_write())) return false;
@@ -456,7 +473,9 @@ bool FileAgent::advance_read(Instant now, Request& request, AgentActions& action
 
   uint64_t available = request.size;
   if (request.offset + request.size > size_floor_ || attributes_mode_ != LeaseMode::None) {
-    if (request.offset + request.size > size_floor_ && attributes_mode_ == LeaseMode::None && !need_attributes(request, LeaseMode::Shared, actions)) return false;
+    if (request.offset + request.size > size_floor_ && attributes_mode_ == LeaseMode::None &&
+        !need_attributes(request, LeaseMode::Shared, actions))
+      return false;
     if (request.offset + request.size > attributes_.size) {
       // The answer depends on the true size: it must not change until we have given it.
       if (!request.pinned && recall_pending(Resource::Attributes, kUnit)) return false;
@@ -469,7 +488,8 @@ bool FileAgent::advance_read(Instant now, Request& request, AgentActions& action
     actions.push_back(ReplyData{request.token, {}, 0});
     return true;
   }
-  if (!leases_.covers(request.range, mode) && !(mistakes.has(Mistake::FillFromRecalled) && request.have_data)) {
+  if (!leases_.covers(request.range, mode) &&
+      !(mistakes.has(Mistake::FillFromRecalled) && request.have_data)) {
     ask_data(request, mode, true, actions);
     return false;
   }
@@ -478,15 +498,19 @@ bool FileAgent::advance_read(Instant now, Request& request, AgentActions& action
       request.fetch = shared_.next_id++;
       request.asked_message = true;
       ++shared_.statistics.fetches;
-      actions.push_back(SendToHome{Fetch{.file = id_, .fetch = request.fetch, .range = request.range}});
+      actions.push_back(
+          SendToHome{Fetch{.file = id_, .fetch = request.fetch, .range = request.range}});
     }
     return false;
   }
   if (!request.asked_message) ++shared_.statistics.hits_without_message;
   if (!request.have_data) request.data = {};
-  if (fill && available < request.size) told_at_most(request.offset + available);  // the kernel takes a short answer for the end
+  if (fill && available < request.size)
+    told_at_most(request.offset + available);  // the kernel takes a short answer for the end
   if (fill) kernel_.fill_answered(request.fill, request.range, now + shared_.options.residency_ns);
-  actions.push_back(ReplyData{request.token, dirty_.compose(request.offset, available, request.data_offset, request.data), available});
+  actions.push_back(ReplyData{
+      request.token, dirty_.compose(request.offset, available, request.data_offset, request.data),
+      available});
   return true;
 }
 
@@ -497,9 +521,11 @@ bool FileAgent::advance_write(Instant now, Request& request, AgentActions& actio
       for (const Request& other : requests_)
         if (other.kind == Kind::Write && other.active) return false;
     const uint64_t end = request.offset + request.size;
-    const uint64_t known_size = attributes_mode_ != LeaseMode::None ? attributes_.size : size_floor_;
+    const uint64_t known_size =
+        attributes_mode_ != LeaseMode::None ? attributes_.size : size_floor_;
     const bool extends = request.append || end > known_size;
-    if (!need_attributes(request, extends ? LeaseMode::Exclusive : LeaseMode::Update, actions)) return false;
+    if (!need_attributes(request, extends ? LeaseMode::Exclusive : LeaseMode::Update, actions))
+      return false;
     if (request.append) {
       request.offset = attributes_.size;
       request.range = PageRange::of_bytes(request.offset, request.size);
@@ -515,12 +541,17 @@ bool FileAgent::advance_write(Instant now, Request& request, AgentActions& actio
     }
     request.active = true;
   }
-  // Purge before apply: the purge may write back an older mapped page, which must not land on top of these bytes (K12).
-  if (!shared_.options.mistakes.has(Mistake::ApplyBeforePurge) && kernel_.resident().overlaps(request.range)) return false;
-  // A fill that met the old end left zeroes behind it in its page. A reader that was woken by it looks at the size only now: it must not find the new
-  // one and take those zeroes for bytes of the file. As with recalls (K13), it gets a moment.
+  // Purge before apply: the purge may write back an older mapped page, which must not land on top
+  // of these bytes (K12).
+  if (!shared_.options.mistakes.has(Mistake::ApplyBeforePurge) &&
+      kernel_.resident().overlaps(request.range))
+    return false;
+  // A fill that met the old end left zeroes behind it in its page. A reader that was woken by it
+  // looks at the size only now: it must not find the new one and take those zeroes for bytes of the
+  // file. As with recalls (K13), it gets a moment.
   if (const uint64_t end = request.offset + request.size; end > attributes_.size) {
-    if (auto until = kernel_.keep_until({attributes_.size >> kPageShift, ((end - 1) >> kPageShift) + 1}, now)) {
+    if (auto until = kernel_.keep_until(
+            {attributes_.size >> kPageShift, ((end - 1) >> kPageShift) + 1}, now)) {
       wake_ = wake_ ? std::min(*wake_, *until) : *until;
       return false;
     }
@@ -531,21 +562,25 @@ bool FileAgent::advance_write(Instant now, Request& request, AgentActions& actio
   if (told_size_) told_size_ = std::max(*told_size_, request.kernel_end);
   if (!request.asked_message) ++shared_.statistics.hits_without_message;
   if (shared_.dirty_bytes > shared_.options.dirty_max_bytes) {
-    shared_.throttled.push_back({request.token, request.offset, static_cast<uint32_t>(request.size)});
+    shared_.throttled.push_back(
+        {request.token, request.offset, static_cast<uint32_t>(request.size)});
     send_dirty(PageRange::all(), false, actions);
   } else {
-    actions.push_back(ReplyWritten{request.token, request.offset, static_cast<uint32_t>(request.size)});
+    actions.push_back(
+        ReplyWritten{request.token, request.offset, static_cast<uint32_t>(request.size)});
   }
   return true;
 }
 
 bool FileAgent::advance_open(Request& request, AgentActions& actions) {
   // Any mode will do: at its recall the home hears that the file is in use.
-  if (attributes_mode_ == LeaseMode::None && !need_attributes(request, LeaseMode::Shared, actions)) return false;
+  if (attributes_mode_ == LeaseMode::None && !need_attributes(request, LeaseMode::Shared, actions))
+    return false;
   if (!request.purge.empty()) {
     PageSet left;
     for (PageRange piece : request.purge.ranges())
-      for (PageRange still : not_exclusive(kernel_.resident().intersect(piece)).ranges()) left.add(still);
+      for (PageRange still : not_exclusive(kernel_.resident().intersect(piece)).ranges())
+        left.add(still);
     request.purge = left;
     if (!left.empty()) {
       // Other nodes need not wait for the purge: this open only has to hear of its pages.
@@ -563,8 +598,8 @@ bool FileAgent::advance_truncate(Request& request, AgentActions& actions) {
   if (!flights_.empty()) return false;
   for (const Request& other : requests_)
     if (other.kind == Kind::Truncate && other.active) return false;
-  // With a writable mapping the kernel holds its write-backs until the truncation is answered: a purge could not end (K8). The kernel
-  // itself drops those pages right after our answer.
+  // With a writable mapping the kernel holds its write-backs until the truncation is answered: a
+  // purge could not end (K8). The kernel itself drops those pages right after our answer.
   if (!may_write() && kernel_.resident().overlaps(request.range)) return false;
   request.active = true;
   actions.push_back(ReplyTruncateReady{request.token});
@@ -578,7 +613,13 @@ bool FileAgent::advance_recall(Instant now, const PendingRecall& recall, AgentAc
         entries_ = LeaseMode::None;
         actions.push_back(EntriesLost{id_});
       }
-      actions.push_back(SendToHome{RecallAck{.file = id_, .recall = recall.id, .given = recall.range, .seen = seen_, .attributes = {}, .in_use = false, .busy = false}});
+      actions.push_back(SendToHome{RecallAck{.file = id_,
+                                             .recall = recall.id,
+                                             .given = recall.range,
+                                             .seen = seen_,
+                                             .attributes = {},
+                                             .in_use = false,
+                                             .busy = false}});
       return true;
     case Resource::Attributes: {
       for (Request& request : requests_) {
@@ -587,12 +628,20 @@ bool FileAgent::advance_recall(Instant now, const PendingRecall& recall, AgentAc
         if (truncations_ == 0 || request.active) return false;
         request.pinned = false;
       }
-      // K16: another node may make the file longer. The page with the end in it must not keep what lies behind it.
+      // K16: another node may make the file longer. The page with the end in it must not keep what
+      // lies behind it.
       if (const PageRange behind = behind_end(recall); kernel_.resident().overlaps(behind)) {
-        if (auto until = kernel_.keep_until(behind, now)) wake_ = wake_ ? std::min(*wake_, *until) : *until;
+        if (auto until = kernel_.keep_until(behind, now))
+          wake_ = wake_ ? std::min(*wake_, *until) : *until;
         return false;
       }
-      RecallAck ack{.file = id_, .recall = recall.id, .given = recall.range, .seen = seen_, .attributes = dirty_attributes_, .in_use = opens_ > 0, .busy = false};
+      RecallAck ack{.file = id_,
+                    .recall = recall.id,
+                    .given = recall.range,
+                    .seen = seen_,
+                    .attributes = dirty_attributes_,
+                    .in_use = opens_ > 0,
+                    .busy = false};
       told_in_use_ = opens_ > 0;
       dirty_attributes_ = {};
       if (recall.to == LeaseMode::None) {
@@ -605,7 +654,8 @@ bool FileAgent::advance_recall(Instant now, const PendingRecall& recall, AgentAc
     }
     case Resource::Data: {
       for (const Request& request : requests_)
-        if (request.kind == Kind::Write && request.active && request.range.overlaps(recall.range)) return false;
+        if (request.kind == Kind::Write && request.active && request.range.overlaps(recall.range))
+          return false;
       if (must_purge(recall) && !shared_.options.mistakes.has(Mistake::AckBeforePurge)) {
         if (auto until = kernel_.keep_until(recall.range, now)) {
           wake_ = wake_ ? std::min(*wake_, *until) : *until;
@@ -620,8 +670,8 @@ bool FileAgent::advance_recall(Instant now, const PendingRecall& recall, AgentAc
   return false;
 }
 
-// K8: while a truncation of ours is unanswered the kernel holds back its write-backs, so a purge may not end and no ack can wait for it. The
-// home must serve the truncation first.
+// K8: while a truncation of ours is unanswered the kernel holds back its write-backs, so a purge
+// may not end and no ack can wait for it. The home must serve the truncation first.
 void FileAgent::tell_busy(Instant now, PendingRecall& recall, AgentActions& actions) {
   if (truncations_ == 0 || recall.told_busy || recall.id == 0) return;
   if (!recall.stuck_since) recall.stuck_since = now;
@@ -631,17 +681,25 @@ void FileAgent::tell_busy(Instant now, PendingRecall& recall, AgentActions& acti
     return;
   }
   recall.told_busy = true;
-  actions.push_back(SendToHome{
-      RecallAck{.file = id_, .recall = recall.id, .given = recall.range, .seen = seen_, .attributes = {}, .in_use = false, .busy = true}});
+  actions.push_back(SendToHome{RecallAck{.file = id_,
+                                         .recall = recall.id,
+                                         .given = recall.range,
+                                         .seen = seen_,
+                                         .attributes = {},
+                                         .in_use = false,
+                                         .busy = true}});
 }
 
-// The pages that must not stay cached when the Attributes lease goes: from the one with the file's end in it on.
+// The pages that must not stay cached when the Attributes lease goes: from the one with the file's
+// end in it on.
 PageRange FileAgent::behind_end(const PendingRecall& recall) const {
-  if (recall.to != LeaseMode::None || attributes_mode_ == LeaseMode::None || truncations_ > 0) return {};
+  if (recall.to != LeaseMode::None || attributes_mode_ == LeaseMode::None || truncations_ > 0)
+    return {};
   return {attributes_.size >> kPageShift, kPageEnd};
 }
 
-// Gives more than was asked where this node has nothing going on, so that a sequential neighbour is not served page by page.
+// Gives more than was asked where this node has nothing going on, so that a sequential neighbour is
+// not served page by page.
 PageRange FileAgent::give_around(const PendingRecall& recall) const {
   PageRange wide = dirty_.clean_around(recall.range);
   auto keep_out = [&](PageRange used) {
@@ -672,7 +730,13 @@ PageRange FileAgent::give_around(const PendingRecall& recall) const {
 void FileAgent::ack_data(const PendingRecall& recall, AgentActions& actions) {
   const Mistakes& mistakes = shared_.options.mistakes;
   const PageRange given = recall.id == 0 ? recall.range : give_around(recall);
-  RecallAck ack{.file = id_, .recall = recall.id, .given = given, .seen = seen_, .attributes = {}, .in_use = false, .busy = false};
+  RecallAck ack{.file = id_,
+                .recall = recall.id,
+                .given = given,
+                .seen = seen_,
+                .attributes = {},
+                .in_use = false,
+                .busy = false};
   if (recall.id == 0) {  // after a reset: nobody to tell, and the bytes are on their way
     leases_.reduce(given, LeaseMode::None);
     return;
@@ -695,20 +759,26 @@ PageSet FileAgent::purges_wanted(Instant now) {
   PageSet need;
   for (const Request& request : requests_) {
     if (request.kind == Kind::Write && request.active) need.add(request.range);
-    if (request.kind == Kind::Truncate && !request.active && flights_.empty() && !may_write()) need.add(request.range);
+    if (request.kind == Kind::Truncate && !request.active && flights_.empty() && !may_write())
+      need.add(request.range);
     if (request.kind == Kind::Open)
       for (PageRange piece : request.purge.ranges())
-        for (PageRange left : not_exclusive(kernel_.resident().intersect(piece)).ranges()) need.add(left);
+        for (PageRange left : not_exclusive(kernel_.resident().intersect(piece)).ranges())
+          need.add(left);
   }
   for (const PendingRecall& recall : recalls_) {
     if (recall.resource == Resource::Attributes)
-      if (const PageRange behind = behind_end(recall); !kernel_.keep_until(behind, now)) need.add(behind);
-    if (recall.resource == Resource::Data && must_purge(recall) && !kernel_.keep_until(recall.range, now)) need.add(recall.range);
+      if (const PageRange behind = behind_end(recall); !kernel_.keep_until(behind, now))
+        need.add(behind);
+    if (recall.resource == Resource::Data && must_purge(recall) &&
+        !kernel_.keep_until(recall.range, now))
+      need.add(recall.range);
   }
   return need;
 }
 
-// ---- dirty bytes ------------------------------------------------------------------------------------------------------------------
+// ---- dirty bytes
+// ------------------------------------------------------------------------------------------------------------------
 
 void FileAgent::wrote(uint64_t offset, const Bytes& bytes, Timestamp wall, bool extend) {
   const uint64_t before = dirty_.bytes();
@@ -742,12 +812,14 @@ bool FileAgent::send_dirty(PageRange range, bool all, AgentActions& actions) {
     uint64_t bytes = 0;
     flush.extents = dirty_.take_unsent(range, flush.flush, kFlushMax, &bytes);
     if (flush.extents.empty()) break;
-    // The home cuts flushed bytes at the file's end (a mapping older than a truncation must not bring the file back): tell it where that is.
+    // The home cuts flushed bytes at the file's end (a mapping older than a truncation must not
+    // bring the file back): tell it where that is.
     if (dirty_attributes_.has_size) {
       flush.attributes.has_size = true;
       flush.attributes.size = dirty_attributes_.size;
       for (const Request& request : requests_)
-        if (request.kind == Kind::Truncate && request.active) flush.attributes.size = std::min(flush.attributes.size, request.size);
+        if (request.kind == Kind::Truncate && request.active)
+          flush.attributes.size = std::min(flush.attributes.size, request.size);
     }
     ++shared_.next_id;
     ++shared_.statistics.flushes;
@@ -756,8 +828,10 @@ bool FileAgent::send_dirty(PageRange range, bool all, AgentActions& actions) {
     shared_.flush_bytes_in_flight += bytes;
     actions.push_back(SendToHome{std::move(flush)});
   }
-  // Size and time stamps go with the whole file's flush; the Attributes lease is still here, so only the disk learns of them.
-  if (range == PageRange::all() && (dirty_attributes_.has_size || dirty_attributes_.has_mtime) && truncations_ == 0) {
+  // Size and time stamps go with the whole file's flush; the Attributes lease is still here, so
+  // only the disk learns of them.
+  if (range == PageRange::all() && (dirty_attributes_.has_size || dirty_attributes_.has_mtime) &&
+      truncations_ == 0) {
     Flush flush = new_flush();
     flush.attributes = std::exchange(dirty_attributes_, {});
     flights_.emplace(flush.flush, 0);
@@ -774,12 +848,16 @@ void FileAgent::flush_if_due(Instant now, AgentActions& actions) {
   send_dirty(PageRange::all(), false, actions);
 }
 
-void FileAgent::set_dirty_bytes(uint64_t before) { shared_.dirty_bytes = shared_.dirty_bytes - before + dirty_.bytes(); }
+void FileAgent::set_dirty_bytes(uint64_t before) {
+  shared_.dirty_bytes = shared_.dirty_bytes - before + dirty_.bytes();
+}
 
-// ---- small questions --------------------------------------------------------------------------------------------------------------
+// ---- small questions
+// --------------------------------------------------------------------------------------------------------------
 
 bool FileAgent::may_write() const {
-  return mapping_opens_ > 0 && shared_.options.writable_mappings && !shared_.options.mistakes.has(Mistake::ForgetMayWrite);
+  return mapping_opens_ > 0 && shared_.options.writable_mappings &&
+         !shared_.options.mistakes.has(Mistake::ForgetMayWrite);
 }
 
 bool FileAgent::recall_pending(Resource resource, PageRange range) const {
@@ -801,9 +879,13 @@ PageSet FileAgent::not_exclusive(const PageSet& pages) const {
 
 // The bytes that waiting requests hold, or have asked for, of these pages say nothing any more.
 void FileAgent::void_data(PageRange range) {
-  if (shared_.options.mistakes.has(Mistake::KeepVoidFetch) || shared_.options.mistakes.has(Mistake::FillFromRecalled)) return;
+  if (shared_.options.mistakes.has(Mistake::KeepVoidFetch) ||
+      shared_.options.mistakes.has(Mistake::FillFromRecalled))
+    return;
   for (Request& request : requests_) {
-    if (!request.range.overlaps(range) || (request.kind != Kind::Fill && request.kind != Kind::Read)) continue;
+    if (!request.range.overlaps(range) ||
+        (request.kind != Kind::Fill && request.kind != Kind::Read))
+      continue;
     if (request.have_data || request.fetch != 0) ++shared_.statistics.void_fetches;
     request.have_data = false;
     request.fetch = 0;
@@ -823,8 +905,11 @@ void FileAgent::touch(PageRange range) {
 std::optional<Instant> FileAgent::deadline() const {
   std::optional<Instant> at = wake_;
   // Once it is past, the next event of the file will do it.
-  if (forgotten_ && seen_ > 0 && release_at_ && *release_at_ > stepped_at_ && (!at || *release_at_ < *at)) at = release_at_;
-  if ((dirty_.has_unsent() || dirty_attributes_.has_mtime || dirty_attributes_.has_size) && truncations_ == 0 && !shared_.due.contains(id_)) {
+  if (forgotten_ && seen_ > 0 && release_at_ && *release_at_ > stepped_at_ &&
+      (!at || *release_at_ < *at))
+    at = release_at_;
+  if ((dirty_.has_unsent() || dirty_attributes_.has_mtime || dirty_attributes_.has_size) &&
+      truncations_ == 0 && !shared_.due.contains(id_)) {
     Instant due = dirty_since_ + shared_.options.flush_after_ns;
     if (!at || due < *at) at = due;
   }
@@ -832,8 +917,9 @@ std::optional<Instant> FileAgent::deadline() const {
 }
 
 bool FileAgent::done() const {
-  return seen_ == 0 && requests_.empty() && recalls_.empty() && opens_ == 0 && truncations_ == 0 && leases_.empty() &&
-         attributes_mode_ == LeaseMode::None && entries_ == LeaseMode::None && entries_request_ == 0 && clean() && kernel_.purges_in_flight() == 0 &&
+  return seen_ == 0 && requests_.empty() && recalls_.empty() && opens_ == 0 && truncations_ == 0 &&
+         leases_.empty() && attributes_mode_ == LeaseMode::None && entries_ == LeaseMode::None &&
+         entries_request_ == 0 && clean() && kernel_.purges_in_flight() == 0 &&
          kernel_.resident().empty();
 }
 
@@ -862,12 +948,15 @@ void FileAgent::add_counts(AgentCounts& counts) const {
 }
 
 void FileAgent::check() const {
-  // After a reset the whole file is being given up, and nobody else can have been told that it is free.
+  // After a reset the whole file is being given up, and nobody else can have been told that it is
+  // free.
   for (const PendingRecall& recall : recalls_)
     if (recall.id == 0) return;
   for (PageRange piece : kernel_.resident().ranges()) {
-    // What the kernel may show is leased, or about to be purged for good: a recall is acked only when its pages are absent.
-    VR_CHECK_MSG(leases_.covers(piece, LeaseMode::Shared) || shared_.options.mistakes.has(Mistake::AckBeforePurge) || piece.empty(),
+    // What the kernel may show is leased, or about to be purged for good: a recall is acked only
+    // when its pages are absent.
+    VR_CHECK_MSG(leases_.covers(piece, LeaseMode::Shared) ||
+                     shared_.options.mistakes.has(Mistake::AckBeforePurge) || piece.empty(),
                  "cached pages without a lease");
   }
   VR_CHECK(mapping_opens_ <= opens_);

@@ -1,16 +1,19 @@
 // One file at one node: its leases, the kernel requests that wait, and the recalls to be acked.
 //
-// Every event changes the state and then step() carries out whatever has become possible, requests before recalls (a grant is used once before it
-// can be taken away, K10), until nothing moves. A request waits only for what it shows in `Request`; nothing here waits in code.
+// Every event changes the state and then step() carries out whatever has become possible, requests
+// before recalls (a grant is used once before it can be taken away, K10), until nothing moves. A
+// request waits only for what it shows in `Request`; nothing here waits in code.
 //
 // What a request needs:
-//   fill, read    Data Shared over its whole range (fills: Exclusive while the file may be mapped writable, K2), and the true size under an
+//   fill, read    Data Shared over its whole range (fills: Exclusive while the file may be mapped
+//   writable, K2), and the true size under an
 //                 Attributes lease when it may reach the file's end
-//   write         Attributes Update, or Exclusive when it extends; then Data Exclusive; then no cached page of the range (K12)
-//   attributes    Attributes Shared
-//   open          Attributes of any mode (so that the home learns at the next recall that the file is in use); K2 for O_RDWR
+//   write         Attributes Update, or Exclusive when it extends; then Data Exclusive; then no
+//   cached page of the range (K12) attributes    Attributes Shared open          Attributes of any
+//   mode (so that the home learns at the next recall that the file is in use); K2 for O_RDWR
 //   truncate      no flush under way, no clean page beyond the new end cached
-// A request that has its Attributes lease pins it until it is answered, and may wait for Data meanwhile; never the other way round.
+// A request that has its Attributes lease pins it until it is answered, and may wait for Data
+// meanwhile; never the other way round.
 #pragma once
 
 #include <deque>
@@ -70,14 +73,18 @@ class FileAgent {
 
   // Carries out whatever has become possible.
   void step(Instant now, AgentActions& actions);
-  // Sends dirty bytes: all of them, or as many as the shared window allows. Returns false when some were held back.
+  // Sends dirty bytes: all of them, or as many as the shared window allows. Returns false when some
+  // were held back.
   bool send_dirty(PageRange range, bool all, AgentActions& actions);
   void flush_if_due(Instant now, AgentActions& actions);
 
   std::optional<Instant> deadline() const;
   bool done() const;  // nothing is known of the file any more: the object may go
   bool has_entries() const { return entries_ != LeaseMode::None; }
-  bool clean() const { return dirty_.empty() && !dirty_attributes_.has_size && !dirty_attributes_.has_mtime && flights_.empty(); }
+  bool clean() const {
+    return dirty_.empty() && !dirty_attributes_.has_size && !dirty_attributes_.has_mtime &&
+           flights_.empty();
+  }
   FileId id() const { return id_; }
   std::optional<uint32_t> peek_mode() const {
     if (attributes_mode_ == LeaseMode::None) return std::nullopt;
@@ -98,22 +105,22 @@ class FileAgent {
     Bytes bytes;                    // write
     Timestamp wall;
     bool append = false;
-    bool pinned = false;  // keeps the Attributes lease here
-    bool active = false;  // write: being carried out; truncate: sent
-    bool asked_message = false;     // needed at least one message
-    uint64_t fill = 0;              // id in kernel_
+    bool pinned = false;         // keeps the Attributes lease here
+    bool active = false;         // write: being carried out; truncate: sent
+    bool asked_message = false;  // needed at least one message
+    uint64_t fill = 0;           // id in kernel_
     uint64_t data_request = 0, attributes_request = 0, fetch = 0;  // outstanding, by id
     bool have_data = false;
     uint64_t data_offset = 0;
     Bytes data;
-    uint64_t kernel_end = 0;      // write: where the kernel will think that it ended
-    Attributes told;              // attributes: the answer, once it is decided
-    uint64_t told_order = 0;      // of two answers the greater is the later truth
-    uint64_t push = 0;            // attributes: waits for this push of the size
+    uint64_t kernel_end = 0;  // write: where the kernel will think that it ended
+    Attributes told;          // attributes: the answer, once it is decided
+    uint64_t told_order = 0;  // of two answers the greater is the later truth
+    uint64_t push = 0;        // attributes: waits for this push of the size
     bool pushed = false;
-    PageSet purge;                // open: pages that must not stay cached without Exclusive
-    uint64_t flush_upto = 0;      // flush: done when no flush up to this id is under way
-    int32_t error = 0;            // answer with this
+    PageSet purge;            // open: pages that must not stay cached without Exclusive
+    uint64_t flush_upto = 0;  // flush: done when no flush up to this id is under way
+    int32_t error = 0;        // answer with this
   };
   struct PendingRecall {
     uint64_t id = 0;
@@ -137,10 +144,13 @@ class FileAgent {
   PageRange behind_end(const PendingRecall& recall) const;
   PageSet purges_wanted(Instant now);
 
-  bool need_attributes(Request& request, LeaseMode mode, AgentActions& actions);  // true: held and pinned
+  bool need_attributes(Request& request, LeaseMode mode,
+                       AgentActions& actions);  // true: held and pinned
   void ask_data(Request& request, LeaseMode mode, bool want_data, AgentActions& actions);
   bool recall_pending(Resource resource, PageRange range) const;
-  bool must_purge(const PendingRecall& recall) const { return recall.to == LeaseMode::None || may_write(); }
+  bool must_purge(const PendingRecall& recall) const {
+    return recall.to == LeaseMode::None || may_write();
+  }
   bool may_write() const;
   PageSet not_exclusive(const PageSet& pages) const;
   void void_data(PageRange range);
@@ -160,9 +170,9 @@ class FileAgent {
   LeaseMap leases_;
   LeaseMode attributes_mode_ = LeaseMode::None, entries_ = LeaseMode::None;
   uint64_t entries_request_ = 0;
-  uint64_t seen_ = 0;              // the last grant's sequence
-  Attributes attributes_;          // valid while attributes_mode_ != None
-  uint64_t size_floor_ = 0;        // the file is at least this long, for pages under a data lease
+  uint64_t seen_ = 0;        // the last grant's sequence
+  Attributes attributes_;    // valid while attributes_mode_ != None
+  uint64_t size_floor_ = 0;  // the file is at least this long, for pages under a data lease
   DirtyAttributes dirty_attributes_;
   // At most what the kernel takes the file's size for, since it was last told; unset: not told yet.
   std::optional<uint64_t> told_size_;
@@ -175,13 +185,14 @@ class FileAgent {
   bool forgotten_ = true;
   std::optional<Instant> release_at_;
   Instant stepped_at_;
-  uint32_t truncations_ = 0;       // unanswered (K8)
-  int32_t write_error_ = 0;        // a flush failed at the home; told once, at fsync or close
-  std::list<Request> requests_;    // in order of arrival
+  uint32_t truncations_ = 0;     // unanswered (K8)
+  int32_t write_error_ = 0;      // a flush failed at the home; told once, at fsync or close
+  std::list<Request> requests_;  // in order of arrival
   std::list<PendingRecall> recalls_;
   std::map<uint64_t, uint64_t> flights_;  // flushes under way -> bytes
-  std::deque<PageRange> touched_;  // the last direct reads and writes: not given away beyond what is recalled
-  std::optional<Instant> wake_;    // a recall waits for this (K13)
+  std::deque<PageRange>
+      touched_;  // the last direct reads and writes: not given away beyond what is recalled
+  std::optional<Instant> wake_;  // a recall waits for this (K13)
 };
 
 }  // namespace vremote::coherence

@@ -1,4 +1,5 @@
-// Who holds which pages of one resource: disjoint pieces in order, neighbours that say the same joined.
+// Who holds which pages of one resource: disjoint pieces in order, neighbours that say the same
+// joined.
 #pragma once
 
 #include <algorithm>
@@ -21,7 +22,8 @@ struct Holding {
 
 class HolderMap {
  public:
-  // Calls visit(PageRange, const Holding&) for each piece that overlaps `range`, in order, cut to it. `visit` returns false to stop.
+  // Calls visit(PageRange, const Holding&) for each piece that overlaps `range`, in order, cut to
+  // it. `visit` returns false to stop.
   template <typename Visit>
   void each(PageRange range, Visit visit) const {
     if (range.empty()) return;
@@ -33,17 +35,23 @@ class HolderMap {
     }
   }
 
-  // Adds `node` with `mode` to all of `range`. Where it holds a stronger mode already, that stays. The caller has made sure that
-  // nobody else there conflicts.
+  // Adds `node` with `mode` to all of `range`. Where it holds a stronger mode already, that stays.
+  // The caller has made sure that nobody else there conflicts.
   void grant(PageRange range, NodeId node, LeaseMode mode) {
     change(range, [&](Holding& holding) {
       if (holding.nodes.empty()) {
         holding = Holding{mode, {node}};
       } else if (holding.only(node)) {
-        if (!covers(holding.mode, mode)) holding.mode = mode == LeaseMode::Exclusive || holding.mode == LeaseMode::None ? mode : stronger(holding.mode, mode);
+        if (!covers(holding.mode, mode))
+          holding.mode = mode == LeaseMode::Exclusive || holding.mode == LeaseMode::None
+                             ? mode
+                             : stronger(holding.mode, mode);
       } else {
-        VR_CHECK_MSG(compatible(holding.mode, mode) && holding.mode == mode, "a grant conflicts with a holder");
-        if (!holding.has(node)) holding.nodes.insert(std::upper_bound(holding.nodes.begin(), holding.nodes.end(), node), node);
+        VR_CHECK_MSG(compatible(holding.mode, mode) && holding.mode == mode,
+                     "a grant conflicts with a holder");
+        if (!holding.has(node))
+          holding.nodes.insert(std::upper_bound(holding.nodes.begin(), holding.nodes.end(), node),
+                               node);
       }
     });
   }
@@ -74,7 +82,8 @@ class HolderMap {
     return found;
   }
 
-  // The widest range around `need` in which `allowed(Holding)` is true of every piece (`need` itself is taken as allowed).
+  // The widest range around `need` in which `allowed(Holding)` is true of every piece (`need`
+  // itself is taken as allowed).
   template <typename Allowed>
   PageRange widest(PageRange need, Allowed allowed) const {
     PageRange result{0, kPageEnd};
@@ -91,7 +100,9 @@ class HolderMap {
     auto before = pieces_.upper_bound(need.first);
     if (before != pieces_.begin()) {
       --before;
-      if (before->first < need.first && before->second.end > need.first && !allowed(before->second.holding)) result.first = need.first;
+      if (before->first < need.first && before->second.end > need.first &&
+          !allowed(before->second.holding))
+        result.first = need.first;
     }
     for (auto it = pieces_.lower_bound(need.first); it != pieces_.end(); ++it) {
       if (it->second.end <= need.end) continue;
@@ -100,7 +111,8 @@ class HolderMap {
         break;
       }
     }
-    if (before != pieces_.end() && before->first < need.first && before->second.end > need.end && !allowed(before->second.holding))
+    if (before != pieces_.end() && before->first < need.first && before->second.end > need.end &&
+        !allowed(before->second.holding))
       result.end = need.end;
     return result;
   }
@@ -112,7 +124,8 @@ class HolderMap {
       VR_CHECK(first < piece.end && first >= last_end);
       VR_CHECK(!piece.holding.nodes.empty() && piece.holding.mode != LeaseMode::None);
       VR_CHECK(std::is_sorted(piece.holding.nodes.begin(), piece.holding.nodes.end()));
-      VR_CHECK_MSG(piece.holding.mode != LeaseMode::Exclusive || piece.holding.nodes.size() == 1, "I1: two exclusive holders");
+      VR_CHECK_MSG(piece.holding.mode != LeaseMode::Exclusive || piece.holding.nodes.size() == 1,
+                   "I1: two exclusive holders");
       VR_CHECK(last == nullptr || last_end < first || !(last->holding == piece.holding));
       last = &piece;
       last_end = piece.end;
@@ -175,7 +188,8 @@ class HolderMap {
     if (it != pieces_.begin()) --it;
     while (it != pieces_.end() && it->first <= range.end) {
       auto next = std::next(it);
-      if (next != pieces_.end() && it->second.end == next->first && it->second.holding == next->second.holding) {
+      if (next != pieces_.end() && it->second.end == next->first &&
+          it->second.holding == next->second.holding) {
         it->second.end = next->second.end;
         pieces_.erase(next);
       } else {

@@ -82,20 +82,25 @@ TEST(HolderMapTest, AgreesWithAHoldingPerPage) {
       const LeaseMode mode = static_cast<LeaseMode>(1 + prng.below(3));
       if (prng.chance(60)) {
         bool free = true;
-        for (uint64_t page = range.first; page < range.end; ++page) free = free && free_for(page, node, mode);
+        for (uint64_t page = range.first; page < range.end; ++page)
+          free = free && free_for(page, node, mode);
         if (!free) continue;
         map.grant(range, NodeId{node}, mode);
         for (uint64_t page = range.first; page < range.end; ++page)
-          if (LeaseMode& have = model[page][node]; !covers(have, mode)) have = have == None ? mode : Exclusive;
+          if (LeaseMode& have = model[page][node]; !covers(have, mode))
+            have = have == None ? mode : Exclusive;
       } else {
         const LeaseMode to = prng.chance(50) ? Shared : None;
         map.reduce(range, NodeId{node}, to);
         for (uint64_t page = range.first; page < range.end; ++page) {
           bool alone = true;
-          for (uint32_t other = 1; other < 4; ++other) alone = alone && (other == node || model[page][other] == None);
+          for (uint32_t other = 1; other < 4; ++other)
+            alone = alone && (other == node || model[page][other] == None);
           LeaseMode& have = model[page][node];
           if (have == None) continue;
-          have = to == Shared && (have == Shared || alone) ? Shared : None;  // Update beside another's Update goes altogether
+          have = to == Shared && (have == Shared || alone)
+                     ? Shared
+                     : None;  // Update beside another's Update goes altogether
         }
       }
       map.check();

@@ -8,7 +8,8 @@
 
 namespace vremote::coherence {
 
-// A request of a node, or an operation at the home; waiting, or (an operation only) holding until it is finished.
+// A request of a node, or an operation at the home; waiting, or (an operation only) holding until
+// it is finished.
 struct Home::Waiter {
   std::optional<OperationId> operation;
   NodeId node;                   // who asked, when not an operation
@@ -39,7 +40,8 @@ struct Home::ResourceState {
   // Whether `last` waits, itself or behind others in line, for a recall that `node` cannot ack yet.
   bool waits_for_busy(const Waiter& last, NodeId node) const {
     std::vector<const Waiter*> chain{&last};
-    auto it = std::find_if(waiters.begin(), waiters.end(), [&](const Waiter& w) { return &w == &last; });
+    auto it =
+        std::find_if(waiters.begin(), waiters.end(), [&](const Waiter& w) { return &w == &last; });
     while (it != waiters.begin()) {
       --it;
       const bool in_the_way = std::any_of(chain.begin(), chain.end(), [&](const Waiter* w) {
@@ -49,11 +51,14 @@ struct Home::ResourceState {
     }
     return std::any_of(recalls.begin(), recalls.end(), [&](const auto& entry) {
       return entry.second.busy && entry.second.node == node &&
-             std::any_of(chain.begin(), chain.end(), [&](const Waiter* w) { return entry.second.range.overlaps(w->range); });
+             std::any_of(chain.begin(), chain.end(),
+                         [&](const Waiter* w) { return entry.second.range.overlaps(w->range); });
     });
   }
   bool busy(NodeId node) const {
-    return std::any_of(recalls.begin(), recalls.end(), [&](const auto& entry) { return entry.second.busy && entry.second.node == node; });
+    return std::any_of(recalls.begin(), recalls.end(), [&](const auto& entry) {
+      return entry.second.busy && entry.second.node == node;
+    });
   }
   Waiter* waiting_for(OperationId operation) {
     for (Waiter& waiter : waiters)
@@ -79,10 +84,13 @@ struct Home::FileState {
     return found;
   }
   bool busy(NodeId node) const {
-    return std::any_of(resources.begin(), resources.end(), [&](const ResourceState& rs) { return rs.busy(node); });
+    return std::any_of(resources.begin(), resources.end(),
+                       [&](const ResourceState& rs) { return rs.busy(node); });
   }
   ResourceState& of(Resource resource) { return resources[static_cast<size_t>(resource)]; }
-  const ResourceState& of(Resource resource) const { return resources[static_cast<size_t>(resource)]; }
+  const ResourceState& of(Resource resource) const {
+    return resources[static_cast<size_t>(resource)];
+  }
 };
 
 namespace {
@@ -100,7 +108,8 @@ Home::FileState& Home::state(FileId file) {
 
 void Home::receive(NodeId node, const LeaseRequest& message, HomeActions& actions) {
   const bool unit = message.resource != Resource::Data;
-  if (message.mode == LeaseMode::None || message.range.empty() || message.range.end > kPageEnd || (unit && message.range != kUnit) ||
+  if (message.mode == LeaseMode::None || message.range.empty() || message.range.end > kPageEnd ||
+      (unit && message.range != kUnit) ||
       (message.mode == LeaseMode::Update && message.resource != Resource::Attributes)) {
     actions.push_back(CloseSession{node, "a lease request without sense"});
     return;
@@ -134,7 +143,8 @@ void Home::receive(NodeId node, const RecallAck& message, HomeActions& actions) 
       let_pass(message.file, fs, node, actions);
       return;
     }
-    if (recall->second.node != node || !message.given.contains(recall->second.range) || message.given.end > kPageEnd) {
+    if (recall->second.node != node || !message.given.contains(recall->second.range) ||
+        message.given.end > kPageEnd) {
       actions.push_back(CloseSession{node, "an ack that does not fit its recall"});
       return;
     }
@@ -143,7 +153,8 @@ void Home::receive(NodeId node, const RecallAck& message, HomeActions& actions) 
     const bool current = known != fs.nodes.end() && known->second.last_sequence == message.seen;
     PageRange given = current ? message.given : recall->second.range;
     if (resource == Resource::Attributes) {
-      if (message.attributes.has_size || message.attributes.has_mtime) actions.push_back(ApplyAttributes{message.file, message.attributes});
+      if (message.attributes.has_size || message.attributes.has_mtime)
+        actions.push_back(ApplyAttributes{message.file, message.attributes});
       set_in_use(message.file, fs, node, message.in_use, actions);
     }
     rs.holders.reduce(given, node, recall->second.to);
@@ -155,7 +166,9 @@ void Home::receive(NodeId node, const RecallAck& message, HomeActions& actions) 
   actions.push_back(CloseSession{node, "an ack of a recall that nobody sent"});
 }
 
-void Home::receive(NodeId node, Flush message, HomeActions& actions) { actions.push_back(ApplyFlush{node, std::move(message)}); }
+void Home::receive(NodeId node, Flush message, HomeActions& actions) {
+  actions.push_back(ApplyFlush{node, std::move(message)});
+}
 
 void Home::receive(NodeId node, const Fetch& message, HomeActions& actions) {
   if (message.range.empty() || message.range.end > kPageEnd) {
@@ -213,7 +226,8 @@ void Home::acquire(OperationId operation, const OperationNeed& need, HomeActions
                                 .range = need.range,
                                 .want_data = false,
                                 .holding = false});
-  if (need.truncation_of && fs.busy(*need.truncation_of)) let_pass(need.file, fs, *need.truncation_of, actions);
+  if (need.truncation_of && fs.busy(*need.truncation_of))
+    let_pass(need.file, fs, *need.truncation_of, actions);
   promote(need.file, fs, need.resource, actions);
   // It may wait from here on for one that has said before that it is busy (B3).
   for (NodeId node : fs.busy_nodes())
@@ -226,15 +240,24 @@ void Home::finish(OperationId operation, FileId file, HomeActions& actions) {
   FileState& fs = *it->second;
   for (Resource resource : kResources) {
     ResourceState& rs = fs.of(resource);
-    if (std::erase_if(rs.waiters, [&](const Waiter& w) { return w.operation == operation; }) > 0) promote(file, fs, resource, actions);
+    if (std::erase_if(rs.waiters, [&](const Waiter& w) { return w.operation == operation; }) > 0)
+      promote(file, fs, resource, actions);
   }
   erase_if_idle(file, actions);
 }
 
-void Home::offer(NodeId node, FileId file, Resource resource, LeaseMode mode, HomeActions& actions) {
+void Home::offer(NodeId node, FileId file, Resource resource, LeaseMode mode,
+                 HomeActions& actions) {
   FileState& fs = state(file);
   ResourceState& rs = fs.of(resource);
-  Waiter wish{.operation = {}, .node = node, .except = node, .request = 0, .mode = mode, .range = kUnit, .want_data = false, .holding = false};
+  Waiter wish{.operation = {},
+              .node = node,
+              .except = node,
+              .request = 0,
+              .mode = mode,
+              .range = kUnit,
+              .want_data = false,
+              .holding = false};
   bool free = true;
   for (const Waiter& waiter : rs.waiters)
     if (waiter.range.overlaps(wish.range) && !compatible(waiter.mode, mode)) free = false;
@@ -254,12 +277,15 @@ void Home::offer(NodeId node, FileId file, Resource resource, LeaseMode mode, Ho
 
 bool Home::blocked(const ResourceState& rs, std::list<Waiter>::const_iterator waiter) const {
   for (auto it = rs.waiters.begin(); it != waiter; ++it)
-    if (!it->suspended && it->range.overlaps(waiter->range) && !compatible(it->mode, waiter->mode)) return true;
+    if (!it->suspended && it->range.overlaps(waiter->range) && !compatible(it->mode, waiter->mode))
+      return true;
   return false;
 }
 
-// Sends the recalls that `waiter` needs and that are not under way. Returns true when something conflicts.
-bool Home::recall_conflicts(FileId file, ResourceState& rs, Resource resource, const Waiter& waiter, HomeActions& actions) {
+// Sends the recalls that `waiter` needs and that are not under way. Returns true when something
+// conflicts.
+bool Home::recall_conflicts(FileId file, ResourceState& rs, Resource resource, const Waiter& waiter,
+                            HomeActions& actions) {
   struct Wanted {
     PageRange range;
     LeaseMode to = LeaseMode::None;
@@ -270,7 +296,10 @@ bool Home::recall_conflicts(FileId file, ResourceState& rs, Resource resource, c
     for (NodeId node : holding.nodes) {
       if (waiter.except == node) continue;
       // Update cannot become Shared while other nodes have Update: it goes altogether.
-      const LeaseMode down = waiter.mode == LeaseMode::Shared && holding.mode == LeaseMode::Exclusive ? LeaseMode::Shared : LeaseMode::None;
+      const LeaseMode down =
+          waiter.mode == LeaseMode::Shared && holding.mode == LeaseMode::Exclusive
+              ? LeaseMode::Shared
+              : LeaseMode::None;
       auto [slot, fresh] = wanted.try_emplace(node, Wanted{range, down});
       if (!fresh) {
         slot->second.range.end = range.end;
@@ -282,11 +311,16 @@ bool Home::recall_conflicts(FileId file, ResourceState& rs, Resource resource, c
   for (const auto& [node, want] : wanted) {
     bool under_way = false;
     for (const auto& [id, recall] : rs.recalls)
-      if (recall.node == node && recall.range.contains(want.range) && (recall.to == LeaseMode::None || recall.to == want.to)) under_way = true;
+      if (recall.node == node && recall.range.contains(want.range) &&
+          (recall.to == LeaseMode::None || recall.to == want.to))
+        under_way = true;
     if (under_way) continue;
     uint64_t id = next_recall_++;
     rs.recalls.emplace(id, OutstandingRecall{node, want.range, want.to});
-    actions.push_back(SendRecall{node, Recall{.file = file, .recall = id, .resource = resource, .to = want.to, .range = want.range}});
+    actions.push_back(SendRecall{
+        node,
+        Recall{
+            .file = file, .recall = id, .resource = resource, .to = want.to, .range = want.range}});
   }
   return !wanted.empty();
 }
@@ -299,14 +333,16 @@ void Home::promote(FileId file, FileState& fs, Resource resource, HomeActions& a
       continue;
     }
     // I5: the ack of a recall under way to this very node would take the new grant with it.
-    if (!it->operation && std::any_of(rs.recalls.begin(), rs.recalls.end(),
-                                      [&](const auto& entry) { return entry.second.node == it->node && entry.second.range.overlaps(it->range); })) {
+    if (!it->operation && std::any_of(rs.recalls.begin(), rs.recalls.end(), [&](const auto& entry) {
+          return entry.second.node == it->node && entry.second.range.overlaps(it->range);
+        })) {
       ++it;
       continue;
     }
     const size_t recalls_before = rs.recalls.size();
     bool conflict = recall_conflicts(file, rs, resource, *it, actions);
-    if (conflict && !(mistakes_.has(Mistake::GrantBeforeAcks) && recalls_before == rs.recalls.size())) {
+    if (conflict &&
+        !(mistakes_.has(Mistake::GrantBeforeAcks) && recalls_before == rs.recalls.size())) {
       ++it;
       continue;
     }
@@ -314,10 +350,12 @@ void Home::promote(FileId file, FileState& fs, Resource resource, HomeActions& a
       it->holding = true;
       if (std::exchange(it->yielded, false)) {
         // It knows that it holds this one, and waits for data.
-        if (Waiter* second = fs.of(Resource::Data).waiting_for(*it->operation)) second->suspended = false;
+        if (Waiter* second = fs.of(Resource::Data).waiting_for(*it->operation))
+          second->suspended = false;
         promote(file, fs, Resource::Data, actions);
       } else {
-        actions.push_back(OperationReady{.operation = *it->operation, .file = file, .resource = resource, .error = 0});
+        actions.push_back(OperationReady{
+            .operation = *it->operation, .file = file, .resource = resource, .error = 0});
       }
       ++it;
       continue;
@@ -329,7 +367,9 @@ void Home::promote(FileId file, FileState& fs, Resource resource, HomeActions& a
           if (node != it->node) strip.emplace_back(range, node);
         return true;
       });
-      for (auto& [range, node] : strip) rs.holders.reduce(range, node, it->mode == LeaseMode::Shared ? LeaseMode::Shared : LeaseMode::None);
+      for (auto& [range, node] : strip)
+        rs.holders.reduce(range, node,
+                          it->mode == LeaseMode::Shared ? LeaseMode::Shared : LeaseMode::None);
     }
     Waiter granted = *it;
     it = rs.waiters.erase(it);
@@ -342,8 +382,11 @@ void Home::promote(FileId file, FileState& fs, Resource resource, HomeActions& a
 void Home::let_pass(FileId file, FileState& fs, NodeId node, HomeActions& actions) {
   for (Resource resource : kResources) {
     std::list<Waiter>& waiters = fs.of(resource).waiters;
-    auto is_theirs = [&](const Waiter& w) { return w.operation && w.truncation_of == node && !w.holding; };
-    auto place = std::find_if(waiters.begin(), waiters.end(), [](const Waiter& w) { return !w.holding; });
+    auto is_theirs = [&](const Waiter& w) {
+      return w.operation && w.truncation_of == node && !w.holding;
+    };
+    auto place =
+        std::find_if(waiters.begin(), waiters.end(), [](const Waiter& w) { return !w.holding; });
     for (auto it = place; it != waiters.end();) {
       auto next = std::next(it);
       if (is_theirs(*it)) {
@@ -358,7 +401,9 @@ void Home::let_pass(FileId file, FileState& fs, NodeId node, HomeActions& action
   }
   ResourceState& attributes = fs.of(Resource::Attributes);
   ResourceState& data = fs.of(Resource::Data);
-  auto mine = std::find_if(attributes.waiters.begin(), attributes.waiters.end(), [&](const Waiter& w) { return w.operation && w.truncation_of == node && !w.holding; });
+  auto mine = std::find_if(
+      attributes.waiters.begin(), attributes.waiters.end(),
+      [&](const Waiter& w) { return w.operation && w.truncation_of == node && !w.holding; });
   if (mine != attributes.waiters.end() && !mine->suspended) {
     for (auto holder = attributes.waiters.begin(); holder != mine; ++holder) {
       if (!holder->holding || compatible(holder->mode, mine->mode)) continue;
@@ -367,7 +412,10 @@ void Home::let_pass(FileId file, FileState& fs, NodeId node, HomeActions& action
       if (!data.waits_for_busy(*second, node)) continue;
       if (mine->yielded || holder->gave_way) {
         mine->suspended = true;
-        actions.push_back(OperationReady{.operation = *mine->operation, .file = file, .resource = Resource::Attributes, .error = EINTR});
+        actions.push_back(OperationReady{.operation = *mine->operation,
+                                         .file = file,
+                                         .resource = Resource::Attributes,
+                                         .error = EINTR});
         break;
       }
       holder->holding = false;
@@ -380,18 +428,24 @@ void Home::let_pass(FileId file, FileState& fs, NodeId node, HomeActions& action
   for (Resource resource : kResources) promote(file, fs, resource, actions);
 }
 
-// B2: whoever has the Attributes that a pressing operation waits for, and keeps them until it gets data, is asked to let go.
+// B2: whoever has the Attributes that a pressing operation waits for, and keeps them until it gets
+// data, is asked to let go.
 void Home::bounce(FileId file, FileState& fs, HomeActions& actions) {
   ResourceState& attributes = fs.of(Resource::Attributes);
   ResourceState& data = fs.of(Resource::Data);
   if (attributes.recalls.empty() || data.waiters.empty()) return;
-  const bool pressing = std::any_of(attributes.waiters.begin(), attributes.waiters.end(),
-                                    [&](const Waiter& w) { return w.operation && w.truncation_of && !w.holding && !w.suspended && fs.busy(*w.truncation_of); });
+  const bool pressing =
+      std::any_of(attributes.waiters.begin(), attributes.waiters.end(), [&](const Waiter& w) {
+        return w.operation && w.truncation_of && !w.holding && !w.suspended &&
+               fs.busy(*w.truncation_of);
+      });
   if (!pressing) return;
   bool any = false;
   for (auto it = data.waiters.begin(); it != data.waiters.end();) {
-    const bool keeps = !it->operation && std::any_of(attributes.recalls.begin(), attributes.recalls.end(),
-                                                     [&](const auto& entry) { return entry.second.node == it->node; });
+    const bool keeps =
+        !it->operation &&
+        std::any_of(attributes.recalls.begin(), attributes.recalls.end(),
+                    [&](const auto& entry) { return entry.second.node == it->node; });
     if (!keeps) {
       ++it;
       continue;
@@ -410,10 +464,13 @@ void Home::bounce(FileId file, FileState& fs, HomeActions& actions) {
   if (any) promote(file, fs, Resource::Data, actions);
 }
 
-// The widest range around `need` that `node` can be given in `mode`: no conflicting holder, nobody waiting, no recall under way.
-PageRange Home::widen(const ResourceState& rs, NodeId node, LeaseMode mode, PageRange need, const Waiter* self) const {
-  PageRange wide = rs.holders.widest(
-      need, [&](const Holding& holding) { return holding.only(node) || (mode != LeaseMode::Exclusive && compatible(holding.mode, mode)); });
+// The widest range around `need` that `node` can be given in `mode`: no conflicting holder, nobody
+// waiting, no recall under way.
+PageRange Home::widen(const ResourceState& rs, NodeId node, LeaseMode mode, PageRange need,
+                      const Waiter* self) const {
+  PageRange wide = rs.holders.widest(need, [&](const Holding& holding) {
+    return holding.only(node) || (mode != LeaseMode::Exclusive && compatible(holding.mode, mode));
+  });
   auto shrink = [&](PageRange other) {
     if (other.overlaps(need)) return;
     if (other.end <= need.first) wide.first = std::max(wide.first, other.end);
@@ -425,12 +482,15 @@ PageRange Home::widen(const ResourceState& rs, NodeId node, LeaseMode mode, Page
   return wide;
 }
 
-void Home::grant(FileId file, FileState& fs, Resource resource, const Waiter& waiter, HomeActions& actions) {
+void Home::grant(FileId file, FileState& fs, Resource resource, const Waiter& waiter,
+                 HomeActions& actions) {
   ResourceState& rs = fs.of(resource);
   LeaseMode mode = waiter.mode;
-  // With nobody else there the lease is Exclusive whatever was asked: the next write needs no message. Not so for who only looks at attributes:
-  // a tree that one node has walked would cost every other node a recall per file.
-  bool alone = resource == Resource::Data || (resource == Resource::Attributes && mode != LeaseMode::Shared);
+  // With nobody else there the lease is Exclusive whatever was asked: the next write needs no
+  // message. Not so for who only looks at attributes: a tree that one node has walked would cost
+  // every other node a recall per file.
+  bool alone =
+      resource == Resource::Data || (resource == Resource::Attributes && mode != LeaseMode::Shared);
   rs.holders.each(waiter.range, [&](PageRange, const Holding& holding) {
     if (!holding.only(waiter.node)) alone = false;
     return alone;
@@ -440,7 +500,8 @@ void Home::grant(FileId file, FileState& fs, Resource resource, const Waiter& wa
   for (const auto& [id, recall] : rs.recalls)
     if (recall.range.overlaps(waiter.range)) alone = false;
   if (alone) mode = LeaseMode::Exclusive;
-  PageRange range = resource == Resource::Data ? widen(rs, waiter.node, mode, waiter.range, nullptr) : kUnit;
+  PageRange range =
+      resource == Resource::Data ? widen(rs, waiter.node, mode, waiter.range, nullptr) : kUnit;
   rs.holders.grant(range, waiter.node, mode);
   Grant message{.file = file,
                 .request = waiter.request,
@@ -453,7 +514,8 @@ void Home::grant(FileId file, FileState& fs, Resource resource, const Waiter& wa
                 .attributes = {},
                 .data_offset = waiter.range.byte_offset(),
                 .data = {}};
-  actions.push_back(SendGrant{waiter.node, std::move(message), waiter.want_data ? waiter.range : PageRange{}});
+  actions.push_back(
+      SendGrant{waiter.node, std::move(message), waiter.want_data ? waiter.range : PageRange{}});
 }
 
 void Home::set_in_use(FileId file, FileState& fs, NodeId node, bool in_use, HomeActions& actions) {
@@ -479,7 +541,8 @@ void Home::erase_if_idle(FileId file, HomeActions& actions) {
   if (it == files_.end() || it->second->pinned) return;
   for (const ResourceState& rs : it->second->resources)
     if (!rs.idle()) return;
-  // A node that gave up every lease by recalls still knows the file and its grant numbers: they must go on counting.
+  // A node that gave up every lease by recalls still knows the file and its grant numbers: they
+  // must go on counting.
   if (!it->second->nodes.empty()) return;
   files_.erase(it);
   actions.push_back(FileIdle{file});
@@ -507,12 +570,14 @@ HomeCounts Home::counts() const {
       counts.recalls += rs.recalls.size();
       for (const Waiter& waiter : rs.waiters) counts.waiting += waiter.holding ? 0 : 1;
     }
-    fs->of(Resource::Data).holders.each(PageRange::all(), [&](PageRange range, const Holding& holding) {
-      const bool exclusive = holding.mode == LeaseMode::Exclusive;
-      (exclusive ? counts.exclusive_ranges : counts.shared_ranges) += holding.nodes.size();
-      (exclusive ? counts.exclusive_pages : counts.shared_pages) += range.count() * holding.nodes.size();
-      return true;
-    });
+    fs->of(Resource::Data)
+        .holders.each(PageRange::all(), [&](PageRange range, const Holding& holding) {
+          const bool exclusive = holding.mode == LeaseMode::Exclusive;
+          (exclusive ? counts.exclusive_ranges : counts.shared_ranges) += holding.nodes.size();
+          (exclusive ? counts.exclusive_pages : counts.shared_pages) +=
+              range.count() * holding.nodes.size();
+          return true;
+        });
   }
   return counts;
 }
@@ -545,10 +610,12 @@ void Home::check() const {
       for (auto a = rs.waiters.begin(); a != rs.waiters.end(); ++a) {
         if (!a->holding) continue;
         for (auto b = rs.waiters.begin(); b != a; ++b)
-          VR_CHECK_MSG(!b->holding || !b->range.overlaps(a->range) || compatible(a->mode, b->mode), "I3: two operations hold one piece");
+          VR_CHECK_MSG(!b->holding || !b->range.overlaps(a->range) || compatible(a->mode, b->mode),
+                       "I3: two operations hold one piece");
         rs.holders.each(a->range, [&](PageRange, const Holding& holding) {
           for (NodeId node : holding.nodes)
-            VR_CHECK_MSG(a->except == node || compatible(holding.mode, a->mode) || mistakes_.has(Mistake::GrantBeforeAcks),
+            VR_CHECK_MSG(a->except == node || compatible(holding.mode, a->mode) ||
+                             mistakes_.has(Mistake::GrantBeforeAcks),
                          "I1: a lease beside an operation that excludes it");
           return true;
         });

@@ -1,27 +1,35 @@
 // The home decides who may cache what of the files of this origin.
 //
 // Rules:
-//  I1  Two leases conflict when their ranges overlap and their modes are not compatible(). Granted leases never conflict.
-//  I2  A request that conflicts recalls first and is granted after the last ack.
-//  I3  Overlapping incompatible requests are served in order of arrival; others in parallel. An operation that runs at the home is a
+//  I1  Two leases conflict when their ranges overlap and their modes are not compatible(). Granted
+//  leases never conflict. I2  A request that conflicts recalls first and is granted after the last
+//  ack. I3  Overlapping incompatible requests are served in order of arrival; others in parallel.
+//  An operation that runs at the home is a
 //      request like any other and holds what it got until it ends.
-//  I4  What leaves for one file leaves in the order of the actions: the driver keeps one queue per file for disk work, sends and
-//      OperationReady, so that a grant carries what the flushes before it wrote, and a recall never overtakes its grant.
-//  I5  The home knows at least what an agent holds: an agent may hold less (it gave up more than was recalled while a grant was under
-//      way), never more. Grants to one node for one file are numbered; what names an older number is taken narrowly or not at all.
+//  I4  What leaves for one file leaves in the order of the actions: the driver keeps one queue per
+//  file for disk work, sends and
+//      OperationReady, so that a grant carries what the flushes before it wrote, and a recall never
+//      overtakes its grant.
+//  I5  The home knows at least what an agent holds: an agent may hold less (it gave up more than
+//  was recalled while a grant was under
+//      way), never more. Grants to one node for one file are numbered; what names an older number
+//      is taken narrowly or not at all.
 //
-// Grants are as wide as nothing forbids: the first user of a file gets all of it, Exclusive, and needs no further message; contention
-// splits ranges down to pages. Cost is per range, not per page.
+// Grants are as wide as nothing forbids: the first user of a file gets all of it, Exclusive, and
+// needs no further message; contention splits ranges down to pages. Cost is per range, not per
+// page.
 //
-// A node that has an unanswered truncation can be unable to ack a recall before the truncation is served (K8, docs/kernel_cache.md); it says so
-// (RecallAck::busy). Then
+// A node that has an unanswered truncation can be unable to ack a recall before the truncation is
+// served (K8, docs/kernel_cache.md); it says so (RecallAck::busy). Then
 //  B1  its operation goes before all that only wait;
-//  B2  requests for data of a node whose Attributes ack it waits for are bounced (EAGAIN: let go of what you hold and ask again);
-//  B3  an operation that holds the Attributes and waits for data of the busy node yields to it, once; when that node's truncation then waits for
-//      the one that yielded, both hold what the other needs and cannot let go: the one that yielded fails with EINTR.
+//  B2  requests for data of a node whose Attributes ack it waits for are bounced (EAGAIN: let go of
+//  what you hold and ask again); B3  an operation that holds the Attributes and waits for data of
+//  the busy node yields to it, once; when that node's truncation then waits for
+//      the one that yielded, both hold what the other needs and cannot let go: the one that yielded
+//      fails with EINTR.
 //
-// Tried before: granting only what was asked (a message per 128 KiB of a file nobody else uses); recalling whole leases (two writers on
-// two halves of a file pass it to and fro).
+// Tried before: granting only what was asked (a message per 128 KiB of a file nobody else uses);
+// recalling whole leases (two writers on two halves of a file pass it to and fro).
 #pragma once
 
 #include <list>
@@ -42,40 +50,74 @@ namespace vremote::coherence {
 
 using OperationId = uint64_t;
 
-// The driver reads what the grant must carry (bytes of `data` when not empty, the size floor, attributes) at its turn in the file's queue,
-// then sends it.
-struct SendGrant { NodeId node; Grant grant; PageRange data; };
-struct SendRecall { NodeId node; Recall recall; };
+// The driver reads what the grant must carry (bytes of `data` when not empty, the size floor,
+// attributes) at its turn in the file's queue, then sends it.
+struct SendGrant {
+  NodeId node;
+  Grant grant;
+  PageRange data;
+};
+struct SendRecall {
+  NodeId node;
+  Recall recall;
+};
 // Write to disk, then answer with a FlushAck.
-struct ApplyFlush { NodeId node; Flush flush; };
-struct ApplyAttributes { FileId file; DirtyAttributes attributes; };
-struct ServeFetch { NodeId node; Fetch fetch; };
+struct ApplyFlush {
+  NodeId node;
+  Flush flush;
+};
+struct ApplyAttributes {
+  FileId file;
+  DirtyAttributes attributes;
+};
+struct ServeFetch {
+  NodeId node;
+  Fetch fetch;
+};
 // With `error`, an errno: the operation cannot have it. It ends with that error (finish() it).
-struct OperationReady { OperationId operation = 0; FileId file; Resource resource = Resource::Data; int32_t error = 0; };
-struct PinFile { FileId file; };    // some node has it open: it outlives its last name
-struct UnpinFile { FileId file; };
-struct FileIdle { FileId file; };   // no agent knows it any more
-struct CloseSession { NodeId node; std::string reason; };  // the node broke the protocol
+struct OperationReady {
+  OperationId operation = 0;
+  FileId file;
+  Resource resource = Resource::Data;
+  int32_t error = 0;
+};
+struct PinFile {
+  FileId file;
+};  // some node has it open: it outlives its last name
+struct UnpinFile {
+  FileId file;
+};
+struct FileIdle {
+  FileId file;
+};  // no agent knows it any more
+struct CloseSession {
+  NodeId node;
+  std::string reason;
+};  // the node broke the protocol
 
-using HomeAction =
-    std::variant<SendGrant, SendRecall, ApplyFlush, ApplyAttributes, ServeFetch, OperationReady, PinFile, UnpinFile, FileIdle, CloseSession>;
+using HomeAction = std::variant<SendGrant, SendRecall, ApplyFlush, ApplyAttributes, ServeFetch,
+                                OperationReady, PinFile, UnpinFile, FileIdle, CloseSession>;
 using HomeActions = std::vector<HomeAction>;
 
-// One piece an operation at the home takes: all of it Exclusive, or Shared with the agents' Shared leases.
+// One piece an operation at the home takes: all of it Exclusive, or Shared with the agents' Shared
+// leases.
 struct OperationNeed {
   FileId file;
   Resource resource = Resource::Attributes;
   LeaseMode mode = LeaseMode::Exclusive;
   PageRange range = kUnit;
-  // This node's own leases are left alone: it asked for the operation and sees to its own caches (a truncation).
+  // This node's own leases are left alone: it asked for the operation and sees to its own caches (a
+  // truncation).
   std::optional<NodeId> except;
-  // This node waits for the operation with a truncation unanswered: it may be unable to ack a recall before (B1 to B3).
+  // This node waits for the operation with a truncation unanswered: it may be unable to ack a
+  // recall before (B1 to B3).
   std::optional<NodeId> truncation_of = {};
 };
 
 struct HomeCounts {
   uint64_t files = 0, waiting = 0, recalls = 0;
-  uint64_t shared_ranges = 0, shared_pages = 0, exclusive_ranges = 0, exclusive_pages = 0;  // of data, granted to all nodes
+  uint64_t shared_ranges = 0, shared_pages = 0, exclusive_ranges = 0,
+           exclusive_pages = 0;  // of data, granted to all nodes
 };
 
 // Not thread-safe: the driver calls it under one lock. Never blocks.
@@ -96,20 +138,27 @@ class Home {
   // The node's session is over: everything it held is free, everything it asked for is forgotten.
   void node_gone(NodeId node, HomeActions& actions);
 
-  // Takes one piece for an operation; OperationReady follows when it is held (perhaps at once). An operation that needs several takes them
-  // one after the other in the order Entries < Attributes < Data, then by FileId.
+  // Takes one piece for an operation; OperationReady follows when it is held (perhaps at once). An
+  // operation that needs several takes them one after the other in the order Entries < Attributes <
+  // Data, then by FileId.
   void acquire(OperationId operation, const OperationNeed& need, HomeActions& actions);
   // Lets go of all that the operation holds on this file (or gives up waiting for it).
   void finish(OperationId operation, FileId file, HomeActions& actions);
 
-  // Grants without being asked when nobody has to be recalled or made to wait for it; otherwise does nothing.
+  // Grants without being asked when nobody has to be recalled or made to wait for it; otherwise
+  // does nothing.
   void offer(NodeId node, FileId file, Resource resource, LeaseMode mode, HomeActions& actions);
 
   // Files of which a node other than 0 may hold bytes or attributes that are not here.
   std::vector<FileId> files_dirty_elsewhere() const;
   HomeCounts counts() const;
   // The recalls that have not been acked, for `status`.
-  struct PendingRecall { FileId file; NodeId node; Resource resource; PageRange range; };
+  struct PendingRecall {
+    FileId file;
+    NodeId node;
+    Resource resource;
+    PageRange range;
+  };
   std::vector<PendingRecall> pending_recalls(size_t most) const;
 
   // What `node` holds on a page (for the simulator's checkers).
@@ -126,11 +175,14 @@ class Home {
   FileState& state(FileId file);
   void promote(FileId file, FileState& fs, Resource resource, HomeActions& actions);
   bool blocked(const ResourceState& rs, std::list<Waiter>::const_iterator waiter) const;
-  bool recall_conflicts(FileId file, ResourceState& rs, Resource resource, const Waiter& waiter, HomeActions& actions);
-  void grant(FileId file, FileState& fs, Resource resource, const Waiter& waiter, HomeActions& actions);
+  bool recall_conflicts(FileId file, ResourceState& rs, Resource resource, const Waiter& waiter,
+                        HomeActions& actions);
+  void grant(FileId file, FileState& fs, Resource resource, const Waiter& waiter,
+             HomeActions& actions);
   void let_pass(FileId file, FileState& fs, NodeId node, HomeActions& actions);
   void bounce(FileId file, FileState& fs, HomeActions& actions);
-  PageRange widen(const ResourceState& rs, NodeId node, LeaseMode mode, PageRange need, const Waiter* self) const;
+  PageRange widen(const ResourceState& rs, NodeId node, LeaseMode mode, PageRange need,
+                  const Waiter* self) const;
   void set_in_use(FileId file, FileState& fs, NodeId node, bool in_use, HomeActions& actions);
   void erase_if_idle(FileId file, HomeActions& actions);
 

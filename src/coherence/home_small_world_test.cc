@@ -1,8 +1,10 @@
-// Every order of events of a small world, up to a depth: two agents, the queues between them and the home, and one operation.
+// Every order of events of a small world, up to a depth: two agents, the queues between them and
+// the home, and one operation.
 //
-// The agents here do what the protocol allows and no more: they believe the grants that have reached them, ack recalls in order, narrowly or
-// as widely as they can. Grants, recalls, acks and requests wait in queues, so that every crossing of them is tried.
-// Not covered: flushes (they pass through), more than two nodes, releases that cross grants (HomeTest), reset sessions.
+// The agents here do what the protocol allows and no more: they believe the grants that have
+// reached them, ack recalls in order, narrowly or as widely as they can. Grants, recalls, acks and
+// requests wait in queues, so that every crossing of them is tried. Not covered: flushes (they pass
+// through), more than two nodes, releases that cross grants (HomeTest), reset sessions.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -20,7 +22,8 @@ using test::pages;
 using enum LeaseMode;
 
 constexpr FileId kFile{0, 1, 7};
-constexpr uint64_t kPages = 3;  // looked at: two that are asked for, and one that only wide grants reach
+constexpr uint64_t kPages =
+    3;  // looked at: two that are asked for, and one that only wide grants reach
 
 struct Wish {
   LeaseMode mode;
@@ -35,14 +38,18 @@ class SmallWorld {
   // Steps are numbered; a step that is not possible now returns false.
   size_t steps() const { return 2 * (wishes_.size() + 3) + 2; }
   bool step(size_t number) {
-    if (number >= 2 * (wishes_.size() + 3)) return operation_step(number - 2 * (wishes_.size() + 3));
+    if (number >= 2 * (wishes_.size() + 3))
+      return operation_step(number - 2 * (wishes_.size() + 3));
     const size_t node = number % 2, what = number / 2;
     Side& side = sides_[node];
     if (what < wishes_.size()) {
       if (side.asked - side.granted >= 2) return false;
       ++side.asked;
-      side.up.push_back(LeaseRequest{
-          .file = kFile, .request = side.asked, .resource = resource_, .mode = wishes_[what].mode, .range = wishes_[what].range});
+      side.up.push_back(LeaseRequest{.file = kFile,
+                                     .request = side.asked,
+                                     .resource = resource_,
+                                     .mode = wishes_[what].mode,
+                                     .range = wishes_[what].range});
       return true;
     }
     switch (what - wishes_.size()) {
@@ -51,11 +58,13 @@ class SmallWorld {
       case 1:
         return agent_takes(node, false);
       default:
-        return !side.down.empty() && std::holds_alternative<Recall>(side.down.front()) && agent_takes(node, true);
+        return !side.down.empty() && std::holds_alternative<Recall>(side.down.front()) &&
+               agent_takes(node, true);
     }
   }
 
-  // Carries on until nothing moves: whoever asked must have been granted (nothing is lost, nothing waits in a circle).
+  // Carries on until nothing moves: whoever asked must have been granted (nothing is lost, nothing
+  // waits in a circle).
   void drain() {
     for (bool moved = true; moved;) {
       moved = false;
@@ -87,7 +96,9 @@ class SmallWorld {
     if (side.up.empty()) return false;
     auto message = std::move(side.up.front());
     side.up.pop_front();
-    std::visit([&](const auto& m) { home_.receive(NodeId{static_cast<uint32_t>(node)}, m, actions_); }, message);
+    std::visit(
+        [&](const auto& m) { home_.receive(NodeId{static_cast<uint32_t>(node)}, m, actions_); },
+        message);
     took();
     return true;
   }
@@ -103,16 +114,19 @@ class SmallWorld {
       if (resource_ == Resource::Data) {
         side.leases.raise(grant->range, grant->mode);
       } else if (!covers(side.unit, grant->mode)) {
-        side.unit = side.unit == None ? grant->mode : Exclusive;  // Shared and Update together are both rights
+        side.unit = side.unit == None ? grant->mode
+                                      : Exclusive;  // Shared and Update together are both rights
       }
     } else if (const auto* recall = std::get_if<Recall>(&message)) {
-      const PageRange given = wide && resource_ == Resource::Data ? PageRange::all() : recall->range;
+      const PageRange given =
+          wide && resource_ == Resource::Data ? PageRange::all() : recall->range;
       if (resource_ == Resource::Attributes) {
         if (recall->to == None || side.unit != None) side.unit = recall->to;
       } else {
         side.leases.reduce(given, recall->to);
       }
-      side.up.push_back(RecallAck{.file = kFile, .recall = recall->recall, .given = given, .seen = side.seen});
+      side.up.push_back(
+          RecallAck{.file = kFile, .recall = recall->recall, .given = given, .seen = side.seen});
     }
     check();
     return true;
@@ -134,8 +148,10 @@ class SmallWorld {
 
   void took() {
     for (HomeAction& action : actions_) {
-      if (auto* grant = std::get_if<SendGrant>(&action)) sides_[grant->node.value].down.push_back(std::move(grant->grant));
-      if (auto* recall = std::get_if<SendRecall>(&action)) sides_[recall->node.value].down.push_back(recall->recall);
+      if (auto* grant = std::get_if<SendGrant>(&action))
+        sides_[grant->node.value].down.push_back(std::move(grant->grant));
+      if (auto* recall = std::get_if<SendRecall>(&action))
+        sides_[recall->node.value].down.push_back(recall->recall);
       if (std::holds_alternative<OperationReady>(action)) operation_ = Operation::Holding;
       if (const auto* close = std::get_if<CloseSession>(&action)) violation_ = close->reason;
     }
@@ -151,12 +167,16 @@ class SmallWorld {
   void check() {
     for (uint64_t page = 0; page < (resource_ == Resource::Data ? kPages : 1); ++page) {
       const LeaseMode a = mode_at(sides_[0], page), b = mode_at(sides_[1], page);
-      if (!compatible(a, b)) violation_ = fmt::format("I1: {} beside {} on page {}", test::text(a), test::text(b), page);
+      if (!compatible(a, b))
+        violation_ = fmt::format("I1: {} beside {} on page {}", test::text(a), test::text(b), page);
       for (uint32_t node : {0, 1}) {
         const LeaseMode known = home_.held(NodeId{node}, kFile, resource_, page);
         const LeaseMode has = mode_at(sides_[node], page);
-        if (!covers(known, has)) violation_ = fmt::format("I5: n{} has {}, the home knows {}", node, test::text(has), test::text(known));
-        if (page == 0 && operation_ == Operation::Holding && has != None) violation_ = "I1: a lease beside the operation";
+        if (!covers(known, has))
+          violation_ = fmt::format("I5: n{} has {}, the home knows {}", node, test::text(has),
+                                   test::text(known));
+        if (page == 0 && operation_ == Operation::Holding && has != None)
+          violation_ = "I1: a lease beside the operation";
       }
     }
   }
@@ -175,8 +195,10 @@ struct Tried {
   std::string violation;  // with the steps that lead to it; empty: none
 };
 
-// Tries every sequence of `depth` possible steps, until one shows a violation; each is run from the start, because a Home cannot be copied.
-Tried try_all(Resource resource, const std::vector<Wish>& wishes, size_t depth, Mistakes mistakes = {}) {
+// Tries every sequence of `depth` possible steps, until one shows a violation; each is run from the
+// start, because a Home cannot be copied.
+Tried try_all(Resource resource, const std::vector<Wish>& wishes, size_t depth,
+              Mistakes mistakes = {}) {
   Tried tried;
   std::vector<size_t> path(depth, 0);
   const size_t steps = SmallWorld(resource, wishes, mistakes).steps();
@@ -205,7 +227,8 @@ Tried try_all(Resource resource, const std::vector<Wish>& wishes, size_t depth, 
   }
 }
 
-const std::vector<Wish> kDataWishes{{Shared, pages(0, 0)}, {Exclusive, pages(0, 1)}, {Exclusive, pages(1, 1)}};
+const std::vector<Wish> kDataWishes{
+    {Shared, pages(0, 0)}, {Exclusive, pages(0, 1)}, {Exclusive, pages(1, 1)}};
 const std::vector<Wish> kAttributesWishes{{Shared, kUnit}, {Update, kUnit}, {Exclusive, kUnit}};
 
 TEST(HomeSmallWorldTest, DataLeasesNeverConflictWhateverTheOrder) {

@@ -10,7 +10,8 @@ using test::pages;
 using test::pages_from;
 using enum LeaseMode;
 
-// ---- I1, I2: who must give up, and when the other may begin ---------------------------------------------------------------------
+// ---- I1, I2: who must give up, and when the other may begin
+// ---------------------------------------------------------------------
 
 TEST(HomeTest, SharedLeasesOfSeveralNodesStandSideBySide) {
   HomeWorld w;
@@ -68,7 +69,8 @@ TEST(HomeTest, ADowngradeUnderWayIsNotEnoughForAWriter) {
   w.finishes(1);
 }
 
-// ---- wide grants ----------------------------------------------------------------------------------------------------------------
+// ---- wide grants
+// ----------------------------------------------------------------------------------------------------------------
 
 TEST(HomeTest, TheFirstUserGetsTheWholeFileExclusive) {
   HomeWorld w;
@@ -106,13 +108,15 @@ TEST(HomeTest, EntriesAreOnlyEverShared) {
   w.asks_entries("n1").expect("grant n1 Shared entries");
 }
 
-// ---- I3: order of arrival -------------------------------------------------------------------------------------------------------
+// ---- I3: order of arrival
+// -------------------------------------------------------------------------------------------------------
 
 TEST(HomeTest, AReaderDoesNotOvertakeAWaitingWriter) {
   HomeWorld w;
   w.has("n1", Shared, pages(0, 9)).has("n2", Shared, pages(0, 9));
   w.asks("n3", Exclusive, pages(5, 5)).expect("recall n1 5-5", "recall n2 5-5");
-  w.asks("n4", Shared, pages(5, 5)).expect_nothing();  // compatible with the holders, but n3 came first
+  w.asks("n4", Shared, pages(5, 5))
+      .expect_nothing();  // compatible with the holders, but n3 came first
   w.acks("n1").expect_nothing();
   w.acks("n2").expect("grant n3 Exclusive 5-5", "recall n3 5-5 to Shared");
   w.acks("n3").expect("grant n4 Shared all");
@@ -132,12 +136,14 @@ TEST(HomeTest, WritersTakeTurnsInOrderOfArrival) {
   w.asks("n2", Exclusive, pages(5, 5)).expect("recall n1 5-5");
   w.asks("n3", Exclusive, pages(5, 5)).expect_nothing();
   w.asks("n1", Exclusive, pages(5, 5)).expect_nothing();
-  w.acks("n1").expect("grant n2 Exclusive all", "recall n2 5-5");  // wide: the others wait for page 5 only
+  w.acks("n1").expect("grant n2 Exclusive all",
+                      "recall n2 5-5");  // wide: the others wait for page 5 only
   w.acks("n2").expect("grant n3 Exclusive 5-5", "recall n3 5-5");
   w.acks("n3").expect("grant n1 Exclusive 5-5");
 }
 
-// ---- the same node, stronger ----------------------------------------------------------------------------------------------------
+// ---- the same node, stronger
+// ----------------------------------------------------------------------------------------------------
 
 TEST(HomeTest, AnUpgradeRecallsTheOthersOnly) {
   HomeWorld w;
@@ -161,13 +167,15 @@ TEST(HomeTest, NoGrantToANodeWhileItsOlderLeaseIsRecalled) {
   HomeWorld w;
   w.has_attributes("n2", Shared);
   w.asks_attributes("n1", Update).expect("recall n2 attributes");
-  w.asks_attributes("n2", Update).expect_nothing();  // compatible with n1's request, and nobody else is in its way
+  w.asks_attributes("n2", Update)
+      .expect_nothing();  // compatible with n1's request, and nobody else is in its way
   w.acks("n2").expect("grant n1 Update attributes", "grant n2 Update attributes");
   EXPECT_EQ(w.held("n1", 0, Resource::Attributes), Update);
   EXPECT_EQ(w.held("n2", 0, Resource::Attributes), Update);
 }
 
-// ---- Update ---------------------------------------------------------------------------------------------------------------------
+// ---- Update
+// ---------------------------------------------------------------------------------------------------------------------
 
 TEST(HomeTest, SeveralNodesUpdateTheTimeOfAFileAtOnce) {
   HomeWorld w;
@@ -181,7 +189,8 @@ TEST(HomeTest, SeveralNodesUpdateTheTimeOfAFileAtOnce) {
 TEST(HomeTest, SharedAndUpdateOfOneNodeAreExclusiveTogether) {
   HomeWorld w;
   w.has_attributes("n1", Shared);
-  w.operation(1, Resource::Attributes, None, test::pages(0, 0)).expect("ready 1");  // keeps the grant from becoming Exclusive of itself
+  w.operation(1, Resource::Attributes, None, test::pages(0, 0))
+      .expect("ready 1");  // keeps the grant from becoming Exclusive of itself
   w.asks_attributes("n1", Update).expect("grant n1 Update attributes");
   EXPECT_EQ(w.held("n1", 0, Resource::Attributes), Exclusive);
   w.finishes(1);
@@ -189,25 +198,30 @@ TEST(HomeTest, SharedAndUpdateOfOneNodeAreExclusiveTogether) {
   w.acks("n1").expect("grant n2 Exclusive attributes");
 }
 
-// ---- I4: order of what leaves ---------------------------------------------------------------------------------------------------
+// ---- I4: order of what leaves
+// ---------------------------------------------------------------------------------------------------
 
 TEST(HomeTest, ADirtySizeIsAppliedBeforeTheGrantThatShowsIt) {
   HomeWorld w;
   w.has_attributes("n1", Exclusive);
   w.asks_attributes("n2", Shared).expect("recall n1 attributes to Shared");
-  w.acks("n1", {.attributes = {.has_size = true, .size = 8192}}).expect("apply size 8192", "grant n2 Shared attributes");
+  w.acks("n1", {.attributes = {.has_size = true, .size = 8192}})
+      .expect("apply size 8192", "grant n2 Shared attributes");
 }
 
 TEST(HomeTest, FlushesAndFetchesKeepTheirPlaceAmongGrantsAndRecalls) {
   HomeWorld w;
   w.has("n1", Exclusive, pages(0, 9));
   w.asks("n2", Exclusive, pages(0, 0)).expect("recall n1 0-0");
-  w.receives("n1", Flush{.file = w.file, .flush = 8, .extents = {}, .attributes = {}}).expect("apply flush 8 of n1");
+  w.receives("n1", Flush{.file = w.file, .flush = 8, .extents = {}, .attributes = {}})
+      .expect("apply flush 8 of n1");
   w.acks("n1").expect("grant n2 Exclusive 0-0");
-  w.receives("n2", Fetch{.file = w.file, .fetch = 1, .range = pages(0, 0)}).expect("serve fetch 0-0 of n2");
+  w.receives("n2", Fetch{.file = w.file, .fetch = 1, .range = pages(0, 0)})
+      .expect("serve fetch 0-0 of n2");
 }
 
-// ---- I5: what crosses a grant on its way ----------------------------------------------------------------------------------------
+// ---- I5: what crosses a grant on its way
+// ----------------------------------------------------------------------------------------
 
 TEST(HomeTest, AWiderAckGivesMoreOnlyWhenItsSenderHasSeenEveryGrant) {
   HomeWorld w;
@@ -221,8 +235,10 @@ TEST(HomeTest, AWiderAckGivesMoreOnlyWhenItsSenderHasSeenEveryGrant) {
   late.has("n1", Exclusive, pages(0, 9));
   late.asks("n2", Exclusive, pages(3, 3)).expect("recall n1 3-3");
   late.asks("n1", Exclusive, pages(20, 20)).expect("grant n1 Exclusive 4-end");
-  late.acks("n1", {.given = pages_from(2), .seen = late.last_grant("n1") - 1}).expect("grant n2 Exclusive 3-3");
-  EXPECT_EQ(late.held("n1", 20), Exclusive) << "the grant under way is not given up by an ack sent before it arrived";
+  late.acks("n1", {.given = pages_from(2), .seen = late.last_grant("n1") - 1})
+      .expect("grant n2 Exclusive 3-3");
+  EXPECT_EQ(late.held("n1", 20), Exclusive)
+      << "the grant under way is not given up by an ack sent before it arrived";
   EXPECT_EQ(late.held("n1", 9), Exclusive);
 }
 
@@ -246,7 +262,8 @@ TEST(HomeTest, GrantNumbersGoOnAfterEveryLeaseIsGone) {
   EXPECT_EQ(w.last_grant("n1"), 2u);
 }
 
-// ---- operations at the home -----------------------------------------------------------------------------------------------------
+// ---- operations at the home
+// -----------------------------------------------------------------------------------------------------
 
 TEST(HomeTest, AnOperationHoldsWhatItGotUntilItIsFinished) {
   HomeWorld w;
@@ -288,7 +305,8 @@ TEST(HomeTest, AnOperationThatGivesUpLetsTheNextOnePass) {
   w.acks("n1").expect("grant n2 Exclusive all");
 }
 
-// ---- a node whose truncation stands in the way of its own acks: K8 ----------------------------------------------------------------
+// ---- a node whose truncation stands in the way of its own acks: K8
+// ----------------------------------------------------------------
 
 TEST(HomeTest, ABusyNodesTruncationGoesBeforeThoseWhoOnlyWait) {  // B1
   HomeWorld w;
@@ -296,7 +314,8 @@ TEST(HomeTest, ABusyNodesTruncationGoesBeforeThoseWhoOnlyWait) {  // B1
   w.asks_attributes("n2", Shared).expect("recall n1 attributes to Shared");
   w.operation(1, Resource::Attributes, Exclusive, kUnit).expect_nothing();
   w.truncation(2, "n1").expect_nothing();
-  w.is_busy("n1").expect("recall n1 attributes");  // its truncation stands first in line now, and takes all of the lease
+  w.is_busy("n1").expect("recall n1 attributes");  // its truncation stands first in line now, and
+                                                   // takes all of the lease
   w.acks("n1").expect_nothing();
   w.acks("n1").expect("ready 2");
   w.finishes(2).expect("grant n2 Shared attributes", "recall n2 attributes");
@@ -307,7 +326,8 @@ TEST(HomeTest, ABusyNodesTruncationGoesBeforeThoseWhoOnlyWait) {  // B1
 TEST(HomeTest, WhoKeepsTheAttributesFromABusyNodesTruncationIsBounced) {  // B2
   HomeWorld w;
   w.has("n1", Exclusive, pages(0, 9)).has_attributes("n2", Update);
-  w.asks("n2", Exclusive, pages(0, 0)).expect("recall n1 0-0");  // n2 keeps its Attributes lease until it gets page 0
+  w.asks("n2", Exclusive, pages(0, 0))
+      .expect("recall n1 0-0");  // n2 keeps its Attributes lease until it gets page 0
   w.truncation(1, "n1").expect("recall n2 attributes");
   w.is_busy("n1").expect("refuse n2 0-0 error 11");
   w.acks("n2").expect("ready 1");
@@ -331,7 +351,9 @@ TEST(HomeTest, AnOperationYieldsTheAttributesToABusyNodesTruncation) {  // B3
 
 TEST(HomeTest, OfTwoTruncationsThatHoldWhatTheOtherNeedsOneFails) {  // B3
   HomeWorld w;
-  w.has("n1", Exclusive, pages(0, 9)).has("n2", Exclusive, pages(10, 19)).has_attributes("n1", Exclusive);
+  w.has("n1", Exclusive, pages(0, 9))
+      .has("n2", Exclusive, pages(10, 19))
+      .has_attributes("n1", Exclusive);
   w.truncation(1, "n2").expect("recall n1 attributes");
   w.acks("n1").expect("ready 1");
   w.truncation_goes_on(1, "n2", 5).expect("recall n1 5-9");
@@ -364,7 +386,8 @@ TEST(HomeTest, AnOperationYieldsAlsoWhenOthersBeforeItWaitForTheBusyNode) {  // 
   w.finishes(1).expect_nothing();
 }
 
-// ---- offers ---------------------------------------------------------------------------------------------------------------------
+// ---- offers
+// ---------------------------------------------------------------------------------------------------------------------
 
 TEST(HomeTest, AnOfferNeverMakesAnybodyWait) {
   HomeWorld w;
@@ -385,7 +408,8 @@ TEST(HomeTest, AnOfferThatIsRefusedLeavesNothingBehind) {
   EXPECT_EQ(w.home.counts().files, 0u);
 }
 
-// ---- nodes that go, files in use, files nobody knows -----------------------------------------------------------------------------
+// ---- nodes that go, files in use, files nobody knows
+// -----------------------------------------------------------------------------
 
 TEST(HomeTest, WhatAGoneNodeHeldAskedForAndOwedIsFree) {
   HomeWorld w;
@@ -402,7 +426,9 @@ TEST(HomeTest, TheGrantsOfANewSessionAreNumberedFromOne) {
   HomeActions actions;
   w.asks("n1", Exclusive, pages(0, 0)).expect("grant n1 Exclusive all");
   w.goes("n1").expect("idle");
-  w.home.receive(NodeId{1}, LeaseRequest{.file = w.file, .request = 9, .mode = Shared, .range = pages(0, 0)}, actions);
+  w.home.receive(NodeId{1},
+                 LeaseRequest{.file = w.file, .request = 9, .mode = Shared, .range = pages(0, 0)},
+                 actions);
   ASSERT_EQ(actions.size(), 1u);
   EXPECT_EQ(std::get<SendGrant>(actions[0]).grant.sequence, 1u);
 }
@@ -410,7 +436,8 @@ TEST(HomeTest, TheGrantsOfANewSessionAreNumberedFromOne) {
 TEST(HomeTest, AFileIsPinnedWhileAnyNodeSaysItIsInUse) {
   HomeWorld w;
   w.has_attributes("n1", Shared).has_attributes("n2", Shared);
-  w.operation(1, Resource::Attributes, Exclusive, kUnit).expect("recall n1 attributes", "recall n2 attributes");
+  w.operation(1, Resource::Attributes, Exclusive, kUnit)
+      .expect("recall n1 attributes", "recall n2 attributes");
   w.acks("n1", {.in_use = true}).expect("pin");
   w.acks("n2", {.in_use = true}).expect("ready 1");
   w.finishes(1).expect_nothing();
@@ -435,12 +462,14 @@ TEST(HomeTest, AFileIsIdleWhenTheLastAgentHasReleasedIt) {
   EXPECT_EQ(w.home.counts().files, 0u);
 }
 
-// ---- what breaks the protocol ends the session -----------------------------------------------------------------------------------
+// ---- what breaks the protocol ends the session
+// -----------------------------------------------------------------------------------
 
 TEST(HomeTest, RequestsWithoutSenseEndTheSession) {
   HomeWorld w;
   auto request = [&](Resource resource, LeaseMode mode, PageRange range) {
-    return LeaseRequest{.file = w.file, .request = 1, .resource = resource, .mode = mode, .range = range};
+    return LeaseRequest{
+        .file = w.file, .request = 1, .resource = resource, .mode = mode, .range = range};
   };
   w.receives("n1", request(Resource::Data, None, pages(0, 0))).expect("close n1");
   w.receives("n1", request(Resource::Data, Shared, {3, 3})).expect("close n1");
@@ -459,16 +488,19 @@ TEST(HomeTest, AcksThatFitNoRecallEndTheSession) {
   w.receives("n1", stranger).expect("close n1");
   w.asks("n2", Exclusive, pages(3, 5)).expect("recall n1 3-5");
   uint64_t id = 0;
-  for (uint64_t guess = 1; guess < 10; ++guess) {  // whatever its number: n2 may not ack what n1 was asked for
+  for (uint64_t guess = 1; guess < 10;
+       ++guess) {  // whatever its number: n2 may not ack what n1 was asked for
     HomeActions actions;
-    w.home.receive(NodeId{2}, RecallAck{.file = w.file, .recall = guess, .given = pages(3, 5)}, actions);
+    w.home.receive(NodeId{2}, RecallAck{.file = w.file, .recall = guess, .given = pages(3, 5)},
+                   actions);
     ASSERT_EQ(actions.size(), 1u);
     const auto& close = std::get<CloseSession>(actions[0]);
     if (close.reason == "an ack that does not fit its recall") id = guess;
   }
   ASSERT_NE(id, 0u);
   EXPECT_EQ(w.held("n1", 3), Exclusive);
-  w.receives("n1", RecallAck{.file = w.file, .recall = id, .given = pages(3, 4)}).expect("close n1");  // less than recalled
+  w.receives("n1", RecallAck{.file = w.file, .recall = id, .given = pages(3, 4)})
+      .expect("close n1");  // less than recalled
   EXPECT_EQ(w.held("n1", 3), Exclusive);
   w.acks("n1").expect("grant n2 Exclusive 3-5");
 }

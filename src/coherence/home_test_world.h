@@ -1,6 +1,7 @@
 // A home and as many nodes as a scenario names: events go in by name, actions come out as lines.
 //
-// Every action must be expected: lines that no expect() has taken fail the test at the next event or at the end.
+// Every action must be expected: lines that no expect() has taken fail the test at the next event
+// or at the end.
 #pragma once
 
 #include <gmock/gmock.h>
@@ -22,13 +23,14 @@ class HomeWorld {
   explicit HomeWorld(Mistakes mistakes = {}) : home(mistakes) {}
   ~HomeWorld() { EXPECT_THAT(lines_, testing::IsEmpty()) << "actions nobody expected"; }
 
-  // Gives `node` exactly this, whatever others must give up for it. Operations of mode None, which conflict with nothing, fence the
-  // grant in: it becomes neither wider nor stronger.
+  // Gives `node` exactly this, whatever others must give up for it. Operations of mode None, which
+  // conflict with nothing, fence the grant in: it becomes neither wider nor stronger.
   HomeWorld& has(const std::string& node, LeaseMode mode, PageRange range) {
     constexpr OperationId kFence = 1'000'000;
     HomeActions ignored;
     auto fence = [&](PageRange piece) {
-      if (!piece.empty()) home.acquire(kFence, {file, Resource::Data, LeaseMode::None, piece, {}}, ignored);
+      if (!piece.empty())
+        home.acquire(kFence, {file, Resource::Data, LeaseMode::None, piece, {}}, ignored);
     };
     fence({0, range.first});
     fence(range);
@@ -42,13 +44,19 @@ class HomeWorld {
     return set_up(node, Resource::Attributes, mode, kUnit, kFence);
   }
 
-  HomeWorld& asks(const std::string& node, LeaseMode mode, PageRange range, bool want_data = false) {
+  HomeWorld& asks(const std::string& node, LeaseMode mode, PageRange range,
+                  bool want_data = false) {
     return ask(node, Resource::Data, mode, range, want_data);
   }
-  HomeWorld& asks_attributes(const std::string& node, LeaseMode mode) { return ask(node, Resource::Attributes, mode, kUnit, false); }
-  HomeWorld& asks_entries(const std::string& node) { return ask(node, Resource::Entries, LeaseMode::Shared, kUnit, false); }
+  HomeWorld& asks_attributes(const std::string& node, LeaseMode mode) {
+    return ask(node, Resource::Attributes, mode, kUnit, false);
+  }
+  HomeWorld& asks_entries(const std::string& node) {
+    return ask(node, Resource::Entries, LeaseMode::Shared, kUnit, false);
+  }
 
-  // Acks the oldest recall sent to `node`: exactly its range, or `given`. `seen` is the last grant sent to it unless told.
+  // Acks the oldest recall sent to `node`: exactly its range, or `given`. `seen` is the last grant
+  // sent to it unless told.
   struct How {
     std::optional<PageRange> given = {};
     std::optional<uint64_t> seen = {};
@@ -76,10 +84,13 @@ class HomeWorld {
     return took();
   }
 
-  HomeWorld& releases(const std::string& node, bool leases = true, std::optional<uint64_t> seen = {}) {
+  HomeWorld& releases(const std::string& node, bool leases = true,
+                      std::optional<uint64_t> seen = {}) {
     settle_lines();
     const NodeId id = node_id(node);
-    home.receive(id, Release{.file = file, .seen = seen.value_or(last_grant_[id]), .leases = leases}, actions_);
+    home.receive(id,
+                 Release{.file = file, .seen = seen.value_or(last_grant_[id]), .leases = leases},
+                 actions_);
     return took();
   }
   HomeWorld& goes(const std::string& node) {
@@ -88,7 +99,8 @@ class HomeWorld {
     home.node_gone(node_id(node), actions_);
     return took();
   }
-  HomeWorld& operation(OperationId operation, Resource resource, LeaseMode mode, PageRange range, std::optional<std::string> except = {}) {
+  HomeWorld& operation(OperationId operation, Resource resource, LeaseMode mode, PageRange range,
+                       std::optional<std::string> except = {}) {
     settle_lines();
     OperationNeed need{file, resource, mode, range, {}};
     if (except) need.except = node_id(*except);
@@ -98,12 +110,17 @@ class HomeWorld {
   // The Attributes, and then the pages from `first` on, as the truncation of `node` takes them.
   HomeWorld& truncation(OperationId operation, const std::string& node) {
     settle_lines();
-    home.acquire(operation, {file, Resource::Attributes, LeaseMode::Exclusive, kUnit, {}, node_id(node)}, actions_);
+    home.acquire(operation,
+                 {file, Resource::Attributes, LeaseMode::Exclusive, kUnit, {}, node_id(node)},
+                 actions_);
     return took();
   }
   HomeWorld& truncation_goes_on(OperationId operation, const std::string& node, uint64_t first) {
     settle_lines();
-    home.acquire(operation, {file, Resource::Data, LeaseMode::Exclusive, pages_from(first), node_id(node), node_id(node)}, actions_);
+    home.acquire(operation,
+                 {file, Resource::Data, LeaseMode::Exclusive, pages_from(first), node_id(node),
+                  node_id(node)},
+                 actions_);
     return took();
   }
   // `node` cannot ack its oldest recall before its truncation is served.
@@ -115,7 +132,13 @@ class HomeWorld {
       return *this;
     }
     const Recall& recall = recalls_[id].front();
-    home.receive(id, RecallAck{.file = file, .recall = recall.recall, .given = recall.range, .seen = last_grant_[id], .busy = true}, actions_);
+    home.receive(id,
+                 RecallAck{.file = file,
+                           .recall = recall.recall,
+                           .given = recall.range,
+                           .seen = last_grant_[id],
+                           .busy = true},
+                 actions_);
     return took();
   }
   HomeWorld& finishes(OperationId operation) {
@@ -151,21 +174,30 @@ class HomeWorld {
     return home.held(node_id(node), file, resource, page);
   }
   uint64_t last_grant(const std::string& node) { return last_grant_[node_id(node)]; }
-  static NodeId node_id(const std::string& name) { return NodeId{static_cast<uint32_t>(std::stoul(name.substr(1)))}; }
+  static NodeId node_id(const std::string& name) {
+    return NodeId{static_cast<uint32_t>(std::stoul(name.substr(1)))};
+  }
 
   Home home;
   FileId file{.export_index = 0, .generation = 1, .inode = 7};
 
  private:
-  HomeWorld& ask(const std::string& node, Resource resource, LeaseMode mode, PageRange range, bool want_data) {
+  HomeWorld& ask(const std::string& node, Resource resource, LeaseMode mode, PageRange range,
+                 bool want_data) {
     settle_lines();
     home.receive(node_id(node),
-                 LeaseRequest{.file = file, .request = next_request_++, .resource = resource, .mode = mode, .range = range, .want_data = want_data},
+                 LeaseRequest{.file = file,
+                              .request = next_request_++,
+                              .resource = resource,
+                              .mode = mode,
+                              .range = range,
+                              .want_data = want_data},
                  actions_);
     return took();
   }
 
-  HomeWorld& set_up(const std::string& node, Resource resource, LeaseMode mode, PageRange range, OperationId fence) {
+  HomeWorld& set_up(const std::string& node, Resource resource, LeaseMode mode, PageRange range,
+                    OperationId fence) {
     ask(node, resource, mode, range, false);
     for (auto& [id, recalls] : recalls_)
       while (!recalls.empty()) {
@@ -187,10 +219,12 @@ class HomeWorld {
   HomeWorld& took() {
     for (const HomeAction& action : actions_) {
       if (const auto* grant = std::get_if<SendGrant>(&action)) {
-        EXPECT_EQ(grant->grant.sequence, last_grant_[grant->node] + 1) << "grants are numbered without a gap";
+        EXPECT_EQ(grant->grant.sequence, last_grant_[grant->node] + 1)
+            << "grants are numbered without a gap";
         last_grant_[grant->node] = grant->grant.sequence;
       }
-      if (const auto* recall = std::get_if<SendRecall>(&action)) recalls_[recall->node].push_back(recall->recall);
+      if (const auto* recall = std::get_if<SendRecall>(&action))
+        recalls_[recall->node].push_back(recall->recall);
       lines_.push_back(line(action));
     }
     actions_.clear();
@@ -200,21 +234,29 @@ class HomeWorld {
 
   static std::string line(const HomeAction& action) {
     if (const auto* a = std::get_if<SendGrant>(&action); a != nullptr && a->grant.error != 0)
-      return fmt::format("refuse n{} {} error {}", a->node.value, text(a->grant.resource, a->grant.range), a->grant.error);
+      return fmt::format("refuse n{} {} error {}", a->node.value,
+                         text(a->grant.resource, a->grant.range), a->grant.error);
     if (const auto* a = std::get_if<SendGrant>(&action))
-      return fmt::format("grant n{} {} {}{}", a->node.value, text(a->grant.mode), text(a->grant.resource, a->grant.range),
+      return fmt::format("grant n{} {} {}{}", a->node.value, text(a->grant.mode),
+                         text(a->grant.resource, a->grant.range),
                          a->data.empty() ? "" : fmt::format(" with data {}", text(a->data)));
     if (const auto* a = std::get_if<SendRecall>(&action))
-      return fmt::format("recall n{} {}{}", a->node.value, text(a->recall.resource, a->recall.range),
+      return fmt::format("recall n{} {}{}", a->node.value,
+                         text(a->recall.resource, a->recall.range),
                          a->recall.to == LeaseMode::None ? "" : " to Shared");
-    if (const auto* a = std::get_if<ApplyFlush>(&action)) return fmt::format("apply flush {} of n{}", a->flush.flush, a->node.value);
-    if (const auto* a = std::get_if<ApplyAttributes>(&action)) return fmt::format("apply size {}", a->attributes.size);
-    if (const auto* a = std::get_if<ServeFetch>(&action)) return fmt::format("serve fetch {} of n{}", text(a->fetch.range), a->node.value);
-    if (const auto* a = std::get_if<OperationReady>(&action)) return fmt::format("{} {}", a->error == 0 ? "ready" : "fail", a->operation);
+    if (const auto* a = std::get_if<ApplyFlush>(&action))
+      return fmt::format("apply flush {} of n{}", a->flush.flush, a->node.value);
+    if (const auto* a = std::get_if<ApplyAttributes>(&action))
+      return fmt::format("apply size {}", a->attributes.size);
+    if (const auto* a = std::get_if<ServeFetch>(&action))
+      return fmt::format("serve fetch {} of n{}", text(a->fetch.range), a->node.value);
+    if (const auto* a = std::get_if<OperationReady>(&action))
+      return fmt::format("{} {}", a->error == 0 ? "ready" : "fail", a->operation);
     if (std::holds_alternative<PinFile>(action)) return "pin";
     if (std::holds_alternative<UnpinFile>(action)) return "unpin";
     if (std::holds_alternative<FileIdle>(action)) return "idle";
-    if (const auto* a = std::get_if<CloseSession>(&action)) return fmt::format("close n{}", a->node.value);
+    if (const auto* a = std::get_if<CloseSession>(&action))
+      return fmt::format("close n{}", a->node.value);
     return "?";
   }
 

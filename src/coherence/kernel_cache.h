@@ -1,14 +1,17 @@
 // What the agent knows of the kernel's page cache of one file.
 //
-// The kernel tells when it wants a page (a fill) and never when it drops one, so we keep the pages that *may* be cached: `resident`.
+// The kernel tells when it wants a page (a fill) and never when it drops one, so we keep the pages
+// that *may* be cached: `resident`.
 //  C1  A page enters the cache only by an answered fill: it is resident from the answer on.
-//  C2  A fill that has arrived proves its pages absent: their folios are locked and empty until we answer (rule K3).
-//  C3  A purge that has returned proves absent those of its pages no fill was answered for since it began (rule K4): each was dropped at
+//  C2  A fill that has arrived proves its pages absent: their folios are locked and empty until we
+//  answer (rule K3). C3  A purge that has returned proves absent those of its pages no fill was
+//  answered for since it began (rule K4): each was dropped at
 //      some moment after the start, and only an answered fill could have brought it back.
-//  C4  A purge may be held up by a pending fill inside its range. It then counts for nothing yet, and what is still needed gets a purge of
+//  C4  A purge may be held up by a pending fill inside its range. It then counts for nothing yet,
+//  and what is still needed gets a purge of
 //      its own; how many run at once has no bound here (rule K5).
-// Any waiting task (a recall, a direct write, an open) asks one question, "is every page I care about absent?", and shares the purges in
-// flight with all others.
+// Any waiting task (a recall, a direct write, an open) asks one question, "is every page I care
+// about absent?", and shares the purges in flight with all others.
 #pragma once
 
 #include <cstdint>
@@ -39,12 +42,14 @@ class KernelCache {
     uint64_t id = 0;
     PageRange range;
   };
-  // The purges to start now so that all of `need` becomes absent, beside those in flight. Takes ids from *next_id.
+  // The purges to start now so that all of `need` becomes absent, beside those in flight. Takes ids
+  // from *next_id.
   std::vector<Purge> start_purges(const PageSet& need, uint64_t* next_id);
   void purge_returned(uint64_t id);
   size_t purges_in_flight() const { return purges_.size(); }
 
-  // The earliest moment at which no page of `range` was filled only just now; nullopt when that is already so.
+  // The earliest moment at which no page of `range` was filled only just now; nullopt when that is
+  // already so.
   std::optional<Instant> keep_until(PageRange range, Instant now);
 
   // The kernel has dropped the whole inode.

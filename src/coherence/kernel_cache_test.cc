@@ -57,7 +57,8 @@ TEST(KernelCacheTest, OnlyWhatMayBeCachedIsPurged) {
   auto purges = cache.start_purges(set({pages(0, 9)}), &id);
   ASSERT_EQ(purges.size(), 1u);
   EXPECT_EQ(purges[0].range, pages(2, 3));
-  EXPECT_TRUE(cache.start_purges(set({pages(0, 9)}), &id).empty()) << "the purge under way serves everybody";
+  EXPECT_TRUE(cache.start_purges(set({pages(0, 9)}), &id).empty())
+      << "the purge under way serves everybody";
   cache.purge_returned(purges[0].id);
   EXPECT_TRUE(cache.resident().empty());
 }
@@ -108,12 +109,13 @@ TEST(KernelCacheTest, APageIsSparedUntilTheMomentItsFillSaid) {  // K13
   EXPECT_EQ(cache.keep_until(pages(0, 3), Instant{100}), std::nullopt);
 }
 
-// ---- against a kernel ------------------------------------------------------------------------------------------------------------
+// ---- against a kernel
+// ------------------------------------------------------------------------------------------------------------
 
 constexpr uint64_t kPages = 6;
 
-// A page cache as the kernel has it: purges walk their range in order and wait at a locked folio, the walk may be long over before
-// anybody hears of it, and any clean page may vanish silently.
+// A page cache as the kernel has it: purges walk their range in order and wait at a locked folio,
+// the walk may be long over before anybody hears of it, and any clean page may vanish silently.
 class TinyKernel {
  public:
   TinyKernel(uint64_t seed, Mistakes mistakes) : prng_(seed), cache_(mistakes) {}
@@ -141,10 +143,12 @@ class TinyKernel {
     }
   }
 
-  // Every page that is cached must be among those that may be: a recall acked by `resident` alone must never leave one behind.
+  // Every page that is cached must be among those that may be: a recall acked by `resident` alone
+  // must never leave one behind.
   bool sound() const {
     for (uint64_t page = 0; page < kPages; ++page)
-      if (pages_[page] == State::Cached && !cache_.resident().contains({page, page + 1})) return false;
+      if (pages_[page] == State::Cached && !cache_.resident().contains({page, page + 1}))
+        return false;
     return true;
   }
 
@@ -185,7 +189,8 @@ class TinyKernel {
     const Fill fill = fills_[which];
     fills_.erase(fills_.begin() + static_cast<ptrdiff_t>(which));
     const bool failed = prng_.chance(10);
-    for (uint64_t page = fill.range.first; page < fill.range.end; ++page) pages_[page] = failed ? State::Absent : State::Cached;
+    for (uint64_t page = fill.range.first; page < fill.range.end; ++page)
+      pages_[page] = failed ? State::Absent : State::Cached;
     if (failed) {
       cache_.fill_failed(fill.id);
     } else {
@@ -201,7 +206,8 @@ class TinyKernel {
   void want(PageRange range) {
     PageSet need;
     need.add(range);
-    for (const KernelCache::Purge& purge : cache_.start_purges(need, &next_purge_)) walks_.push_back({purge.id, purge.range.first, purge.range.end});
+    for (const KernelCache::Purge& purge : cache_.start_purges(need, &next_purge_))
+      walks_.push_back({purge.id, purge.range.first, purge.range.end});
   }
 
   // One purge takes one step; one past the end it is reported.

@@ -46,15 +46,19 @@ TEST(LeaseMapTest, AgreesWithAModePerPage) {
       const bool up = prng.chance(60);
       const LeaseMode to = prng.chance(50) ? Shared : None;
       up ? map.raise(range, mode) : map.reduce(range, to);
-      for (uint64_t page = range.first; page < range.end; ++page) model[page] = up ? std::max(model[page], mode) : std::min(model[page], to);
+      for (uint64_t page = range.first; page < range.end; ++page)
+        model[page] = up ? std::max(model[page], mode) : std::min(model[page], to);
 
-      for (uint64_t page = 0; page < kPages; ++page) ASSERT_EQ(map.at(page), model[page]) << "seed " << seed << " page " << page;
+      for (uint64_t page = 0; page < kPages; ++page)
+        ASSERT_EQ(map.at(page), model[page]) << "seed " << seed << " page " << page;
       for (LeaseMode want : {Shared, Exclusive}) {
         bool all = true;
-        for (uint64_t page = range.first; page < range.end; ++page) all = all && model[page] >= want;
+        for (uint64_t page = range.first; page < range.end; ++page)
+          all = all && model[page] >= want;
         ASSERT_EQ(map.covers(range, want), all) << "seed " << seed;
       }
-      ASSERT_EQ(map.empty(), std::all_of(model.begin(), model.end(), [](LeaseMode m) { return m == None; }));
+      ASSERT_EQ(map.empty(),
+                std::all_of(model.begin(), model.end(), [](LeaseMode m) { return m == None; }));
     }
   }
 }

@@ -15,15 +15,18 @@ bool excludes(LockType a, LockType b) { return a == LockType::Write || b == Lock
 }  // namespace
 
 bool LockTable::conflicts(const HeldLock& lock, const Request& request) {
-  return request.type != LockType::Unlock && lock.owner != request.owner && lock.range.overlaps(request.range) && excludes(lock.type, request.type);
+  return request.type != LockType::Unlock && lock.owner != request.owner &&
+         lock.range.overlaps(request.range) && excludes(lock.type, request.type);
 }
 
 bool LockTable::conflicts(const Request& earlier, const Request& request) {
-  return earlier.kind == request.kind && earlier.owner != request.owner && earlier.range.overlaps(request.range) && excludes(earlier.type, request.type);
+  return earlier.kind == request.kind && earlier.owner != request.owner &&
+         earlier.range.overlaps(request.range) && excludes(earlier.type, request.type);
 }
 
 // L1 and L3: nothing held and nobody earlier in line is in the way.
-bool LockTable::grantable(const FileLocks& locks, std::list<Request>::const_iterator before, const Request& request) const {
+bool LockTable::grantable(const FileLocks& locks, std::list<Request>::const_iterator before,
+                          const Request& request) const {
   for (const HeldLock& lock : locks.held[index(request.kind)])
     if (conflicts(lock, request)) return false;
   // An owner that holds a lock here already may not be made to wait behind those who wait for it.
@@ -47,7 +50,8 @@ LockTable::Decision LockTable::set(const Request& request, std::vector<Ticket>& 
   return Decision::Waits;
 }
 
-// Whether an owner that stands in the way of `request` waits, directly or through others, for the request's own owner.
+// Whether an owner that stands in the way of `request` waits, directly or through others, for the
+// request's own owner.
 bool LockTable::closes_circle(const Request& request) const {
   std::set<LockOwner> seen;
   std::vector<const Request*> todo{&request};
@@ -76,8 +80,10 @@ void LockTable::place(FileLocks& locks, const Request& request) {
   rest.reserve(held.size() + 2);
   HeldLock added{request.owner, request.type, request.range, request.pid};
   for (const HeldLock& lock : held) {
-    const bool touches = lock.type == request.type && lock.range.start <= (added.range.end == UINT64_MAX ? UINT64_MAX : added.range.end + 1) &&
-                         added.range.start <= (lock.range.end == UINT64_MAX ? UINT64_MAX : lock.range.end + 1);
+    const bool touches =
+        lock.type == request.type &&
+        lock.range.start <= (added.range.end == UINT64_MAX ? UINT64_MAX : added.range.end + 1) &&
+        added.range.start <= (lock.range.end == UINT64_MAX ? UINT64_MAX : lock.range.end + 1);
     if (lock.owner != request.owner || (!lock.range.overlaps(request.range) && !touches)) {
       rest.push_back(lock);
       continue;
@@ -114,7 +120,8 @@ void LockTable::wake(FileId file, std::vector<Ticket>& woken) {
     place(locks, *it);
     woken.push_back(it->ticket);
     locks.waiting.erase(it);
-    it = locks.waiting.begin();  // a downgrade may have let go of something an earlier one waits for
+    it =
+        locks.waiting.begin();  // a downgrade may have let go of something an earlier one waits for
   }
   if (locks.empty()) files_.erase(found);
 }
@@ -130,18 +137,22 @@ std::optional<HeldLock> LockTable::test(const Request& request) const {
 bool LockTable::cancel(FileId file, Ticket ticket, std::vector<Ticket>& woken) {
   auto found = files_.find(file);
   if (found == files_.end()) return false;
-  const size_t gone = std::erase_if(found->second.waiting, [&](const Request& request) { return request.ticket == ticket; });
+  const size_t gone = std::erase_if(
+      found->second.waiting, [&](const Request& request) { return request.ticket == ticket; });
   if (gone > 0) wake(file, woken);
   return gone > 0;
 }
 
-void LockTable::release(FileId file, LockKind kind, LockOwner owner, std::vector<Ticket>& woken, std::vector<Ticket>& cancelled) {
+void LockTable::release(FileId file, LockKind kind, LockOwner owner, std::vector<Ticket>& woken,
+                        std::vector<Ticket>& cancelled) {
   auto found = files_.find(file);
   if (found == files_.end()) return;
   FileLocks& locks = found->second;
   for (const Request& request : locks.waiting)
     if (request.kind == kind && request.owner == owner) cancelled.push_back(request.ticket);
-  std::erase_if(locks.waiting, [&](const Request& request) { return request.kind == kind && request.owner == owner; });
+  std::erase_if(locks.waiting, [&](const Request& request) {
+    return request.kind == kind && request.owner == owner;
+  });
   std::erase_if(locks.held[index(kind)], [&](const HeldLock& lock) { return lock.owner == owner; });
   wake(file, woken);
 }
@@ -149,8 +160,10 @@ void LockTable::release(FileId file, LockKind kind, LockOwner owner, std::vector
 void LockTable::node_gone(NodeId node, std::vector<Ticket>& woken) {
   std::vector<FileId> touched;
   for (auto& [file, locks] : files_) {
-    size_t gone = std::erase_if(locks.waiting, [&](const Request& request) { return request.owner.node == node; });
-    for (auto& held : locks.held) gone += std::erase_if(held, [&](const HeldLock& lock) { return lock.owner.node == node; });
+    size_t gone = std::erase_if(locks.waiting,
+                                [&](const Request& request) { return request.owner.node == node; });
+    for (auto& held : locks.held)
+      gone += std::erase_if(held, [&](const HeldLock& lock) { return lock.owner.node == node; });
     if (gone > 0) touched.push_back(file);
   }
   for (FileId file : touched) wake(file, woken);
@@ -175,11 +188,14 @@ void LockTable::check() const {
         VR_CHECK(held[i].range.start <= held[i].range.end && held[i].type != LockType::Unlock);
         for (size_t j = 0; j < i; ++j) {
           const bool overlap = held[i].range.overlaps(held[j].range);
-          VR_CHECK_MSG(!overlap || (held[i].owner != held[j].owner && !excludes(held[i].type, held[j].type)), "L1: two locks in conflict");
+          VR_CHECK_MSG(
+              !overlap || (held[i].owner != held[j].owner && !excludes(held[i].type, held[j].type)),
+              "L1: two locks in conflict");
         }
       }
     }
-    for (auto it = locks.waiting.begin(); it != locks.waiting.end(); ++it) VR_CHECK_MSG(!grantable(locks, it, *it), "L3: one waits for nothing");
+    for (auto it = locks.waiting.begin(); it != locks.waiting.end(); ++it)
+      VR_CHECK_MSG(!grantable(locks, it, *it), "L3: one waits for nothing");
   }
 }
 

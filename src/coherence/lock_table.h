@@ -1,12 +1,16 @@
-// The advisory locks on the files of one origin: fcntl(2) byte ranges (POSIX and OFD) and flock(2), held by owners on any node.
+// The advisory locks on the files of one origin: fcntl(2) byte ranges (POSIX and OFD) and flock(2),
+// held by owners on any node.
 //
 // Rules:
-//  L1  Two locks conflict when they are of the same kind, of different owners, overlap, and one of them is a write lock.
-//  L2  A new lock of an owner replaces what it held on those bytes (upgrade, downgrade, unlock), splitting and joining ranges as fcntl(2) says.
-//  L3  Who has to wait waits in line: a request waits for conflicting locks and for conflicting requests that came before it, so that a stream of
+//  L1  Two locks conflict when they are of the same kind, of different owners, overlap, and one of
+//  them is a write lock. L2  A new lock of an owner replaces what it held on those bytes (upgrade,
+//  downgrade, unlock), splitting and joining ranges as fcntl(2) says. L3  Who has to wait waits in
+//  line: a request waits for conflicting locks and for conflicting requests that came before it, so
+//  that a stream of
 //      readers does not starve a writer. Waking goes in order of arrival.
-//  L4  A byte-range request that would close a circle of waiting owners is refused (EDEADLK), across nodes. (As in the kernel, flock is not looked at.)
-//  L5  A lock dies with its owner's handle, process or node.
+//  L4  A byte-range request that would close a circle of waiting owners is refused (EDEADLK),
+//  across nodes. (As in the kernel, flock is not looked at.) L5  A lock dies with its owner's
+//  handle, process or node.
 //
 // Pure: calls in, decisions out. Not thread-safe.
 #pragma once
@@ -28,7 +32,8 @@ struct LockOwner {
   auto operator<=>(const LockOwner&) const = default;
 };
 
-// Bytes [start, end], inclusive as in the FUSE protocol; end is at most INT64_MAX ("to the end of the file").
+// Bytes [start, end], inclusive as in the FUSE protocol; end is at most INT64_MAX ("to the end of
+// the file").
 struct LockRange {
   uint64_t start = 0;
   uint64_t end = 0;
@@ -68,8 +73,10 @@ class LockTable {
   std::optional<HeldLock> test(const Request& request) const;
   // Gives up waiting. False when the request does not wait (any more).
   bool cancel(FileId file, Ticket ticket, std::vector<Ticket>& woken);
-  // Drops all that the owner holds and waits for on the file; `cancelled` are its own requests that waited.
-  void release(FileId file, LockKind kind, LockOwner owner, std::vector<Ticket>& woken, std::vector<Ticket>& cancelled);
+  // Drops all that the owner holds and waits for on the file; `cancelled` are its own requests that
+  // waited.
+  void release(FileId file, LockKind kind, LockOwner owner, std::vector<Ticket>& woken,
+               std::vector<Ticket>& cancelled);
   void node_gone(NodeId node, std::vector<Ticket>& woken);
 
   size_t held() const;
@@ -86,7 +93,8 @@ class LockTable {
 
   static bool conflicts(const HeldLock& lock, const Request& request);
   static bool conflicts(const Request& earlier, const Request& request);
-  bool grantable(const FileLocks& locks, std::list<Request>::const_iterator before, const Request& request) const;
+  bool grantable(const FileLocks& locks, std::list<Request>::const_iterator before,
+                 const Request& request) const;
   bool closes_circle(const Request& request) const;
   static void place(FileLocks& locks, const Request& request);
   void wake(FileId file, std::vector<Ticket>& woken);

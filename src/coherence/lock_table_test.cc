@@ -21,7 +21,8 @@ struct World {
   std::vector<Ticket> woken;
   uint64_t next_call = 1;
 
-  LockTable::Request request(uint32_t node, uint64_t owner, LockType type, uint64_t start, uint64_t end, bool wait = false) {
+  LockTable::Request request(uint32_t node, uint64_t owner, LockType type, uint64_t start,
+                             uint64_t end, bool wait = false) {
     return {.file = kFile,
             .kind = LockKind::Range,
             .owner = {NodeId{node}, owner},
@@ -170,9 +171,13 @@ TEST(LockTableTest, AgreesWithAByteMap) {
       for (auto& [other, bytes] : model) {
         if (other == node || type == LockType::Unlock) continue;
         for (uint64_t b = start; b <= end; ++b)
-          if (bytes[b] == LockType::Write || (bytes[b] == LockType::Read && type == LockType::Write)) free = false;
+          if (bytes[b] == LockType::Write ||
+              (bytes[b] == LockType::Read && type == LockType::Write))
+            free = false;
       }
-      ASSERT_EQ(w.set(w.request(node, 1, type, start, end)), free ? Decision::Done : Decision::Conflict) << "seed " << seed << " step " << step;
+      ASSERT_EQ(w.set(w.request(node, 1, type, start, end)),
+                free ? Decision::Done : Decision::Conflict)
+          << "seed " << seed << " step " << step;
       if (free)
         for (uint64_t b = start; b <= end; ++b) model[node][b] = type;
     }

@@ -1,7 +1,8 @@
 // What a home and the agents of its files say to each other.
 //
-// Order is part of the protocol: messages about one file between one agent and the home arrive in the order sent (one
-// connection per file), and the home emits grants, recalls and replies of a file in the order its state changed (docs/protocol.md).
+// Order is part of the protocol: messages about one file between one agent and the home arrive in
+// the order sent (one connection per file), and the home emits grants, recalls and replies of a
+// file in the order its state changed (docs/protocol.md).
 #pragma once
 
 #include <cstdint>
@@ -17,12 +18,13 @@
 namespace vremote::coherence {
 
 // What a lease covers. Entries and Attributes are single units: their range is always kUnit.
-// Operations that need several take them in this order, then by file (no cycle of waiting operations).
+// Operations that need several take them in this order, then by file (no cycle of waiting
+// operations).
 enum class Resource : uint8_t { Entries = 0, Attributes = 1, Data = 2 };
 inline constexpr PageRange kUnit{0, 1};
 
-// Update lets several nodes at once bump a file's modification time: it commutes with itself and with nothing else. Only Attributes
-// are leased so. Exclusive allows all the others do.
+// Update lets several nodes at once bump a file's modification time: it commutes with itself and
+// with nothing else. Only Attributes are leased so. Exclusive allows all the others do.
 enum class LeaseMode : uint8_t { None = 0, Shared = 1, Update = 2, Exclusive = 3 };
 
 // True when a holder of `have` may do all that `want` allows.
@@ -44,33 +46,37 @@ struct Extent {
 struct DirtyAttributes {
   bool has_size = false;
   bool has_mtime = false;
-  uint64_t size = 0;   // only ever grows the file
-  Timestamp mtime;     // also the ctime
+  uint64_t size = 0;  // only ever grows the file
+  Timestamp mtime;    // also the ctime
   bool operator==(const DirtyAttributes&) const = default;
 };
 
-// ---- agent -> home ------------------------------------------------------------------------------------------------------------
+// ---- agent -> home
+// ------------------------------------------------------------------------------------------------------------
 
-// Asks for `mode` on all of `range`. One request of a file and resource per id; ids are the agent's.
+// Asks for `mode` on all of `range`. One request of a file and resource per id; ids are the
+// agent's.
 struct LeaseRequest {
   FileId file;
   uint64_t request = 0;
   Resource resource = Resource::Data;
   LeaseMode mode = LeaseMode::None;
   PageRange range;
-  bool want_data = false;  // the grant carries the bytes of `range` (clipped to the file's end at the home)
+  bool want_data =
+      false;  // the grant carries the bytes of `range` (clipped to the file's end at the home)
 };
 
-// Answers a Recall. The flushes of its range were sent before. `given` contains the recalled range and may be wider; the home
-// takes the wider part only if `seen` is the last grant it sent this node for the file.
+// Answers a Recall. The flushes of its range were sent before. `given` contains the recalled range
+// and may be wider; the home takes the wider part only if `seen` is the last grant it sent this
+// node for the file.
 struct RecallAck {
   FileId file;
   uint64_t recall = 0;
   PageRange given;
-  uint64_t seen = 0;          // Grant::sequence
+  uint64_t seen = 0;           // Grant::sequence
   DirtyAttributes attributes;  // with Resource::Attributes only
   bool in_use = false;         // the file is open here: keep it alive when its last name goes
-  bool busy = false;           // not an ack yet: a truncation of this node must be served first (K8)
+  bool busy = false;  // not an ack yet: a truncation of this node must be served first (K8)
 };
 
 // Dirty bytes for the origin's disk.
@@ -88,15 +94,17 @@ struct Fetch {
   PageRange range;
 };
 
-// With `leases`: gives up every lease on the file (the kernel has forgotten it, nothing is dirty), unless `seen` is not the last grant
-// the home sent this node for the file: then nothing happens. Without: only `in_use` ends (the last close).
+// With `leases`: gives up every lease on the file (the kernel has forgotten it, nothing is dirty),
+// unless `seen` is not the last grant the home sent this node for the file: then nothing happens.
+// Without: only `in_use` ends (the last close).
 struct Release {
   FileId file;
   uint64_t seen = 0;
   bool leases = true;
 };
 
-// ---- home -> agent ------------------------------------------------------------------------------------------------------------
+// ---- home -> agent
+// ------------------------------------------------------------------------------------------------------------
 
 // Gives `mode` on `range`, at least what was asked. request == 0: nobody asked, the home offers it.
 struct Grant {
@@ -106,11 +114,13 @@ struct Grant {
   Resource resource = Resource::Data;
   LeaseMode mode = LeaseMode::None;
   PageRange range;
-  int32_t error = 0;             // errno: nothing is granted (the file is gone, the disk failed)
-  uint64_t size_floor = 0;       // the file is at least this long while a data lease on the page is held
-  Attributes attributes;         // with Resource::Attributes
-  bool has_xattrs = true;        // with Resource::Attributes: false when the file has no extended attribute at all
-  uint64_t data_offset = 0;      // with want_data: the bytes at data_offset, cut at the home's end of file
+  int32_t error = 0;        // errno: nothing is granted (the file is gone, the disk failed)
+  uint64_t size_floor = 0;  // the file is at least this long while a data lease on the page is held
+  Attributes attributes;    // with Resource::Attributes
+  bool has_xattrs =
+      true;  // with Resource::Attributes: false when the file has no extended attribute at all
+  uint64_t data_offset =
+      0;  // with want_data: the bytes at data_offset, cut at the home's end of file
   Bytes data;
 };
 
@@ -137,7 +147,8 @@ struct FetchReply {
   Bytes data;  // cut at the home's end of file
 };
 
-// ---- operations that run at the home ----------------------------------------------------------------------------------------
+// ---- operations that run at the home
+// ----------------------------------------------------------------------------------------
 
 struct Caller {
   uint32_t uid = 0;
@@ -149,7 +160,10 @@ inline constexpr size_t kNameMax = 255;     // bytes of one name
 inline constexpr size_t kLinkMax = 4096;    // bytes of a symbolic link
 inline constexpr size_t kXattrMax = 65536;  // bytes of an extended attribute
 
-struct LookupCall { FileId dir; std::string name; };
+struct LookupCall {
+  FileId dir;
+  std::string name;
+};
 struct CreateCall {  // mknod, mkdir, open(O_CREAT): by the type bits of mode
   FileId dir;
   std::string name;
@@ -157,37 +171,85 @@ struct CreateCall {  // mknod, mkdir, open(O_CREAT): by the type bits of mode
   uint32_t rdev = 0;
   bool exclusive = false;  // EEXIST when the name exists; otherwise the existing file is returned
 };
-struct SymlinkCall { FileId dir; std::string name; std::string target; };
-struct LinkCall { FileId file; FileId dir; std::string name; };
-struct RemoveCall { FileId dir; std::string name; bool directory = false; };
-struct RenameCall { FileId from_dir; std::string from; FileId to_dir; std::string to; uint32_t flags = 0; };
+struct SymlinkCall {
+  FileId dir;
+  std::string name;
+  std::string target;
+};
+struct LinkCall {
+  FileId file;
+  FileId dir;
+  std::string name;
+};
+struct RemoveCall {
+  FileId dir;
+  std::string name;
+  bool directory = false;
+};
+struct RenameCall {
+  FileId from_dir;
+  std::string from;
+  FileId to_dir;
+  std::string to;
+  uint32_t flags = 0;
+};
 struct SetAttributesCall {
   FileId file;
-  bool has_mode = false, has_uid = false, has_gid = false, has_size = false, has_atime = false, has_mtime = false;
+  bool has_mode = false, has_uid = false, has_gid = false, has_size = false, has_atime = false,
+       has_mtime = false;
   bool atime_now = false, mtime_now = false;
   bool clear_suid = false;  // FATTR_KILL_SUIDGID
   uint32_t mode = 0, uid = 0, gid = 0;
   uint64_t size = 0;
   Timestamp atime, mtime;
 };
-struct ReadLinkCall { FileId file; };
+struct ReadLinkCall {
+  FileId file;
+};
 struct ReadDirectoryCall {
   FileId dir;
   uint64_t cookie = 0;
   uint32_t bytes_max = 0;
   bool offer_attributes = false;  // of every file listed, where nobody has to be recalled for it
 };
-struct StatFsCall { FileId file; };
-struct SyncCall { FileId file; bool data_only = false; };
-struct GetXattrCall { FileId file; std::string name; };
-struct ListXattrCall { FileId file; };
-struct SetXattrCall { FileId file; std::string name; Bytes value; uint32_t flags = 0; };
-struct RemoveXattrCall { FileId file; std::string name; };
-struct AllocateCall { FileId file; uint64_t offset = 0; uint64_t length = 0; uint32_t mode = 0; };
-struct SeekCall { FileId file; uint64_t offset = 0; uint32_t whence = 0; };
+struct StatFsCall {
+  FileId file;
+};
+struct SyncCall {
+  FileId file;
+  bool data_only = false;
+};
+struct GetXattrCall {
+  FileId file;
+  std::string name;
+};
+struct ListXattrCall {
+  FileId file;
+};
+struct SetXattrCall {
+  FileId file;
+  std::string name;
+  Bytes value;
+  uint32_t flags = 0;
+};
+struct RemoveXattrCall {
+  FileId file;
+  std::string name;
+};
+struct AllocateCall {
+  FileId file;
+  uint64_t offset = 0;
+  uint64_t length = 0;
+  uint32_t mode = 0;
+};
+struct SeekCall {
+  FileId file;
+  uint64_t offset = 0;
+  uint32_t whence = 0;
+};
 
 // Advisory locks (lock_table.h). They are kept at the home alone.
-enum class LockKind : uint8_t { Range = 0, Flock = 1 };             // fcntl(2), POSIX or OFD; flock(2)
+enum class LockKind : uint8_t { Range = 0, Flock = 1 };  // fcntl(2), POSIX or OFD; flock(2)
 enum class LockType : uint8_t { Read = 0, Write = 1, Unlock = 2 };
 enum class LockAction : uint8_t {
   Try = 0,      // EAGAIN when another's lock is in the way
@@ -201,19 +263,22 @@ struct LockCall {
   LockAction action = LockAction::Try;
   LockKind kind = LockKind::Range;
   LockType type = LockType::Read;
-  uint64_t owner = 0;          // the asking kernel's name for the process or open file
+  uint64_t owner = 0;           // the asking kernel's name for the process or open file
   uint64_t start = 0, end = 0;  // bytes, inclusive; end at most INT64_MAX
   uint32_t pid = 0;
   uint64_t waiting_call = 0;
 };
 
-// The node ends: all it holds here is free, locks included. Sent after its last flush was acked. `file`: any of the home's.
-struct LeaveCall { FileId file; };
+// The node ends: all it holds here is free, locks included. Sent after its last flush was acked.
+// `file`: any of the home's.
+struct LeaveCall {
+  FileId file;
+};
 
-using Operation =
-    std::variant<LookupCall, CreateCall, SymlinkCall, LinkCall, RemoveCall, RenameCall, SetAttributesCall,
-                 ReadLinkCall, ReadDirectoryCall, StatFsCall, SyncCall, GetXattrCall, ListXattrCall, SetXattrCall,
-                 RemoveXattrCall, AllocateCall, SeekCall, LockCall, LeaveCall>;
+using Operation = std::variant<LookupCall, CreateCall, SymlinkCall, LinkCall, RemoveCall,
+                               RenameCall, SetAttributesCall, ReadLinkCall, ReadDirectoryCall,
+                               StatFsCall, SyncCall, GetXattrCall, ListXattrCall, SetXattrCall,
+                               RemoveXattrCall, AllocateCall, SeekCall, LockCall, LeaveCall>;
 
 struct Call {
   uint64_t call = 0;
@@ -221,23 +286,39 @@ struct Call {
   Operation operation;
 };
 
-struct Node { FileId file; Attributes attributes; };  // a file as an operation found or made it
+struct Node {
+  FileId file;
+  Attributes attributes;
+};  // a file as an operation found or made it
 struct DirectoryEntry {
   std::string name;
   uint64_t cookie = 0;  // continue after this entry
   FileId file;
-  uint32_t type = 0;    // DT_*
+  uint32_t type = 0;  // DT_*
 };
-struct DirectoryPage { std::vector<DirectoryEntry> entries; bool end = false; };
+struct DirectoryPage {
+  std::vector<DirectoryEntry> entries;
+  bool end = false;
+};
 struct FileSystemStats {
   uint64_t blocks = 0, blocks_free = 0, blocks_available = 0, files = 0, files_free = 0;
   uint32_t block_size = 0, name_max = 0, fragment_size = 0;
 };
-struct Text { Bytes bytes; };      // a link's target, an xattr or a list of their names
-struct Offset { uint64_t value = 0; };
-struct LockState { bool free = true; LockType type = LockType::Unlock; uint64_t start = 0, end = 0; uint32_t pid = 0; };
+struct Text {
+  Bytes bytes;
+};  // a link's target, an xattr or a list of their names
+struct Offset {
+  uint64_t value = 0;
+};
+struct LockState {
+  bool free = true;
+  LockType type = LockType::Unlock;
+  uint64_t start = 0, end = 0;
+  uint32_t pid = 0;
+};
 
-using Outcome = std::variant<std::monostate, Node, DirectoryPage, FileSystemStats, Text, Offset, LockState>;
+using Outcome =
+    std::variant<std::monostate, Node, DirectoryPage, FileSystemStats, Text, Offset, LockState>;
 
 struct Reply {
   uint64_t call = 0;

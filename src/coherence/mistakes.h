@@ -1,5 +1,5 @@
-// Deliberate protocol mistakes, so that the simulator can prove that its checkers notice them (docs/simulation.md).
-// The daemon never switches one on.
+// Deliberate protocol mistakes, so that the simulator can prove that its checkers notice them
+// (docs/simulation.md). The daemon never switches one on.
 #pragma once
 
 #include <cstdint>
@@ -8,18 +8,21 @@
 namespace vremote::coherence {
 
 enum class Mistake : uint8_t {
-  AckBeforePurge,       // K4: a recall is acked while cached pages of its range may live
-  AckBeforeFlush,       // the dirty bytes of a recalled range follow the ack instead of going before it
-  FillFromRecalled,     // K3: a fill that stood for absence is answered from what was known before the recall
-  ApplyBeforePurge,     // K12: a direct write is applied and answered before the local pages are purged
-  ForgetMayWrite,       // K2: an O_RDWR handle is not thought of: Shared fills, downgrades without purge
-  OldPurgeCounts,       // K4: a purge's return drops pages although a fill of them was answered since it began
-  WaitForStuckPurge,    // K5: no second purge is started beside one that a pending fill may hold up
-  KeepVoidFetch,        // K11: bytes fetched before a recall, or a flush of ours, still answer a fill
-  GrantBeforeAcks,      // the home grants when the first holder, not the last, has acked
-  StaleOverlay,         // dirty bytes that were flushed go on overlaying later fills
-  NoResidency,          // K13: a page just filled is purged at once (costs progress, not coherence)
-  ShrinkBelowHolders,   // a truncation does not recall the pages beyond the new end
+  AckBeforePurge,  // K4: a recall is acked while cached pages of its range may live
+  AckBeforeFlush,  // the dirty bytes of a recalled range follow the ack instead of going before it
+  FillFromRecalled,  // K3: a fill that stood for absence is answered from what was known before the
+                     // recall
+  ApplyBeforePurge,  // K12: a direct write is applied and answered before the local pages are
+                     // purged
+  ForgetMayWrite,  // K2: an O_RDWR handle is not thought of: Shared fills, downgrades without purge
+  OldPurgeCounts,  // K4: a purge's return drops pages although a fill of them was answered since it
+                   // began
+  WaitForStuckPurge,  // K5: no second purge is started beside one that a pending fill may hold up
+  KeepVoidFetch,      // K11: bytes fetched before a recall, or a flush of ours, still answer a fill
+  GrantBeforeAcks,    // the home grants when the first holder, not the last, has acked
+  StaleOverlay,       // dirty bytes that were flushed go on overlaying later fills
+  NoResidency,        // K13: a page just filled is purged at once (costs progress, not coherence)
+  ShrinkBelowHolders,  // a truncation does not recall the pages beyond the new end
   kCount,
 };
 
@@ -35,19 +38,32 @@ class Mistakes {
 // The name used by `vremote-sim --break=NAME`.
 constexpr std::string_view name_of(Mistake m) {
   switch (m) {
-    case Mistake::AckBeforePurge: return "ack-before-purge";
-    case Mistake::AckBeforeFlush: return "ack-before-flush";
-    case Mistake::FillFromRecalled: return "fill-from-recalled";
-    case Mistake::ApplyBeforePurge: return "apply-before-purge";
-    case Mistake::ForgetMayWrite: return "forget-may-write";
-    case Mistake::OldPurgeCounts: return "old-purge-counts";
-    case Mistake::WaitForStuckPurge: return "wait-for-stuck-purge";
-    case Mistake::KeepVoidFetch: return "keep-void-fetch";
-    case Mistake::GrantBeforeAcks: return "grant-before-acks";
-    case Mistake::StaleOverlay: return "stale-overlay";
-    case Mistake::NoResidency: return "no-residency";
-    case Mistake::ShrinkBelowHolders: return "shrink-below-holders";
-    case Mistake::kCount: break;
+    case Mistake::AckBeforePurge:
+      return "ack-before-purge";
+    case Mistake::AckBeforeFlush:
+      return "ack-before-flush";
+    case Mistake::FillFromRecalled:
+      return "fill-from-recalled";
+    case Mistake::ApplyBeforePurge:
+      return "apply-before-purge";
+    case Mistake::ForgetMayWrite:
+      return "forget-may-write";
+    case Mistake::OldPurgeCounts:
+      return "old-purge-counts";
+    case Mistake::WaitForStuckPurge:
+      return "wait-for-stuck-purge";
+    case Mistake::KeepVoidFetch:
+      return "keep-void-fetch";
+    case Mistake::GrantBeforeAcks:
+      return "grant-before-acks";
+    case Mistake::StaleOverlay:
+      return "stale-overlay";
+    case Mistake::NoResidency:
+      return "no-residency";
+    case Mistake::ShrinkBelowHolders:
+      return "shrink-below-holders";
+    case Mistake::kCount:
+      break;
   }
   return "?";
 }

@@ -14,16 +14,19 @@ Overload(Fs...) -> Overload<Fs...>;
 
 using Needs = std::vector<OperationNeed>;
 
-// The caller keeps its Entries lease: it sees to its own names (it asks the home for each while the operation runs).
+// The caller keeps its Entries lease: it sees to its own names (it asks the home for each while the
+// operation runs).
 OperationNeed entries(FileId dir, LeaseMode mode, NodeId caller) {
-  return {dir, Resource::Entries, mode, kUnit, mode == LeaseMode::Exclusive ? std::optional(caller) : std::nullopt};
+  return {dir, Resource::Entries, mode, kUnit,
+          mode == LeaseMode::Exclusive ? std::optional(caller) : std::nullopt};
 }
 
 Needs attributes(std::vector<FileId> files) {
   std::sort(files.begin(), files.end());
   files.erase(std::unique(files.begin(), files.end()), files.end());
   Needs needs;
-  for (FileId file : files) needs.push_back({file, Resource::Attributes, LeaseMode::Exclusive, kUnit, {}});
+  for (FileId file : files)
+    needs.push_back({file, Resource::Attributes, LeaseMode::Exclusive, kUnit, {}});
   return needs;
 }
 
@@ -33,13 +36,16 @@ std::vector<OperationNeed> first_needs(NodeId caller, const Operation& operation
   return std::visit(
       Overload{
           [&](const LookupCall& c) { return Needs{entries(c.dir, LeaseMode::Shared, caller)}; },
-          [&](const ReadDirectoryCall& c) { return Needs{entries(c.dir, LeaseMode::Shared, caller)}; },
+          [&](const ReadDirectoryCall& c) {
+            return Needs{entries(c.dir, LeaseMode::Shared, caller)};
+          },
           [&](const CreateCall& c) { return Needs{entries(c.dir, LeaseMode::Exclusive, caller)}; },
           [&](const SymlinkCall& c) { return Needs{entries(c.dir, LeaseMode::Exclusive, caller)}; },
           [&](const LinkCall& c) { return Needs{entries(c.dir, LeaseMode::Exclusive, caller)}; },
           [&](const RemoveCall& c) { return Needs{entries(c.dir, LeaseMode::Exclusive, caller)}; },
           [&](const RenameCall& c) {
-            if (c.from_dir == c.to_dir) return Needs{entries(c.from_dir, LeaseMode::Exclusive, caller)};
+            if (c.from_dir == c.to_dir)
+              return Needs{entries(c.from_dir, LeaseMode::Exclusive, caller)};
             Needs needs{entries(std::min(c.from_dir, c.to_dir), LeaseMode::Exclusive, caller),
                         entries(std::max(c.from_dir, c.to_dir), LeaseMode::Exclusive, caller)};
             return needs;
@@ -52,21 +58,30 @@ std::vector<OperationNeed> first_needs(NodeId caller, const Operation& operation
 std::vector<NameIn> names_of(const Operation& operation) {
   using Names = std::vector<NameIn>;
   return std::visit(Overload{
-                        [](const CreateCall& c) { return Names{{c.dir, c.name}}; },
-                        [](const RemoveCall& c) { return Names{{c.dir, c.name}}; },
-                        [](const RenameCall& c) { return Names{{c.from_dir, c.from}, {c.to_dir, c.to}}; },
+                        [](const CreateCall& c) {
+                          return Names{{c.dir, c.name}};
+                        },
+                        [](const RemoveCall& c) {
+                          return Names{{c.dir, c.name}};
+                        },
+                        [](const RenameCall& c) {
+                          return Names{{c.from_dir, c.from}, {c.to_dir, c.to}};
+                        },
                         [](const auto&) { return Names{}; },
                     },
                     operation);
 }
 
-std::vector<OperationNeed> second_needs(NodeId caller, const Operation& operation, const std::vector<FileId>& named) {
+std::vector<OperationNeed> second_needs(NodeId caller, const Operation& operation,
+                                        const std::vector<FileId>& named) {
   return std::visit(
       Overload{
           // Without O_EXCL an existing file is only looked up.
           [&](const CreateCall& c) { return named.empty() ? attributes({c.dir}) : Needs{}; },
           [&](const SymlinkCall& c) { return attributes({c.dir}); },
-          [&](const LinkCall& c) { return attributes({c.dir, c.file}); },
+          [&](const LinkCall& c) {
+            return attributes({c.dir, c.file});
+          },
           [&](const RemoveCall& c) {
             std::vector<FileId> files{c.dir};
             files.insert(files.end(), named.begin(), named.end());
@@ -79,20 +94,32 @@ std::vector<OperationNeed> second_needs(NodeId caller, const Operation& operatio
           },
           [&](const SetAttributesCall& c) {
             Needs needs = attributes({c.file});
-            // K8: the caller's kernel holds its write-backs and drops its pages by itself; its agent sends nothing beyond the new end meanwhile.
+            // K8: the caller's kernel holds its write-backs and drops its pages by itself; its
+            // agent sends nothing beyond the new end meanwhile.
             if (c.has_size) {
-              needs.push_back({c.file, Resource::Data, LeaseMode::Exclusive, {std::min(c.size >> kPageShift, kPageEnd - 1), kPageEnd}, caller});
+              needs.push_back({c.file,
+                               Resource::Data,
+                               LeaseMode::Exclusive,
+                               {std::min(c.size >> kPageShift, kPageEnd - 1), kPageEnd},
+                               caller});
               for (OperationNeed& need : needs) need.truncation_of = caller;
             }
             return needs;
           },
           [&](const AllocateCall& c) {
             Needs needs = attributes({c.file});
-            needs.push_back({c.file, Resource::Data, LeaseMode::Exclusive, {std::min(c.offset >> kPageShift, kPageEnd - 1), kPageEnd}, {}});
+            needs.push_back({c.file,
+                             Resource::Data,
+                             LeaseMode::Exclusive,
+                             {std::min(c.offset >> kPageShift, kPageEnd - 1), kPageEnd},
+                             {}});
             return needs;
           },
           // Where the holes are is known once every node's dirty bytes are on disk.
-          [&](const SeekCall& c) { return Needs{{c.file, Resource::Attributes, LeaseMode::Shared, kUnit, {}}, {c.file, Resource::Data, LeaseMode::Shared, PageRange::all(), {}}}; },
+          [&](const SeekCall& c) {
+            return Needs{{c.file, Resource::Attributes, LeaseMode::Shared, kUnit, {}},
+                         {c.file, Resource::Data, LeaseMode::Shared, PageRange::all(), {}}};
+          },
           [&](const SetXattrCall& c) { return attributes({c.file}); },
           [&](const RemoveXattrCall& c) { return attributes({c.file}); },
           [&](const auto&) { return Needs{}; },
@@ -101,13 +128,17 @@ std::vector<OperationNeed> second_needs(NodeId caller, const Operation& operatio
 }
 
 bool is_quick(const Operation& operation) {
-  return std::holds_alternative<LookupCall>(operation) || std::holds_alternative<ReadLinkCall>(operation) ||
-         std::holds_alternative<GetXattrCall>(operation) || std::holds_alternative<StatFsCall>(operation);
+  return std::holds_alternative<LookupCall>(operation) ||
+         std::holds_alternative<ReadLinkCall>(operation) ||
+         std::holds_alternative<GetXattrCall>(operation) ||
+         std::holds_alternative<StatFsCall>(operation);
 }
 
 bool is_idempotent(const Operation& operation) {
-  return is_quick(operation) || std::holds_alternative<ReadDirectoryCall>(operation) || std::holds_alternative<SyncCall>(operation) ||
-         std::holds_alternative<ListXattrCall>(operation) || std::holds_alternative<SeekCall>(operation) ||
+  return is_quick(operation) || std::holds_alternative<ReadDirectoryCall>(operation) ||
+         std::holds_alternative<SyncCall>(operation) ||
+         std::holds_alternative<ListXattrCall>(operation) ||
+         std::holds_alternative<SeekCall>(operation) ||
          std::holds_alternative<SetAttributesCall>(operation);
 }
 

@@ -18,7 +18,8 @@ struct NameIn {
 std::vector<NameIn> names_of(const Operation& operation);
 
 // The second part, given the files of those names that exist. In the order to take them.
-std::vector<OperationNeed> second_needs(NodeId caller, const Operation& operation, const std::vector<FileId>& named);
+std::vector<OperationNeed> second_needs(NodeId caller, const Operation& operation,
+                                        const std::vector<FileId>& named);
 
 // Only reads: may run on a thread that should not wait long.
 bool is_quick(const Operation& operation);

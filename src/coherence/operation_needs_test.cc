@@ -49,13 +49,19 @@ std::vector<OperationNeed> needs_of(const Operation& operation, const std::vecto
 }
 
 TEST(OperationNeedsTest, EveryOperationTakesItsNeedsInTheOneOrder) {
-  for (const std::vector<FileId>& named : {std::vector<FileId>{}, {kMiddle}, {kLow, kMiddle}, {kMiddle, kMiddle}}) {
+  for (const std::vector<FileId>& named :
+       {std::vector<FileId>{}, {kMiddle}, {kLow, kMiddle}, {kMiddle, kMiddle}}) {
     for (const Operation& operation : all_operations()) {
       const auto needs = needs_of(operation, named);
-      auto before = [](const OperationNeed& a, const OperationNeed& b) { return std::tie(a.resource, a.file) < std::tie(b.resource, b.file); };
-      EXPECT_TRUE(std::is_sorted(needs.begin(), needs.end(), before)) << "operation " << operation.index();
+      auto before = [](const OperationNeed& a, const OperationNeed& b) {
+        return std::tie(a.resource, a.file) < std::tie(b.resource, b.file);
+      };
+      EXPECT_TRUE(std::is_sorted(needs.begin(), needs.end(), before))
+          << "operation " << operation.index();
       // Taking one piece twice would wait for itself.
-      EXPECT_EQ(std::adjacent_find(needs.begin(), needs.end(), [&](const auto& a, const auto& b) { return !before(a, b); }), needs.end())
+      EXPECT_EQ(std::adjacent_find(needs.begin(), needs.end(),
+                                   [&](const auto& a, const auto& b) { return !before(a, b); }),
+                needs.end())
           << "operation " << operation.index();
     }
   }
@@ -63,11 +69,15 @@ TEST(OperationNeedsTest, EveryOperationTakesItsNeedsInTheOneOrder) {
 
 TEST(OperationNeedsTest, EveryChangeTakesSomethingExclusiveUnlessItOnlyLooksUp) {
   for (const Operation& operation : all_operations()) {
-    const bool changes = !is_quick(operation) && !std::holds_alternative<ReadDirectoryCall>(operation) &&
-                         !std::holds_alternative<SyncCall>(operation) && !std::holds_alternative<ListXattrCall>(operation) &&
-                         !std::holds_alternative<SeekCall>(operation) && !std::holds_alternative<LockCall>(operation);
+    const bool changes = !is_quick(operation) &&
+                         !std::holds_alternative<ReadDirectoryCall>(operation) &&
+                         !std::holds_alternative<SyncCall>(operation) &&
+                         !std::holds_alternative<ListXattrCall>(operation) &&
+                         !std::holds_alternative<SeekCall>(operation) &&
+                         !std::holds_alternative<LockCall>(operation);
     const auto needs = needs_of(operation, {});
-    const bool exclusive = std::any_of(needs.begin(), needs.end(), [](const OperationNeed& n) { return n.mode == Exclusive; });
+    const bool exclusive = std::any_of(needs.begin(), needs.end(),
+                                       [](const OperationNeed& n) { return n.mode == Exclusive; });
     EXPECT_EQ(exclusive, changes) << "operation " << operation.index();
   }
 }
@@ -113,10 +123,15 @@ TEST(OperationNeedsTest, ATruncationTakesThePagesFromTheNewEndOnButNotFromItsCal
   EXPECT_EQ(needs[0].resource, Resource::Attributes);
   EXPECT_EQ(needs[1].resource, Resource::Data);
   EXPECT_EQ(needs[1].range, pages_from(1)) << "page 1 is cut inside";
-  EXPECT_EQ(needs[0].except, std::nullopt) << "what the caller remembers of the file's attributes is void";
+  EXPECT_EQ(needs[0].except, std::nullopt)
+      << "what the caller remembers of the file's attributes is void";
   EXPECT_EQ(needs[1].except, kCaller);
-  for (const auto& need : needs) EXPECT_EQ(need.truncation_of, kCaller) << "the home knows whose it is when that node is busy (B1)";
-  EXPECT_FALSE(needs_of(SetAttributesCall{.file = kHigh, .has_size = true, .size = ~uint64_t{0}}, {})[1].range.empty())
+  for (const auto& need : needs)
+    EXPECT_EQ(need.truncation_of, kCaller)
+        << "the home knows whose it is when that node is busy (B1)";
+  EXPECT_FALSE(
+      needs_of(SetAttributesCall{.file = kHigh, .has_size = true, .size = ~uint64_t{0}}, {})[1]
+          .range.empty())
       << "whatever size is asked for, the range makes sense";
   EXPECT_EQ(needs_of(SetAttributesCall{.file = kHigh, .has_mode = true}, {}).size(), 1u);
 }
@@ -145,8 +160,10 @@ TEST(MessagesTest, EveryMessageGoesWithTheQueueOfItsFile) {
   EXPECT_EQ(file_of(ToHome{Flush{.file = kLow}}), kLow);
   EXPECT_EQ(file_of(ToHome{Fetch{.file = kLow}}), kLow);
   EXPECT_EQ(file_of(ToHome{Release{.file = kLow}}), kLow);
-  EXPECT_EQ(file_of(ToHome{Call{.operation = LinkCall{.file = kHigh, .dir = kLow}}}), kLow) << "the directory that changes";
-  EXPECT_EQ(file_of(ToHome{Call{.operation = RenameCall{.from_dir = kHigh, .to_dir = kLow}}}), kHigh);
+  EXPECT_EQ(file_of(ToHome{Call{.operation = LinkCall{.file = kHigh, .dir = kLow}}}), kLow)
+      << "the directory that changes";
+  EXPECT_EQ(file_of(ToHome{Call{.operation = RenameCall{.from_dir = kHigh, .to_dir = kLow}}}),
+            kHigh);
   for (const Operation& operation : all_operations()) {
     if (std::holds_alternative<LinkCall>(operation)) continue;
     EXPECT_EQ(file_of(operation), kHigh) << "operation " << operation.index();
@@ -159,7 +176,8 @@ TEST(MessagesTest, ModesCoverAndSuitEachOtherAsDocumented) {
     EXPECT_TRUE(covers(mode, mode));
     EXPECT_TRUE(covers(mode, None));
     EXPECT_TRUE(compatible(mode, None));
-    for (LeaseMode other : {None, Shared, Update, Exclusive}) EXPECT_EQ(compatible(mode, other), compatible(other, mode));
+    for (LeaseMode other : {None, Shared, Update, Exclusive})
+      EXPECT_EQ(compatible(mode, other), compatible(other, mode));
   }
   EXPECT_TRUE(compatible(Shared, Shared));
   EXPECT_TRUE(compatible(Update, Update));

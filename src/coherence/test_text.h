@@ -22,10 +22,14 @@ inline std::string text(PageRange range) {
 
 inline const char* text(LeaseMode mode) {
   switch (mode) {
-    case LeaseMode::None: return "None";
-    case LeaseMode::Shared: return "Shared";
-    case LeaseMode::Update: return "Update";
-    case LeaseMode::Exclusive: return "Exclusive";
+    case LeaseMode::None:
+      return "None";
+    case LeaseMode::Shared:
+      return "Shared";
+    case LeaseMode::Update:
+      return "Update";
+    case LeaseMode::Exclusive:
+      return "Exclusive";
   }
   return "?";
 }
@@ -33,9 +37,12 @@ inline const char* text(LeaseMode mode) {
 // What a lease or recall is about: pages, or the one unit of the other resources.
 inline std::string text(Resource resource, PageRange range) {
   switch (resource) {
-    case Resource::Entries: return "entries";
-    case Resource::Attributes: return "attributes";
-    case Resource::Data: return text(range);
+    case Resource::Entries:
+      return "entries";
+    case Resource::Attributes:
+      return "attributes";
+    case Resource::Data:
+      return text(range);
   }
   return "?";
 }

@@ -69,8 +69,10 @@ class Channel {
   // Puts bytes into the page cache and grows the kernel's size of the file when they end beyond it.
   // BLOCKS as invalidate_data does.
   Status store(uint64_t node, uint64_t offset, std::span<const std::byte> bytes) const;
-  // Makes the kernel's size of the file at least `size` (> 0) and touches no byte of it. A NOTIFY_STORE of the last byte whose source cannot be read:
-  // the kernel raises the size first (fs/fuse/dev.c, fuse_notify_store) and then fails to copy. BLOCKS while a fill of the last page is unanswered.
+  // Makes the kernel's size of the file at least `size` (> 0) and touches no byte of it. A
+  // NOTIFY_STORE of the last byte whose source cannot be read: the kernel raises the size first
+  // (fs/fuse/dev.c, fuse_notify_store) and then fails to copy. BLOCKS while a fill of the last page
+  // is unanswered.
   Status push_size(uint64_t node, uint64_t size) const;
   // Makes the kernel deliver again what was read from any channel and not answered (needs
   // Capabilities::resend).

@@ -14,10 +14,12 @@ constexpr uint64_t kRequired = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_MAX_PAGE
                                FUSE_EXPLICIT_INVAL_DATA | FUSE_ATOMIC_O_TRUNC | FUSE_POSIX_LOCKS |
                                FUSE_FLOCK_LOCKS;
 
-// Taken when the kernel has them. READDIRPLUS tells us when a program will look at the files it lists. The lock flags above stay set although a lock may be refused:
-// left out, the kernel would grant locks on its own, and every node would get its own.
-constexpr uint64_t kOptional = FUSE_PARALLEL_DIROPS | FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_INIT_EXT | FUSE_HANDLE_KILLPRIV_V2 |
-                               kInitHasResend | kInitHasExpireOnly | FUSE_ABORT_ERROR;
+// Taken when the kernel has them. READDIRPLUS tells us when a program will look at the files it
+// lists. The lock flags above stay set although a lock may be refused: left out, the kernel would
+// grant locks on its own, and every node would get its own.
+constexpr uint64_t kOptional = FUSE_PARALLEL_DIROPS | FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO |
+                               FUSE_INIT_EXT | FUSE_HANDLE_KILLPRIV_V2 | kInitHasResend |
+                               kInitHasExpireOnly | FUSE_ABORT_ERROR;
 
 // Left out on purpose, each for what it would do:
 //   WRITEBACK_CACHE       dirty pages nobody was asked about; sizes decided by the kernel

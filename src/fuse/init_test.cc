@@ -18,11 +18,10 @@ TEST(InitTest, TakesExactlyTheFlagsOfTheDesign) {
   const auto n = negotiate(everything(), {});
   ASSERT_TRUE(n);
   EXPECT_EQ(chosen(*n), FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_MAX_PAGES | FUSE_PARALLEL_DIROPS |
-                            FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO |
-                            FUSE_EXPLICIT_INVAL_DATA | FUSE_INIT_EXT | kInitDirectIoAllowMmap |
-                            FUSE_ATOMIC_O_TRUNC | FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS |
-                            FUSE_HANDLE_KILLPRIV_V2 | kInitHasResend | kInitHasExpireOnly |
-                            FUSE_ABORT_ERROR);
+                            FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_EXPLICIT_INVAL_DATA |
+                            FUSE_INIT_EXT | kInitDirectIoAllowMmap | FUSE_ATOMIC_O_TRUNC |
+                            FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS | FUSE_HANDLE_KILLPRIV_V2 |
+                            kInitHasResend | kInitHasExpireOnly | FUSE_ABORT_ERROR);
   EXPECT_TRUE(n->lacks.empty());
   EXPECT_FALSE(n->again);
 }

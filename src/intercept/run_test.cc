@@ -1,9 +1,9 @@
 // The supervisor with real programs on the real kernel. Two directories play the mount: what is in
 // them differs, so that each test sees which file was opened.
 #include <fcntl.h>
-#include <linux/close_range.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/close_range.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -105,7 +105,8 @@ class Running {
 class RunTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    // What the test's own parent left open is not for the programs under test: they count on the numbers of their descriptors.
+    // What the test's own parent left open is not for the programs under test: they count on the
+    // numbers of their descriptors.
     ASSERT_EQ(::close_range(3, ~0u, CLOSE_RANGE_CLOEXEC), 0);
     char name[] = "/tmp/vremote-run-XXXXXX";
     d_ = ::mkdtemp(name);

@@ -27,7 +27,8 @@ Overload(Fs...) -> Overload<Fs...>;
 
 Timestamp wall_now() {
   timespec t{};
-  // Not the coarse clock: the origin's file system may stamp more finely (Linux 6.13), and a later write must not look older.
+  // Not the coarse clock: the origin's file system may stamp more finely (Linux 6.13), and a later
+  // write must not look older.
   clock_gettime(CLOCK_REALTIME, &t);
   return {t.tv_sec, static_cast<uint32_t>(t.tv_nsec)};
 }
@@ -39,19 +40,25 @@ Status reply_data(const Waiting& waiting, const std::vector<Bytes>& pieces, uint
   if (pieces.size() > kPiecesMax) {
     std::vector<std::byte> joined;
     joined.reserve(length);
-    for (const Bytes& piece : pieces) joined.insert(joined.end(), piece.view().begin(), piece.view().end());
+    for (const Bytes& piece : pieces)
+      joined.insert(joined.end(), piece.view().begin(), piece.view().end());
     return waiting.channel->reply(waiting.unique, std::span<const std::byte>(joined));
   }
   std::vector<iovec> parts;
   parts.reserve(pieces.size());
-  for (const Bytes& piece : pieces) parts.push_back({const_cast<std::byte*>(piece.data()), piece.size()});
+  for (const Bytes& piece : pieces)
+    parts.push_back({const_cast<std::byte*>(piece.data()), piece.size()});
   return waiting.channel->reply(waiting.unique, std::span<const iovec>(parts));
 }
 
 }  // namespace
 
-AgentService::AgentService(std::string home_name, const AgentOptions& options, bool local, Send send, Environment environment)
-    : home_name_(std::move(home_name)), local_(local), send_(std::move(send)), environment_(std::move(environment)) {
+AgentService::AgentService(std::string home_name, const AgentOptions& options, bool local,
+                           Send send, Environment environment)
+    : home_name_(std::move(home_name)),
+      local_(local),
+      send_(std::move(send)),
+      environment_(std::move(environment)) {
   AgentOptions share = options;
   share.dirty_max_bytes = std::max<uint64_t>(options.dirty_max_bytes / 2, 8 << 20);
   for (size_t i = 0; i < kShards; ++i) {
@@ -64,7 +71,8 @@ AgentService::~AgentService() {
   for (auto& shard : shards_) shard->timer.cancel();
 }
 
-// ---- carrying out -----------------------------------------------------------------------------------------------------------------
+// ---- carrying out
+// -----------------------------------------------------------------------------------------------------------------
 
 template <typename Event>
 void AgentService::with(Shard& shard, Event event) {
@@ -88,15 +96,21 @@ void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<Af
               auto it = shard.pending.find(a.token);
               if (it == shard.pending.end()) return;
               const Pending& pending = it->second;
-              if (auto sent = reply_data(pending.waiting, a.pieces, a.length); !sent) spdlog::warn("reply to a read: {}", sent.error().what);
+              if (auto sent = reply_data(pending.waiting, a.pieces, a.length); !sent)
+                spdlog::warn("reply to a read: {}", sent.error().what);
               const bool fill = pending.kind == Pending::Kind::Fill;
-              environment_.metrics->record(fill ? Latency::Fill : Latency::DirectRead, net::EventLoop::now().ns - pending.started_ns);
+              environment_.metrics->record(fill ? Latency::Fill : Latency::DirectRead,
+                                           net::EventLoop::now().ns - pending.started_ns);
               if (fill) environment_.metrics->add(Counter::FillBytes, a.length);
               shard.pending.erase(it);
             },
-            [&](ReplyWritten& a) { answer(shard, a.token, {.offset = a.offset, .length = a.length}, after); },
+            [&](ReplyWritten& a) {
+              answer(shard, a.token, {.offset = a.offset, .length = a.length}, after);
+            },
             [&](ReplyOpened& a) { answer(shard, a.token, {}, after); },
-            [&](ReplyAttributes& a) { answer(shard, a.token, {.attributes = a.attributes}, after); },
+            [&](ReplyAttributes& a) {
+              answer(shard, a.token, {.attributes = a.attributes}, after);
+            },
             [&](ReplyFlushed& a) { answer(shard, a.token, {.error = a.error}, after); },
             [&](ReplyTruncateReady& a) { answer(shard, a.token, {}, after); },
             [&](ReplyEntries& a) { answer(shard, a.token, {}, after); },
@@ -107,18 +121,25 @@ void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<Af
                 const std::optional<uint64_t> node = environment_.inodes->find(this, a.file);
                 if (node) {
                   const uint64_t length = a.range.end >= kPageEnd ? 0 : a.range.byte_length();
-                  if (auto done = environment_.notify_channel()->invalidate_data(*node, a.range.byte_offset(), length); !done)
+                  if (auto done = environment_.notify_channel()->invalidate_data(
+                          *node, a.range.byte_offset(), length);
+                      !done)
                     spdlog::debug("purge: {}", done.error().what);
                 }
                 environment_.metrics->record(Latency::Purge, net::EventLoop::now().ns - started);
-                with(shard_of(a.file), [&](Agent& agent, Instant now, AgentActions& next) { agent.purge_returned(now, a.purge, a.file, next); });
+                with(shard_of(a.file), [&](Agent& agent, Instant now, AgentActions& next) {
+                  agent.purge_returned(now, a.purge, a.file, next);
+                });
               });
             },
             [&](PushSize& a) {
               environment_.purge_threads->submit([this, a] {
                 if (const auto node = environment_.inodes->find(this, a.file))
-                  if (auto done = environment_.notify_channel()->push_size(*node, a.size); !done) spdlog::debug("push of a size: {}", done.error().what);
-                with(shard_of(a.file), [&](Agent& agent, Instant now, AgentActions& next) { agent.size_pushed(now, a.push, a.file, next); });
+                  if (auto done = environment_.notify_channel()->push_size(*node, a.size); !done)
+                    spdlog::debug("push of a size: {}", done.error().what);
+                with(shard_of(a.file), [&](Agent& agent, Instant now, AgentActions& next) {
+                  agent.size_pushed(now, a.push, a.file, next);
+                });
               });
             },
             [&](SendToHome& a) {
@@ -150,12 +171,16 @@ void AgentService::note_sent(Shard& shard, const ToHome& message) {
 }
 
 void AgentService::note_received(Shard& shard, const ToAgent& message, Instant now) {
-  if (const auto* recall = std::get_if<Recall>(&message)) shard.recalls.emplace(recall->recall, now);
+  if (const auto* recall = std::get_if<Recall>(&message))
+    shard.recalls.emplace(recall->recall, now);
   if (const auto* ack = std::get_if<FlushAck>(&message)) {
     if (ack->error == ESTALE) {
-      spdlog::warn("{}: bytes for inode {} have no file any more: it was removed, or its origin restarted", home_name_, ack->file.inode);
+      spdlog::warn(
+          "{}: bytes for inode {} have no file any more: it was removed, or its origin restarted",
+          home_name_, ack->file.inode);
     } else if (ack->error != 0) {
-      spdlog::error("{}: bytes for inode {} could not be stored: {}", home_name_, ack->file.inode, strerror(ack->error));
+      spdlog::error("{}: bytes for inode {} could not be stored: {}", home_name_, ack->file.inode,
+                    strerror(ack->error));
     }
     if (auto it = shard.under_way.find(ack->flush); it != shard.under_way.end()) {
       environment_.metrics->record(Latency::Flush, now - it->second);
@@ -169,10 +194,13 @@ void AgentService::answer(Shard& shard, Token token, Answer answer, std::vector<
   if (it == shard.pending.end()) return;
   Pending& pending = it->second;
   if (pending.kind == Pending::Kind::Then || pending.kind == Pending::Kind::Write) {
-    after.push_back({std::move(pending.then), std::move(answer), pending.waiting, pending.started_ns});
+    after.push_back(
+        {std::move(pending.then), std::move(answer), pending.waiting, pending.started_ns});
   } else {
-    Status sent = answer.error != 0 ? pending.waiting.channel->reply_error(pending.waiting.unique, answer.error)
-                                    : pending.waiting.channel->reply(pending.waiting.unique, fuse::write_out(answer.length));
+    Status sent = answer.error != 0
+                      ? pending.waiting.channel->reply_error(pending.waiting.unique, answer.error)
+                      : pending.waiting.channel->reply(pending.waiting.unique,
+                                                       fuse::write_out(answer.length));
     if (!sent) spdlog::warn("reply: {}", sent.error().what);
   }
   shard.pending.erase(it);
@@ -185,10 +213,12 @@ void AgentService::finish(After& after) {
     return;
   }
   environment_.metrics->record(Latency::DirectWrite, net::EventLoop::now().ns - after.started_ns);
-  // The kernel may let the writer run before this call returns: under the shard's lock its next write would wait for us, two context switches more.
-  // Nothing depends on the order: the writer goes on by itself whenever it is scheduled (fills are another matter, K11).
+  // The kernel may let the writer run before this call returns: under the shard's lock its next
+  // write would wait for us, two context switches more. Nothing depends on the order: the writer
+  // goes on by itself whenever it is scheduled (fills are another matter, K11).
   const Waiting& to = after.waiting;
-  Status sent = answer.error != 0 ? to.channel->reply_error(to.unique, answer.error) : to.channel->reply(to.unique, fuse::write_out(answer.length));
+  Status sent = answer.error != 0 ? to.channel->reply_error(to.unique, answer.error)
+                                  : to.channel->reply(to.unique, fuse::write_out(answer.length));
   if (!sent) spdlog::warn("reply: {}", sent.error().what);
 }
 
@@ -221,27 +251,47 @@ void AgentService::deliver_outbox(Shard& shard) {
 }
 
 Token AgentService::add_pending(Shard& shard, Pending pending) {
-  const Token token = pending.waiting.unique != 0 ? pending.waiting.unique : (next_token_.fetch_add(1, std::memory_order_relaxed) << 1 | 1);
+  const Token token = pending.waiting.unique != 0
+                          ? pending.waiting.unique
+                          : (next_token_.fetch_add(1, std::memory_order_relaxed) << 1 | 1);
   pending.started_ns = net::EventLoop::now().ns;
   shard.pending.insert_or_assign(token, std::move(pending));
   return token;
 }
 
-// ---- the kernel's requests -------------------------------------------------------------------------------------------------------
+// ---- the kernel's requests
+// -------------------------------------------------------------------------------------------------------
 
 void AgentService::read(Waiting waiting, FileId file, uint64_t offset, uint32_t size, bool fill) {
   Shard& shard = shard_of(file);
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
-    const Token token = add_pending(shard, {.kind = fill ? Pending::Kind::Fill : Pending::Kind::Read, .file = file, .waiting = waiting, .then = {}});
-    agent.read(now, {.token = token, .file = file, .offset = offset, .size = size, .fill = fill}, actions);
+    const Token token =
+        add_pending(shard, {.kind = fill ? Pending::Kind::Fill : Pending::Kind::Read,
+                            .file = file,
+                            .waiting = waiting,
+                            .then = {}});
+    agent.read(now, {.token = token, .file = file, .offset = offset, .size = size, .fill = fill},
+               actions);
   });
 }
 
-void AgentService::write(Waiting waiting, FileId file, uint64_t offset, Bytes bytes, bool append, Then then) {
+void AgentService::write(Waiting waiting, FileId file, uint64_t offset, Bytes bytes, bool append,
+                         Then then) {
   Shard& shard = shard_of(file);
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
-    const Token token = add_pending(shard, {.kind = then ? Pending::Kind::Then : Pending::Kind::Write, .file = file, .waiting = waiting, .then = std::move(then)});
-    agent.write(now, {.token = token, .file = file, .offset = offset, .bytes = std::move(bytes), .append = append, .now_wall = wall_now()}, actions);
+    const Token token =
+        add_pending(shard, {.kind = then ? Pending::Kind::Then : Pending::Kind::Write,
+                            .file = file,
+                            .waiting = waiting,
+                            .then = std::move(then)});
+    agent.write(now,
+                {.token = token,
+                 .file = file,
+                 .offset = offset,
+                 .bytes = std::move(bytes),
+                 .append = append,
+                 .now_wall = wall_now()},
+                actions);
   });
 }
 
@@ -254,37 +304,51 @@ void AgentService::write_back(FileId file, uint64_t offset, Bytes bytes) {
 void AgentService::open(FileId file, bool may_map, Then then) {
   Shard& shard = shard_of(file);
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
-    agent.open(now, add_pending(shard, {.file = file, .waiting = {}, .then = std::move(then)}), file, may_map, actions);
+    agent.open(now, add_pending(shard, {.file = file, .waiting = {}, .then = std::move(then)}),
+               file, may_map, actions);
   });
 }
 
 void AgentService::close(FileId file, bool may_map) {
-  with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) { agent.close(now, file, may_map, actions); });
+  with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) {
+    agent.close(now, file, may_map, actions);
+  });
 }
 
 void AgentService::attributes(uint64_t unique, FileId file, Then then) {
   Shard& shard = shard_of(file);
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
-    agent.attributes(now, add_pending(shard, {.file = file, .waiting = {nullptr, unique}, .then = std::move(then)}), file, actions);
+    agent.attributes(
+        now,
+        add_pending(shard, {.file = file, .waiting = {nullptr, unique}, .then = std::move(then)}),
+        file, actions);
   });
 }
 
 void AgentService::flush(uint64_t unique, FileId file, Then then) {
   Shard& shard = shard_of(file);
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
-    agent.flush(now, add_pending(shard, {.file = file, .waiting = {nullptr, unique}, .then = std::move(then)}), file, actions);
+    agent.flush(
+        now,
+        add_pending(shard, {.file = file, .waiting = {nullptr, unique}, .then = std::move(then)}),
+        file, actions);
   });
 }
 
 void AgentService::truncate(uint64_t unique, FileId file, uint64_t size, Then ready) {
   Shard& shard = shard_of(file);
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
-    agent.truncate(now, add_pending(shard, {.file = file, .waiting = {nullptr, unique}, .then = std::move(ready)}), file, size, actions);
+    agent.truncate(
+        now,
+        add_pending(shard, {.file = file, .waiting = {nullptr, unique}, .then = std::move(ready)}),
+        file, size, actions);
   });
 }
 
 void AgentService::truncate_done(FileId file, bool done, uint64_t size) {
-  with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) { agent.truncate_done(now, file, done, size, actions); });
+  with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) {
+    agent.truncate_done(now, file, done, size, actions);
+  });
 }
 
 std::optional<uint32_t> AgentService::peek_mode(FileId file) {
@@ -299,8 +363,10 @@ bool AgentService::has_no_xattrs(FileId file) {
   return shard.agent.has_no_xattrs(file);
 }
 
-void AgentService::list(uint64_t unique, const Caller& caller, FileId dir, uint64_t cookie, uint32_t bytes_max, bool attributes, ThenReply then) {
-  Then leased = [this, unique, caller, dir, cookie, bytes_max, attributes, then = std::move(then)](Answer lease) mutable {
+void AgentService::list(uint64_t unique, const Caller& caller, FileId dir, uint64_t cookie,
+                        uint32_t bytes_max, bool attributes, ThenReply then) {
+  Then leased = [this, unique, caller, dir, cookie, bytes_max, attributes,
+                 then = std::move(then)](Answer lease) mutable {
     if (lease.error != 0) {
       then(Reply{.call = 0, .error = lease.error, .outcome = {}});
       return;
@@ -312,7 +378,8 @@ void AgentService::list(uint64_t unique, const Caller& caller, FileId dir, uint6
         std::lock_guard lock(shard.mutex);
         if (shard.agent.has_entries(dir))
           for (const DirectoryEntry& entry : page->entries)
-            if (entry.file.generation != 0 && entry.name != "." && entry.name != "..") shard.names.remember(dir, entry.name, entry.file, asked);
+            if (entry.file.generation != 0 && entry.name != "." && entry.name != "..")
+              shard.names.remember(dir, entry.name, entry.file, asked);
       }
       then(std::move(reply));
     };
@@ -320,12 +387,16 @@ void AgentService::list(uint64_t unique, const Caller& caller, FileId dir, uint6
   };
   Shard& shard = shard_of(dir);
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
-    agent.entries(now, add_pending(shard, {.file = dir, .waiting = {nullptr, unique}, .then = std::move(leased)}), dir, actions);
+    agent.entries(
+        now,
+        add_pending(shard, {.file = dir, .waiting = {nullptr, unique}, .then = std::move(leased)}),
+        dir, actions);
   });
 }
 
 void AgentService::interrupt(uint64_t unique) {
-  // Which file it is about is not told: a rare event, so every waiting request of every shard is asked.
+  // Which file it is about is not told: a rare event, so every waiting request of every shard is
+  // asked.
   for (auto& shard : shards_)
     with(*shard, [&](Agent& agent, Instant now, AgentActions& actions) {
       auto it = shard->pending.find(unique);
@@ -346,14 +417,17 @@ void AgentService::interrupt(uint64_t unique) {
 
 void AgentService::forget(FileId file) {
   with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) {
-    // Under the lock: a lookup answered meanwhile has a node number in the table, and its fills come after us.
+    // Under the lock: a lookup answered meanwhile has a node number in the table, and its fills
+    // come after us.
     if (!environment_.inodes->find(this, file)) agent.forget(now, file, actions);
   });
 }
 
-// ---- names ------------------------------------------------------------------------------------------------------------------------
+// ---- names
+// ------------------------------------------------------------------------------------------------------------------------
 
-void AgentService::lookup(uint64_t unique, const Caller& caller, FileId dir, std::string name, ThenFile then) {
+void AgentService::lookup(uint64_t unique, const Caller& caller, FileId dir, std::string name,
+                          ThenFile then) {
   Shard& shard = shard_of(dir);
   NameCache::Answer known;
   bool has_lease = false;
@@ -375,7 +449,8 @@ void AgentService::lookup(uint64_t unique, const Caller& caller, FileId dir, std
     lookup_at_home(unique, caller, dir, std::move(name), std::move(then));
     return;
   }
-  Then leased = [this, unique, caller, dir, name = std::move(name), then = std::move(then)](Answer lease) mutable {
+  Then leased = [this, unique, caller, dir, name = std::move(name),
+                 then = std::move(then)](Answer lease) mutable {
     if (lease.error != 0) {
       then(fail(lease.error));
       return;
@@ -383,7 +458,10 @@ void AgentService::lookup(uint64_t unique, const Caller& caller, FileId dir, std
     lookup_at_home(unique, caller, dir, std::move(name), std::move(then));
   };
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
-    agent.entries(now, add_pending(shard, {.file = dir, .waiting = {nullptr, unique}, .then = std::move(leased)}), dir, actions);
+    agent.entries(
+        now,
+        add_pending(shard, {.file = dir, .waiting = {nullptr, unique}, .then = std::move(leased)}),
+        dir, actions);
   });
 }
 
@@ -399,14 +477,18 @@ void AgentService::forget_name(FileId dir, const std::string& name) {
   shard.names.forget(dir, name);
 }
 
-void AgentService::lookup_at_home(uint64_t unique, const Caller& caller, FileId dir, std::string name, ThenFile then) {
+void AgentService::lookup_at_home(uint64_t unique, const Caller& caller, FileId dir,
+                                  std::string name, ThenFile then) {
   LookupCall operation{dir, name};
   const uint64_t asked = name_changes(dir);
-  ThenReply found = [this, dir, asked, name = std::move(name), then = std::move(then)](Reply&& reply) mutable {
+  ThenReply found = [this, dir, asked, name = std::move(name),
+                     then = std::move(then)](Reply&& reply) mutable {
     const Node* node = std::get_if<Node>(&reply.outcome);
-    const std::optional<FileId> file = reply.error == 0 && node != nullptr ? std::optional(node->file) : std::nullopt;
+    const std::optional<FileId> file =
+        reply.error == 0 && node != nullptr ? std::optional(node->file) : std::nullopt;
     if (file || reply.error == ENOENT) {
-      // Replies and recalls of one directory come in the home's order: with the lease here, this is still so.
+      // Replies and recalls of one directory come in the home's order: with the lease here, this is
+      // still so.
       Shard& shard = shard_of(dir);
       std::lock_guard lock(shard.mutex);
       if (shard.agent.has_entries(dir)) shard.names.remember(dir, name, file, asked);
@@ -420,7 +502,8 @@ void AgentService::lookup_at_home(uint64_t unique, const Caller& caller, FileId 
   call(caller, std::move(operation), std::move(found), unique);
 }
 
-// ---- operations -------------------------------------------------------------------------------------------------------------------
+// ---- operations
+// -------------------------------------------------------------------------------------------------------------------
 
 uint64_t AgentService::call(Caller caller, Operation operation, ThenReply then, uint64_t unique) {
   const uint64_t id = reserve_call();
@@ -428,7 +511,8 @@ uint64_t AgentService::call(Caller caller, Operation operation, ThenReply then, 
   return id;
 }
 
-void AgentService::call_as(uint64_t id, Caller caller, Operation operation, ThenReply then, uint64_t unique) {
+void AgentService::call_as(uint64_t id, Caller caller, Operation operation, ThenReply then,
+                           uint64_t unique) {
   Call message{.call = id, .caller = std::move(caller), .operation = std::move(operation)};
   const FileId file = file_of(message.operation);
   const int64_t started = net::EventLoop::now().ns;
@@ -454,23 +538,26 @@ void AgentService::call_as(uint64_t id, Caller caller, Operation operation, Then
   if (local_) deliver_outbox(shard);
 }
 
-void AgentService::call_changing(std::vector<Change> changes, Caller caller, Operation operation, ThenReply then) {
+void AgentService::call_changing(std::vector<Change> changes, Caller caller, Operation operation,
+                                 ThenReply then) {
   for (const Change& change : changes) {
     Shard& shard = shard_of(change.dir);
     std::lock_guard lock(shard.mutex);
     shard.names.begin_change(change.dir);
   }
-  call(std::move(caller), std::move(operation), [this, changes = std::move(changes), then = std::move(then)](Reply&& reply) mutable {
-    for (const Change& change : changes) {
-      Shard& shard = shard_of(change.dir);
-      std::lock_guard lock(shard.mutex);
-      shard.names.end_change(change.dir, change.name);
-    }
-    then(std::move(reply));
-  });
+  call(std::move(caller), std::move(operation),
+       [this, changes = std::move(changes), then = std::move(then)](Reply&& reply) mutable {
+         for (const Change& change : changes) {
+           Shard& shard = shard_of(change.dir);
+           std::lock_guard lock(shard.mutex);
+           shard.names.end_change(change.dir, change.name);
+         }
+         then(std::move(reply));
+       });
 }
 
-// ---- the network ------------------------------------------------------------------------------------------------------------------
+// ---- the network
+// ------------------------------------------------------------------------------------------------------------------
 
 void AgentService::receive(ToAgent&& message) {
   if (auto* reply = std::get_if<Reply>(&message)) {
@@ -485,19 +572,25 @@ void AgentService::receive(ToAgent&& message) {
     pending.then(std::move(*reply));
     return;
   }
-  const FileId file = std::visit(Overload{[](const Reply&) { return FileId{}; }, [](const auto& m) { return m.file; }}, message);
+  const FileId file = std::visit(
+      Overload{[](const Reply&) { return FileId{}; }, [](const auto& m) { return m.file; }},
+      message);
   with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) {
     note_received(shard_of(file), message, now);
-    std::visit(Overload{[](Reply&) {}, [&](auto& m) { agent.receive(now, std::move(m), actions); }}, message);
+    std::visit(Overload{[](Reply&) {}, [&](auto& m) { agent.receive(now, std::move(m), actions); }},
+               message);
   });
 }
 
 void AgentService::reset() {
-  for (auto& shard : shards_) with(*shard, [](Agent& agent, Instant now, AgentActions& actions) { agent.reset(now, actions); });
+  for (auto& shard : shards_)
+    with(*shard,
+         [](Agent& agent, Instant now, AgentActions& actions) { agent.reset(now, actions); });
   std::vector<uint64_t> again, lost;
   {
     std::lock_guard lock(calls_mutex_);
-    for (auto& [id, pending] : calls_) (is_idempotent(pending.call.operation) ? again : lost).push_back(id);
+    for (auto& [id, pending] : calls_)
+      (is_idempotent(pending.call.operation) ? again : lost).push_back(id);
   }
   for (uint64_t id : lost) {
     // The home may or may not have carried it out before it stopped: the caller must look.
@@ -518,7 +611,9 @@ void AgentService::reset() {
 }
 
 void AgentService::flush_all() {
-  for (auto& shard : shards_) with(*shard, [](Agent& agent, Instant now, AgentActions& actions) { agent.flush_all(now, actions); });
+  for (auto& shard : shards_)
+    with(*shard,
+         [](Agent& agent, Instant now, AgentActions& actions) { agent.flush_all(now, actions); });
 }
 
 bool AgentService::idle_dirty() {

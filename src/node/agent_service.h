@@ -1,8 +1,10 @@
-// This node's agent for one home: drives coherence::Agent with real requests, purges, messages and time.
+// This node's agent for one home: drives coherence::Agent with real requests, purges, messages and
+// time.
 //
-// Files are spread over a few shards, each an Agent under a lock of its own; no work is handed from thread to thread: whoever brings an event
-// carries out its actions. Replies to reads, sends and starts of purges happen under the shard's lock (they never block), so that the
-// order of the actions is the order the kernel and the home see (K11); everything else runs after it.
+// Files are spread over a few shards, each an Agent under a lock of its own; no work is handed from
+// thread to thread: whoever brings an event carries out its actions. Replies to reads, sends and
+// starts of purges happen under the shard's lock (they never block), so that the order of the
+// actions is the order the kernel and the home see (K11); everything else runs after it.
 #pragma once
 
 #include <array>
@@ -45,8 +47,8 @@ class AgentService {
  public:
   using Then = std::move_only_function<void(Answer)>;
   using ThenReply = std::move_only_function<void(coherence::Reply&&)>;
-  // Sends to the home. Remote: never blocks, and is called under a shard's lock. For this machine's own home `local` is set and messages are
-  // handed over in order without a lock.
+  // Sends to the home. Remote: never blocks, and is called under a shard's lock. For this machine's
+  // own home `local` is set and messages are handed over in order without a lock.
   using Send = std::function<void(FileId file, coherence::ToHome&& message)>;
   struct Environment {
     InodeTable* inodes = nullptr;
@@ -56,7 +58,8 @@ class AgentService {
     std::function<const fuse::Channel*()> notify_channel;
   };
 
-  AgentService(std::string home_name, const coherence::AgentOptions& options, bool local, Send send, Environment environment);
+  AgentService(std::string home_name, const coherence::AgentOptions& options, bool local, Send send,
+               Environment environment);
   ~AgentService();
 
   const std::string& home_name() const { return home_name_; }
@@ -74,12 +77,14 @@ class AgentService {
   void truncate_done(FileId file, bool done, uint64_t size);
   // The child's FileId, or an errno.
   using ThenFile = std::move_only_function<void(Result<FileId>)>;
-  void lookup(uint64_t unique, const coherence::Caller& caller, FileId dir, std::string name, ThenFile then);
+  void lookup(uint64_t unique, const coherence::Caller& caller, FileId dir, std::string name,
+              ThenFile then);
   std::optional<uint32_t> peek_mode(FileId file);
   bool has_no_xattrs(FileId file);
-  // Lists a directory at the home and remembers its names while the Entries lease is held; with `attributes`, the home also offers the leases that a
-  // walk of the files will want.
-  void list(uint64_t unique, const coherence::Caller& caller, FileId dir, uint64_t cookie, uint32_t bytes_max, bool attributes, ThenReply then);
+  // Lists a directory at the home and remembers its names while the Entries lease is held; with
+  // `attributes`, the home also offers the leases that a walk of the files will want.
+  void list(uint64_t unique, const coherence::Caller& caller, FileId dir, uint64_t cookie,
+            uint32_t bytes_max, bool attributes, ThenReply then);
   // A remembered name led to a file that its home no longer knows: the next lookup asks the home.
   void forget_name(FileId dir, const std::string& name);
   void interrupt(uint64_t unique);
@@ -87,17 +92,22 @@ class AgentService {
   void forget(FileId file);
 
   // ---- operations ----
-  // Runs at the home; `then` is called exactly once. Returns the call's id. With `unique`, interrupt() ends the wait with EINTR.
-  uint64_t call(coherence::Caller caller, coherence::Operation operation, ThenReply then, uint64_t unique = 0);
+  // Runs at the home; `then` is called exactly once. Returns the call's id. With `unique`,
+  // interrupt() ends the wait with EINTR.
+  uint64_t call(coherence::Caller caller, coherence::Operation operation, ThenReply then,
+                uint64_t unique = 0);
   // For those who must know the id before the reply can come.
   uint64_t reserve_call() { return next_call_.fetch_add(1, std::memory_order_relaxed); }
-  void call_as(uint64_t id, coherence::Caller caller, coherence::Operation operation, ThenReply then, uint64_t unique = 0);
-  // The same for one that changes names in directories: what is remembered of them is not used meanwhile.
+  void call_as(uint64_t id, coherence::Caller caller, coherence::Operation operation,
+               ThenReply then, uint64_t unique = 0);
+  // The same for one that changes names in directories: what is remembered of them is not used
+  // meanwhile.
   struct Change {
     FileId dir;
     std::string name;
   };
-  void call_changing(std::vector<Change> changes, coherence::Caller caller, coherence::Operation operation, ThenReply then);
+  void call_changing(std::vector<Change> changes, coherence::Caller caller,
+                     coherence::Operation operation, ThenReply then);
 
   // ---- the network ----
   void receive(coherence::ToAgent&& message);
@@ -153,7 +163,8 @@ class AgentService {
   void arm(Shard& shard);
   void deliver_outbox(Shard& shard);
   uint64_t name_changes(FileId dir);
-  void lookup_at_home(uint64_t unique, const coherence::Caller& caller, FileId dir, std::string name, ThenFile then);
+  void lookup_at_home(uint64_t unique, const coherence::Caller& caller, FileId dir,
+                      std::string name, ThenFile then);
   coherence::Token add_pending(Shard& shard, Pending pending);
 
   const std::string home_name_;

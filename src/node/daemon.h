@@ -5,8 +5,9 @@
 
 namespace vremote::node {
 
-// Runs the node until SIGTERM, SIGINT or the end of its mount; returns the process's exit status (2: the configuration cannot work on this
-// machine, 1: it failed while running). Call it once, from the only thread of the process.
+// Runs the node until SIGTERM, SIGINT or the end of its mount; returns the process's exit status
+// (2: the configuration cannot work on this machine, 1: it failed while running). Call it once,
+// from the only thread of the process.
 int run_node(const Config& config);
 
 }  // namespace vremote::node

@@ -1,4 +1,5 @@
-// The exports this node can show under its mount: its own and those its peers have told of. Thread-safe.
+// The exports this node can show under its mount: its own and those its peers have told of.
+// Thread-safe.
 #pragma once
 
 #include <map>

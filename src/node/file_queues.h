@@ -1,8 +1,9 @@
-// One queue of work per file at the home, so that disk work, grants, recalls and replies of a file happen in the order in which the home decided
-// them (rule I4), while files do not wait for one another.
+// One queue of work per file at the home, so that disk work, grants, recalls and replies of a file
+// happen in the order in which the home decided them (rule I4), while files do not wait for one
+// another.
 //
-// An item that need not wait runs on whichever thread pumps; one that would wait for the disk is taken over by a helper thread, and with it all
-// behind it.
+// An item that need not wait runs on whichever thread pumps; one that would wait for the disk is
+// taken over by a helper thread, and with it all behind it.
 #pragma once
 
 #include <deque>
@@ -23,9 +24,11 @@ class FileQueues {
 
   explicit FileQueues(HelperThreads& helpers) : helpers_(helpers) {}
 
-  // Keeps the caller's order; runs nothing. Call it under the lock that decides the order, then pump() without.
+  // Keeps the caller's order; runs nothing. Call it under the lock that decides the order, then
+  // pump() without.
   void push(FileId file, Item item);
-  // Runs the file's items as long as none has to wait. Call it without locks. Reentrant: an item may push and pump.
+  // Runs the file's items as long as none has to wait. Call it without locks. Reentrant: an item
+  // may push and pump.
   void pump(FileId file);
 
  private:

@@ -59,7 +59,8 @@ TEST(HelperThreadsTest, AJobThatBlocksDoesNotDelayTheNext) {
       while (!release.load()) std::this_thread::yield();
       done.fetch_add(1);
     });
-  while (blocked.load() < 20) std::this_thread::yield();  // hangs with any fixed pool smaller than that
+  while (blocked.load() < 20)
+    std::this_thread::yield();  // hangs with any fixed pool smaller than that
   release = true;
   while (done.load() < 20) std::this_thread::yield();
   EXPECT_GE(helpers.threads(), 20u);

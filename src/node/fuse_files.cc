@@ -14,7 +14,8 @@ using namespace coherence;
 
 namespace {
 
-// A file handle is a number; what must be remembered of it fits into that: whether it may be mapped shared and writable.
+// A file handle is a number; what must be remembered of it fits into that: whether it may be mapped
+// shared and writable.
 constexpr uint64_t kHandleMayMap = 1;
 constexpr int kHandleShift = 1;
 
@@ -32,24 +33,30 @@ void FuseServer::handle(const Context& c, const fuse::GetAttr&) {
     if (answer.error != 0) {
       (void)c.channel->reply_error(c.unique, answer.error);
     } else {
-      (void)c.channel->reply(c.unique, fuse::attr_out(answer.attributes, shown_inode(node, answer.attributes.inode), fuse::kNotCached));
+      (void)c.channel->reply(
+          c.unique, fuse::attr_out(answer.attributes, shown_inode(node, answer.attributes.inode),
+                                   fuse::kNotCached));
     }
   });
 }
 
-void FuseServer::truncate(const Context& c, const Inode& node, SetAttributesCall call, AgentService::ThenReply then) {
+void FuseServer::truncate(const Context& c, const Inode& node, SetAttributesCall call,
+                          AgentService::ThenReply then) {
   const uint64_t size = call.size;
-  // Not interruptible: its kernel side has begun. The token is not the request's unique for that reason.
-  node.agent->truncate(0, node.file, size, [node, c, size, call, then = std::move(then)](Answer ready) mutable {
-    if (ready.error != 0) {
-      then(Reply{.call = 0, .error = ready.error, .outcome = {}});
-      return;
-    }
-    node.agent->call(c.caller, call, [node, size, then = std::move(then)](Reply&& reply) mutable {
-      node.agent->truncate_done(node.file, reply.error == 0, size);
-      then(std::move(reply));
-    });
-  });
+  // Not interruptible: its kernel side has begun. The token is not the request's unique for that
+  // reason.
+  node.agent->truncate(
+      0, node.file, size, [node, c, size, call, then = std::move(then)](Answer ready) mutable {
+        if (ready.error != 0) {
+          then(Reply{.call = 0, .error = ready.error, .outcome = {}});
+          return;
+        }
+        node.agent->call(c.caller, call,
+                         [node, size, then = std::move(then)](Reply&& reply) mutable {
+                           node.agent->truncate_done(node.file, reply.error == 0, size);
+                           then(std::move(reply));
+                         });
+      });
 }
 
 void FuseServer::handle(const Context& c, const fuse::SetAttr& r) {
@@ -65,8 +72,10 @@ void FuseServer::handle(const Context& c, const fuse::SetAttr& r) {
   if ((call.has_uid = r.uid.has_value())) call.uid = *r.uid;
   if ((call.has_gid = r.gid.has_value())) call.gid = *r.gid;
   if ((call.has_size = r.size.has_value())) call.size = *r.size;
-  if ((call.has_atime = r.atime.has_value() || r.atime_now)) call.atime = r.atime.value_or(Timestamp{});
-  if ((call.has_mtime = r.mtime.has_value() || r.mtime_now)) call.mtime = r.mtime.value_or(Timestamp{});
+  if ((call.has_atime = r.atime.has_value() || r.atime_now))
+    call.atime = r.atime.value_or(Timestamp{});
+  if ((call.has_mtime = r.mtime.has_value() || r.mtime_now))
+    call.mtime = r.mtime.value_or(Timestamp{});
   call.atime_now = r.atime_now;
   call.mtime_now = r.mtime_now;
   call.clear_suid = r.kill_suidgid;
@@ -75,7 +84,9 @@ void FuseServer::handle(const Context& c, const fuse::SetAttr& r) {
     if (reply.error != 0 || made == nullptr) {
       (void)c.channel->reply_error(c.unique, reply.error != 0 ? reply.error : EIO);
     } else {
-      (void)c.channel->reply(c.unique, fuse::attr_out(made->attributes, shown_inode(node, made->attributes.inode), fuse::kNotCached));
+      (void)c.channel->reply(
+          c.unique, fuse::attr_out(made->attributes, shown_inode(node, made->attributes.inode),
+                                   fuse::kNotCached));
     }
   };
   if (call.has_size) {
@@ -85,13 +96,16 @@ void FuseServer::handle(const Context& c, const fuse::SetAttr& r) {
   }
 }
 
-void FuseServer::open_file(const Context& c, const Inode& node, uint32_t flags,
-                           std::move_only_function<void(int error, uint64_t fh, uint32_t fopen_flags)> then) {
+void FuseServer::open_file(
+    const Context& c, const Inode& node, uint32_t flags,
+    std::move_only_function<void(int error, uint64_t fh, uint32_t fopen_flags)> then) {
   const uint32_t access = flags & O_ACCMODE;
   const bool may_map = access == O_RDWR;
   // K1: what only reads uses the kernel's page cache; what writes goes to the agent with each call.
-  const uint32_t fopen_flags = access == O_RDONLY ? FOPEN_KEEP_CACHE : FOPEN_KEEP_CACHE | FOPEN_DIRECT_IO;
-  const uint64_t fh = next_handle_.fetch_add(1, std::memory_order_relaxed) << kHandleShift | (may_map ? kHandleMayMap : 0);
+  const uint32_t fopen_flags =
+      access == O_RDONLY ? FOPEN_KEEP_CACHE : FOPEN_KEEP_CACHE | FOPEN_DIRECT_IO;
+  const uint64_t fh = next_handle_.fetch_add(1, std::memory_order_relaxed) << kHandleShift |
+                      (may_map ? kHandleMayMap : 0);
   auto opened = [node, may_map, fh, fopen_flags, then = std::move(then)](Answer answer) mutable {
     if (answer.error != 0) node.agent->close(node.file, may_map);
     then(answer.error, fh, fopen_flags);
@@ -106,7 +120,10 @@ void FuseServer::open_file(const Context& c, const Inode& node, uint32_t flags,
   call.clear_suid = true;
   truncate(c, node, call, [node, may_map, opened = std::move(opened)](Reply&& reply) mutable {
     if (reply.error != 0) {
-      node.agent->open(node.file, may_map, [opened = std::move(opened), error = reply.error](Answer) mutable { opened(Answer{.error = error}); });
+      node.agent->open(node.file, may_map,
+                       [opened = std::move(opened), error = reply.error](Answer) mutable {
+                         opened(Answer{.error = error});
+                       });
       return;
     }
     node.agent->open(node.file, may_map, std::move(opened));
@@ -160,7 +177,8 @@ void FuseServer::handle(const Context& c, const fuse::Write& r, fuse::ReceiveBuf
     strip = !mode || (*mode & S_ISUID) != 0 || (*mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
   }
   if (!synced && !strip) {
-    node->agent->write(c.waiting(), node->file, r.offset, std::move(bytes), (r.flags & O_APPEND) != 0, {});
+    node->agent->write(c.waiting(), node->file, r.offset, std::move(bytes),
+                       (r.flags & O_APPEND) != 0, {});
     return;
   }
   if (!strip) {
@@ -172,42 +190,49 @@ void FuseServer::handle(const Context& c, const fuse::Write& r, fuse::ReceiveBuf
   call.clear_suid = true;
   fuse::Write copy = r;
   copy.payload = {};
-  FuseServer::call(c, node->agent, call, [this, c, node = *node, copy, bytes = std::move(bytes)](Reply&& reply) mutable {
-    if (reply.error != 0) {
-      (void)c.channel->reply_error(c.unique, reply.error);
-    } else if ((copy.flags & (O_SYNC | O_DSYNC)) != 0) {
-      write_synced(c, node, copy, std::move(bytes));
-    } else {
-      node.agent->write(c.waiting(), node.file, copy.offset, std::move(bytes), (copy.flags & O_APPEND) != 0, {});
-    }
-  });
+  FuseServer::call(c, node->agent, call,
+                   [this, c, node = *node, copy, bytes = std::move(bytes)](Reply&& reply) mutable {
+                     if (reply.error != 0) {
+                       (void)c.channel->reply_error(c.unique, reply.error);
+                     } else if ((copy.flags & (O_SYNC | O_DSYNC)) != 0) {
+                       write_synced(c, node, copy, std::move(bytes));
+                     } else {
+                       node.agent->write(c.waiting(), node.file, copy.offset, std::move(bytes),
+                                         (copy.flags & O_APPEND) != 0, {});
+                     }
+                   });
 }
 
-void FuseServer::write_synced(const Context& c, const Inode& node, const fuse::Write& r, Bytes bytes) {
+void FuseServer::write_synced(const Context& c, const Inode& node, const fuse::Write& r,
+                              Bytes bytes) {
   const bool data_only = (r.flags & O_SYNC) != O_SYNC;
-  node.agent->write(c.waiting(), node.file, r.offset, std::move(bytes), (r.flags & O_APPEND) != 0, [this, c, node, data_only](Answer wrote) {
-    if (wrote.error != 0) {
-      (void)c.channel->reply_error(c.unique, wrote.error);
-      return;
-    }
-    sync(c, node, data_only, [c, wrote](int error) {
-      if (error != 0) {
-        (void)c.channel->reply_error(c.unique, error);
-      } else {
-        (void)c.channel->reply(c.unique, fuse::write_out(wrote.length));
-      }
-    });
-  });
+  node.agent->write(c.waiting(), node.file, r.offset, std::move(bytes), (r.flags & O_APPEND) != 0,
+                    [this, c, node, data_only](Answer wrote) {
+                      if (wrote.error != 0) {
+                        (void)c.channel->reply_error(c.unique, wrote.error);
+                        return;
+                      }
+                      sync(c, node, data_only, [c, wrote](int error) {
+                        if (error != 0) {
+                          (void)c.channel->reply_error(c.unique, error);
+                        } else {
+                          (void)c.channel->reply(c.unique, fuse::write_out(wrote.length));
+                        }
+                      });
+                    });
 }
 
-void FuseServer::sync(const Context& c, const Inode& node, bool data_only, std::move_only_function<void(int error)> then) {
-  node.agent->flush(0, node.file, [this, c, node, data_only, then = std::move(then)](Answer flushed) mutable {
-    if (flushed.error != 0) {
-      then(flushed.error);
-      return;
-    }
-    call(c, node.agent, SyncCall{node.file, data_only}, [then = std::move(then)](Reply&& reply) mutable { then(reply.error); });
-  });
+void FuseServer::sync(const Context& c, const Inode& node, bool data_only,
+                      std::move_only_function<void(int error)> then) {
+  node.agent->flush(0, node.file,
+                    [this, c, node, data_only, then = std::move(then)](Answer flushed) mutable {
+                      if (flushed.error != 0) {
+                        then(flushed.error);
+                        return;
+                      }
+                      call(c, node.agent, SyncCall{node.file, data_only},
+                           [then = std::move(then)](Reply&& reply) mutable { then(reply.error); });
+                    });
 }
 
 // One per close(2): the process's byte-range locks on the file go, as POSIX has it.
@@ -238,7 +263,8 @@ void FuseServer::handle(const Context& c, const fuse::Fsync& r) {
 void FuseServer::handle(const Context& c, const fuse::Fallocate& r) {
   auto node = inode(c);
   if (!node) return;
-  call(c, node->agent, AllocateCall{node->file, r.offset, r.length, r.mode}, [this, c](Reply&& reply) { reply_done(c, reply); });
+  call(c, node->agent, AllocateCall{node->file, r.offset, r.length, r.mode},
+       [this, c](Reply&& reply) { reply_done(c, reply); });
 }
 
 void FuseServer::handle(const Context& c, const fuse::LSeek& r) {

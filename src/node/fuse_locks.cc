@@ -12,7 +12,9 @@ using namespace coherence;
 
 namespace {
 
-LockType type_of(uint32_t type) { return type == F_RDLCK ? LockType::Read : type == F_WRLCK ? LockType::Write : LockType::Unlock; }
+LockType type_of(uint32_t type) {
+  return type == F_RDLCK ? LockType::Read : type == F_WRLCK ? LockType::Write : LockType::Unlock;
+}
 
 LockCall call_of(const Inode& inode, const fuse::FileLock& lock, LockAction action) {
   return {.file = inode.file,
@@ -68,17 +70,25 @@ void FuseServer::set_lock(const Context& c, const fuse::FileLock& lock, bool wai
   });
 }
 
-// close(2) of a process that may hold byte-range locks on the file: it returns when they are gone. False: there are none.
+// close(2) of a process that may hold byte-range locks on the file: it returns when they are gone.
+// False: there are none.
 bool FuseServer::flush_locks(const Context& c, const fuse::Flush& r) {
   auto node = inodes_.get(c.node);
   if (!node) return false;
   {
     std::lock_guard guard(locks_mutex_);
     if (!locked_nodes_.contains(c.node)) return false;
-    // The handle's RELEASE comes later: it must not take what this process locks through another handle meanwhile.
-    if (auto it = handle_locks_.find(r.fh); it != handle_locks_.end()) it->second.owners.erase({LockKind::Range, r.lock_owner});
+    // The handle's RELEASE comes later: it must not take what this process locks through another
+    // handle meanwhile.
+    if (auto it = handle_locks_.find(r.fh); it != handle_locks_.end())
+      it->second.owners.erase({LockKind::Range, r.lock_owner});
   }
-  call(c, node->agent, LockCall{.file = node->file, .action = LockAction::Release, .kind = LockKind::Range, .type = LockType::Unlock, .owner = r.lock_owner},
+  call(c, node->agent,
+       LockCall{.file = node->file,
+                .action = LockAction::Release,
+                .kind = LockKind::Range,
+                .type = LockType::Unlock,
+                .owner = r.lock_owner},
        [c](Reply&&) { (void)c.channel->reply(c.unique); });
   return true;
 }
@@ -94,7 +104,12 @@ void FuseServer::release_handle_locks(const Inode& inode, uint64_t fh) {
     handle_locks_.erase(it);
   }
   for (const auto& [kind, owner] : taken.owners)
-    inode.agent->call({}, LockCall{.file = inode.file, .action = LockAction::Release, .kind = kind, .type = LockType::Unlock, .owner = owner},
+    inode.agent->call({},
+                      LockCall{.file = inode.file,
+                               .action = LockAction::Release,
+                               .kind = kind,
+                               .type = LockType::Unlock,
+                               .owner = owner},
                       [](Reply&&) {});
 }
 

@@ -25,7 +25,8 @@ class Listing {
  public:
   Listing(size_t capacity, bool plus) : writer_(capacity), plus_(plus) {}
   bool add(std::string_view name, uint64_t shown_inode, uint32_t type, uint64_t next_offset) {
-    return plus_ ? writer_.add_plus(name, fuse_entry_out{}, shown_inode, type, next_offset) : writer_.add(name, shown_inode, type, next_offset);
+    return plus_ ? writer_.add_plus(name, fuse_entry_out{}, shown_inode, type, next_offset)
+                 : writer_.add(name, shown_inode, type, next_offset);
   }
   std::span<const std::byte> bytes() const { return writer_.bytes(); }
 
@@ -34,14 +35,16 @@ class Listing {
   bool plus_;
 };
 
-// For operations in a directory: one that has been removed meanwhile is empty for good, as on a local disk.
+// For operations in a directory: one that has been removed meanwhile is empty for good, as on a
+// local disk.
 int error_in_directory(int error) { return error == ESTALE ? ENOENT : error; }
 
 bool name_fits(std::string_view name) { return name.size() <= kNameMax; }
 
 }  // namespace
 
-// A stream of one open directory: what the home listed last and not all of which has been handed out.
+// A stream of one open directory: what the home listed last and not all of which has been handed
+// out.
 struct FuseServer::Directory {
   std::mutex mutex;
   std::vector<DirectoryEntry> entries;
@@ -58,21 +61,25 @@ Attributes FuseServer::root_attributes() const {
   return a;
 }
 
-void FuseServer::reply_entry(const Context& c, AgentService* agent, FileId file, std::move_only_function<void()> stale) {
-  agent->attributes(c.unique, file, [this, c, agent, file, stale = std::move(stale)](Answer answer) mutable {
-    if (answer.error == ESTALE && stale) {
-      stale();
-      return;
-    }
-    if (answer.error != 0) {
-      (void)c.channel->reply_error(c.unique, answer.error == ESTALE ? ENOENT : answer.error);
-      return;
-    }
-    const uint64_t node = inodes_.look_up(agent, file);
-    const Inode inode{node, agent, file};
-    const auto entry = fuse::entry_out(node, 0, answer.attributes, shown_inode(inode, answer.attributes.inode), fuse::kNotCached, fuse::kNotCached);
-    (void)c.channel->reply(c.unique, entry);
-  });
+void FuseServer::reply_entry(const Context& c, AgentService* agent, FileId file,
+                             std::move_only_function<void()> stale) {
+  agent->attributes(
+      c.unique, file, [this, c, agent, file, stale = std::move(stale)](Answer answer) mutable {
+        if (answer.error == ESTALE && stale) {
+          stale();
+          return;
+        }
+        if (answer.error != 0) {
+          (void)c.channel->reply_error(c.unique, answer.error == ESTALE ? ENOENT : answer.error);
+          return;
+        }
+        const uint64_t node = inodes_.look_up(agent, file);
+        const Inode inode{node, agent, file};
+        const auto entry =
+            fuse::entry_out(node, 0, answer.attributes, shown_inode(inode, answer.attributes.inode),
+                            fuse::kNotCached, fuse::kNotCached);
+        (void)c.channel->reply(c.unique, entry);
+      });
 }
 
 void FuseServer::handle(const Context& c, const fuse::Lookup& r) {
@@ -97,27 +104,31 @@ void FuseServer::handle(const Context& c, const fuse::Lookup& r) {
 
 void FuseServer::look_up(const Context& c, const Inode& dir, std::string name, bool again) {
   const int64_t started = net::EventLoop::now().ns;
-  dir.agent->lookup(c.unique, c.caller, dir.file, name, [this, c, dir, name, again, started](Result<FileId> file) {
-    metrics_.record(Latency::Lookup, net::EventLoop::now().ns - started);
-    if (!file) {
-      (void)c.channel->reply_error(c.unique, error_in_directory(file.error().code));
-      return;
-    }
-    std::move_only_function<void()> stale;
-    // The home knows files nobody has a lease on only as long as it has room: the name is as good as before, and its file is found by it anew.
-    if (!again)
-      stale = [this, c, dir, name] {
-        dir.agent->forget_name(dir.file, name);
-        look_up(c, dir, name, true);
-      };
-    reply_entry(c, dir.agent, *file, std::move(stale));
-  });
+  dir.agent->lookup(c.unique, c.caller, dir.file, name,
+                    [this, c, dir, name, again, started](Result<FileId> file) {
+                      metrics_.record(Latency::Lookup, net::EventLoop::now().ns - started);
+                      if (!file) {
+                        (void)c.channel->reply_error(c.unique,
+                                                     error_in_directory(file.error().code));
+                        return;
+                      }
+                      std::move_only_function<void()> stale;
+                      // The home knows files nobody has a lease on only as long as it has room: the
+                      // name is as good as before, and its file is found by it anew.
+                      if (!again)
+                        stale = [this, c, dir, name] {
+                          dir.agent->forget_name(dir.file, name);
+                          look_up(c, dir, name, true);
+                        };
+                      reply_entry(c, dir.agent, *file, std::move(stale));
+                    });
 }
 
 void FuseServer::handle(const Context& c, const fuse::ReadLink&) {
   auto node = inode(c);
   if (!node) return;
-  call(c, node->agent, ReadLinkCall{node->file}, [this, c](Reply&& reply) { reply_text(c, std::move(reply), kLinkMax); });
+  call(c, node->agent, ReadLinkCall{node->file},
+       [this, c](Reply&& reply) { reply_text(c, std::move(reply), kLinkMax); });
 }
 
 // An operation that makes a name; answered with the new file.
@@ -127,7 +138,8 @@ void FuseServer::make(const Context& c, std::string_view name, Operation operati
   auto then = [this, c, agent = dir->agent](Reply&& reply) {
     const auto* made = std::get_if<Node>(&reply.outcome);
     if (reply.error != 0 || made == nullptr) {
-      (void)c.channel->reply_error(c.unique, reply.error != 0 ? error_in_directory(reply.error) : EIO);
+      (void)c.channel->reply_error(c.unique,
+                                   reply.error != 0 ? error_in_directory(reply.error) : EIO);
     } else {
       reply_entry(c, agent, made->file);
     }
@@ -169,7 +181,8 @@ void FuseServer::handle(const Context& c, const fuse::Create& r) {
   metrics_.add(Counter::Creates);
   auto dir = inode(c);
   if (!dir) return;
-  // Exclusive at first, whatever was asked: of a file that exists already the kernel has not seen whether the caller may open it.
+  // Exclusive at first, whatever was asked: of a file that exists already the kernel has not seen
+  // whether the caller may open it.
   create(c, *dir, {dir->file, std::string(r.name), (r.mode & 07777) | S_IFREG, 0, true}, r.flags);
 }
 
@@ -183,10 +196,12 @@ void FuseServer::create(const Context& c, const Inode& dir, CreateCall operation
     }
     const auto* made = std::get_if<Node>(&reply.outcome);
     if (reply.error != 0 || made == nullptr) {
-      (void)c.channel->reply_error(c.unique, reply.error != 0 ? error_in_directory(reply.error) : EIO);
+      (void)c.channel->reply_error(c.unique,
+                                   reply.error != 0 ? error_in_directory(reply.error) : EIO);
       return;
     }
-    // Somebody else has made it since the kernel looked. What is no file the kernel looks at again by itself (ESTALE).
+    // Somebody else has made it since the kernel looked. What is no file the kernel looks at again
+    // by itself (ESTALE).
     if (!S_ISREG(made->attributes.mode)) {
       (void)c.channel->reply_error(c.unique, S_ISDIR(made->attributes.mode) ? EISDIR : ESTALE);
       return;
@@ -195,7 +210,8 @@ void FuseServer::create(const Context& c, const Inode& dir, CreateCall operation
       (void)c.channel->reply_error(c.unique, EACCES);
       return;
     }
-    created(c, {inodes_.look_up(dir.agent, made->file), dir.agent, made->file}, operation.exclusive ? flags & ~O_TRUNC : flags);
+    created(c, {inodes_.look_up(dir.agent, made->file), dir.agent, made->file},
+            operation.exclusive ? flags & ~O_TRUNC : flags);
   };
   call(c, dir.agent, operation, std::move(then), std::move(changes));
 }
@@ -214,28 +230,37 @@ void FuseServer::created(const Context& c, const Inode& inode, uint32_t flags) {
         (void)c.channel->reply_error(c.unique, answer.error);
         return;
       }
-      const auto entry =
-          fuse::entry_out(inode.node, 0, answer.attributes, shown_inode(inode, answer.attributes.inode), fuse::kNotCached, fuse::kNotCached);
+      const auto entry = fuse::entry_out(inode.node, 0, answer.attributes,
+                                         shown_inode(inode, answer.attributes.inode),
+                                         fuse::kNotCached, fuse::kNotCached);
       (void)c.channel->reply(c.unique, fuse::create_out(entry, fh, fopen_flags));
     });
   });
 }
 
-void FuseServer::change(const Context& c, const Inode& dir, std::vector<AgentService::Change> changes, Operation operation) {
-  call(c, dir.agent, std::move(operation), [this, c](Reply&& reply) {
-    reply.error = error_in_directory(reply.error);
-    reply_done(c, reply);
-  }, std::move(changes));
+void FuseServer::change(const Context& c, const Inode& dir,
+                        std::vector<AgentService::Change> changes, Operation operation) {
+  call(
+      c, dir.agent, std::move(operation),
+      [this, c](Reply&& reply) {
+        reply.error = error_in_directory(reply.error);
+        reply_done(c, reply);
+      },
+      std::move(changes));
 }
 
 void FuseServer::handle(const Context& c, const fuse::Unlink& r) {
   auto dir = inode(c);
-  if (dir) change(c, *dir, {{dir->file, std::string(r.name)}}, RemoveCall{dir->file, std::string(r.name), false});
+  if (dir)
+    change(c, *dir, {{dir->file, std::string(r.name)}},
+           RemoveCall{dir->file, std::string(r.name), false});
 }
 
 void FuseServer::handle(const Context& c, const fuse::RmDir& r) {
   auto dir = inode(c);
-  if (dir) change(c, *dir, {{dir->file, std::string(r.name)}}, RemoveCall{dir->file, std::string(r.name), true});
+  if (dir)
+    change(c, *dir, {{dir->file, std::string(r.name)}},
+           RemoveCall{dir->file, std::string(r.name), true});
 }
 
 void FuseServer::handle(const Context& c, const fuse::Rename& r) {
@@ -255,7 +280,8 @@ void FuseServer::handle(const Context& c, const fuse::Rename& r) {
          RenameCall{from->file, std::string(r.name), to->file, std::string(r.new_name), r.flags});
 }
 
-// ---- listing ----------------------------------------------------------------------------------------------------------------------
+// ---- listing
+// ----------------------------------------------------------------------------------------------------------------------
 
 void FuseServer::handle(const Context& c, const fuse::OpenDir&) {
   uint64_t fh = 0;
@@ -282,7 +308,8 @@ void FuseServer::handle(const Context& c, const fuse::FsyncDir& r) {
   }
   auto node = inode(c);
   if (!node) return;
-  call(c, node->agent, SyncCall{node->file, r.data_only}, [this, c](Reply&& reply) { reply_done(c, reply); });
+  call(c, node->agent, SyncCall{node->file, r.data_only},
+       [this, c](Reply&& reply) { reply_done(c, reply); });
 }
 
 void FuseServer::read_root(const Context& c, const fuse::ReadDir& r, bool plus) {
@@ -318,7 +345,8 @@ void FuseServer::read_directory(const Context& c, const fuse::ReadDir& r, bool p
   }
   Listing writer(r.size, plus);
   uint64_t at = r.offset;
-  if (at == 0 && writer.add(".", shown_inode(*node, node->file.inode), DT_DIR, kAfterDot)) at = kAfterDot;
+  if (at == 0 && writer.add(".", shown_inode(*node, node->file.inode), DT_DIR, kAfterDot))
+    at = kAfterDot;
   if (at == kAfterDot && writer.add("..", 1, DT_DIR, kAfterDotDot)) at = kAfterDotDot;
   if (r.offset == 0 || r.offset == kAfterDot) {
     std::lock_guard lock(directory->mutex);  // rewound: what was listed before is old
@@ -332,33 +360,39 @@ void FuseServer::read_directory(const Context& c, const fuse::ReadDir& r, bool p
   const uint64_t cookie = at == kAfterDotDot ? 0 : at;
   {
     std::lock_guard lock(directory->mutex);
-    if (directory->cookie == cookie && (directory->next < directory->entries.size() || directory->end)) {
+    if (directory->cookie == cookie &&
+        (directory->next < directory->entries.size() || directory->end)) {
       reply_directory(c, r, plus, *directory);
       return;
     }
   }
-  node->agent->list(c.unique, c.caller, node->file, cookie, kListingBytes, plus, [this, c, r, plus, directory, cookie](Reply&& reply) {
-    auto* page = std::get_if<DirectoryPage>(&reply.outcome);
-    if (reply.error != 0 || page == nullptr) {
-      (void)c.channel->reply_error(c.unique, reply.error != 0 ? error_in_directory(reply.error) : EIO);
-      return;
-    }
-    std::lock_guard lock(directory->mutex);
-    directory->entries = std::move(page->entries);
-    directory->next = 0;
-    directory->cookie = cookie;
-    directory->end = page->end;
-    reply_directory(c, r, plus, *directory);
-  });
+  node->agent->list(c.unique, c.caller, node->file, cookie, kListingBytes, plus,
+                    [this, c, r, plus, directory, cookie](Reply&& reply) {
+                      auto* page = std::get_if<DirectoryPage>(&reply.outcome);
+                      if (reply.error != 0 || page == nullptr) {
+                        (void)c.channel->reply_error(
+                            c.unique, reply.error != 0 ? error_in_directory(reply.error) : EIO);
+                        return;
+                      }
+                      std::lock_guard lock(directory->mutex);
+                      directory->entries = std::move(page->entries);
+                      directory->next = 0;
+                      directory->cookie = cookie;
+                      directory->end = page->end;
+                      reply_directory(c, r, plus, *directory);
+                    });
 }
 
 // Hands out what is at hand. Called with the directory's lock.
-void FuseServer::reply_directory(const Context& c, const fuse::ReadDir& r, bool plus, Directory& directory) {
+void FuseServer::reply_directory(const Context& c, const fuse::ReadDir& r, bool plus,
+                                 Directory& directory) {
   Listing writer(r.size, plus);
   auto node = inodes_.get(c.node);
   while (directory.next < directory.entries.size()) {
     const DirectoryEntry& entry = directory.entries[directory.next];
-    if (!writer.add(entry.name, node ? shown_inode(*node, entry.file.inode) : entry.file.inode, entry.type, entry.cookie)) break;
+    if (!writer.add(entry.name, node ? shown_inode(*node, entry.file.inode) : entry.file.inode,
+                    entry.type, entry.cookie))
+      break;
     directory.cookie = entry.cookie;
     ++directory.next;
   }

@@ -27,7 +27,8 @@ std::vector<uint32_t> groups_of(uint32_t pid) {
   while (std::getline(status, line)) {
     if (!line.starts_with("Groups:")) continue;
     std::istringstream numbers(line.substr(7));
-    for (uint32_t group = 0; numbers >> group && groups.size() < kGroupsMax;) groups.push_back(group);
+    for (uint32_t group = 0; numbers >> group && groups.size() < kGroupsMax;)
+      groups.push_back(group);
     break;
   }
   return groups;
@@ -44,7 +45,8 @@ constexpr int kInitTimeoutMs = 10'000;
 
 }  // namespace
 
-FuseServer::FuseServer(fuse::Mount& mount, Exports& exports, InodeTable& inodes, Metrics& metrics, const FuseServerOptions& options)
+FuseServer::FuseServer(fuse::Mount& mount, Exports& exports, InodeTable& inodes, Metrics& metrics,
+                       const FuseServerOptions& options)
     : mount_(mount), exports_(exports), inodes_(inodes), metrics_(metrics), options_(options) {}
 
 FuseServer::~FuseServer() { join(); }
@@ -57,15 +59,20 @@ Status FuseServer::start(std::function<void()> ended) {
     VR_TRY(clone, channels_.front()->clone());
     channels_.push_back(std::make_unique<fuse::Channel>(std::move(clone)));
   }
-  for (size_t i = 0; i < channels_.size(); ++i) dispatching_.emplace_back(0);  // all of them before the first thread looks
+  for (size_t i = 0; i < channels_.size(); ++i)
+    dispatching_.emplace_back(0);  // all of them before the first thread looks
   for (auto& channel : channels_) {
     // Blocked in read(2), a thread is woken alone; several in epoll are all woken for each request.
     const int flags = fcntl(channel->fd(), F_GETFL);
-    if (flags < 0 || fcntl(channel->fd(), F_SETFL, flags & ~O_NONBLOCK) < 0) return fail(errno, "/dev/fuse: cannot be made blocking");
-    threads_.emplace_back([this, &channel, &dispatching = dispatching_[threads_.size()]] { serve(*channel, dispatching); });
+    if (flags < 0 || fcntl(channel->fd(), F_SETFL, flags & ~O_NONBLOCK) < 0)
+      return fail(errno, "/dev/fuse: cannot be made blocking");
+    threads_.emplace_back([this, &channel, &dispatching = dispatching_[threads_.size()]] {
+      serve(*channel, dispatching);
+    });
   }
   const uint32_t window = std::min<uint32_t>(options_.readahead_kib, capabilities_.max_pages * 4);
-  if (auto set = mount_.set_read_ahead(window); !set) spdlog::warn("readahead stays at the kernel's default: {}", set.error().what);
+  if (auto set = mount_.set_read_ahead(window); !set)
+    spdlog::warn("readahead stays at the kernel's default: {}", set.error().what);
   return {};
 }
 
@@ -112,13 +119,15 @@ void FuseServer::serve(const fuse::Channel& channel, std::atomic<uint64_t>& disp
     auto length = channel.receive(memory);
     if (!length) {
       if (length.error().code == EAGAIN || length.error().code == EINTR) continue;
-      if (length.error().code != ENODEV && length.error().code != ECONNABORTED) spdlog::error("/dev/fuse: {}", length.error().what);
+      if (length.error().code != ENODEV && length.error().code != ECONNABORTED)
+        spdlog::error("/dev/fuse: {}", length.error().what);
       break;
     }
     metrics_.add(Counter::Upcalls);
     auto request = fuse::decode(memory.first(*length));
     if (!request) {
-      if (auto header = fuse::decode_header(memory.first(*length)); header && fuse::wants_reply(header->opcode)) {
+      if (auto header = fuse::decode_header(memory.first(*length));
+          header && fuse::wants_reply(header->opcode)) {
         spdlog::error("a malformed request of the kernel: {}", request.error().what);
         (void)channel.reply_error(header->wire_unique(), EIO);
       }
@@ -131,8 +140,13 @@ void FuseServer::serve(const fuse::Channel& channel, std::atomic<uint64_t>& disp
   if (!ended_told_.exchange(true) && ended_) ended_();
 }
 
-void FuseServer::dispatch(const fuse::Channel& channel, const fuse::Request& request, fuse::ReceiveBuffer& buffer) {
-  Context c{&channel, request.header.wire_unique(), request.header.node, {request.header.uid, request.header.gid, {}}, request.header.pid};
+void FuseServer::dispatch(const fuse::Channel& channel, const fuse::Request& request,
+                          fuse::ReceiveBuffer& buffer) {
+  Context c{&channel,
+            request.header.wire_unique(),
+            request.header.node,
+            {request.header.uid, request.header.gid, {}},
+            request.header.pid};
   std::visit(Overload{
                  [&](const fuse::Forget& r) { forget(r.node != 0 ? r.node : c.node, r.lookups); },
                  [&](const fuse::BatchForget& r) {
@@ -145,9 +159,12 @@ void FuseServer::dispatch(const fuse::Channel& channel, const fuse::Request& req
                  [&](const fuse::Ioctl&) { (void)channel.reply_error(c.unique, ENOTTY); },
                  [&](const fuse::Init&) { (void)channel.reply_error(c.unique, EIO); },
                  [&](const fuse::ReadDir& r) { read_directory(c, r, false); },
-                 // The kernel asks so when a program looks at the files of the directory too: their leases are fetched with the names. No inode is
-                 // handed out: its kernel would have to ask for it anew at the next use anyway.
-                 [&](const fuse::ReadDirPlus& r) { read_directory(c, fuse::ReadDir{r.fh, r.offset, r.size}, true); },
+                 // The kernel asks so when a program looks at the files of the directory too: their
+                 // leases are fetched with the names. No inode is handed out: its kernel would have
+                 // to ask for it anew at the next use anyway.
+                 [&](const fuse::ReadDirPlus& r) {
+                   read_directory(c, fuse::ReadDir{r.fh, r.offset, r.size}, true);
+                 },
                  [&](const fuse::Statx&) { (void)channel.reply_error(c.unique, ENOSYS); },
                  [&](const fuse::CopyFileRange&) { (void)channel.reply_error(c.unique, ENOSYS); },
                  [&](const fuse::Poll&) { (void)channel.reply_error(c.unique, ENOSYS); },
@@ -160,14 +177,16 @@ void FuseServer::dispatch(const fuse::Channel& channel, const fuse::Request& req
 std::optional<Inode> FuseServer::inode(const Context& context, uint64_t node) const {
   auto found = inodes_.get(node);
   // The mount's root is made of the exports: nothing can be made or changed in it.
-  if (!found) (void)context.channel->reply_error(context.unique, node == FUSE_ROOT_ID ? EPERM : ESTALE);
+  if (!found)
+    (void)context.channel->reply_error(context.unique, node == FUSE_ROOT_ID ? EPERM : ESTALE);
   return found;
 }
 
 // The same on every node: the origin's number, apart from those of other exports.
 uint64_t FuseServer::shown_inode(const Inode& inode, uint64_t origin_inode) const {
   uint64_t h = 1469598103934665603u;  // FNV-1a
-  for (char ch : inode.agent->home_name()) h = (h ^ static_cast<unsigned char>(ch)) * 1099511628211u;
+  for (char ch : inode.agent->home_name())
+    h = (h ^ static_cast<unsigned char>(ch)) * 1099511628211u;
   h = (h ^ inode.file.export_index) * 1099511628211u;
   return origin_inode ^ (h & 0x7FFF) << 48;
 }
@@ -182,13 +201,14 @@ void FuseServer::forget(uint64_t node, uint64_t lookups) {
   gone->agent->forget(gone->file);
 }
 
-void FuseServer::call(const Context& c, AgentService* agent, Operation operation, AgentService::ThenReply then,
-                      std::vector<AgentService::Change> changes) {
+void FuseServer::call(const Context& c, AgentService* agent, Operation operation,
+                      AgentService::ThenReply then, std::vector<AgentService::Change> changes) {
   {
     std::lock_guard lock(calls_mutex_);
     calls_.emplace(c.unique, c.channel);
   }
-  AgentService::ThenReply unless_interrupted = [this, unique = c.unique, then = std::move(then)](Reply&& reply) mutable {
+  AgentService::ThenReply unless_interrupted = [this, unique = c.unique,
+                                                then = std::move(then)](Reply&& reply) mutable {
     {
       std::lock_guard lock(calls_mutex_);
       if (calls_.erase(unique) == 0) return;
@@ -201,12 +221,14 @@ void FuseServer::call(const Context& c, AgentService* agent, Operation operation
   if (changes.empty()) {
     agent->call(std::move(caller), std::move(operation), std::move(unless_interrupted));
   } else {
-    agent->call_changing(std::move(changes), std::move(caller), std::move(operation), std::move(unless_interrupted));
+    agent->call_changing(std::move(changes), std::move(caller), std::move(operation),
+                         std::move(unless_interrupted));
   }
 }
 
 void FuseServer::interrupt(const Context& c, uint64_t unique) {
-  // Another thread is just taking the request on: it may not be waiting anywhere yet. The kernel sends the interrupt again.
+  // Another thread is just taking the request on: it may not be waiting anywhere yet. The kernel
+  // sends the interrupt again.
   for (const std::atomic<uint64_t>& dispatching : dispatching_) {
     if (dispatching != unique) continue;
     (void)c.channel->reply_error(c.unique, EAGAIN);
@@ -226,7 +248,9 @@ void FuseServer::interrupt(const Context& c, uint64_t unique) {
     if (auto it = lock_waits_.find(unique); it != lock_waits_.end()) wait = it->second;
   }
   if (wait.agent != nullptr) {
-    wait.agent->call({}, LockCall{.file = wait.file, .action = LockAction::Cancel, .waiting_call = wait.call}, [](Reply&&) {});
+    wait.agent->call(
+        {}, LockCall{.file = wait.file, .action = LockAction::Cancel, .waiting_call = wait.call},
+        [](Reply&&) {});
     return;
   }
   for (const ExportRoot& root : exports_.all()) root.agent->interrupt(unique);
@@ -236,12 +260,16 @@ void FuseServer::interrupt(const Context& c, uint64_t unique) {
 bool FuseServer::may_open(const Context& c, const Attributes& attributes, uint32_t flags) {
   if (c.caller.uid == 0) return true;
   const uint32_t access = flags & O_ACCMODE;
-  const uint32_t wanted = (access != O_WRONLY ? 4u : 0u) | (access != O_RDONLY || (flags & O_TRUNC) != 0 ? 2u : 0u);
+  const uint32_t wanted =
+      (access != O_WRONLY ? 4u : 0u) | (access != O_RDONLY || (flags & O_TRUNC) != 0 ? 2u : 0u);
   const auto in_group = [&] {
     const std::vector<uint32_t> groups = groups_of(c.pid);
-    return c.caller.gid == attributes.gid || std::find(groups.begin(), groups.end(), attributes.gid) != groups.end();
+    return c.caller.gid == attributes.gid ||
+           std::find(groups.begin(), groups.end(), attributes.gid) != groups.end();
   };
-  const uint32_t mode = c.caller.uid == attributes.uid ? attributes.mode >> 6 : in_group() ? attributes.mode >> 3 : attributes.mode;
+  const uint32_t mode = c.caller.uid == attributes.uid ? attributes.mode >> 6
+                        : in_group()                   ? attributes.mode >> 3
+                                                       : attributes.mode;
   return (mode & wanted) == wanted;
 }
 
@@ -255,7 +283,9 @@ void FuseServer::reply_done(const Context& c, const Reply& reply) {
 
 void FuseServer::handle(const Context& c, const fuse::StatFs&) {
   if (c.node == FUSE_ROOT_ID) {
-    (void)c.channel->reply(c.unique, fuse::statfs_out({.block_size = 4096, .name_max = kNameMax, .fragment_size = 4096}));
+    (void)c.channel->reply(
+        c.unique,
+        fuse::statfs_out({.block_size = 4096, .name_max = kNameMax, .fragment_size = 4096}));
     return;
   }
   auto node = inode(c);
@@ -277,7 +307,8 @@ void FuseServer::handle(const Context& c, const fuse::StatFs&) {
   });
 }
 
-// ---- extended attributes ----------------------------------------------------------------------------------------------------------
+// ---- extended attributes
+// ----------------------------------------------------------------------------------------------------------
 
 void FuseServer::reply_text(const Context& c, Reply&& reply, uint32_t size) {
   const auto* text = std::get_if<Text>(&reply.outcome);
@@ -304,7 +335,7 @@ void FuseServer::handle(const Context& c, const fuse::GetXattr& r) {
     return;
   }
   call(c, node->agent, GetXattrCall{node->file, std::string(r.name)},
-                    [this, c, size = r.size](Reply&& reply) { reply_text(c, std::move(reply), size); });
+       [this, c, size = r.size](Reply&& reply) { reply_text(c, std::move(reply), size); });
 }
 
 void FuseServer::handle(const Context& c, const fuse::ListXattr& r) {
@@ -318,7 +349,8 @@ void FuseServer::handle(const Context& c, const fuse::ListXattr& r) {
   }
   auto node = inode(c);
   if (!node) return;
-  call(c, node->agent, ListXattrCall{node->file}, [this, c, size = r.size](Reply&& reply) { reply_text(c, std::move(reply), size); });
+  call(c, node->agent, ListXattrCall{node->file},
+       [this, c, size = r.size](Reply&& reply) { reply_text(c, std::move(reply), size); });
 }
 
 void FuseServer::handle(const Context& c, const fuse::SetXattr& r) {
@@ -328,8 +360,9 @@ void FuseServer::handle(const Context& c, const fuse::SetXattr& r) {
   }
   auto node = inode(c);
   if (!node) return;
-  call(c, node->agent, SetXattrCall{node->file, std::string(r.name), Bytes::copy_of(r.value), r.flags},
-                    [this, c](Reply&& reply) { reply_done(c, reply); });
+  call(c, node->agent,
+       SetXattrCall{node->file, std::string(r.name), Bytes::copy_of(r.value), r.flags},
+       [this, c](Reply&& reply) { reply_done(c, reply); });
 }
 
 void FuseServer::handle(const Context& c, const fuse::RemoveXattr& r) {
@@ -339,7 +372,8 @@ void FuseServer::handle(const Context& c, const fuse::RemoveXattr& r) {
   }
   auto node = inode(c);
   if (!node) return;
-  call(c, node->agent, RemoveXattrCall{node->file, std::string(r.name)}, [this, c](Reply&& reply) { reply_done(c, reply); });
+  call(c, node->agent, RemoveXattrCall{node->file, std::string(r.name)},
+       [this, c](Reply&& reply) { reply_done(c, reply); });
 }
 
 }  // namespace vremote::node

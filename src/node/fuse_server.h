@@ -1,9 +1,12 @@
-// Serves the mount: every request of the kernel becomes an event of an agent or an operation at a home.
+// Serves the mount: every request of the kernel becomes an event of an agent or an operation at a
+// home.
 //
-// Threads: one per channel, each blocked in read(2) on a descriptor of its own (the kernel wakes exactly one per request), carrying a
-// request as far as it goes without waiting. Answers that need another node, a disk or a purge are given by the thread that brings those.
+// Threads: one per channel, each blocked in read(2) on a descriptor of its own (the kernel wakes
+// exactly one per request), carrying a request as far as it goes without waiting. Answers that need
+// another node, a disk or a purge are given by the thread that brings those.
 //
-// fuse_server.cc has the loop, INIT and small requests; fuse_files.cc data and handles; fuse_names.cc directories and names.
+// fuse_server.cc has the loop, INIT and small requests; fuse_files.cc data and handles;
+// fuse_names.cc directories and names.
 #pragma once
 
 #include <atomic>
@@ -37,10 +40,12 @@ struct FuseServerOptions {
 
 class FuseServer {
  public:
-  FuseServer(fuse::Mount& mount, Exports& exports, InodeTable& inodes, Metrics& metrics, const FuseServerOptions& options);
+  FuseServer(fuse::Mount& mount, Exports& exports, InodeTable& inodes, Metrics& metrics,
+             const FuseServerOptions& options);
   ~FuseServer();
 
-  // Answers INIT and starts the threads. `ended` is called once, on a thread of the server, when the mount is gone (by whomever).
+  // Answers INIT and starts the threads. `ended` is called once, on a thread of the server, when
+  // the mount is gone (by whomever).
   Status start(std::function<void()> ended);
   void join();
   // From now on write(2) fails with ENOTCONN; what the kernel writes back is taken as before.
@@ -55,7 +60,7 @@ class FuseServer {
   // A request on its way: enough to answer it.
   struct Context {
     const fuse::Channel* channel = nullptr;
-    uint64_t unique = 0;     // for replies
+    uint64_t unique = 0;  // for replies
     uint64_t node = 0;
     coherence::Caller caller;
     uint32_t pid = 0;
@@ -63,15 +68,17 @@ class FuseServer {
   };
   struct Directory;  // an open directory stream
 
-  // An operation at the home on behalf of a kernel request, which FUSE_INTERRUPT ends with EINTR while it waits (the operation itself may still be
-  // carried out). With `changes`, one that changes names.
-  void call(const Context& c, AgentService* agent, coherence::Operation operation, AgentService::ThenReply then,
-            std::vector<AgentService::Change> changes = {});
+  // An operation at the home on behalf of a kernel request, which FUSE_INTERRUPT ends with EINTR
+  // while it waits (the operation itself may still be carried out). With `changes`, one that
+  // changes names.
+  void call(const Context& c, AgentService* agent, coherence::Operation operation,
+            AgentService::ThenReply then, std::vector<AgentService::Change> changes = {});
   void interrupt(const Context& c, uint64_t unique);
 
   Status answer_init();
   void serve(const fuse::Channel& channel, std::atomic<uint64_t>& dispatching);
-  void dispatch(const fuse::Channel& channel, const fuse::Request& request, fuse::ReceiveBuffer& buffer);
+  void dispatch(const fuse::Channel& channel, const fuse::Request& request,
+                fuse::ReceiveBuffer& buffer);
 
   // Answers ENOENT/ESTALE itself when the node is unknown.
   std::optional<Inode> inode(const Context& context) const { return inode(context, context.node); }
@@ -99,10 +106,13 @@ class FuseServer {
   void handle(const Context& c, const fuse::Fsync& r);
   void handle(const Context& c, const fuse::Fallocate& r);
   void handle(const Context& c, const fuse::LSeek& r);
-  void open_file(const Context& c, const Inode& inode, uint32_t flags, std::move_only_function<void(int error, uint64_t fh, uint32_t fopen_flags)> then);
-  void truncate(const Context& c, const Inode& inode, coherence::SetAttributesCall call, AgentService::ThenReply then);
+  void open_file(const Context& c, const Inode& inode, uint32_t flags,
+                 std::move_only_function<void(int error, uint64_t fh, uint32_t fopen_flags)> then);
+  void truncate(const Context& c, const Inode& inode, coherence::SetAttributesCall call,
+                AgentService::ThenReply then);
   void write_synced(const Context& c, const Inode& inode, const fuse::Write& r, Bytes bytes);
-  void sync(const Context& c, const Inode& inode, bool data_only, std::move_only_function<void(int error)> then);
+  void sync(const Context& c, const Inode& inode, bool data_only,
+            std::move_only_function<void(int error)> then);
 
   // fuse_locks.cc
   void handle(const Context& c, const fuse::GetLk& r);
@@ -128,13 +138,15 @@ class FuseServer {
   void handle(const Context& c, const fuse::ReleaseDir& r);
   void handle(const Context& c, const fuse::FsyncDir& r);
   // `stale`: instead of an error when the home does not know the file.
-  void reply_entry(const Context& c, AgentService* agent, FileId file, std::move_only_function<void()> stale = {});
+  void reply_entry(const Context& c, AgentService* agent, FileId file,
+                   std::move_only_function<void()> stale = {});
   void look_up(const Context& c, const Inode& dir, std::string name, bool again);
   void create(const Context& c, const Inode& dir, coherence::CreateCall operation, uint32_t flags);
   void created(const Context& c, const Inode& inode, uint32_t flags);
   static bool may_open(const Context& c, const Attributes& attributes, uint32_t flags);
   void make(const Context& c, std::string_view name, coherence::Operation operation);
-  void change(const Context& c, const Inode& dir, std::vector<AgentService::Change> changes, coherence::Operation operation);
+  void change(const Context& c, const Inode& dir, std::vector<AgentService::Change> changes,
+              coherence::Operation operation);
   void read_root(const Context& c, const fuse::ReadDir& r, bool plus);
   void reply_directory(const Context& c, const fuse::ReadDir& r, bool plus, Directory& directory);
   Attributes root_attributes() const;
@@ -148,24 +160,28 @@ class FuseServer {
   std::vector<std::string> lacks_;
   std::vector<std::unique_ptr<fuse::Channel>> channels_;
   std::vector<std::thread> threads_;
-  std::deque<std::atomic<uint64_t>> dispatching_;  // by thread: the request that dispatch() has, or 0
+  std::deque<std::atomic<uint64_t>>
+      dispatching_;  // by thread: the request that dispatch() has, or 0
   fuse::BufferPool buffers_{8};
   std::function<void()> ended_;
   std::atomic<bool> ended_told_{false}, refuses_writes_{false};
   std::mutex calls_mutex_;
-  std::map<uint64_t, const fuse::Channel*> calls_;  // requests that wait for an operation, by unique
+  std::map<uint64_t, const fuse::Channel*>
+      calls_;  // requests that wait for an operation, by unique
   struct LockWait {
     AgentService* agent = nullptr;
     FileId file;
     uint64_t call = 0;
   };
   struct HandleLocks {
-    std::set<std::pair<coherence::LockKind, uint64_t>> owners;  // that took a lock through the handle
+    std::set<std::pair<coherence::LockKind, uint64_t>>
+        owners;  // that took a lock through the handle
   };
   std::mutex locks_mutex_;
   std::map<uint64_t, LockWait> lock_waits_;       // SETLKW requests, by unique
   std::map<uint64_t, HandleLocks> handle_locks_;  // by file handle
-  std::set<uint64_t> locked_nodes_;               // node numbers of files with a lock taken here at some time: FLUSH asks for them only
+  std::set<uint64_t> locked_nodes_;  // node numbers of files with a lock taken here at some time:
+                                     // FLUSH asks for them only
   std::atomic<uint64_t> next_handle_{1};
   std::mutex directories_mutex_;
   std::map<uint64_t, std::shared_ptr<Directory>> directories_;

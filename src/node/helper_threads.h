@@ -1,7 +1,8 @@
 // Threads for work that may block: purges, disk operations.
 //
-// A job never waits for another to end: when no thread is idle and fewer than `most` run, a new one starts. Purges need that without a bound (rule
-// K5): a purge that is held up must not delay the next.
+// A job never waits for another to end: when no thread is idle and fewer than `most` run, a new one
+// starts. Purges need that without a bound (rule K5): a purge that is held up must not delay the
+// next.
 #pragma once
 
 #include <condition_variable>
@@ -28,7 +29,8 @@ class HelperThreads {
   // Any thread. Never blocks on a job.
   void submit(Job job);
   size_t threads() const;
-  // Waits for running jobs; jobs not begun are dropped, and so is whatever is submitted from now on.
+  // Waits for running jobs; jobs not begun are dropped, and so is whatever is submitted from now
+  // on.
   void stop();
 
  private:

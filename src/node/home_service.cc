@@ -4,8 +4,8 @@
 #include <sys/stat.h>
 
 #include <cerrno>
-#include <cstring>
 #include <chrono>
+#include <cstring>
 #include <thread>
 
 #include "coherence/operation_needs.h"
@@ -23,16 +23,19 @@ struct Overload : Fs... {
 template <typename... Fs>
 Overload(Fs...) -> Overload<Fs...>;
 
-// The kernel's view of a size can be older than a truncation: a mapped store beyond the true end must not bring the file back.
+// The kernel's view of a size can be older than a truncation: a mapped store beyond the true end
+// must not bring the file back.
 void cut_extents(std::vector<Extent>& extents, uint64_t size) {
   for (Extent& extent : extents)
-    if (extent.offset + extent.bytes.size() > size) extent.bytes = extent.bytes.part(0, extent.offset < size ? size - extent.offset : 0);
+    if (extent.offset + extent.bytes.size() > size)
+      extent.bytes = extent.bytes.part(0, extent.offset < size ? size - extent.offset : 0);
   std::erase_if(extents, [](const Extent& extent) { return extent.bytes.empty(); });
 }
 
 }  // namespace
 
-// An operation between its call and its reply. Touched by one thread at a time: the one that runs its OperationReady.
+// An operation between its call and its reply. Touched by one thread at a time: the one that runs
+// its OperationReady.
 struct HomeService::Running {
   OperationId id = 0;
   NodeId node;
@@ -43,9 +46,14 @@ struct HomeService::Running {
   bool gather = false;  // takes its leases and does nothing with them
 };
 
-HomeService::HomeService(std::vector<std::unique_ptr<store::Store>> stores, HelperThreads& disk_threads, Metrics& metrics, Deliver deliver,
+HomeService::HomeService(std::vector<std::unique_ptr<store::Store>> stores,
+                         HelperThreads& disk_threads, Metrics& metrics, Deliver deliver,
                          CloseSession close_session)
-    : stores_(std::move(stores)), metrics_(metrics), deliver_(std::move(deliver)), close_session_(std::move(close_session)), queues_(disk_threads) {}
+    : stores_(std::move(stores)),
+      metrics_(metrics),
+      deliver_(std::move(deliver)),
+      close_session_(std::move(close_session)),
+      queues_(disk_threads) {}
 
 HomeService::~HomeService() = default;
 
@@ -78,7 +86,8 @@ void HomeService::receive(NodeId node, ToHome&& message) {
   {
     std::lock_guard lock(mutex_);
     HomeActions actions;
-    std::visit(Overload{[](Call&) {}, [&](auto& m) { home_.receive(node, std::move(m), actions); }}, message);
+    std::visit(Overload{[](Call&) {}, [&](auto& m) { home_.receive(node, std::move(m), actions); }},
+               message);
     enqueue(std::move(actions), touched);
   }
   pump(touched);
@@ -122,9 +131,11 @@ HomeService::LockCounts HomeService::lock_counts() const {
   return {locks_.held(), locks_.waiting()};
 }
 
-// ---- locks ------------------------------------------------------------------------------------------------------------------------
+// ---- locks
+// ------------------------------------------------------------------------------------------------------------------------
 
-void HomeService::reply_lock(FileId file, LockTable::Ticket ticket, int error, Outcome outcome, std::vector<FileId>& touched) {
+void HomeService::reply_lock(FileId file, LockTable::Ticket ticket, int error, Outcome outcome,
+                             std::vector<FileId>& touched) {
   if (auto waiter = lock_waiters_.find(ticket); waiter != lock_waiters_.end()) {
     file = waiter->second;
     lock_waiters_.erase(waiter);
@@ -156,10 +167,18 @@ void HomeService::lock(NodeId node, const Call& call) {
       case LockAction::Try:
       case LockAction::Wait:
         switch (locks_.set(request, woken)) {
-          case LockTable::Decision::Done: reply_lock(c.file, ticket, 0, {}, touched); break;
-          case LockTable::Decision::Conflict: reply_lock(c.file, ticket, EAGAIN, {}, touched); break;
-          case LockTable::Decision::Deadlock: reply_lock(c.file, ticket, EDEADLK, {}, touched); break;
-          case LockTable::Decision::Waits: lock_waiters_.emplace(ticket, c.file); break;
+          case LockTable::Decision::Done:
+            reply_lock(c.file, ticket, 0, {}, touched);
+            break;
+          case LockTable::Decision::Conflict:
+            reply_lock(c.file, ticket, EAGAIN, {}, touched);
+            break;
+          case LockTable::Decision::Deadlock:
+            reply_lock(c.file, ticket, EDEADLK, {}, touched);
+            break;
+          case LockTable::Decision::Waits:
+            lock_waiters_.emplace(ticket, c.file);
+            break;
         }
         break;
       case LockAction::Test: {
@@ -174,7 +193,8 @@ void HomeService::lock(NodeId node, const Call& call) {
         break;
       }
       case LockAction::Cancel:
-        if (locks_.cancel(c.file, {node, c.waiting_call}, woken)) cancelled.push_back({node, c.waiting_call});
+        if (locks_.cancel(c.file, {node, c.waiting_call}, woken))
+          cancelled.push_back({node, c.waiting_call});
         reply_lock(c.file, ticket, 0, {}, touched);
         break;
       case LockAction::Release:
@@ -198,7 +218,9 @@ void HomeService::enqueue(HomeActions&& actions, std::vector<FileId>& touched) {
                    [&](SendGrant& a) {
                      metrics_.add(Counter::Grants);
                      touched.push_back(a.grant.file);
-                     queues_.push(a.grant.file, [this, a = std::move(a)](bool may_block) mutable { return run(a, may_block); });
+                     queues_.push(a.grant.file, [this, a = std::move(a)](bool may_block) mutable {
+                       return run(a, may_block);
+                     });
                    },
                    [&](SendRecall& a) {
                      metrics_.add(Counter::RecallsSent);
@@ -210,19 +232,24 @@ void HomeService::enqueue(HomeActions&& actions, std::vector<FileId>& touched) {
                    },
                    [&](ApplyFlush& a) {
                      touched.push_back(a.flush.file);
-                     queues_.push(a.flush.file, [this, a = std::move(a)](bool may_block) mutable { return run(a, may_block); });
+                     queues_.push(a.flush.file, [this, a = std::move(a)](bool may_block) mutable {
+                       return run(a, may_block);
+                     });
                    },
                    [&](ApplyAttributes& a) {
                      touched.push_back(a.file);
                      queues_.push(a.file, [this, a](bool) {
-                       if (auto done = store_of(a.file)->apply(a.file, a.attributes); !done && done.error().code != ESTALE)
-                         spdlog::error("export {}: size or times of inode {} not stored: {}", a.file.export_index, a.file.inode, done.error().what);
+                       if (auto done = store_of(a.file)->apply(a.file, a.attributes);
+                           !done && done.error().code != ESTALE)
+                         spdlog::error("export {}: size or times of inode {} not stored: {}",
+                                       a.file.export_index, a.file.inode, done.error().what);
                        return true;
                      });
                    },
                    [&](ServeFetch& a) {
                      touched.push_back(a.fetch.file);
-                     queues_.push(a.fetch.file, [this, a](bool may_block) mutable { return run(a, may_block); });
+                     queues_.push(a.fetch.file,
+                                  [this, a](bool may_block) mutable { return run(a, may_block); });
                    },
                    [&](OperationReady& a) {
                      touched.push_back(a.file);
@@ -238,7 +265,8 @@ void HomeService::enqueue(HomeActions&& actions, std::vector<FileId>& touched) {
                    [&](PinFile& a) {
                      touched.push_back(a.file);
                      queues_.push(a.file, [this, a](bool) {
-                       if (auto done = store_of(a.file)->pin(a.file); !done) spdlog::debug("pin: {}", done.error().what);
+                       if (auto done = store_of(a.file)->pin(a.file); !done)
+                         spdlog::debug("pin: {}", done.error().what);
                        return true;
                      });
                    },
@@ -267,7 +295,8 @@ bool HomeService::run(SendGrant& action, bool may_block) {
   Grant& grant = action.grant;
   if (!action.data.empty()) {
     const uint64_t offset = action.data.byte_offset();
-    auto bytes = may_block ? store.read(grant.file, offset, action.data.byte_length()) : store.try_read(grant.file, offset, action.data.byte_length());
+    auto bytes = may_block ? store.read(grant.file, offset, action.data.byte_length())
+                           : store.try_read(grant.file, offset, action.data.byte_length());
     if (!bytes && bytes.error().code == EAGAIN && !may_block) return false;
     if (bytes) {
       grant.data = std::move(*bytes);
@@ -301,25 +330,31 @@ bool HomeService::run(ApplyFlush& action, bool may_block) {
   if (!action.flush.extents.empty()) {
     Status done;
     if (auto before = store.stat(flush.file)) {
-      // Writing sets the disk's modification time to now; the file's is what its writer, or utimes(2), said.
+      // Writing sets the disk's modification time to now; the file's is what its writer, or
+      // utimes(2), said.
       if (!after.has_mtime) {
         after.has_mtime = true;
         after.mtime = before->mtime;
       }
-      cut_extents(action.flush.extents, std::max(before->size, flush.attributes.has_size ? flush.attributes.size : 0));
+      cut_extents(action.flush.extents,
+                  std::max(before->size, flush.attributes.has_size ? flush.attributes.size : 0));
       if (!flush.extents.empty()) done = store.write(flush.file, flush.extents);
     } else {
       done = std::unexpected(before.error());
     }
     if (!done) {
       ack.error = done.error().code;
-      // ESTALE: the last name and the last handle are gone, and with them whoever could have missed the bytes.
+      // ESTALE: the last name and the last handle are gone, and with them whoever could have missed
+      // the bytes.
       if (ack.error != ESTALE)
-        spdlog::error("export {}: dirty bytes of inode {} not written: {} {}", flush.file.export_index, flush.file.inode, std::strerror(ack.error), done.error().what);
+        spdlog::error("export {}: dirty bytes of inode {} not written: {} {}",
+                      flush.file.export_index, flush.file.inode, std::strerror(ack.error),
+                      done.error().what);
     }
   }
   if (after.has_mtime || after.has_size)
-    if (auto done = store.apply(flush.file, after); !done && ack.error == 0) ack.error = done.error().code;
+    if (auto done = store.apply(flush.file, after); !done && ack.error == 0)
+      ack.error = done.error().code;
   deliver_(action.node, flush.file, std::move(ack));
   return true;
 }
@@ -327,10 +362,15 @@ bool HomeService::run(ApplyFlush& action, bool may_block) {
 bool HomeService::run(ServeFetch& action, bool may_block) {
   store::Store& store = *store_of(action.fetch.file);
   const PageRange range = action.fetch.range;
-  auto bytes = may_block ? store.read(action.fetch.file, range.byte_offset(), range.byte_length())
-                         : store.try_read(action.fetch.file, range.byte_offset(), range.byte_length());
+  auto bytes = may_block
+                   ? store.read(action.fetch.file, range.byte_offset(), range.byte_length())
+                   : store.try_read(action.fetch.file, range.byte_offset(), range.byte_length());
   if (!bytes && bytes.error().code == EAGAIN && !may_block) return false;
-  FetchReply reply{.file = action.fetch.file, .fetch = action.fetch.fetch, .error = 0, .data_offset = range.byte_offset(), .data = {}};
+  FetchReply reply{.file = action.fetch.file,
+                   .fetch = action.fetch.fetch,
+                   .error = 0,
+                   .data_offset = range.byte_offset(),
+                   .data = {}};
   if (bytes) {
     reply.data = std::move(*bytes);
   } else {
@@ -340,7 +380,8 @@ bool HomeService::run(ServeFetch& action, bool may_block) {
   return true;
 }
 
-// ---- operations -------------------------------------------------------------------------------------------------------------------
+// ---- operations
+// -------------------------------------------------------------------------------------------------------------------
 
 void HomeService::start(NodeId node, Call&& call) {
   auto running = std::make_unique<Running>();
@@ -372,7 +413,8 @@ void HomeService::advance(OperationId id) {
       if (!found) continue;
       if (auto* node = std::get_if<Node>(&*found)) named.push_back(node->file);
     }
-    for (OperationNeed& need : second_needs(running->node, running->call.operation, named)) running->needs.push_back(std::move(need));
+    for (OperationNeed& need : second_needs(running->node, running->call.operation, named))
+      running->needs.push_back(std::move(need));
   }
   std::vector<FileId> touched;
   if (running->held < running->needs.size()) {
@@ -419,7 +461,8 @@ bool HomeService::gather(int64_t patience_ms) {
     auto running = std::make_unique<Running>();
     running->gather = running->second_part = true;
     running->call.operation = SyncCall{file, false};
-    running->needs = {{file, Resource::Attributes, LeaseMode::Shared, kUnit, {}}, {file, Resource::Data, LeaseMode::Shared, PageRange::all(), {}}};
+    running->needs = {{file, Resource::Attributes, LeaseMode::Shared, kUnit, {}},
+                      {file, Resource::Data, LeaseMode::Shared, PageRange::all(), {}}};
     {
       std::lock_guard lock(operations_mutex_);
       running->id = next_operation_++;
@@ -444,7 +487,8 @@ void HomeService::execute(Running& running) {
     end(running, Outcome{});  // nobody waits for a reply to call 0
     return;
   }
-  end(running, store_of(file_of(running.call.operation))->execute(running.call.caller, running.call.operation));
+  end(running, store_of(file_of(running.call.operation))
+                   ->execute(running.call.caller, running.call.operation));
 }
 
 void HomeService::end(Running& running, Result<Outcome> outcome) {
@@ -460,11 +504,14 @@ void HomeService::end(Running& running, Result<Outcome> outcome) {
   std::optional<Node> node;
   if (made != nullptr) node = *made;
   std::vector<FileId> listed;
-  if (const auto* list = std::get_if<ReadDirectoryCall>(&running.call.operation); list != nullptr && list->offer_attributes)
+  if (const auto* list = std::get_if<ReadDirectoryCall>(&running.call.operation);
+      list != nullptr && list->offer_attributes)
     if (const auto* page = std::get_if<DirectoryPage>(&reply.outcome))
       for (const DirectoryEntry& entry : page->entries)
-        if (entry.file.generation != 0) listed.push_back(entry.file);  // 0: a mount point, not of this export
-  // The reply before anything that the end of the operation sets free: whoever gets it may still rely on it (names, for instance).
+        if (entry.file.generation != 0)
+          listed.push_back(entry.file);  // 0: a mount point, not of this export
+  // The reply before anything that the end of the operation sets free: whoever gets it may still
+  // rely on it (names, for instance).
   deliver_(running.node, file, std::move(reply));
   std::vector<FileId> touched;
   {
@@ -474,10 +521,13 @@ void HomeService::end(Running& running, Result<Outcome> outcome) {
     if (node) {
       // Who makes a file will write to it; who looks one up mostly reads.
       const bool creates = std::holds_alternative<CreateCall>(running.call.operation);
-      home_.offer(running.node, node->file, Resource::Attributes, creates ? LeaseMode::Exclusive : LeaseMode::Shared, actions);
-      if (creates && S_ISREG(node->attributes.mode)) home_.offer(running.node, node->file, Resource::Data, LeaseMode::Exclusive, actions);
+      home_.offer(running.node, node->file, Resource::Attributes,
+                  creates ? LeaseMode::Exclusive : LeaseMode::Shared, actions);
+      if (creates && S_ISREG(node->attributes.mode))
+        home_.offer(running.node, node->file, Resource::Data, LeaseMode::Exclusive, actions);
     }
-    for (FileId listed_file : listed) home_.offer(running.node, listed_file, Resource::Attributes, LeaseMode::Shared, actions);
+    for (FileId listed_file : listed)
+      home_.offer(running.node, listed_file, Resource::Attributes, LeaseMode::Shared, actions);
     enqueue(std::move(actions), touched);
   }
   {

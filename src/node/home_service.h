@@ -22,18 +22,20 @@ namespace vremote::node {
 // Thread-safe. Never waits for a disk on the caller's thread except for short metadata reads.
 class HomeService {
  public:
-  // Sends a message about `file` to a node, keeping the order of calls per file. NodeId 0 is this machine's own agent. Called without locks.
+  // Sends a message about `file` to a node, keeping the order of calls per file. NodeId 0 is this
+  // machine's own agent. Called without locks.
   using Deliver = std::function<void(NodeId node, FileId file, coherence::ToAgent&& message)>;
   // The node broke the protocol: its session must end (and node_gone() be called).
   using CloseSession = std::function<void(NodeId node, const std::string& reason)>;
 
-  HomeService(std::vector<std::unique_ptr<store::Store>> stores, HelperThreads& disk_threads, Metrics& metrics, Deliver deliver,
-              CloseSession close_session);
+  HomeService(std::vector<std::unique_ptr<store::Store>> stores, HelperThreads& disk_threads,
+              Metrics& metrics, Deliver deliver, CloseSession close_session);
   ~HomeService();
 
   void receive(NodeId node, coherence::ToHome&& message);
   void node_gone(NodeId node);
-  // Before the end: recalls what other nodes may hold dirty, so that it is on disk. Returns false when some had not answered in time.
+  // Before the end: recalls what other nodes may hold dirty, so that it is on disk. Returns false
+  // when some had not answered in time.
   bool gather(int64_t patience_ms);
 
   FileId root(size_t export_index) const { return stores_[export_index]->root(); }
@@ -43,7 +45,9 @@ class HomeService {
     uint64_t held = 0, waiting = 0;
   };
   LockCounts lock_counts() const;
-  store::Store::Counts store_counts(size_t export_index) const { return stores_[export_index]->counts(); }
+  store::Store::Counts store_counts(size_t export_index) const {
+    return stores_[export_index]->counts();
+  }
 
  private:
   struct Running;
@@ -53,7 +57,8 @@ class HomeService {
   void lock(NodeId node, const coherence::Call& call);
   void leave(NodeId node, const coherence::Call& call);
   // In the order in which the table decided. Under locks_mutex_.
-  void reply_lock(FileId file, coherence::LockTable::Ticket ticket, int error, coherence::Outcome outcome, std::vector<FileId>& touched);
+  void reply_lock(FileId file, coherence::LockTable::Ticket ticket, int error,
+                  coherence::Outcome outcome, std::vector<FileId>& touched);
   void advance(coherence::OperationId id);
   void execute(Running& running);
   void refuse(coherence::OperationId id, int error);  // the home cannot let it have its pieces

@@ -1,6 +1,7 @@
 // The kernel's node numbers and the files they stand for. Thread-safe.
 //
-// A number is never used again while the mount lives, so (number, generation 0) is unique as FUSE wants it.
+// A number is never used again while the mount lives, so (number, generation 0) is unique as FUSE
+// wants it.
 #pragma once
 
 #include <cstdint>
@@ -81,7 +82,9 @@ class InodeTable {
     bool operator==(const Key&) const = default;
   };
   struct KeyHash {
-    size_t operator()(const Key& key) const { return FileIdHash{}(key.file) ^ (reinterpret_cast<uintptr_t>(key.agent) * 31); }
+    size_t operator()(const Key& key) const {
+      return FileIdHash{}(key.file) ^ (reinterpret_cast<uintptr_t>(key.agent) * 31);
+    }
   };
   struct Counted {
     Inode inode;

@@ -24,11 +24,13 @@ class NameCache {
     return {true, entry->second};
   }
 
-  // Take it when asking the home for names: the answer may be overtaken by that of an operation which has changed them since (a rename between
-  // two directories answers on the lane of one of them).
+  // Take it when asking the home for names: the answer may be overtaken by that of an operation
+  // which has changed them since (a rename between two directories answers on the lane of one of
+  // them).
   uint64_t changes() const { return changes_; }
 
-  // What an answer says that was asked for at `asked` changes. Ignored while an operation of this node is changing the directory, or when one has since.
+  // What an answer says that was asked for at `asked` changes. Ignored while an operation of this
+  // node is changing the directory, or when one has since.
   void remember(FileId dir, const std::string& name, std::optional<FileId> file, uint64_t asked) {
     if (asked != changes_) return;
     Directory& directory = directories_[dir];
@@ -38,8 +40,9 @@ class NameCache {
     entries_ += fresh ? 1 : 0;
   }
 
-  // From the moment an operation that changes `dir` is sent until it is answered, nothing remembered of it is used: the home has perhaps
-  // carried it out already, and other nodes have seen it.
+  // From the moment an operation that changes `dir` is sent until it is answered, nothing
+  // remembered of it is used: the home has perhaps carried it out already, and other nodes have
+  // seen it.
   void begin_change(FileId dir) { ++directories_[dir].changing; }
   // `name`: forgotten, since its meaning may have changed.
   void end_change(FileId dir, const std::string& name) {
@@ -52,7 +55,8 @@ class NameCache {
   }
 
   void forget(FileId dir, const std::string& name) {
-    if (auto it = directories_.find(dir); it != directories_.end()) entries_ -= it->second.names.erase(name);
+    if (auto it = directories_.find(dir); it != directories_.end())
+      entries_ -= it->second.names.erase(name);
   }
 
   // The Entries lease is gone.

@@ -34,19 +34,27 @@ std::vector<net::EventLoop*> raw(const std::vector<std::unique_ptr<net::EventLoo
   return out;
 }
 
-uint32_t lane_of(FileId file, uint32_t lanes) { return static_cast<uint32_t>(FileIdHash{}(file) / 7 % lanes); }
+uint32_t lane_of(FileId file, uint32_t lanes) {
+  return static_cast<uint32_t>(FileIdHash{}(file) / 7 % lanes);
+}
 
 }  // namespace
 
 NodeDaemon::NodeDaemon(const Config& config)
-    : config_(config), incarnation_(random_number()), started_(net::EventLoop::now()), allow_mmap_(kernel_version() >= kPurgeWaitsForWriteBacks) {}
+    : config_(config),
+      incarnation_(random_number()),
+      started_(net::EventLoop::now()),
+      allow_mmap_(kernel_version() >= kPurgeWaitsForWriteBacks) {}
 
 NodeDaemon::~NodeDaemon() = default;
 
 Status NodeDaemon::start(std::function<void()> ended) {
   if (!allow_mmap_)
-    spdlog::warn("this kernel is older than 6.16: writable shared mappings are refused (ENODEV), all else is as coherent as ever");
-  for (unsigned i = 0; i < config_.loops; ++i) loops_.push_back(std::make_unique<net::EventLoop>("vremote-net" + std::to_string(i)));
+    spdlog::warn(
+        "this kernel is older than 6.16: writable shared mappings are refused (ENODEV), all else "
+        "is as coherent as ever");
+  for (unsigned i = 0; i < config_.loops; ++i)
+    loops_.push_back(std::make_unique<net::EventLoop>("vremote-net" + std::to_string(i)));
   disk_threads_ = std::make_unique<HelperThreads>("vremote-disk", kDiskThreads);
   purge_threads_ = std::make_unique<HelperThreads>("vremote-purge", HelperThreads::kUnbounded);
   VR_TRY_VOID(start_control());
@@ -55,7 +63,8 @@ Status NodeDaemon::start(std::function<void()> ended) {
   VR_TRY_VOID(start_mount(std::move(ended)));
   VR_TRY_VOID(start_peers());
   ready_ = true;
-  spdlog::info("node {} serves {} with {} exports and {} peers", config_.node, config_.mount, config_.exports.size(), config_.peers.size());
+  spdlog::info("node {} serves {} with {} exports and {} peers", config_.node, config_.mount,
+               config_.exports.size(), config_.peers.size());
   return {};
 }
 
@@ -79,7 +88,9 @@ Status NodeDaemon::open_stores() {
   std::vector<std::unique_ptr<store::Store>> stores;
   for (size_t i = 0; i < config_.exports.size(); ++i) {
     auto store = store::Store::open(config_.exports[i].path, static_cast<uint32_t>(i));
-    if (!store) return fail(store.error().code, config_.file + ": key 'export[" + std::to_string(i) + "].path': " + store.error().what);
+    if (!store)
+      return fail(store.error().code, config_.file + ": key 'export[" + std::to_string(i) +
+                                          "].path': " + store.error().what);
     stores.push_back(std::move(*store));
   }
   home_ = std::make_unique<HomeService>(
@@ -96,15 +107,19 @@ Status NodeDaemon::open_stores() {
           if (it == session_lanes_.end()) return;  // gone
           lanes = it->second;
         }
-        if (auto sent = server_->send(node.value, lane_of(file, lanes), message); !sent) spdlog::error("a message cannot be sent: {}", sent.error().what);
+        if (auto sent = server_->send(node.value, lane_of(file, lanes), message); !sent)
+          spdlog::error("a message cannot be sent: {}", sent.error().what);
       },
       [this](NodeId node, const std::string& reason) {
         spdlog::error("session {} breaks the protocol and is ended: {}", node.value, reason);
         if (node.value != 0) server_->end_session(node.value);
       });
   local_agent_ = std::make_unique<AgentService>(
-      config_.node, agent_options(), true, [this](FileId, ToHome&& message) { home_->receive(NodeId{0}, std::move(message)); }, environment());
-  for (size_t i = 0; i < config_.exports.size(); ++i) exports_.add({config_.exports[i].name, local_agent_.get(), home_->root(i)});
+      config_.node, agent_options(), true,
+      [this](FileId, ToHome&& message) { home_->receive(NodeId{0}, std::move(message)); },
+      environment());
+  for (size_t i = 0; i < config_.exports.size(); ++i)
+    exports_.add({config_.exports[i].name, local_agent_.get(), home_->root(i)});
   return {};
 }
 
@@ -130,7 +145,9 @@ Status NodeDaemon::start_server() {
     std::lock_guard lock(sessions_mutex_);
     session_lanes_[info.id] = info.lanes;
   };
-  callbacks.on_message = [this](net::SessionId session, uint32_t, ToHome&& message) { home_->receive(NodeId{session}, std::move(message)); };
+  callbacks.on_message = [this](net::SessionId session, uint32_t, ToHome&& message) {
+    home_->receive(NodeId{session}, std::move(message));
+  };
   callbacks.on_reset = [this](net::SessionId session) {
     spdlog::warn("session {} is over: its leases are free", session);
     {
@@ -147,7 +164,8 @@ Status NodeDaemon::start_server() {
 }
 
 void NodeDaemon::connected(Peer& peer, const net::HomeInfo& info) {
-  spdlog::info("connected to {} ({}), {} exports", info.node_name, info.fresh ? "new session" : "session goes on", info.exports.size());
+  spdlog::info("connected to {} ({}), {} exports", info.node_name,
+               info.fresh ? "new session" : "session goes on", info.exports.size());
   {
     std::lock_guard lock(peer.mutex);
     peer.connected = true;
@@ -155,13 +173,14 @@ void NodeDaemon::connected(Peer& peer, const net::HomeInfo& info) {
     peer.last_error.clear();
     peer.exports = info.exports;
   }
-  // Before this, what the agent sends still belongs to the old session and is dropped; from here on it goes to the new one. The reset asks for
-  // everything anew.
+  // Before this, what the agent sends still belongs to the old session and is dropped; from here on
+  // it goes to the new one. The reset asks for everything anew.
   peer.generation = info.generation;
   if (peer.was_reset.exchange(false)) peer.agent->reset();
   for (const wire::Export& e : info.exports)
     if (!exports_.add({e.name, peer.agent.get(), e.root}))
-      spdlog::error("export {} of {} is hidden: another node exports that name; rename one of them", e.name, peer.config.name);
+      spdlog::error("export {} of {} is hidden: another node exports that name; rename one of them",
+                    e.name, peer.config.name);
 }
 
 Status NodeDaemon::start_peers() {
@@ -180,11 +199,14 @@ Status NodeDaemon::start_peers() {
     p.agent = std::make_unique<AgentService>(
         config.name, agent_options(), false,
         [&p, lanes](FileId file, ToHome&& message) {
-          if (auto sent = p.session->send(lane_of(file, lanes), message, p.generation); !sent) spdlog::error("a message cannot be sent: {}", sent.error().what);
+          if (auto sent = p.session->send(lane_of(file, lanes), message, p.generation); !sent)
+            spdlog::error("a message cannot be sent: {}", sent.error().what);
         },
         environment());
     net::AgentSession::Callbacks callbacks;
-    callbacks.on_message = [&p](uint32_t, ToAgent&& message) { p.agent->receive(std::move(message)); };
+    callbacks.on_message = [&p](uint32_t, ToAgent&& message) {
+      p.agent->receive(std::move(message));
+    };
     callbacks.on_connected = [this, &p](const net::HomeInfo& info) { connected(p, info); };
     callbacks.on_disconnected = [&p](const Error& why) {
       std::lock_guard lock(p.mutex);
@@ -199,7 +221,9 @@ Status NodeDaemon::start_peers() {
     };
     p.session = std::make_unique<net::AgentSession>(raw(loops_), options, std::move(callbacks));
     peers_.push_back(std::move(peer));
-    if (auto started = p.session->start(); !started) return fail(started.error().code, config_.file + ": key 'peer.address': " + started.error().what);
+    if (auto started = p.session->start(); !started)
+      return fail(started.error().code,
+                  config_.file + ": key 'peer.address': " + started.error().what);
   }
   return {};
 }
@@ -210,7 +234,8 @@ Status NodeDaemon::start_mount(std::function<void()> ended) {
   VR_TRY(mount, fuse::Mount::mount(config_.mount, options));
   mount_.emplace(std::move(mount));
   FuseServerOptions server;
-  // A request wakes another reader than the one that has just become free: on two processors a second reader costs more than it gives.
+  // A request wakes another reader than the one that has just become free: on two processors a
+  // second reader costs more than it gives.
   server.threads = std::max(1u, config_.loops / 2);
   server.readahead_kib = config_.readahead_kib;
   server.allow_mmap = allow_mmap_;
@@ -222,7 +247,10 @@ Status NodeDaemon::start_mount(std::function<void()> ended) {
 }
 
 Status NodeDaemon::start_control() {
-  VR_TRY(server, control::ControlServer::start(config_.control_socket, [this](const std::string& request) { return control(request); }));
+  VR_TRY(server,
+         control::ControlServer::start(config_.control_socket, [this](const std::string& request) {
+           return control(request);
+         }));
   control_ = std::move(server);
   return {};
 }
@@ -261,25 +289,31 @@ bool NodeDaemon::stop(int64_t patience_ms) {
   if (!clean)
     for (AgentService* agent : agents())
       if (const uint64_t left = agent->counts().dirty_bytes; left > 0)
-        spdlog::error("{} bytes for {} were not flushed: it could not be reached in time; they are lost", left, agent->home_name());
+        spdlog::error(
+            "{} bytes for {} were not flushed: it could not be reached in time; they are lost",
+            left, agent->home_name());
   if (mount_) (void)mount_->abort();
   if (fuse_) fuse_->join();
   if (clean) {
     // What programs did, and were told to be done, until the mount ended.
     for (AgentService* agent : agents()) agent->flush_all();
     for (int64_t waited = 0; waited < std::min<int64_t>(patience_ms, 1000); waited += 2) {
-      clean = std::ranges::all_of(agents(), [](AgentService* agent) { return agent->idle_dirty(); });
+      clean =
+          std::ranges::all_of(agents(), [](AgentService* agent) { return agent->idle_dirty(); });
       if (clean) break;
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
     }
   }
   leave_homes(std::min<int64_t>(patience_ms, 1000));
-  // What other nodes have written here and not flushed is better on this disk before this node is gone.
-  if (home_ && server_ && !home_->gather(std::min<int64_t>(patience_ms, 2000))) spdlog::warn("some nodes did not give their dirty data back in time; they keep it");
+  // What other nodes have written here and not flushed is better on this disk before this node is
+  // gone.
+  if (home_ && server_ && !home_->gather(std::min<int64_t>(patience_ms, 2000)))
+    spdlog::warn("some nodes did not give their dirty data back in time; they keep it");
   control_.reset();
   for (auto& peer : peers_) peer->session->stop();
   if (server_) server_->stop();
-  // Timers and helpers bring work to one another until the last of them has ended: each still finds the other, which takes no more.
+  // Timers and helpers bring work to one another until the last of them has ended: each still finds
+  // the other, which takes no more.
   for (auto& loop : loops_) {
     loop->stop();
     loop->join();
@@ -289,8 +323,8 @@ bool NodeDaemon::stop(int64_t patience_ms) {
   return clean;
 }
 
-// What is still open or mapped must not go on being read from the page cache once nobody keeps it true. Dirty mapped pages come back to us as
-// write-backs, and go to their origins with the rest.
+// What is still open or mapped must not go on being read from the page cache once nobody keeps it
+// true. Dirty mapped pages come back to us as write-backs, and go to their origins with the rest.
 void NodeDaemon::purge_everything(int64_t patience_ms) {
   const fuse::Channel* channel = notify_.load();
   if (channel == nullptr) return;
@@ -299,7 +333,8 @@ void NodeDaemon::purge_everything(int64_t patience_ms) {
     for (uint64_t node : nodes) (void)channel->invalidate_data(node, 0, 0);
     waiting->fetch_sub(1);
   });
-  for (int64_t waited = 0; waiting->load() > 0 && waited < patience_ms; waited += 2) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  for (int64_t waited = 0; waiting->load() > 0 && waited < patience_ms; waited += 2)
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
 }
 
 // Tells the homes that nothing is held any more, so that no other node waits for this one.
@@ -315,7 +350,8 @@ void NodeDaemon::leave_homes(int64_t patience_ms) {
     waiting->fetch_add(1);
     peer->agent->call({}, LeaveCall{*file}, [waiting](Reply&&) { waiting->fetch_sub(1); });
   }
-  for (int64_t waited = 0; waiting->load() > 0 && waited < patience_ms; waited += 2) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  for (int64_t waited = 0; waiting->load() > 0 && waited < patience_ms; waited += 2)
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
 }
 
 std::vector<AgentService*> NodeDaemon::agents() const {
@@ -326,19 +362,23 @@ std::vector<AgentService*> NodeDaemon::agents() const {
   return out;
 }
 
-// ---- the control socket -----------------------------------------------------------------------------------------------------------
+// ---- the control socket
+// -----------------------------------------------------------------------------------------------------------
 
 std::string NodeDaemon::control(const std::string& request) const {
   auto name = control::request_name(request);
   if (!name) return control::error_reply(name.error().what);
   if (*name == "ping") return "{\"pong\":true}";
   if (!ready_) {
-    if (*name == "status") return control::to_json(control::NodeStatus{.node = config_.node, .cluster = config_.cluster, .mount = config_.mount});
+    if (*name == "status")
+      return control::to_json(control::NodeStatus{
+          .node = config_.node, .cluster = config_.cluster, .mount = config_.mount});
     return control::error_reply("the node is starting or ending");
   }
   if (*name == "status") return control::to_json(status());
   if (*name == "namespace") return namespace_json();
-  return control::error_reply("unknown request '" + *name + "'; known are status, namespace and ping");
+  return control::error_reply("unknown request '" + *name +
+                              "'; known are status, namespace and ping");
 }
 
 std::string NodeDaemon::namespace_json() const {
@@ -395,7 +435,8 @@ control::NodeStatus NodeDaemon::status() const {
   }
   const HomeCounts home = home_->counts();
   for (size_t i = 0; i < config_.exports.size(); ++i)
-    s.exports.push_back({config_.exports[i].name, config_.exports[i].path, home_->store_counts(i).known, sessions.size()});
+    s.exports.push_back({config_.exports[i].name, config_.exports[i].path,
+                         home_->store_counts(i).known, sessions.size()});
   AgentStatistics statistics;
   uint64_t resident = 0, waiting = 0;
   for (AgentService* agent : agents()) {
@@ -439,7 +480,8 @@ control::NodeStatus NodeDaemon::status() const {
   set("direct_reads", statistics.direct_reads);
   set("direct_writes", statistics.direct_writes);
   set("write_backs", statistics.write_backs);
-  set("hits_without_message", statistics.hits_without_message + metrics_.get(Counter::HitsWithoutMessage));
+  set("hits_without_message",
+      statistics.hits_without_message + metrics_.get(Counter::HitsWithoutMessage));
   set("recalls_received", statistics.recalls);
   set("purges", statistics.purges);
   set("size_pushes", statistics.size_pushes);

@@ -31,9 +31,11 @@ class NodeDaemon {
   explicit NodeDaemon(const Config& config);
   ~NodeDaemon();
 
-  // Opens the exports, listens, dials the peers, mounts and serves. `ended` is called once when the mount ends by itself.
+  // Opens the exports, listens, dials the peers, mounts and serves. `ended` is called once when the
+  // mount ends by itself.
   Status start(std::function<void()> ended);
-  // Unmounts and brings everything dirty to its origin, bounded by `patience_ms`. Returns false when bytes were left.
+  // Unmounts and brings everything dirty to its origin, bounded by `patience_ms`. Returns false
+  // when bytes were left.
   bool stop(int64_t patience_ms);
 
  private:

@@ -21,11 +21,16 @@ namespace {
 
 spdlog::level::level_enum level_of(LogLevel level) {
   switch (level) {
-    case LogLevel::Trace: return spdlog::level::trace;
-    case LogLevel::Debug: return spdlog::level::debug;
-    case LogLevel::Info: return spdlog::level::info;
-    case LogLevel::Warn: return spdlog::level::warn;
-    case LogLevel::Error: return spdlog::level::err;
+    case LogLevel::Trace:
+      return spdlog::level::trace;
+    case LogLevel::Debug:
+      return spdlog::level::debug;
+    case LogLevel::Info:
+      return spdlog::level::info;
+    case LogLevel::Warn:
+      return spdlog::level::warn;
+    case LogLevel::Error:
+      return spdlog::level::err;
   }
   return spdlog::level::info;
 }
@@ -35,11 +40,13 @@ spdlog::level::level_enum level_of(LogLevel level) {
 Status start_log(const Config& config) {
   std::shared_ptr<spdlog::logger> logger;
   if (config.log_file.empty()) {
-    logger = std::make_shared<spdlog::logger>(config.node, std::make_shared<spdlog::sinks::stderr_sink_mt>());
+    logger = std::make_shared<spdlog::logger>(config.node,
+                                              std::make_shared<spdlog::sinks::stderr_sink_mt>());
   } else {
     // The library throws when the file cannot be opened; errors of ours are values.
     try {
-      logger = std::make_shared<spdlog::logger>(config.node, std::make_shared<spdlog::sinks::basic_file_sink_mt>(config.log_file));
+      logger = std::make_shared<spdlog::logger>(
+          config.node, std::make_shared<spdlog::sinks::basic_file_sink_mt>(config.log_file));
     } catch (const spdlog::spdlog_ex& error) {
       return fail(EINVAL, config.file + ": key 'log.file': " + error.what());
     }
@@ -53,13 +60,18 @@ Status start_log(const Config& config) {
 
 void prepare_process() {
   if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0)
-    spdlog::warn("PR_SET_IO_FLUSHER refused ({}): under extreme memory pressure the node may wait for itself; it needs CAP_SYS_RESOURCE", strerror(errno));
+    spdlog::warn(
+        "PR_SET_IO_FLUSHER refused ({}): under extreme memory pressure the node may wait for "
+        "itself; it needs CAP_SYS_RESOURCE",
+        strerror(errno));
   rlimit files{};
   if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
     files.rlim_cur = files.rlim_max;
-    if (setrlimit(RLIMIT_NOFILE, &files) != 0) spdlog::warn("the limit of open files stays at its soft value: {}", strerror(errno));
+    if (setrlimit(RLIMIT_NOFILE, &files) != 0)
+      spdlog::warn("the limit of open files stays at its soft value: {}", strerror(errno));
   }
-  // Page buffers come and go by the megabyte: let the allocator keep them rather than ask the kernel each time.
+  // Page buffers come and go by the megabyte: let the allocator keep them rather than ask the
+  // kernel each time.
   mallopt(M_MMAP_THRESHOLD, 64 << 20);
   mallopt(M_TRIM_THRESHOLD, 256 << 20);
 }

@@ -9,8 +9,8 @@ namespace vremote::node {
 // Sends the log where the configuration says. An Error names the file that cannot be written.
 Status start_log(const Config& config);
 
-// Rule K17: a daemon that page-faults or allocates into its own mount's write-back can wait for itself. Raises the limit of open files. What is
-// refused is a warning in the log.
+// Rule K17: a daemon that page-faults or allocates into its own mount's write-back can wait for
+// itself. Raises the limit of open files. What is refused is a warning in the log.
 void prepare_process();
 
 // The running kernel's version, major * 1000 + minor; 0 when it cannot be told.

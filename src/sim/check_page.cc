@@ -1,7 +1,7 @@
 // The register checkers: pages and sizes.
-#include <algorithm>
-
 #include <fmt/format.h>
+
+#include <algorithm>
 
 #include "sim/history.h"
 
@@ -12,10 +12,11 @@ std::string describe(const PageOp& op) {
   std::string cells;
   for (uint64_t c = 0; c < kCells; ++c) {
     if ((op.cells >> c & 1) == 0) continue;
-    cells += op.values[c] == 0 ? fmt::format(" {}:zero", c) : fmt::format(" {}:w{}", c, op.values[c] >> 32);
+    cells += op.values[c] == 0 ? fmt::format(" {}:zero", c)
+                               : fmt::format(" {}:w{}", c, op.values[c] >> 32);
   }
-  return fmt::format("{} on n{} [{}, {}] cells{}", op.what, op.node, op.begin, op.end == kNever ? std::string("never") : fmt::format("{}", op.end),
-                     cells);
+  return fmt::format("{} on n{} [{}, {}] cells{}", op.what, op.node, op.begin,
+                     op.end == kNever ? std::string("never") : fmt::format("{}", op.end), cells);
 }
 
 // The transitive closure of "must come before".
@@ -23,7 +24,9 @@ class Order {
  public:
   explicit Order(size_t count) : count_(count), words_((count + 63) / 64), bits_(count * words_) {}
 
-  bool before(size_t a, size_t b) const { return (bits_[a * words_ + b / 64] >> (b % 64) & 1) != 0; }
+  bool before(size_t a, size_t b) const {
+    return (bits_[a * words_ + b / 64] >> (b % 64) & 1) != 0;
+  }
   // True when that was news.
   bool add(size_t a, size_t b) {
     if (before(a, b)) return false;
@@ -101,7 +104,9 @@ class PageCheck {
         failure_ += ": nobody wrote that value there";
       } else {
         failure_ += fmt::format(": its source {}", describe(ops_[refused]));
-        failure_ += killer == SIZE_MAX ? " comes after it" : fmt::format(" was overwritten by {}", describe(ops_[killer]));
+        failure_ += killer == SIZE_MAX
+                        ? " comes after it"
+                        : fmt::format(" was overwritten by {}", describe(ops_[killer]));
       }
       return false;
     }
@@ -113,7 +118,9 @@ class PageCheck {
     }
     for (size_t x : {r, source}) {
       if (order_.before(x, x)) {
-        failure_ = fmt::format("no order of the operations explains {} with its source {} (cell {})", describe(ops_[r]), describe(ops_[source]), c);
+        failure_ =
+            fmt::format("no order of the operations explains {} with its source {} (cell {})",
+                        describe(ops_[r]), describe(ops_[source]), c);
         return false;
       }
     }
@@ -128,19 +135,26 @@ class PageCheck {
 
 }  // namespace
 
-std::optional<std::string> check_page(std::span<const PageOp> operations) { return PageCheck(operations).run(); }
+std::optional<std::string> check_page(std::span<const PageOp> operations) {
+  return PageCheck(operations).run();
+}
 
 namespace {
 
-bool is_source(const SizeOp& op) { return op.kind == SizeOp::Kind::Grow || op.kind == SizeOp::Kind::Set; }
+bool is_source(const SizeOp& op) {
+  return op.kind == SizeOp::Kind::Grow || op.kind == SizeOp::Kind::Set;
+}
 
 bool agrees(const SizeOp& reading, uint64_t size) {
   switch (reading.kind) {
-    case SizeOp::Kind::AtLeast: return size >= reading.size;
-    case SizeOp::Kind::AtMost: return size <= reading.size;
+    case SizeOp::Kind::AtLeast:
+      return size >= reading.size;
+    case SizeOp::Kind::AtMost:
+      return size <= reading.size;
     case SizeOp::Kind::Read:
     case SizeOp::Kind::Grow:
-    case SizeOp::Kind::Set: break;
+    case SizeOp::Kind::Set:
+      break;
   }
   return size == reading.size;
 }
@@ -154,7 +168,8 @@ bool size_possible(std::span<const SizeOp> ops, const SizeOp& reading) {
     for (const SizeOp& other : ops) {
       if (!is_source(other) || source.end >= other.begin || other.end >= reading.begin) continue;
       // Something wholly between made the size another one (growing to less changes nothing).
-      replaced |= !agrees(reading, other.size) && (other.kind == SizeOp::Kind::Set || other.size > source.size);
+      replaced |= !agrees(reading, other.size) &&
+                  (other.kind == SizeOp::Kind::Set || other.size > source.size);
     }
     if (!replaced) return true;
   }
@@ -169,13 +184,18 @@ std::optional<std::string> check_sizes(std::span<const SizeOp> ops) {
     if (is_source(read)) continue;
     if (!size_possible(ops, read)) {
       return fmt::format("the size {} {} seen in [{}, {}] was not the file's size then",
-                         read.kind == Kind::AtLeast ? ">=" : read.kind == Kind::AtMost ? "<=" : "==", read.size, read.begin, read.end);
+                         read.kind == Kind::AtLeast  ? ">="
+                         : read.kind == Kind::AtMost ? "<="
+                                                     : "==",
+                         read.size, read.begin, read.end);
     }
     if (any_set || read.kind != Kind::Read) continue;  // without truncations a size never falls
     for (const SizeOp& other : ops) {
       if (other.kind == Kind::Read && other.end < read.begin && other.size > read.size) {
-        return fmt::format("the size fell from {} (seen in [{}, {}]) to {} (seen in [{}, {}]) without a truncation", other.size, other.begin,
-                           other.end, read.size, read.begin, read.end);
+        return fmt::format(
+            "the size fell from {} (seen in [{}, {}]) to {} (seen in [{}, {}]) without a "
+            "truncation",
+            other.size, other.begin, other.end, read.size, read.begin, read.end);
       }
     }
   }

@@ -1,7 +1,8 @@
-// Coroutines of the simulator: a thread of the model kernel, written as the straight code it is in Linux.
+// Coroutines of the simulator: a thread of the model kernel, written as the straight code it is in
+// Linux.
 //
-// Co<T> is lazy and owned by its caller; a root (Scheduler::spawn) is owned by the scheduler, so a world that ends in a deadlock can
-// still be torn down. Nothing here runs concurrently.
+// Co<T> is lazy and owned by its caller; a root (Scheduler::spawn) is owned by the scheduler, so a
+// world that ends in a deadlock can still be torn down. Nothing here runs concurrently.
 #pragma once
 
 #include <coroutine>

@@ -1,10 +1,12 @@
 // What the processes of a world saw, and whether one copy of the file could have shown it to them.
 //
-// A page is a register of four cells of 1 KiB. Every write puts a value of its own into the cells it covers (zero is a hole, the part
-// beyond the end of the file, or what a truncation left), so a read tells which writes it saw. A call on several pages is one operation
-// per page, each with the interval of the call. check_page() looks for a contradiction by saturation: start from real time (one call ended
-// before another began), add "the read is after its write, and no other write of that cell lies between" until nothing new follows; a cycle
-// refutes the history. For one cell this is complete (Gibbons and Korach: values are unique); for four it also finds torn pages.
+// A page is a register of four cells of 1 KiB. Every write puts a value of its own into the cells
+// it covers (zero is a hole, the part beyond the end of the file, or what a truncation left), so a
+// read tells which writes it saw. A call on several pages is one operation per page, each with the
+// interval of the call. check_page() looks for a contradiction by saturation: start from real time
+// (one call ended before another began), add "the read is after its write, and no other write of
+// that cell lies between" until nothing new follows; a cycle refutes the history. For one cell this
+// is complete (Gibbons and Korach: values are unique); for four it also finds torn pages.
 #pragma once
 
 #include <array>
@@ -48,7 +50,8 @@ struct SizeOp {
 bool size_possible(std::span<const SizeOp> operations, const SizeOp& reading);
 std::optional<std::string> check_sizes(std::span<const SizeOp> operations);
 
-// Fills a cell with its value: the write's number and the place the cell belongs to, so that misplaced bytes show.
+// Fills a cell with its value: the write's number and the place the cell belongs to, so that
+// misplaced bytes show.
 uint64_t cell_value(uint64_t write, uint64_t page, uint64_t cell);
 // An append does not know its place: its cells carry their number within the record instead.
 uint64_t appended_value(uint64_t write, uint64_t index);
@@ -69,12 +72,16 @@ class History {
   void start_register_file(uint32_t file, uint64_t size);
   void start_append_file(uint32_t file) { appends_[file]; }
 
-  // Register files: whole cells. `bytes` may be shorter than `length`: beyond it the file had ended.
+  // Register files: whole cells. `bytes` may be shorter than `length`: beyond it the file had
+  // ended.
   void wrote(uint32_t file, Interval when, uint64_t offset, uint64_t length, uint64_t write);
-  void stored(uint32_t file, Interval when, uint64_t offset, uint64_t length, uint64_t write);  // through a mapping: the size stays
-  void appended_cells(uint32_t file, Interval when, uint64_t offset, uint64_t length, uint64_t write);
+  void stored(uint32_t file, Interval when, uint64_t offset, uint64_t length,
+              uint64_t write);  // through a mapping: the size stays
+  void appended_cells(uint32_t file, Interval when, uint64_t offset, uint64_t length,
+                      uint64_t write);
   // `tells_size`: where it ended says something about the file's size.
-  void read(uint32_t file, Interval when, uint64_t offset, uint64_t length, std::span<const std::byte> bytes, bool tells_size = true);
+  void read(uint32_t file, Interval when, uint64_t offset, uint64_t length,
+            std::span<const std::byte> bytes, bool tells_size = true);
   void truncated(uint32_t file, Interval when, uint64_t size);
   void saw_size(uint32_t file, Interval when, uint64_t size);
   void synced(uint32_t file, Interval when, std::span<const std::byte> disk);
@@ -84,7 +91,8 @@ class History {
   // Append files: records of any length.
   static std::vector<std::byte> record(uint64_t write, size_t length);
   void appended(uint32_t file, Interval when, uint64_t offset, std::vector<std::byte> bytes);
-  void read_appended(uint32_t file, Interval when, uint64_t offset, uint64_t length, std::span<const std::byte> bytes);
+  void read_appended(uint32_t file, Interval when, uint64_t offset, uint64_t length,
+                     std::span<const std::byte> bytes);
   void append_file_ended(uint32_t file, std::span<const std::byte> disk);
 
   // The first contradiction in all that was recorded.
@@ -104,7 +112,8 @@ class History {
       Interval when;
       uint64_t size;
     };
-    std::vector<Truncation> truncations;  // a page's operations get theirs when they are checked: pages appear at any time
+    std::vector<Truncation> truncations;  // a page's operations get theirs when they are checked:
+                                          // pages appear at any time
     std::map<uint64_t, std::vector<PageOp>> pages;
     std::vector<SizeOp> sizes;
     std::vector<Store> stores;  // through mappings
@@ -128,9 +137,10 @@ class History {
   };
 
   std::vector<PageOp>& page(uint32_t file, uint64_t page);
-  void page_ops(uint32_t file, Interval when, uint64_t offset, uint64_t length, bool write, uint64_t write_number, bool appended,
-                std::span<const std::byte> bytes);
-  std::vector<PageOp> with_truncations(const RegisterFile& file, uint64_t page, std::vector<PageOp> ops) const;
+  void page_ops(uint32_t file, Interval when, uint64_t offset, uint64_t length, bool write,
+                uint64_t write_number, bool appended, std::span<const std::byte> bytes);
+  std::vector<PageOp> with_truncations(const RegisterFile& file, uint64_t page,
+                                       std::vector<PageOp> ops) const;
   std::optional<std::string> check_sync(const RegisterFile& file, const Sync& sync) const;
   std::optional<std::string> check_appends(const AppendFile& file) const;
   void note(std::string what) {

@@ -1,9 +1,9 @@
 #include "sim/home_driver.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
-
-#include <fmt/format.h>
 
 #include "base/check.h"
 #include "coherence/operation_needs.h"
@@ -22,12 +22,17 @@ struct Overloaded : Ts... {
 int number(FileId file) { return static_cast<int>(file.inode) - 1; }
 
 FileId file_of_action(const HomeAction& action) {
-  return std::visit(Overloaded{[](const SendGrant& a) { return a.grant.file; }, [](const SendRecall& a) { return a.recall.file; },
-                               [](const ApplyFlush& a) { return a.flush.file; }, [](const ApplyAttributes& a) { return a.file; },
-                               [](const ServeFetch& a) { return a.fetch.file; }, [](const OperationReady& a) { return a.file; },
-                               [](const PinFile& a) { return a.file; }, [](const UnpinFile& a) { return a.file; }, [](const FileIdle& a) { return a.file; },
-                               [](const CloseSession&) { return FileId{}; }},
-                    action);
+  return std::visit(
+      Overloaded{[](const SendGrant& a) { return a.grant.file; },
+                 [](const SendRecall& a) { return a.recall.file; },
+                 [](const ApplyFlush& a) { return a.flush.file; },
+                 [](const ApplyAttributes& a) { return a.file; },
+                 [](const ServeFetch& a) { return a.fetch.file; },
+                 [](const OperationReady& a) { return a.file; },
+                 [](const PinFile& a) { return a.file; }, [](const UnpinFile& a) { return a.file; },
+                 [](const FileIdle& a) { return a.file; },
+                 [](const CloseSession&) { return FileId{}; }},
+      action);
 }
 
 }  // namespace
@@ -53,16 +58,23 @@ Attributes HomeDriver::stat(FileId id, const File& file) const {
 
 void HomeDriver::receive(NodeId node, ToHome message) {
   HomeActions actions;
-  scheduler_.trace(-1, number(file_of(message)), "home    from n{}: {}", node.value, describe(message));
-  if (const auto* ack = std::get_if<RecallAck>(&message); ack != nullptr && ack->busy && breaks_.deaf_to_busy) return;
+  scheduler_.trace(-1, number(file_of(message)), "home    from n{}: {}", node.value,
+                   describe(message));
+  if (const auto* ack = std::get_if<RecallAck>(&message);
+      ack != nullptr && ack->busy && breaks_.deaf_to_busy)
+    return;
   std::visit(Overloaded{[&](const Call& call) {
                           const auto& set = std::get<SetAttributesCall>(call.operation);
                           VR_CHECK(set.has_size);
                           const OperationId id = next_operation_++;
                           std::vector<OperationNeed> needs = second_needs(node, call.operation, {});
-                          if (breaks_.has(Mistake::ShrinkBelowHolders)) std::erase_if(needs, [](const OperationNeed& need) { return need.resource == Resource::Data; });
+                          if (breaks_.has(Mistake::ShrinkBelowHolders))
+                            std::erase_if(needs, [](const OperationNeed& need) {
+                              return need.resource == Resource::Data;
+                            });
                           VR_CHECK(first_needs(node, call.operation).empty() && !needs.empty());
-                          truncations_[id] = Truncation{node, call.call, set.file, set.size, needs, 1};
+                          truncations_[id] =
+                              Truncation{node, call.call, set.file, set.size, needs, 1};
                           home_.acquire(id, needs.front(), actions);
                         },
                         [&](Flush& flush) { home_.receive(node, std::move(flush), actions); },
@@ -80,20 +92,29 @@ void HomeDriver::offer(NodeId node, FileId file, Resource resource, LeaseMode mo
 void HomeDriver::take(HomeActions& actions) {
   for (HomeAction& action : actions) {
     if (const auto* close = std::get_if<CloseSession>(&action)) {
-      scheduler_.fail(fmt::format("the protocol is kept: the home closes the session of n{}: {}", close->node.value, close->reason));
+      scheduler_.fail(fmt::format("the protocol is kept: the home closes the session of n{}: {}",
+                                  close->node.value, close->reason));
       continue;
     }
     const FileId file = file_of_action(action);
     if (scheduler_.tracing()) {
-      if (const auto* g = std::get_if<SendGrant>(&action)) scheduler_.trace(-1, number(file), "home    decides for n{}: {}", g->node.value, describe(g->grant));
-      if (const auto* o = std::get_if<OperationReady>(&action)) scheduler_.trace(-1, number(file), "home    operation {} has {}, error {}", o->operation, o->resource == Resource::Data ? "data" : "attr", o->error);
-      if (const auto* r = std::get_if<SendRecall>(&action)) scheduler_.trace(-1, number(file), "home    decides for n{}: {}", r->node.value, describe(r->recall));
+      if (const auto* g = std::get_if<SendGrant>(&action))
+        scheduler_.trace(-1, number(file), "home    decides for n{}: {}", g->node.value,
+                         describe(g->grant));
+      if (const auto* o = std::get_if<OperationReady>(&action))
+        scheduler_.trace(-1, number(file), "home    operation {} has {}, error {}", o->operation,
+                         o->resource == Resource::Data ? "data" : "attr", o->error);
+      if (const auto* r = std::get_if<SendRecall>(&action))
+        scheduler_.trace(-1, number(file), "home    decides for n{}: {}", r->node.value,
+                         describe(r->recall));
     }
     if (breaks_.unordered_home) {
-      scheduler_.after(Delay::HomeQueue, [this, file, late = std::move(action)]() mutable { perform(file, late); });
+      scheduler_.after(Delay::HomeQueue,
+                       [this, file, late = std::move(action)]() mutable { perform(file, late); });
       continue;
     }
-    if (auto* grant = std::get_if<SendGrant>(&action); grant != nullptr && breaks_.early_grant_data && !grant->data.empty()) {
+    if (auto* grant = std::get_if<SendGrant>(&action);
+        grant != nullptr && breaks_.early_grant_data && !grant->data.empty()) {
       fill_data(files_[file], grant->data, grant->grant.data_offset, grant->grant.data);
       grant->data = {};
     }
@@ -121,7 +142,9 @@ void HomeDriver::fill_data(File& file, PageRange range, uint64_t& offset, Bytes&
   offset = range.byte_offset();
   const uint64_t size = file.disk.size();
   const uint64_t length = offset >= size ? 0 : std::min(range.byte_length(), size - offset);
-  data = length == 0 ? Bytes() : Bytes::copy_of(std::span<const std::byte>(file.disk).subspan(offset, length));
+  data = length == 0
+             ? Bytes()
+             : Bytes::copy_of(std::span<const std::byte>(file.disk).subspan(offset, length));
 }
 
 void HomeDriver::write_attributes(File& file, const DirtyAttributes& attributes) {
@@ -131,43 +154,48 @@ void HomeDriver::write_attributes(File& file, const DirtyAttributes& attributes)
 
 void HomeDriver::perform(FileId id, HomeAction& action) {
   File& file = files_[id];
-  std::visit(Overloaded{[&](SendGrant& a) {
-                          if (!a.data.empty()) fill_data(file, a.data, a.grant.data_offset, a.grant.data);
-                          a.grant.size_floor = file.disk.size();
-                          if (a.grant.resource == Resource::Attributes) a.grant.attributes = stat(id, file);
-                          send_(a.node, id, std::move(a.grant));
-                        },
-                        [&](SendRecall& a) { send_(a.node, id, a.recall); },
-                        [&](ApplyFlush& a) {
-                          write_attributes(file, a.flush.attributes);
-                          for (const Extent& extent : a.flush.extents) {
-                            // A flush that makes the file longer says so. Bytes beyond are those of a mapping older than a truncation.
-                            if (extent.offset >= file.disk.size()) continue;
-                            const uint64_t length = std::min<uint64_t>(extent.bytes.size(), file.disk.size() - extent.offset);
-                            std::memcpy(file.disk.data() + extent.offset, extent.bytes.data(), length);
-                            scheduler_.trace(-1, number(id), "disk    {}+{} of {} from n{}", extent.offset, length, extent.bytes.size(), a.node.value);
-                          }
-                          send_(a.node, id, FlushAck{.file = id, .flush = a.flush.flush});
-                        },
-                        [&](ApplyAttributes& a) { write_attributes(file, a.attributes); },
-                        [&](ServeFetch& a) {
-                          FetchReply reply;
-                          reply.file = id;
-                          reply.fetch = a.fetch.fetch;
-                          fill_data(file, a.fetch.range, reply.data_offset, reply.data);
-                          send_(a.node, id, std::move(reply));
-                        },
-                        [&](OperationReady& a) { operation_ready(a); },
-                        [&](PinFile&) {
-                          if (file.pinned) scheduler_.fail("PinFile twice");
-                          file.pinned = true;
-                        },
-                        [&](UnpinFile&) {
-                          if (!file.pinned) scheduler_.fail("UnpinFile without PinFile");
-                          file.pinned = false;
-                        },
-                        [&](FileIdle&) {}, [&](CloseSession&) {}},
-             action);
+  std::visit(
+      Overloaded{[&](SendGrant& a) {
+                   if (!a.data.empty()) fill_data(file, a.data, a.grant.data_offset, a.grant.data);
+                   a.grant.size_floor = file.disk.size();
+                   if (a.grant.resource == Resource::Attributes)
+                     a.grant.attributes = stat(id, file);
+                   send_(a.node, id, std::move(a.grant));
+                 },
+                 [&](SendRecall& a) { send_(a.node, id, a.recall); },
+                 [&](ApplyFlush& a) {
+                   write_attributes(file, a.flush.attributes);
+                   for (const Extent& extent : a.flush.extents) {
+                     // A flush that makes the file longer says so. Bytes beyond are those of a
+                     // mapping older than a truncation.
+                     if (extent.offset >= file.disk.size()) continue;
+                     const uint64_t length =
+                         std::min<uint64_t>(extent.bytes.size(), file.disk.size() - extent.offset);
+                     std::memcpy(file.disk.data() + extent.offset, extent.bytes.data(), length);
+                     scheduler_.trace(-1, number(id), "disk    {}+{} of {} from n{}", extent.offset,
+                                      length, extent.bytes.size(), a.node.value);
+                   }
+                   send_(a.node, id, FlushAck{.file = id, .flush = a.flush.flush});
+                 },
+                 [&](ApplyAttributes& a) { write_attributes(file, a.attributes); },
+                 [&](ServeFetch& a) {
+                   FetchReply reply;
+                   reply.file = id;
+                   reply.fetch = a.fetch.fetch;
+                   fill_data(file, a.fetch.range, reply.data_offset, reply.data);
+                   send_(a.node, id, std::move(reply));
+                 },
+                 [&](OperationReady& a) { operation_ready(a); },
+                 [&](PinFile&) {
+                   if (file.pinned) scheduler_.fail("PinFile twice");
+                   file.pinned = true;
+                 },
+                 [&](UnpinFile&) {
+                   if (!file.pinned) scheduler_.fail("UnpinFile without PinFile");
+                   file.pinned = false;
+                 },
+                 [&](FileIdle&) {}, [&](CloseSession&) {}},
+      action);
 }
 
 void HomeDriver::operation_ready(const OperationReady& ready) {
@@ -179,7 +207,8 @@ void HomeDriver::operation_ready(const OperationReady& ready) {
   const Truncation t = it->second;
   HomeActions actions;
   if (ready.error != 0) {
-    scheduler_.trace(-1, number(t.file), "home    truncation of n{} fails with {}", t.node.value, ready.error);
+    scheduler_.trace(-1, number(t.file), "home    truncation of n{} fails with {}", t.node.value,
+                     ready.error);
     truncations_.erase(it);
     home_.finish(ready.operation, t.file, actions);
     Reply refusal;
@@ -218,25 +247,38 @@ bool HomeDriver::idle() const {
 std::string HomeDriver::dump() const {
   std::string out;
   for (const auto& r : home_.pending_recalls(100)) {
-    out += fmt::format("  home waits for the ack of n{}: f{} {} {}-{}\n", r.node.value, number(r.file), r.resource == Resource::Data ? "data" : "attributes",
+    out += fmt::format("  home waits for the ack of n{}: f{} {} {}-{}\n", r.node.value,
+                       number(r.file), r.resource == Resource::Data ? "data" : "attributes",
                        r.range.first, r.range.end);
   }
-  for (const auto& [id, t] : truncations_) out += fmt::format("  home truncates f{} to {} for n{}\n", number(t.file), t.size, t.node.value);
+  for (const auto& [id, t] : truncations_)
+    out +=
+        fmt::format("  home truncates f{} to {} for n{}\n", number(t.file), t.size, t.node.value);
   const HomeCounts counts = home_.counts();
-  out += fmt::format("  home: {} files, {} ranges, {} waiting, {} recalls\n", counts.files, counts.shared_ranges + counts.exclusive_ranges, counts.waiting, counts.recalls);
+  out +=
+      fmt::format("  home: {} files, {} ranges, {} waiting, {} recalls\n", counts.files,
+                  counts.shared_ranges + counts.exclusive_ranges, counts.waiting, counts.recalls);
   return out;
 }
 
 namespace {
 
-std::string text(PageRange r) { return r.end >= kPageEnd ? fmt::format("{}-end", r.first) : fmt::format("{}-{}", r.first, r.end); }
-const char* text(Resource r) { return r == Resource::Data ? "data" : r == Resource::Attributes ? "attr" : "entries"; }
+std::string text(PageRange r) {
+  return r.end >= kPageEnd ? fmt::format("{}-end", r.first) : fmt::format("{}-{}", r.first, r.end);
+}
+const char* text(Resource r) {
+  return r == Resource::Data ? "data" : r == Resource::Attributes ? "attr" : "entries";
+}
 const char* text(LeaseMode m) {
   switch (m) {
-    case LeaseMode::None: return "None";
-    case LeaseMode::Shared: return "Shared";
-    case LeaseMode::Update: return "Update";
-    case LeaseMode::Exclusive: return "Exclusive";
+    case LeaseMode::None:
+      return "None";
+    case LeaseMode::Shared:
+      return "Shared";
+    case LeaseMode::Update:
+      return "Update";
+    case LeaseMode::Exclusive:
+      return "Exclusive";
   }
   return "?";
 }
@@ -245,30 +287,54 @@ const char* text(LeaseMode m) {
 
 std::string describe(const ToHome& message) {
   return std::visit(
-      Overloaded{[](const LeaseRequest& m) { return fmt::format("request {} {} {} {}{}", m.request, text(m.resource), text(m.mode), text(m.range), m.want_data ? " with data" : ""); },
-                 [](const RecallAck& m) { return fmt::format("ack {} gives {} seen {}{}", m.recall, text(m.given), m.seen, m.attributes.has_size ? fmt::format(" size {}", m.attributes.size) : std::string()) + (m.busy ? " BUSY" : ""); },
+      Overloaded{[](const LeaseRequest& m) {
+                   return fmt::format("request {} {} {} {}{}", m.request, text(m.resource),
+                                      text(m.mode), text(m.range), m.want_data ? " with data" : "");
+                 },
+                 [](const RecallAck& m) {
+                   return fmt::format("ack {} gives {} seen {}{}", m.recall, text(m.given), m.seen,
+                                      m.attributes.has_size
+                                          ? fmt::format(" size {}", m.attributes.size)
+                                          : std::string()) +
+                          (m.busy ? " BUSY" : "");
+                 },
                  [](const Flush& m) {
                    std::string out = fmt::format("flush {}", m.flush);
-                   for (const Extent& e : m.extents) out += fmt::format(" {}+{}", e.offset, e.bytes.size());
+                   for (const Extent& e : m.extents)
+                     out += fmt::format(" {}+{}", e.offset, e.bytes.size());
                    if (m.attributes.has_size) out += fmt::format(" size {}", m.attributes.size);
                    return out;
                  },
-                 [](const Fetch& m) { return fmt::format("fetch {} {}", m.fetch, text(m.range)); }, [](const Release& m) { return fmt::format("release seen {}", m.seen); },
-                 [](const Call& m) { return fmt::format("call {} set size {}", m.call, std::get<SetAttributesCall>(m.operation).size); }},
+                 [](const Fetch& m) { return fmt::format("fetch {} {}", m.fetch, text(m.range)); },
+                 [](const Release& m) { return fmt::format("release seen {}", m.seen); },
+                 [](const Call& m) {
+                   return fmt::format("call {} set size {}", m.call,
+                                      std::get<SetAttributesCall>(m.operation).size);
+                 }},
       message);
 }
 
 std::string describe(const ToAgent& message) {
   return std::visit(
-      Overloaded{[](const Grant& m) {
-                   return fmt::format("grant #{} for {} {} {} {} floor {}{}{}", m.sequence, m.request, text(m.resource), text(m.mode), text(m.range), m.size_floor,
-                                      m.data.empty() ? std::string() : fmt::format(" bytes {}+{}", m.data_offset, m.data.size()),
-                                      m.resource == Resource::Attributes ? fmt::format(" size {}", m.attributes.size) : std::string());
-                 },
-                 [](const Recall& m) { return fmt::format("recall {} {} to {} {}", m.recall, text(m.resource), text(m.to), text(m.range)); },
-                 [](const FlushAck& m) { return fmt::format("flushed {} error {}", m.flush, m.error); },
-                 [](const FetchReply& m) { return fmt::format("fetched {} bytes {}+{}", m.fetch, m.data_offset, m.data.size()); },
-                 [](const Reply& m) { return fmt::format("reply {} error {}", m.call, m.error); }},
+      Overloaded{
+          [](const Grant& m) {
+            return fmt::format(
+                "grant #{} for {} {} {} {} floor {}{}{}", m.sequence, m.request, text(m.resource),
+                text(m.mode), text(m.range), m.size_floor,
+                m.data.empty() ? std::string()
+                               : fmt::format(" bytes {}+{}", m.data_offset, m.data.size()),
+                m.resource == Resource::Attributes ? fmt::format(" size {}", m.attributes.size)
+                                                   : std::string());
+          },
+          [](const Recall& m) {
+            return fmt::format("recall {} {} to {} {}", m.recall, text(m.resource), text(m.to),
+                               text(m.range));
+          },
+          [](const FlushAck& m) { return fmt::format("flushed {} error {}", m.flush, m.error); },
+          [](const FetchReply& m) {
+            return fmt::format("fetched {} bytes {}+{}", m.fetch, m.data_offset, m.data.size());
+          },
+          [](const Reply& m) { return fmt::format("reply {} error {}", m.call, m.error); }},
       message);
 }
 

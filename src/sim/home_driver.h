@@ -1,7 +1,8 @@
 // The driver around the real Home, with a disk in memory: exactly the contract of rule I4.
 //
-// One queue per file; grants, recalls, flushes, fetches and ready operations pass through it one after the other, each at its own time. The
-// only operation is a truncation: what operation_needs.h says, then the disk.
+// One queue per file; grants, recalls, flushes, fetches and ready operations pass through it one
+// after the other, each at its own time. The only operation is a truncation: what operation_needs.h
+// says, then the disk.
 #pragma once
 
 #include <deque>
@@ -36,7 +37,8 @@ class HomeDriver {
     uint64_t call = 0;
     FileId file;
     uint64_t size = 0;
-    std::vector<coherence::OperationNeed> needs;  // what the daemon takes (coherence/operation_needs.h)
+    std::vector<coherence::OperationNeed>
+        needs;  // what the daemon takes (coherence/operation_needs.h)
     size_t asked = 0;
   };
   struct File {

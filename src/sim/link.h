@@ -1,5 +1,6 @@
-// One direction of a session between two machines: messages about one file arrive in the order sent, each after a delay of its own;
-// messages about different files overtake each other (each file has its own connection).
+// One direction of a session between two machines: messages about one file arrive in the order
+// sent, each after a delay of its own; messages about different files overtake each other (each
+// file has its own connection).
 #pragma once
 
 #include <algorithm>

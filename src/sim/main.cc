@@ -1,17 +1,19 @@
 // vremote-sim: tries the coherence protocol on many small worlds (docs/simulation.md).
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
 #include <string>
 #include <vector>
 
-#include <CLI/CLI.hpp>
-#include <fmt/format.h>
-
 #include "sim/runner.h"
 
 int main(int argc, char** argv) {
   using namespace vremote::sim;
-  CLI::App app{"Tries the coherence protocol on simulated clusters: one seed, one world, always the same run.\nExit status: 0 everything held, 1 a world failed, 2 wrong usage."};
+  CLI::App app{
+      "Tries the coherence protocol on simulated clusters: one seed, one world, always the same "
+      "run.\nExit status: 0 everything held, 1 a world failed, 2 wrong usage."};
   uint64_t seeds = 1000, first = 1, seed = 0;
   unsigned jobs = 1;
   bool trace = false, keep_going = false, statistics = false;
@@ -19,7 +21,9 @@ int main(int argc, char** argv) {
   std::vector<std::string> breaks_wanted;
   app.add_option("--seeds", seeds, "How many worlds to try")->capture_default_str();
   app.add_option("--first", first, "The first seed")->capture_default_str();
-  app.add_option("--jobs", jobs, "Processes that share the work")->capture_default_str()->check(CLI::Range(1, 256));
+  app.add_option("--jobs", jobs, "Processes that share the work")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 256));
   auto* one = app.add_option("--seed", seed, "Replay this one world");
   app.add_flag("--trace", trace, "With --seed: print the whole trace, one transition a line");
   app.add_option("--lines", lines, "Trace lines kept for a failure")->capture_default_str();
@@ -27,9 +31,12 @@ int main(int argc, char** argv) {
   app.add_flag("--statistics", statistics, "Tell what happened in the worlds");
   std::string names;
   for (const std::string& name : break_names()) names += "\n  " + name;
-  app.add_option("--break", breaks_wanted, "Switch one rule off, to see the checkers notice:" + names);
+  app.add_option("--break", breaks_wanted,
+                 "Switch one rule off, to see the checkers notice:" + names);
   Breaks breaks;
-  app.add_flag("--size-races", breaks.size_races, "Leave in the kernel's own races around the file size (they fail: see docs/simulation.md)");
+  app.add_flag(
+      "--size-races", breaks.size_races,
+      "Leave in the kernel's own races around the file size (they fail: see docs/simulation.md)");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -45,19 +52,27 @@ int main(int argc, char** argv) {
 
   const auto start = std::chrono::steady_clock::now();
   const Summary summary = run_seeds({first, seeds}, breaks, jobs, keep_going);
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const WorldCounts& c = summary.counts;
-  fmt::print("{} worlds, {} failed, {} steps, {} operations, {} messages in {:.1f} s\n", summary.seeds, summary.failures, c.steps, c.operations, c.messages, seconds);
+  fmt::print("{} worlds, {} failed, {} steps, {} operations, {} messages in {:.1f} s\n",
+             summary.seeds, summary.failures, c.steps, c.operations, c.messages, seconds);
   if (statistics) {
-    fmt::print("kernel: {} page hits, {} fills, {} refaults, {} stores, {} write-backs ({} held back), {} purges ({} blocked), {} reclaims, {} forgets\n",
-               c.kernel.hits, c.kernel.fills, c.kernel.refaults, c.kernel.stores, c.kernel.write_backs, c.kernel.held_back, c.kernel.purges,
-               c.kernel.purge_blocks, c.kernel.reclaims, c.kernel.forgets);
-    fmt::print("agents: {} direct reads, {} direct writes, {} lease requests, {} fetches, {} flushes, {} recalls, {} void fetches, {} without a message\n",
-               c.agent.direct_reads, c.agent.direct_writes, c.agent.lease_requests, c.agent.fetches, c.agent.flushes, c.agent.recalls, c.agent.void_fetches,
-               c.agent.hits_without_message);
+    fmt::print(
+        "kernel: {} page hits, {} fills, {} refaults, {} stores, {} write-backs ({} held back), {} "
+        "purges ({} blocked), {} reclaims, {} forgets\n",
+        c.kernel.hits, c.kernel.fills, c.kernel.refaults, c.kernel.stores, c.kernel.write_backs,
+        c.kernel.held_back, c.kernel.purges, c.kernel.purge_blocks, c.kernel.reclaims,
+        c.kernel.forgets);
+    fmt::print(
+        "agents: {} direct reads, {} direct writes, {} lease requests, {} fetches, {} flushes, {} "
+        "recalls, {} void fetches, {} without a message\n",
+        c.agent.direct_reads, c.agent.direct_writes, c.agent.lease_requests, c.agent.fetches,
+        c.agent.flushes, c.agent.recalls, c.agent.void_fetches, c.agent.hits_without_message);
   }
   if (!summary.finding) return 0;
-  fmt::print("\nseed {} failed: {}\nreplay: vremote-sim --seed {}{}{} --trace\n\n", summary.finding->seed, summary.finding->what, summary.finding->seed,
+  fmt::print("\nseed {} failed: {}\nreplay: vremote-sim --seed {}{}{} --trace\n\n",
+             summary.finding->seed, summary.finding->what, summary.finding->seed,
              breaks_wanted.empty() ? "" : " --break=", fmt::join(breaks_wanted, " --break="));
   std::fflush(stdout);
   replay(summary.finding->seed, breaks, lines, false);

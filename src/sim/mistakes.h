@@ -1,4 +1,5 @@
-// What --break can switch off: one rule of the protocol (coherence/mistakes.h), or one promise of the driver around it.
+// What --break can switch off: one rule of the protocol (coherence/mistakes.h), or one promise of
+// the driver around it.
 #pragma once
 
 #include <optional>
@@ -12,11 +13,14 @@ namespace vremote::sim {
 
 struct Breaks {
   coherence::Mistakes protocol;
-  bool fixed_purge_pool = false;   // K5: one purge of a node runs at a time
-  bool small_background = false;   // K7: fills, write-backs and RELEASE share few slots
-  bool unordered_home = false;     // I4: what leaves for a file does not leave in the order of the actions
-  bool deaf_to_busy = false;       // K8: the home does not hear that a node's own truncation must be served first
-  bool early_grant_data = false;   // I4: the bytes of a grant are read when the home decides, not at its turn in the queue
+  bool fixed_purge_pool = false;  // K5: one purge of a node runs at a time
+  bool small_background = false;  // K7: fills, write-backs and RELEASE share few slots
+  bool unordered_home =
+      false;  // I4: what leaves for a file does not leave in the order of the actions
+  bool deaf_to_busy =
+      false;  // K8: the home does not hear that a node's own truncation must be served first
+  bool early_grant_data = false;  // I4: the bytes of a grant are read when the home decides, not at
+                                  // its turn in the queue
 
   // Not a mistake of ours: the kernel's own races around i_size, left in (model_kernel.h).
   bool size_races = false;

@@ -1,22 +1,31 @@
 // The page cache: folios, fills, write-backs, purges.
 #include "sim/model_kernel.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
-
-#include <fmt/format.h>
 
 #include "base/check.h"
 
 namespace vremote::sim {
 
-// Linux invalidates in batches of 15 folios, looked up before it waits for the first of them (PAGEVEC_SIZE).
+// Linux invalidates in batches of 15 folios, looked up before it waits for the first of them
+// (PAGEVEC_SIZE).
 inline constexpr size_t kBatch = 15;
 
-FileId file_id(uint32_t file) { return FileId{.export_index = 0, .generation = 1, .inode = file + 1}; }
+FileId file_id(uint32_t file) {
+  return FileId{.export_index = 0, .generation = 1, .inode = file + 1};
+}
 
-ModelKernel::ModelKernel(Scheduler& scheduler, History& history, Daemon& daemon, int node, const KernelOptions& options)
-    : scheduler_(scheduler), history_(history), daemon_(daemon), node_(node), options_(options), background_free_(scheduler) {}
+ModelKernel::ModelKernel(Scheduler& scheduler, History& history, Daemon& daemon, int node,
+                         const KernelOptions& options)
+    : scheduler_(scheduler),
+      history_(history),
+      daemon_(daemon),
+      node_(node),
+      options_(options),
+      background_free_(scheduler) {}
 
 ModelKernel::Inode& ModelKernel::inode(uint32_t file) {
   auto& slot = inodes_[file];
@@ -57,7 +66,8 @@ void ModelKernel::answer(Token token, Answer answer) {
   }
   auto it = upcalls_.find(token);
   if (it == upcalls_.end()) {
-    scheduler_.fail(fmt::format("exactly one answer: n{} token {} is unknown or answered twice", node_, token));
+    scheduler_.fail(
+        fmt::format("exactly one answer: n{} token {} is unknown or answered twice", node_, token));
     return;
   }
   Upcall& call = *it->second;
@@ -66,12 +76,17 @@ void ModelKernel::answer(Token token, Answer answer) {
   call.done = true;
   if (!options_.size_races && call.answer.error == 0) {
     switch (call.tells) {
-      case Tells::Nothing: break;
+      case Tells::Nothing:
+        break;
       case Tells::Size:
         if (!call.answer.size_was_pushed) set_size(*call.inode, call.answer.attributes.size);
         break;
-      case Tells::WrittenEnd: call.inode->size = std::max(call.inode->size, call.answer.offset + call.answer.length); break;
-      case Tells::NewSize: set_size(*call.inode, call.new_size); break;
+      case Tells::WrittenEnd:
+        call.inode->size = std::max(call.inode->size, call.answer.offset + call.answer.length);
+        break;
+      case Tells::NewSize:
+        set_size(*call.inode, call.new_size);
+        break;
     }
   }
   if (call.waiter) scheduler_.resume_after(scheduler_.draw(Delay::WakeUp), call.waiter);
@@ -111,7 +126,8 @@ void ModelKernel::set_size(Inode& in, uint64_t size) {
     if (folio.state == State::Locked) continue;
     if (keep != 0 || (folio.state != State::Clean && folio.state != State::Dirty)) {
       // A folio on its way to the daemon stays, and shows zeroes.
-      std::fill(folio.bytes.begin() + static_cast<ptrdiff_t>(keep), folio.bytes.end(), std::byte{0});
+      std::fill(folio.bytes.begin() + static_cast<ptrdiff_t>(keep), folio.bytes.end(),
+                std::byte{0});
     } else {
       in.folios.erase(page);
       wake(in, page);
@@ -119,7 +135,8 @@ void ModelKernel::set_size(Inode& in, uint64_t size) {
   }
 }
 
-// Inserts locked folios at `page` and the absent pages after it, up to the window and the end of the file, and sends their fills.
+// Inserts locked folios at `page` and the absent pages after it, up to the window and the end of
+// the file, and sends their fills.
 void ModelKernel::start_fill(Inode& in, uint64_t page, uint64_t window) {
   const uint64_t end_of_file = std::max((in.size + kPageSize - 1) >> kPageShift, page + 1);
   uint64_t end = page;
@@ -133,8 +150,12 @@ void ModelKernel::start_fill(Inode& in, uint64_t page, uint64_t window) {
   size_t at = 0;
   while (first < end) {
     const uint64_t left = end - first;
-    const uint64_t count = options_.readahead_in_pieces ? scheduler_.random().between(1, left) : left;
-    scheduler_.spawn(send_fill(in, first, count, std::vector<uint64_t>(ids.begin() + static_cast<ptrdiff_t>(at), ids.begin() + static_cast<ptrdiff_t>(at + count))));
+    const uint64_t count =
+        options_.readahead_in_pieces ? scheduler_.random().between(1, left) : left;
+    scheduler_.spawn(
+        send_fill(in, first, count,
+                  std::vector<uint64_t>(ids.begin() + static_cast<ptrdiff_t>(at),
+                                        ids.begin() + static_cast<ptrdiff_t>(at + count))));
     first += count;
     at += count;
   }
@@ -147,35 +168,42 @@ Co<> ModelKernel::send_fill(Inode& in, uint64_t first, uint64_t count, std::vect
   co_await scheduler_.sleep(Delay::KernelQueue);
   const Token token = next_token_++;
   fills_[token] = Fill{&in, first, count, version, std::move(ids)};
-  scheduler_.trace(node_, static_cast<int>(in.number), "kernel  fill t{} pages {}-{}", token, first, first + count - 1);
-  daemon_.on_read(token, in.id, first << kPageShift, static_cast<uint32_t>(count << kPageShift), true);
+  scheduler_.trace(node_, static_cast<int>(in.number), "kernel  fill t{} pages {}-{}", token, first,
+                   first + count - 1);
+  daemon_.on_read(token, in.id, first << kPageShift, static_cast<uint32_t>(count << kPageShift),
+                  true);
 }
 
 void ModelKernel::fill_answered(const Fill& fill, const Answer& answer) {
   Inode& in = *fill.inode;
   for (uint64_t i = 0; i < fill.count; ++i) {
     Folio* folio = find(in, fill.first + i);
-    VR_CHECK_MSG(folio != nullptr && folio->id == fill.ids[i] && folio->state == State::Locked, "a locked folio left the page cache");
+    VR_CHECK_MSG(folio != nullptr && folio->id == fill.ids[i] && folio->state == State::Locked,
+                 "a locked folio left the page cache");
     if (answer.error != 0) {
       in.folios.erase(fill.first + i);
     } else {
       folio->bytes.assign(kPageSize, std::byte{0});
       const uint64_t at = i << kPageShift;
       if (at < answer.bytes.size()) {
-        std::memcpy(folio->bytes.data(), answer.bytes.data() + at, std::min<uint64_t>(kPageSize, answer.bytes.size() - at));
+        std::memcpy(folio->bytes.data(), answer.bytes.data() + at,
+                    std::min<uint64_t>(kPageSize, answer.bytes.size() - at));
       }
       folio->state = State::Clean;
     }
     wake(in, fill.first + i);
   }
   free_background_slot();
-  scheduler_.trace(node_, static_cast<int>(in.number), "kernel  filled pages {}-{} with {} bytes error {}", fill.first, fill.first + fill.count - 1,
-                   answer.bytes.size(), answer.error);
+  scheduler_.trace(node_, static_cast<int>(in.number),
+                   "kernel  filled pages {}-{} with {} bytes error {}", fill.first,
+                   fill.first + fill.count - 1, answer.bytes.size(), answer.error);
   if (answer.error != 0) {
-    scheduler_.fail(fmt::format("no errors in this world: a fill on n{} was answered {}", node_, answer.error));
+    scheduler_.fail(
+        fmt::format("no errors in this world: a fill on n{} was answered {}", node_, answer.error));
     return;
   }
-  // A short answer is the end of the file, unless the attributes changed since the request was sent (fuse_short_read).
+  // A short answer is the end of the file, unless the attributes changed since the request was sent
+  // (fuse_short_read).
   const uint64_t end = (fill.first << kPageShift) + answer.bytes.size();
   if (answer.bytes.size() >= fill.count << kPageShift || end >= in.size) return;
   if (!options_.size_races) {
@@ -201,7 +229,8 @@ Co<> ModelKernel::carry_write_back(Inode& in, uint64_t page) {
   if (length > 0) {
     co_await background_slot();
     co_await scheduler_.sleep(Delay::KernelQueue);
-    scheduler_.trace(node_, static_cast<int>(in.number), "kernel  write-back page {} {} bytes", page, length);
+    scheduler_.trace(node_, static_cast<int>(in.number), "kernel  write-back page {} {} bytes",
+                     page, length);
     daemon_.on_write_back(in.id, offset, bytes);
     free_background_slot();
     co_await scheduler_.sleep(Delay::WakeUp);
@@ -228,16 +257,21 @@ void ModelKernel::start_write_back(Inode& in, uint64_t page) {
 
 Co<> ModelKernel::write_back_and_wait(Inode& in, PageRange range) {
   std::vector<uint64_t> pages;
-  for (auto it = in.folios.lower_bound(range.first); it != in.folios.end() && it->first < range.end; ++it) {
-    if (it->second.state == State::Dirty || it->second.state == State::WriteBack || it->second.state == State::Laundry) pages.push_back(it->first);
+  for (auto it = in.folios.lower_bound(range.first); it != in.folios.end() && it->first < range.end;
+       ++it) {
+    if (it->second.state == State::Dirty || it->second.state == State::WriteBack ||
+        it->second.state == State::Laundry)
+      pages.push_back(it->first);
   }
   for (uint64_t page : pages) {
-    if (Folio* folio = find(in, page); folio != nullptr && folio->state == State::Dirty) start_write_back(in, page);
+    if (Folio* folio = find(in, page); folio != nullptr && folio->state == State::Dirty)
+      start_write_back(in, page);
   }
   for (uint64_t page : pages) {
     for (;;) {
       Folio* folio = find(in, page);
-      if (folio == nullptr || (folio->state != State::WriteBack && folio->state != State::Laundry)) break;
+      if (folio == nullptr || (folio->state != State::WriteBack && folio->state != State::Laundry))
+        break;
       co_await folio_changes(in, page);
     }
   }
@@ -247,7 +281,8 @@ Co<> ModelKernel::write_back_and_wait(Inode& in, PageRange range) {
 Co<> ModelKernel::invalidate(Inode& in, PageRange range) {
   for (uint64_t next = range.first; next < range.end;) {
     std::vector<std::pair<uint64_t, uint64_t>> batch;
-    for (auto it = in.folios.lower_bound(next); it != in.folios.end() && it->first < range.end && batch.size() < kBatch; ++it) {
+    for (auto it = in.folios.lower_bound(next);
+         it != in.folios.end() && it->first < range.end && batch.size() < kBatch; ++it) {
       batch.emplace_back(it->first, it->second.id);
     }
     if (batch.empty()) break;
@@ -258,7 +293,8 @@ Co<> ModelKernel::invalidate(Inode& in, PageRange range) {
         Folio* folio = find(in, page);
         // Another folio at the same place is not the one that was looked up: it is passed over.
         if (folio == nullptr || folio->id != id) break;
-        if (folio->state == State::Locked || folio->state == State::Laundry || folio->state == State::WriteBack) {
+        if (folio->state == State::Locked || folio->state == State::Laundry ||
+            folio->state == State::WriteBack) {
           if (!blocked) ++counts_.purge_blocks;
           blocked = true;
           co_await folio_changes(in, page);
@@ -289,7 +325,9 @@ Co<> ModelKernel::push_size(FileId file, uint64_t size) {
   ++in.version;  // fuse_write_update_attr
   if (options_.size_races) in.size = std::max(in.size, size);
   const uint64_t page = (size - 1) >> kPageShift;
-  for (Folio* folio = find(in, page); folio != nullptr && folio->state == State::Locked; folio = find(in, page)) co_await folio_changes(in, page);
+  for (Folio* folio = find(in, page); folio != nullptr && folio->state == State::Locked;
+       folio = find(in, page))
+    co_await folio_changes(in, page);
 }
 
 void ModelKernel::push_begins(FileId file, uint64_t size) {
@@ -297,11 +335,13 @@ void ModelKernel::push_begins(FileId file, uint64_t size) {
   if (!options_.size_races) in.size = std::max(in.size, size);
 }
 
-// truncate_pagecache(): what lies beyond goes without a write-back, the rest of the last page becomes zero.
+// truncate_pagecache(): what lies beyond goes without a write-back, the rest of the last page
+// becomes zero.
 Co<> ModelKernel::truncate_page_cache(Inode& in, uint64_t size) {
   const uint64_t partial = size % kPageSize == 0 ? UINT64_MAX : size >> kPageShift;
   std::vector<uint64_t> pages;
-  for (auto it = in.folios.lower_bound(size >> kPageShift); it != in.folios.end(); ++it) pages.push_back(it->first);
+  for (auto it = in.folios.lower_bound(size >> kPageShift); it != in.folios.end(); ++it)
+    pages.push_back(it->first);
   for (uint64_t page : pages) {
     for (;;) {
       Folio* folio = find(in, page);
@@ -311,7 +351,8 @@ Co<> ModelKernel::truncate_page_cache(Inode& in, uint64_t size) {
         continue;
       }
       if (page == partial) {
-        std::fill(folio->bytes.begin() + static_cast<ptrdiff_t>(size % kPageSize), folio->bytes.end(), std::byte{0});
+        std::fill(folio->bytes.begin() + static_cast<ptrdiff_t>(size % kPageSize),
+                  folio->bytes.end(), std::byte{0});
       } else {
         in.folios.erase(page);
         wake(in, page);
@@ -323,10 +364,12 @@ Co<> ModelKernel::truncate_page_cache(Inode& in, uint64_t size) {
 
 void ModelKernel::reclaim_something() {
   if (inodes_.empty()) return;
-  auto in = std::next(inodes_.begin(), static_cast<ptrdiff_t>(scheduler_.random().below(inodes_.size())));
+  auto in =
+      std::next(inodes_.begin(), static_cast<ptrdiff_t>(scheduler_.random().below(inodes_.size())));
   auto& folios = in->second->folios;
   if (folios.empty()) return;
-  auto it = std::next(folios.begin(), static_cast<ptrdiff_t>(scheduler_.random().below(folios.size())));
+  auto it =
+      std::next(folios.begin(), static_cast<ptrdiff_t>(scheduler_.random().below(folios.size())));
   const uint64_t page = it->first;
   if (it->second.state == State::Dirty) {
     start_write_back(*in->second, page);
@@ -340,7 +383,8 @@ void ModelKernel::reclaim_something() {
 
 void ModelKernel::forget_something() {
   if (!options_.forgets || inodes_.empty()) return;
-  auto slot = std::next(inodes_.begin(), static_cast<ptrdiff_t>(scheduler_.random().below(inodes_.size())));
+  auto slot =
+      std::next(inodes_.begin(), static_cast<ptrdiff_t>(scheduler_.random().below(inodes_.size())));
   Inode& in = *slot->second;
   if (!in.known || in.looking || in.users != 0) return;
   for (auto& [page, folio] : in.folios) {
@@ -364,7 +408,8 @@ std::vector<uint64_t> ModelKernel::dirty_pages(uint32_t file) const {
   auto it = inodes_.find(file);
   if (it == inodes_.end()) return pages;
   for (const auto& [page, folio] : it->second->folios) {
-    if (folio.state == State::Dirty && (page << kPageShift) < it->second->size) pages.push_back(page);
+    if (folio.state == State::Dirty && (page << kPageShift) < it->second->size)
+      pages.push_back(page);
   }
   return pages;
 }
@@ -373,16 +418,20 @@ std::string ModelKernel::dump() const {
   std::string out;
   static constexpr const char* kStates[] = {"locked", "clean", "dirty", "write-back", "laundry"};
   for (const auto& [number, in] : inodes_) {
-    out += fmt::format("  n{} f{} size {} users {}{}{} write-backs {}:", node_, number, in->size, in->users, in->locked ? " inode-locked" : "",
+    out += fmt::format("  n{} f{} size {} users {}{}{} write-backs {}:", node_, number, in->size,
+                       in->users, in->locked ? " inode-locked" : "",
                        in->no_write ? " write-backs-held" : "", in->writes_in_flight);
-    for (const auto& [page, folio] : in->folios) out += fmt::format(" {}={}", page, kStates[static_cast<size_t>(folio.state)]);
+    for (const auto& [page, folio] : in->folios)
+      out += fmt::format(" {}={}", page, kStates[static_cast<size_t>(folio.state)]);
     for (const auto& waiter : in->waiters) out += fmt::format(" (waits for {})", waiter.page);
     out += '\n';
   }
   for (const auto& [token, fill] : fills_) {
-    out += fmt::format("  n{} f{} unanswered fill t{} pages {}-{}\n", node_, fill.inode->number, token, fill.first, fill.first + fill.count - 1);
+    out += fmt::format("  n{} f{} unanswered fill t{} pages {}-{}\n", node_, fill.inode->number,
+                       token, fill.first, fill.first + fill.count - 1);
   }
-  for (const auto& [token, call] : upcalls_) out += fmt::format("  n{} unanswered request t{}\n", node_, token);
+  for (const auto& [token, call] : upcalls_)
+    out += fmt::format("  n{} unanswered request t{}\n", node_, token);
   return out;
 }
 

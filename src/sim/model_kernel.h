@@ -1,8 +1,11 @@
-// A node's kernel as a FUSE daemon meets it: the page cache and the system calls on one mount (docs/simulation.md lists the facts).
+// A node's kernel as a FUSE daemon meets it: the page cache and the system calls on one mount
+// (docs/simulation.md lists the facts).
 //
-// What makes it dangerous is all here: fills keep their folios locked until they are answered; a purge walks in order and blocks on each locked
-// folio; a store to a cached page through a mapping makes no upcall; write-backs sit in queues, and are held back while a truncation is
-// unanswered; clean pages vanish at any moment; readers look the page up again after they waited; the kernel's idea of the size is old.
+// What makes it dangerous is all here: fills keep their folios locked until they are answered; a
+// purge walks in order and blocks on each locked folio; a store to a cached page through a mapping
+// makes no upcall; write-backs sit in queues, and are held back while a truncation is unanswered;
+// clean pages vanish at any moment; readers look the page up again after they waited; the kernel's
+// idea of the size is old.
 //
 // Every system call is a coroutine; each co_await is a place where everything else may happen.
 #pragma once
@@ -23,13 +26,15 @@ namespace vremote::sim {
 
 using Token = uint64_t;
 
-// The daemon as the kernel sees it. Each call is one request read from /dev/fuse; its answer comes through ModelKernel::answer().
+// The daemon as the kernel sees it. Each call is one request read from /dev/fuse; its answer comes
+// through ModelKernel::answer().
 class Daemon {
  public:
   virtual ~Daemon() = default;
   virtual void on_read(Token token, FileId file, uint64_t offset, uint32_t size, bool fill) = 0;
   virtual void on_write(Token token, FileId file, uint64_t offset, Bytes bytes, bool append) = 0;
-  virtual void on_write_back(FileId file, uint64_t offset, Bytes bytes) = 0;  // answered when it returns
+  virtual void on_write_back(FileId file, uint64_t offset,
+                             Bytes bytes) = 0;  // answered when it returns
   virtual void on_open(Token token, FileId file, bool may_map) = 0;
   virtual void on_release(FileId file, bool may_map) = 0;
   virtual void on_get_attributes(Token token, FileId file) = 0;
@@ -45,22 +50,25 @@ struct Answer {
   uint64_t offset = 0;
   uint64_t length = 0;
   Attributes attributes;
-  bool size_was_pushed = false;  // these attributes were read when the push of their size was asked for
+  bool size_was_pushed =
+      false;  // these attributes were read when the push of their size was asked for
 };
 
 struct KernelOptions {
-  uint64_t readahead_max = 1;    // pages of one window
+  uint64_t readahead_max = 1;  // pages of one window
   bool readahead_in_pieces = false;
   uint64_t background_max = UINT64_MAX;  // requests that fills, write-backs and RELEASE share
   bool forgets = true;
-  // The kernel's races around i_size, which no daemon can see, let alone win (docs/simulation.md): a size (of attributes, of a short fill) thrown
-  // away because a purge, a write or another short fill came between; truncate_pagecache() for an old size that cuts newer bytes; the guessed end
+  // The kernel's races around i_size, which no daemon can see, let alone win (docs/simulation.md):
+  // a size (of attributes, of a short fill) thrown away because a purge, a write or another short
+  // fill came between; truncate_pagecache() for an old size that cuts newer bytes; the guessed end
   // of an append. Off: i_size follows the daemon's answers at the instant they are given.
   bool size_races = false;
 };
 
 struct KernelCounts {
-  uint64_t hits = 0, fills = 0, refaults = 0, write_backs = 0, purges = 0, purge_blocks = 0, reclaims = 0, forgets = 0, stores = 0, held_back = 0;
+  uint64_t hits = 0, fills = 0, refaults = 0, write_backs = 0, purges = 0, purge_blocks = 0,
+           reclaims = 0, forgets = 0, stores = 0, held_back = 0;
 };
 
 class ModelKernel {
@@ -71,7 +79,8 @@ class ModelKernel {
     uint32_t users = 1;
   };
 
-  ModelKernel(Scheduler& scheduler, History& history, Daemon& daemon, int node, const KernelOptions& options);
+  ModelKernel(Scheduler& scheduler, History& history, Daemon& daemon, int node,
+              const KernelOptions& options);
 
   // ---- system calls; each returns 0 or an errno ----
   Co<Handle*> open(uint32_t file, Handle::Kind kind);
@@ -87,13 +96,15 @@ class ModelKernel {
     uint64_t offset = 0;
     int32_t error = 0;
   };
-  Co<Written> write_direct(uint32_t file, uint64_t offset, Bytes bytes, bool append, bool interrupted);
+  Co<Written> write_direct(uint32_t file, uint64_t offset, Bytes bytes, bool append,
+                           bool interrupted);
   Co<Attributes> stat(uint32_t file);
   Co<> fsync(uint32_t file);
   Co<int32_t> truncate(uint32_t file, uint64_t size);
   Co<> map(uint32_t file, Handle* handle);
   Co<> unmap(uint32_t file, Handle* handle);
-  // A touch of one cell through a mapping; what it saw or stored goes into the history here, at the instant it happens. False: SIGBUS.
+  // A touch of one cell through a mapping; what it saw or stored goes into the history here, at the
+  // instant it happens. False: SIGBUS.
   Co<bool> load(uint32_t file, uint64_t page, uint64_t cell);
   Co<bool> store(uint32_t file, uint64_t page, uint64_t cell);
   void read_ahead(uint32_t file, uint64_t page);  // WILLNEED: fills nobody waits for
@@ -102,7 +113,8 @@ class ModelKernel {
   void answer(Token token, Answer answer);
   // FUSE_NOTIFY_INVAL_INODE with a range, from a thread of its own: ends when the walk ends.
   Co<> purge(FileId file, PageRange range);
-  // FUSE_NOTIFY_STORE of a last byte that cannot be copied: the size is raised, then the folio of that byte is waited for.
+  // FUSE_NOTIFY_STORE of a last byte that cannot be copied: the size is raised, then the folio of
+  // that byte is waited for.
   Co<> push_size(FileId file, uint64_t size);
   void push_begins(FileId file, uint64_t size);  // without the races the size follows at once
 
@@ -117,7 +129,8 @@ class ModelKernel {
   const KernelCounts& counts() const { return counts_; }
 
  private:
-  // Locked: a fill is pending, no bytes. WriteBack: clean and readable, its bytes on the way. Laundry: the same, and locked.
+  // Locked: a fill is pending, no bytes. WriteBack: clean and readable, its bytes on the way.
+  // Laundry: the same, and locked.
   enum class State : uint8_t { Locked, Clean, Dirty, WriteBack, Laundry };
   struct Folio {
     uint64_t id = 0;
@@ -129,23 +142,28 @@ class ModelKernel {
     std::coroutine_handle<> handle;
   };
   struct Inode {
-    Inode(Scheduler& scheduler, uint32_t file) : number(file), looked_up(scheduler), lock(scheduler), writes_idle(scheduler), released(scheduler) {}
+    Inode(Scheduler& scheduler, uint32_t file)
+        : number(file),
+          looked_up(scheduler),
+          lock(scheduler),
+          writes_idle(scheduler),
+          released(scheduler) {}
     uint32_t number;
     FileId id;
-    bool known = false;         // looked up, and not forgotten since
-    bool looking = false;       // the LOOKUP is under way
+    bool known = false;    // looked up, and not forgotten since
+    bool looking = false;  // the LOOKUP is under way
     Condition looked_up;
-    uint64_t size = 0;          // i_size: the kernel's idea of it
-    uint64_t version = 0;       // fi->attr_version
+    uint64_t size = 0;     // i_size: the kernel's idea of it
+    uint64_t version = 0;  // fi->attr_version
     bool size_unstable = false;
     std::map<uint64_t, Folio> folios;
     std::vector<Waiter> waiters;
-    bool locked = false;        // inode lock
+    bool locked = false;  // inode lock
     Condition lock;
     uint64_t writes_in_flight = 0;
-    bool no_write = false;      // write-backs are held back
+    bool no_write = false;  // write-backs are held back
     Condition writes_idle, released;
-    uint32_t users = 0;         // handles and calls: not forgotten while any
+    uint32_t users = 0;  // handles and calls: not forgotten while any
     std::map<Handle*, std::unique_ptr<Handle>> handles;
   };
   struct Fill {
@@ -192,7 +210,8 @@ class ModelKernel {
   void free_background_slot();
 
   void start_write_back(Inode& in, uint64_t page);
-  Co<> carry_write_back(Inode& in, uint64_t page);  // Dirty folio already marked; returns when answered
+  Co<> carry_write_back(Inode& in,
+                        uint64_t page);  // Dirty folio already marked; returns when answered
   Co<> write_back_and_wait(Inode& in, PageRange range);
   Co<> invalidate(Inode& in, PageRange range);
   Co<> truncate_page_cache(Inode& in, uint64_t size);

@@ -1,8 +1,8 @@
 #include "sim/node.h"
 
-#include <algorithm>
-
 #include <fmt/format.h>
+
+#include <algorithm>
 
 #include "sim/home_driver.h"
 
@@ -21,7 +21,8 @@ int file_number(FileId file) { return static_cast<int>(file.inode) - 1; }
 
 }  // namespace
 
-Node::Node(Scheduler& scheduler, History& history, const Breaks& breaks, NodeId id, const AgentOptions& agent, const KernelOptions& kernel, Hooks hooks)
+Node::Node(Scheduler& scheduler, History& history, const Breaks& breaks, NodeId id,
+           const AgentOptions& agent, const KernelOptions& kernel, Hooks hooks)
     : scheduler_(scheduler),
       breaks_(breaks),
       id_(id),
@@ -38,70 +39,95 @@ void Node::take(FileId file, AgentActions& actions) {
 
 void Node::perform(FileId file, AgentAction& action) {
   const int f = file_number(file);
-  std::visit(Overloaded{[&](ReplyData& a) {
-                          Answer answer;
-                          for (const Bytes& piece : a.pieces) answer.bytes.insert(answer.bytes.end(), piece.view().begin(), piece.view().end());
-                          if (answer.bytes.size() != a.length) scheduler_.fail(fmt::format("ReplyData on n{} says {} bytes and has {}", id_.value, a.length, answer.bytes.size()));
-                          scheduler_.trace(number(), f, "agent   answers t{} with {} bytes", a.token, a.length);
-                          kernel_.answer(a.token, std::move(answer));
-                        },
-                        [&](ReplyWritten& a) {
-                          scheduler_.trace(number(), f, "agent   wrote t{} at {}+{}", a.token, a.offset, a.length);
-                          kernel_.answer(a.token, Answer{.error = 0, .bytes = {}, .offset = a.offset, .length = a.length, .attributes = {}, .size_was_pushed = false});
-                        },
-                        [&](ReplyOpened& a) {
-                          scheduler_.trace(number(), f, "agent   opened t{}", a.token);
-                          kernel_.answer(a.token, Answer{});
-                        },
-                        [&](ReplyAttributes& a) {
-                          scheduler_.trace(number(), f, "agent   attributes t{} size {}", a.token, a.attributes.size);
-                          Answer answer;
-                          answer.attributes = a.attributes;
-                          answer.size_was_pushed = after_push_;
-                          kernel_.answer(a.token, std::move(answer));
-                        },
-                        [&](ReplyFlushed& a) {
-                          scheduler_.trace(number(), f, "agent   flushed t{} error {}", a.token, a.error);
-                          kernel_.answer(a.token, Answer{.error = a.error, .bytes = {}, .offset = 0, .length = 0, .attributes = {}, .size_was_pushed = false});
-                        },
-                        [&](ReplyTruncateReady& a) {
-                          auto it = truncations_.find(a.token);
-                          if (it == truncations_.end()) {
-                            scheduler_.fail(fmt::format("ReplyTruncateReady for a token nobody waits for on n{}", id_.value));
-                            return;
-                          }
-                          scheduler_.trace(number(), f, "agent   ready to truncate t{}", a.token);
-                          const uint64_t call_id = next_call_++;
-                          calls_[call_id] = it->second;
-                          SetAttributesCall set;
-                          set.file = it->second.file;
-                          set.has_size = true;
-                          set.size = it->second.size;
-                          truncations_.erase(it);
-                          Call call{.call = call_id, .caller = {}, .operation = std::move(set)};
-                          hooks_.send(id_, std::move(call));
-                        },
-                        [&](ReplyEntries& a) { kernel_.answer(a.token, Answer{}); },
-                        [&](ReplyError& a) {
-                          scheduler_.trace(number(), f, "agent   error t{} {}", a.token, a.error);
-                          if (truncations_.erase(a.token) > 0) scheduler_.fail("no errors in this world: a truncation failed");
-                          kernel_.answer(a.token, Answer{.error = a.error, .bytes = {}, .offset = 0, .length = 0, .attributes = {}, .size_was_pushed = false});
-                        },
-                        [&](StartPurge& a) {
-                          scheduler_.trace(number(), f, "agent   purge p{} pages {}-{}", a.purge, a.range.first, a.range.end >= kPageEnd ? 0 : a.range.end);
-                          scheduler_.spawn(run_purge(a.purge, a.file, a.range));
-                        },
-                        [&](PushSize& a) {
-                          scheduler_.trace(number(), f, "agent   pushes size {}", a.size);
-                          kernel_.push_begins(a.file, a.size);
-                          scheduler_.spawn(run_push(a.push, a.file, a.size));
-                        },
-                        [&](SendToHome& a) {
-                          scheduler_.trace(number(), f, "agent   sends {}", describe(a.message));
-                          hooks_.send(id_, std::move(a.message));
-                        },
-                        [&](EntriesLost&) {}},
-             action);
+  std::visit(
+      Overloaded{
+          [&](ReplyData& a) {
+            Answer answer;
+            for (const Bytes& piece : a.pieces)
+              answer.bytes.insert(answer.bytes.end(), piece.view().begin(), piece.view().end());
+            if (answer.bytes.size() != a.length)
+              scheduler_.fail(fmt::format("ReplyData on n{} says {} bytes and has {}", id_.value,
+                                          a.length, answer.bytes.size()));
+            scheduler_.trace(number(), f, "agent   answers t{} with {} bytes", a.token, a.length);
+            kernel_.answer(a.token, std::move(answer));
+          },
+          [&](ReplyWritten& a) {
+            scheduler_.trace(number(), f, "agent   wrote t{} at {}+{}", a.token, a.offset,
+                             a.length);
+            kernel_.answer(a.token, Answer{.error = 0,
+                                           .bytes = {},
+                                           .offset = a.offset,
+                                           .length = a.length,
+                                           .attributes = {},
+                                           .size_was_pushed = false});
+          },
+          [&](ReplyOpened& a) {
+            scheduler_.trace(number(), f, "agent   opened t{}", a.token);
+            kernel_.answer(a.token, Answer{});
+          },
+          [&](ReplyAttributes& a) {
+            scheduler_.trace(number(), f, "agent   attributes t{} size {}", a.token,
+                             a.attributes.size);
+            Answer answer;
+            answer.attributes = a.attributes;
+            answer.size_was_pushed = after_push_;
+            kernel_.answer(a.token, std::move(answer));
+          },
+          [&](ReplyFlushed& a) {
+            scheduler_.trace(number(), f, "agent   flushed t{} error {}", a.token, a.error);
+            kernel_.answer(a.token, Answer{.error = a.error,
+                                           .bytes = {},
+                                           .offset = 0,
+                                           .length = 0,
+                                           .attributes = {},
+                                           .size_was_pushed = false});
+          },
+          [&](ReplyTruncateReady& a) {
+            auto it = truncations_.find(a.token);
+            if (it == truncations_.end()) {
+              scheduler_.fail(
+                  fmt::format("ReplyTruncateReady for a token nobody waits for on n{}", id_.value));
+              return;
+            }
+            scheduler_.trace(number(), f, "agent   ready to truncate t{}", a.token);
+            const uint64_t call_id = next_call_++;
+            calls_[call_id] = it->second;
+            SetAttributesCall set;
+            set.file = it->second.file;
+            set.has_size = true;
+            set.size = it->second.size;
+            truncations_.erase(it);
+            Call call{.call = call_id, .caller = {}, .operation = std::move(set)};
+            hooks_.send(id_, std::move(call));
+          },
+          [&](ReplyEntries& a) { kernel_.answer(a.token, Answer{}); },
+          [&](ReplyError& a) {
+            scheduler_.trace(number(), f, "agent   error t{} {}", a.token, a.error);
+            if (truncations_.erase(a.token) > 0)
+              scheduler_.fail("no errors in this world: a truncation failed");
+            kernel_.answer(a.token, Answer{.error = a.error,
+                                           .bytes = {},
+                                           .offset = 0,
+                                           .length = 0,
+                                           .attributes = {},
+                                           .size_was_pushed = false});
+          },
+          [&](StartPurge& a) {
+            scheduler_.trace(number(), f, "agent   purge p{} pages {}-{}", a.purge, a.range.first,
+                             a.range.end >= kPageEnd ? 0 : a.range.end);
+            scheduler_.spawn(run_purge(a.purge, a.file, a.range));
+          },
+          [&](PushSize& a) {
+            scheduler_.trace(number(), f, "agent   pushes size {}", a.size);
+            kernel_.push_begins(a.file, a.size);
+            scheduler_.spawn(run_push(a.push, a.file, a.size));
+          },
+          [&](SendToHome& a) {
+            scheduler_.trace(number(), f, "agent   sends {}", describe(a.message));
+            hooks_.send(id_, std::move(a.message));
+          },
+          [&](EntriesLost&) {}},
+      action);
 }
 
 Co<> Node::run_push(uint64_t id, FileId file, uint64_t size) {
@@ -160,7 +186,12 @@ void Node::deliver(FileId file, ToAgent message) {
                           const Truncation t = it->second;
                           calls_.erase(it);
                           agent_.truncate_done(now, t.file, reply.error == 0, t.size, actions);
-                          kernel_.answer(t.token, Answer{.error = reply.error, .bytes = {}, .offset = 0, .length = 0, .attributes = {}, .size_was_pushed = false});
+                          kernel_.answer(t.token, Answer{.error = reply.error,
+                                                         .bytes = {},
+                                                         .offset = 0,
+                                                         .length = 0,
+                                                         .attributes = {},
+                                                         .size_was_pushed = false});
                         },
                         [&](auto& other) { agent_.receive(now, std::move(other), actions); }},
              message);
@@ -175,20 +206,28 @@ void Node::flush_all() {
 
 void Node::on_read(Token token, FileId file, uint64_t offset, uint32_t size, bool fill) {
   AgentActions actions;
-  agent_.read(scheduler_.now(), ReadEvent{.token = token, .file = file, .offset = offset, .size = size, .fill = fill}, actions);
+  agent_.read(scheduler_.now(),
+              ReadEvent{.token = token, .file = file, .offset = offset, .size = size, .fill = fill},
+              actions);
   take(file, actions);
 }
 
 void Node::on_write(Token token, FileId file, uint64_t offset, Bytes bytes, bool append) {
   AgentActions actions;
-  WriteEvent event{.token = token, .file = file, .offset = offset, .bytes = std::move(bytes), .append = append, .now_wall = scheduler_.wall()};
+  WriteEvent event{.token = token,
+                   .file = file,
+                   .offset = offset,
+                   .bytes = std::move(bytes),
+                   .append = append,
+                   .now_wall = scheduler_.wall()};
   agent_.write(scheduler_.now(), std::move(event), actions);
   take(file, actions);
 }
 
 void Node::on_write_back(FileId file, uint64_t offset, Bytes bytes) {
   if (agent_.held(file, Resource::Data, offset >> kPageShift) != LeaseMode::Exclusive) {
-    scheduler_.fail(fmt::format("write-back without Exclusive: n{} f{} page {}", id_.value, file_number(file), offset >> kPageShift));
+    scheduler_.fail(fmt::format("write-back without Exclusive: n{} f{} page {}", id_.value,
+                                file_number(file), offset >> kPageShift));
   }
   AgentActions actions;
   agent_.write_back(scheduler_.now(), file, offset, std::move(bytes), scheduler_.wall(), actions);
@@ -241,9 +280,13 @@ void Node::on_forget(FileId file) {
 std::string Node::dump() const {
   std::string out = kernel_.dump();
   const AgentCounts c = agent_.counts();
-  out += fmt::format("  n{} agent: {} requests wait, {} recalls to ack, {} purges under way, {} dirty bytes, {} resident pages\n", id_.value, c.waiting,
-                     c.recalls_pending, c.purges_in_flight, c.dirty_bytes, c.resident_pages);
-  for (const auto& [call, t] : calls_) out += fmt::format("  n{} f{} truncation to {} sent, not answered\n", id_.value, file_number(t.file), t.size);
+  out += fmt::format(
+      "  n{} agent: {} requests wait, {} recalls to ack, {} purges under way, {} dirty bytes, {} "
+      "resident pages\n",
+      id_.value, c.waiting, c.recalls_pending, c.purges_in_flight, c.dirty_bytes, c.resident_pages);
+  for (const auto& [call, t] : calls_)
+    out += fmt::format("  n{} f{} truncation to {} sent, not answered\n", id_.value,
+                       file_number(t.file), t.size);
   return out;
 }
 

@@ -1,7 +1,9 @@
-// A machine of the simulated cluster: the real Agent, the model kernel, and the driver between them.
+// A machine of the simulated cluster: the real Agent, the model kernel, and the driver between
+// them.
 //
-// The driver's duties are those of the daemon: purges run beside everything else, as many at once as are asked for; a write-back is answered
-// at once; an answer to a fill is written before a later message of the home is looked at; time reaches the agent by tick().
+// The driver's duties are those of the daemon: purges run beside everything else, as many at once
+// as are asked for; a write-back is answered at once; an answer to a fill is written before a later
+// message of the home is looked at; time reaches the agent by tick().
 #pragma once
 
 #include <functional>
@@ -18,10 +20,12 @@ class Node final : public Daemon {
  public:
   struct Hooks {
     std::function<void(NodeId node, coherence::ToHome message)> send;
-    std::function<void(NodeId node, FileId file)> changed;  // after each call of the agent: checkers look
+    std::function<void(NodeId node, FileId file)>
+        changed;  // after each call of the agent: checkers look
   };
 
-  Node(Scheduler& scheduler, History& history, const Breaks& breaks, NodeId id, const coherence::AgentOptions& agent, const KernelOptions& kernel, Hooks hooks);
+  Node(Scheduler& scheduler, History& history, const Breaks& breaks, NodeId id,
+       const coherence::AgentOptions& agent, const KernelOptions& kernel, Hooks hooks);
 
   void deliver(FileId file, coherence::ToAgent message);
   void flush_all();
@@ -68,7 +72,8 @@ class Node final : public Daemon {
   uint64_t purges_running_ = 0;
   Condition purge_slot_;
   std::optional<Instant> tick_at_;
-  bool after_push_ = false;  // while the agent hears that a push is done: the attributes it tells now may be older than others
+  bool after_push_ = false;  // while the agent hears that a push is done: the attributes it tells
+                             // now may be older than others
 };
 
 }  // namespace vremote::sim

@@ -1,15 +1,16 @@
 #include "sim/process.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cerrno>
-
-#include <fmt/format.h>
 
 #include "base/check.h"
 
 namespace vremote::sim {
 
-Process::Process(Scheduler& scheduler, History& history, Node& node, int node_number, int number, const std::vector<FilePlan>& files, const Habits& habits,
+Process::Process(Scheduler& scheduler, History& history, Node& node, int node_number, int number,
+                 const std::vector<FilePlan>& files, const Habits& habits,
                  std::function<std::span<const std::byte>(uint32_t file)> disk)
     : scheduler_(scheduler),
       history_(history),
@@ -21,7 +22,9 @@ Process::Process(Scheduler& scheduler, History& history, Node& node, int node_nu
       disk_(std::move(disk)),
       slots_(files.size()) {}
 
-std::string Process::waits_for() const { return fmt::format("n{} process {}: {}", node_number_, number_, doing_); }
+std::string Process::waits_for() const {
+  return fmt::format("n{} process {}: {}", node_number_, number_, doing_);
+}
 
 uint64_t Process::some_page(uint32_t file) {
   const FilePlan& plan = files_[file];
@@ -108,7 +111,8 @@ Co<> Process::act(Act what, uint32_t file) {
       const uint64_t page = some_page(file);
       const uint64_t cell = random.below(kCells);
       co_await map(file, what == Act::Store);
-      doing_ = fmt::format("{} f{} page {} cell {}", what == Act::Store ? "store" : "load", file, page, cell);
+      doing_ = fmt::format("{} f{} page {} cell {}", what == Act::Store ? "store" : "load", file,
+                           page, cell);
       if (what == Act::Store) {
         co_await node_.kernel().store(file, page, cell);
       } else {
@@ -161,7 +165,8 @@ Co<> Process::open_for_writing(uint32_t file, bool read_write) {
   if (have != nullptr && (!read_write || have->kind == Kind::ReadWrite)) co_return;
   if (have != nullptr) co_await close_one(file, 1);
   doing_ = fmt::format("open f{} {}", file, read_write ? "O_RDWR" : "O_WRONLY");
-  ModelKernel::Handle* handle = co_await node_.kernel().open(file, read_write ? Kind::ReadWrite : Kind::WriteOnly);
+  ModelKernel::Handle* handle =
+      co_await node_.kernel().open(file, read_write ? Kind::ReadWrite : Kind::WriteOnly);
   slots_[file].writing = handle;
 }
 
@@ -170,7 +175,8 @@ Co<> Process::map(uint32_t file, bool writable) {
   if (slots.mapped != nullptr && (!writable || slots.mapped->kind == Kind::ReadWrite)) co_return;
   if (slots.mapped != nullptr) co_await close_one(file, 2);
   // Read-only mappings may be of either kind of handle.
-  if (writable || (slots.writing != nullptr && slots.writing->kind == Kind::ReadWrite && scheduler_.random().chance(50))) {
+  if (writable || (slots.writing != nullptr && slots.writing->kind == Kind::ReadWrite &&
+                   scheduler_.random().chance(50))) {
     co_await open_for_writing(file, true);
     slots.mapped = slots.writing;
   } else {
@@ -180,12 +186,15 @@ Co<> Process::map(uint32_t file, bool writable) {
   doing_ = fmt::format("mmap f{}", file);
   co_await node_.kernel().map(file, slots.mapped);
   // Mappings outlive close().
-  if (scheduler_.random().chance(30)) co_await close_one(file, slots.mapped == slots.writing ? 1 : 0);
+  if (scheduler_.random().chance(30))
+    co_await close_one(file, slots.mapped == slots.writing ? 1 : 0);
 }
 
 Co<> Process::close_one(uint32_t file, uint64_t which) {
   Slots& slots = slots_[file];
-  ModelKernel::Handle*& slot = which == 0 ? slots.reading : which == 1 ? slots.writing : slots.mapped;
+  ModelKernel::Handle*& slot = which == 0   ? slots.reading
+                               : which == 1 ? slots.writing
+                                            : slots.mapped;
   ModelKernel::Handle* handle = std::exchange(slot, nullptr);
   if (handle == nullptr) co_return;
   doing_ = fmt::format("{} f{}", which == 2 ? "munmap" : "close", file);
@@ -196,9 +205,12 @@ Co<> Process::close_one(uint32_t file, uint64_t which) {
   }
 }
 
-void Process::report_read(uint32_t file, History::Interval when, uint64_t offset, uint64_t length, std::span<const std::byte> bytes) {
+void Process::report_read(uint32_t file, History::Interval when, uint64_t offset, uint64_t length,
+                          std::span<const std::byte> bytes) {
   if (length == 0) return;
-  scheduler_.trace(node_number_, static_cast<int>(file), "process {} {} {}+{} got {} bytes [{}, {}]", number_, when.what, offset, length, bytes.size(), when.begin, when.end);
+  scheduler_.trace(node_number_, static_cast<int>(file),
+                   "process {} {} {}+{} got {} bytes [{}, {}]", number_, when.what, offset, length,
+                   bytes.size(), when.begin, when.end);
   if (files_[file].append_only) {
     history_.read_appended(file, when, offset, length, bytes);
   } else {
@@ -211,7 +223,8 @@ Co<> Process::read_cached(uint32_t file, uint64_t offset, uint64_t length) {
   doing_ = fmt::format("cached read f{} {}+{}", file, offset, length);
   const uint64_t begin = history_.tick();
   ModelKernel::Read read = co_await node_.kernel().read_cached(file, offset, length);
-  report_read(file, {begin, history_.tick(), "cached read", node_number_}, offset, length, read.bytes);
+  report_read(file, {begin, history_.tick(), "cached read", node_number_}, offset, length,
+              read.bytes);
 }
 
 Co<> Process::read_direct(uint32_t file, uint64_t offset, uint64_t length) {
@@ -225,8 +238,11 @@ Co<> Process::read_direct(uint32_t file, uint64_t offset, uint64_t length) {
   const uint64_t begin = history_.tick();
   ModelKernel::Read read = co_await node_.kernel().read_direct(file, offset, length, signal());
   if (read.error == EINTR) co_return;
-  if (read.error != 0) scheduler_.fail(fmt::format("no errors in this world: a read on n{} was answered {}", node_number_, read.error));
-  report_read(file, {begin, history_.tick(), "direct read", node_number_}, offset, length, read.bytes);
+  if (read.error != 0)
+    scheduler_.fail(fmt::format("no errors in this world: a read on n{} was answered {}",
+                                node_number_, read.error));
+  report_read(file, {begin, history_.tick(), "direct read", node_number_}, offset, length,
+              read.bytes);
 }
 
 Co<> Process::write(uint32_t file) {
@@ -238,19 +254,24 @@ Co<> Process::write(uint32_t file) {
   std::vector<std::byte> content(length);
   for (uint64_t at = 0; at < length; at += kCell) {
     const uint64_t cell = (offset + at) / kCell;
-    fill_cell(std::span<std::byte>(content).subspan(at, kCell), cell_value(number, cell / kCells, cell % kCells));
+    fill_cell(std::span<std::byte>(content).subspan(at, kCell),
+              cell_value(number, cell / kCells, cell % kCells));
   }
   const uint64_t begin = history_.tick();
-  ModelKernel::Written written = co_await node_.kernel().write_direct(file, offset, Bytes::copy_of(content), false, signal());
+  ModelKernel::Written written =
+      co_await node_.kernel().write_direct(file, offset, Bytes::copy_of(content), false, signal());
   if (written.error == EINTR) co_return;  // nothing of it was done
-  if (written.error != 0) scheduler_.fail(fmt::format("no errors in this world: a write on n{} was answered {}", node_number_, written.error));
+  if (written.error != 0)
+    scheduler_.fail(fmt::format("no errors in this world: a write on n{} was answered {}",
+                                node_number_, written.error));
   const uint64_t end = history_.tick();
-  scheduler_.trace(node_number_, static_cast<int>(file), "process {} wrote w{} {}+{} [{}, {}]", number_, number, offset, length, begin, end);
+  scheduler_.trace(node_number_, static_cast<int>(file), "process {} wrote w{} {}+{} [{}, {}]",
+                   number_, number, offset, length, begin, end);
   history_.wrote(file, {begin, end, "write", node_number_}, offset, length, number);
 }
 
-// An append in a register file: its bytes name their place only when the place is known, so the place is guessed and, when the guess was
-// wrong, the cells say so by their write's number alone.
+// An append in a register file: its bytes name their place only when the place is known, so the
+// place is guessed and, when the guess was wrong, the cells say so by their write's number alone.
 Co<> Process::append(uint32_t file) {
   co_await open_for_writing(file, scheduler_.random().chance(50));
   const uint64_t begin = history_.tick();
@@ -258,24 +279,35 @@ Co<> Process::append(uint32_t file) {
   const uint64_t number = history_.new_write();
   const uint64_t length = kCell * scheduler_.random().between(1, 4);
   std::vector<std::byte> content(length);
-  for (uint64_t at = 0; at < length; at += kCell) fill_cell(std::span<std::byte>(content).subspan(at, kCell), appended_value(number, at / kCell));
-  ModelKernel::Written written = co_await node_.kernel().write_direct(file, 0, Bytes::copy_of(content), true, signal());
+  for (uint64_t at = 0; at < length; at += kCell)
+    fill_cell(std::span<std::byte>(content).subspan(at, kCell), appended_value(number, at / kCell));
+  ModelKernel::Written written =
+      co_await node_.kernel().write_direct(file, 0, Bytes::copy_of(content), true, signal());
   if (written.error == EINTR) co_return;
-  if (written.error != 0) scheduler_.fail(fmt::format("no errors in this world: an append on n{} was answered {}", node_number_, written.error));
+  if (written.error != 0)
+    scheduler_.fail(fmt::format("no errors in this world: an append on n{} was answered {}",
+                                node_number_, written.error));
   const uint64_t end = history_.tick();
-  scheduler_.trace(node_number_, static_cast<int>(file), "process {} appended w{} {}+{} [{}, {}]", number_, number, written.offset, length, begin, end);
-  history_.appended_cells(file, {begin, end, "append", node_number_}, written.offset, length, number);
+  scheduler_.trace(node_number_, static_cast<int>(file), "process {} appended w{} {}+{} [{}, {}]",
+                   number_, number, written.offset, length, begin, end);
+  history_.appended_cells(file, {begin, end, "append", node_number_}, written.offset, length,
+                          number);
 }
 
 Co<> Process::append_record(uint32_t file) {
   co_await open_for_writing(file, scheduler_.random().chance(50));
   Prng& random = scheduler_.random();
-  std::vector<std::byte> record = History::record(history_.new_write(), random.between(1, random.chance(20) ? 3 * kPageSize : 700));
+  std::vector<std::byte> record = History::record(
+      history_.new_write(), random.between(1, random.chance(20) ? 3 * kPageSize : 700));
   doing_ = fmt::format("append of {} bytes to f{}", record.size(), file);
   const uint64_t begin = history_.tick();
-  ModelKernel::Written written = co_await node_.kernel().write_direct(file, 0, Bytes::copy_of(record), true, false);
-  if (written.error != 0) scheduler_.fail(fmt::format("no errors in this world: an append on n{} was answered {}", node_number_, written.error));
-  history_.appended(file, {begin, history_.tick(), "append", node_number_}, written.offset, std::move(record));
+  ModelKernel::Written written =
+      co_await node_.kernel().write_direct(file, 0, Bytes::copy_of(record), true, false);
+  if (written.error != 0)
+    scheduler_.fail(fmt::format("no errors in this world: an append on n{} was answered {}",
+                                node_number_, written.error));
+  history_.appended(file, {begin, history_.tick(), "append", node_number_}, written.offset,
+                    std::move(record));
 }
 
 Co<> Process::truncate(uint32_t file) {
@@ -283,10 +315,14 @@ Co<> Process::truncate(uint32_t file) {
   doing_ = fmt::format("truncate f{} to {}", file, size);
   const uint64_t begin = history_.tick();
   const int32_t error = co_await node_.kernel().truncate(file, size);
-  if (error == EINTR) co_return;  // two truncations that held each other's pages: one gave up, nothing was done
-  if (error != 0) scheduler_.fail(fmt::format("no errors in this world: a truncation on n{} was answered {}", node_number_, error));
+  if (error == EINTR)
+    co_return;  // two truncations that held each other's pages: one gave up, nothing was done
+  if (error != 0)
+    scheduler_.fail(fmt::format("no errors in this world: a truncation on n{} was answered {}",
+                                node_number_, error));
   const uint64_t end = history_.tick();
-  scheduler_.trace(node_number_, static_cast<int>(file), "process {} truncated to {} [{}, {}]", number_, size, begin, end);
+  scheduler_.trace(node_number_, static_cast<int>(file), "process {} truncated to {} [{}, {}]",
+                   number_, size, begin, end);
   history_.truncated(file, {begin, end, "truncate", node_number_}, size);
 }
 

@@ -1,4 +1,5 @@
-// Programs: what the processes of a world do, drawn from its seed, and what they report to the history.
+// Programs: what the processes of a world do, drawn from its seed, and what they report to the
+// history.
 #pragma once
 
 #include <array>
@@ -10,7 +11,18 @@
 namespace vremote::sim {
 
 enum class Act : uint8_t {
-  ReadCached, ReadDirect, Write, Append, Load, Store, Truncate, Fsync, Stat, CloseOne, ReadAhead, Reopen,
+  ReadCached,
+  ReadDirect,
+  Write,
+  Append,
+  Load,
+  Store,
+  Truncate,
+  Fsync,
+  Stat,
+  CloseOne,
+  ReadAhead,
+  Reopen,
   kCount,
 };
 
@@ -31,7 +43,8 @@ struct Habits {
 
 class Process {
  public:
-  Process(Scheduler& scheduler, History& history, Node& node, int node_number, int number, const std::vector<FilePlan>& files, const Habits& habits,
+  Process(Scheduler& scheduler, History& history, Node& node, int node_number, int number,
+          const std::vector<FilePlan>& files, const Habits& habits,
           std::function<std::span<const std::byte>(uint32_t file)> disk);
 
   // The whole life: operations, then everything closed.
@@ -60,7 +73,8 @@ class Process {
   Co<> append_record(uint32_t file);
   Co<> truncate(uint32_t file);
   Co<> close_one(uint32_t file, uint64_t which);
-  void report_read(uint32_t file, History::Interval when, uint64_t offset, uint64_t length, std::span<const std::byte> bytes);
+  void report_read(uint32_t file, History::Interval when, uint64_t offset, uint64_t length,
+                   std::span<const std::byte> bytes);
   uint64_t some_page(uint32_t file);
   void pick_cells(uint32_t file, uint64_t cells_max, uint64_t& offset, uint64_t& length);
   bool signal() { return habits_.signals && scheduler_.random().chance(10); }

@@ -1,5 +1,6 @@
 #include "sim/runner.h"
 
+#include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -9,8 +10,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
-
-#include <fmt/format.h>
 
 #include "base/check.h"
 
@@ -58,7 +57,8 @@ void note_failure(Slot& slot, const std::string& what) {
 }
 
 // Runs this child's share from `seed` on; returns when it is done, or never.
-void run_share(Slot& slot, uint64_t seed, uint64_t end, unsigned stride, const Breaks& breaks, bool keep_going) {
+void run_share(Slot& slot, uint64_t seed, uint64_t end, unsigned stride, const Breaks& breaks,
+               bool keep_going) {
   for (; seed < end; seed += stride) {
     slot.seed = seed;
     slot.running = true;
@@ -77,12 +77,14 @@ const World* traced_world = nullptr;
 
 void print_tail() {
   if (traced_world == nullptr) return;
-  for (const std::string& line : const_cast<World*>(traced_world)->scheduler().last_lines()) std::puts(line.c_str());
+  for (const std::string& line : const_cast<World*>(traced_world)->scheduler().last_lines())
+    std::puts(line.c_str());
   std::fflush(stdout);
 }
 
 extern "C" void print_tail_on_abort(int) {
-  // Not async-signal-safe in general; abort() was called from our own code, outside of any lock of stdio.
+  // Not async-signal-safe in general; abort() was called from our own code, outside of any lock of
+  // stdio.
   print_tail();
   std::_Exit(1);
 }
@@ -90,7 +92,8 @@ extern "C" void print_tail_on_abort(int) {
 }  // namespace
 
 Summary run_seeds(SeedRange range, const Breaks& breaks, unsigned jobs, bool keep_going) {
-  void* memory = ::mmap(nullptr, sizeof(Slot) * jobs, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  void* memory = ::mmap(nullptr, sizeof(Slot) * jobs, PROT_READ | PROT_WRITE,
+                        MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   VR_CHECK(memory != MAP_FAILED);
   auto* slots = static_cast<Slot*>(memory);
   std::fflush(stdout);
@@ -123,7 +126,8 @@ Summary run_seeds(SeedRange range, const Breaks& breaks, unsigned jobs, bool kee
     summary.seeds += slot.seeds;
     summary.failures += slot.failures;
     add(summary.counts, slot.counts);
-    if (slot.failures > 0 && (!summary.finding || slot.first_failure < summary.finding->seed)) summary.finding = Finding{slot.first_failure, slot.what};
+    if (slot.failures > 0 && (!summary.finding || slot.first_failure < summary.finding->seed))
+      summary.finding = Finding{slot.first_failure, slot.what};
   }
   ::munmap(memory, sizeof(Slot) * jobs);
   return summary;
@@ -140,7 +144,8 @@ bool replay(uint64_t seed, const Breaks& breaks, size_t lines, bool print_all) {
   std::signal(SIGABRT, before);
   traced_world = nullptr;
   if (outcome.failure.empty()) {
-    fmt::print("seed {}: everything held ({} steps, {} operations)\n", seed, outcome.counts.steps, outcome.counts.operations);
+    fmt::print("seed {}: everything held ({} steps, {} operations)\n", seed, outcome.counts.steps,
+               outcome.counts.operations);
     return true;
   }
   if (!print_all) {

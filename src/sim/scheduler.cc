@@ -97,8 +97,10 @@ bool Scheduler::step() {
 }
 
 void Scheduler::trace_line(int node, int file, std::string text) {
-  std::string line = fmt::format("{:>12.3f}  {:>6}  {:<4}{:<4}{}", static_cast<double>(now_ns_) / 1000.0, steps_,
-                                 node < 0 ? std::string("home") : fmt::format("n{}", node), file < 0 ? std::string() : fmt::format("f{}", file), text);
+  std::string line =
+      fmt::format("{:>12.3f}  {:>6}  {:<4}{:<4}{}", static_cast<double>(now_ns_) / 1000.0, steps_,
+                  node < 0 ? std::string("home") : fmt::format("n{}", node),
+                  file < 0 ? std::string() : fmt::format("f{}", file), text);
   if (trace_print_) std::puts(line.c_str());
   trace_.push_back(std::move(line));
   if (trace_.size() > trace_lines_) trace_.pop_front();

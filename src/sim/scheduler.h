@@ -1,5 +1,8 @@
-// Simulated time: one queue of events, one source of randomness. The same seed gives the same run, everywhere.
+// Simulated time: one queue of events, one source of randomness. The same seed gives the same run,
+// everywhere.
 #pragma once
+
+#include <fmt/core.h>
 
 #include <coroutine>
 #include <cstdint>
@@ -8,16 +11,25 @@
 #include <string>
 #include <vector>
 
-#include <fmt/core.h>
-
 #include "base/prng.h"
 #include "base/time.h"
 #include "sim/coroutine.h"
 
 namespace vremote::sim {
 
-// What an event waits for; each world draws a time scale for each, so that everything is sometimes the slowest.
-enum class Delay : uint8_t { Link, HomeQueue, KernelQueue, PurgeStep, PurgeReport, WakeUp, Think, Reclaim, kCount };
+// What an event waits for; each world draws a time scale for each, so that everything is sometimes
+// the slowest.
+enum class Delay : uint8_t {
+  Link,
+  HomeQueue,
+  KernelQueue,
+  PurgeStep,
+  PurgeReport,
+  WakeUp,
+  Think,
+  Reclaim,
+  kCount
+};
 
 class Scheduler {
  public:
@@ -30,7 +42,10 @@ class Scheduler {
 
   Prng& random() { return random_; }
   Instant now() const { return {now_ns_}; }
-  Timestamp wall() const { return {1'700'000'000 + now_ns_ / 1'000'000'000, static_cast<uint32_t>(now_ns_ % 1'000'000'000)}; }
+  Timestamp wall() const {
+    return {1'700'000'000 + now_ns_ / 1'000'000'000,
+            static_cast<uint32_t>(now_ns_ % 1'000'000'000)};
+  }
   uint64_t steps() const { return steps_; }
 
   int64_t draw(Delay kind);
@@ -58,7 +73,8 @@ class Scheduler {
   bool failed() const { return !failure_.empty(); }
   const std::string& failure() const { return failure_; }
 
-  // Traces are formatted only in a replay: `lines` > 0 keeps that many last lines, `print` writes each at once.
+  // Traces are formatted only in a replay: `lines` > 0 keeps that many last lines, `print` writes
+  // each at once.
   void trace_to(size_t lines, bool print) {
     trace_lines_ = lines;
     trace_print_ = print;
@@ -77,7 +93,9 @@ class Scheduler {
     std::coroutine_handle<> handle;
     Function function;
     // The heap keeps its greatest in front.
-    bool operator<(const Event& other) const { return at_ns != other.at_ns ? at_ns > other.at_ns : order > other.order; }
+    bool operator<(const Event& other) const {
+      return at_ns != other.at_ns ? at_ns > other.at_ns : order > other.order;
+    }
   };
   struct Root;
   static Root run(Co<> co);
@@ -91,7 +109,8 @@ class Scheduler {
   uint64_t steps_ = 0;
   uint64_t next_order_ = 0;
   std::vector<Event> heap_;
-  std::vector<std::coroutine_handle<>> roots_;  // slot -> frame; a finished root leaves its slot empty
+  std::vector<std::coroutine_handle<>>
+      roots_;  // slot -> frame; a finished root leaves its slot empty
   std::vector<size_t> free_roots_;
   std::vector<size_t> finished_;
   std::string failure_;

@@ -1,4 +1,5 @@
-// With one rule switched off the checkers notice: each mistake is found in some world of the first few thousand.
+// With one rule switched off the checkers notice: each mistake is found in some world of the first
+// few thousand.
 #include <gtest/gtest.h>
 
 #include "sim/runner.h"

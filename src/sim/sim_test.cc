@@ -1,4 +1,5 @@
-// The protocol holds in every world of these seeds. Each failure is one line to replay: vremote-sim --seed N --trace.
+// The protocol holds in every world of these seeds. Each failure is one line to replay: vremote-sim
+// --seed N --trace.
 #include <gtest/gtest.h>
 
 #include "sim/runner.h"
@@ -12,14 +13,17 @@ class EveryWorld : public testing::TestWithParam<uint64_t> {};
 
 TEST_P(EveryWorld, KeepsThePromise) {
   const Summary summary = run_seeds({GetParam() * kSeedsPerCase + 1, kSeedsPerCase}, {}, 1, false);
-  if (summary.finding) FAIL() << "seed " << summary.finding->seed << ": " << summary.finding->what << "\nreplay: vremote-sim --seed " << summary.finding->seed;
+  if (summary.finding)
+    FAIL() << "seed " << summary.finding->seed << ": " << summary.finding->what
+           << "\nreplay: vremote-sim --seed " << summary.finding->seed;
   EXPECT_EQ(summary.seeds, kSeedsPerCase);
   EXPECT_GT(summary.counts.operations, kSeedsPerCase * 20);
 }
 
 INSTANTIATE_TEST_SUITE_P(Seeds, EveryWorld, testing::Range<uint64_t>(0, 8));
 
-// What the worlds are for really happens in them: a simulator in which nothing is contended proves nothing.
+// What the worlds are for really happens in them: a simulator in which nothing is contended proves
+// nothing.
 TEST(SimulatorTest, TheDangerousThingsHappen) {
   const Summary summary = run_seeds({1, 300}, {}, 1, true);
   const WorldCounts& c = summary.counts;

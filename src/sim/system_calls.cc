@@ -1,8 +1,8 @@
 // The model kernel's system calls.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
-
-#include <fmt/format.h>
 
 #include "base/check.h"
 #include "sim/model_kernel.h"
@@ -34,7 +34,8 @@ Co<ModelKernel::Handle*> ModelKernel::open(uint32_t file, Handle::Kind kind) {
   Upcall call;
   co_await scheduler_.sleep(Delay::KernelQueue);
   const Token token = upcall(in, call);
-  scheduler_.trace(node_, static_cast<int>(file), "kernel  OPEN t{}{}", token, kind == Handle::Kind::ReadWrite ? " read-write" : "");
+  scheduler_.trace(node_, static_cast<int>(file), "kernel  OPEN t{}{}", token,
+                   kind == Handle::Kind::ReadWrite ? " read-write" : "");
   daemon_.on_open(token, in.id, kind == Handle::Kind::ReadWrite);
   co_await AnswerWait{call};
   auto handle = std::make_unique<Handle>();
@@ -47,7 +48,8 @@ Co<ModelKernel::Handle*> ModelKernel::open(uint32_t file, Handle::Kind kind) {
 Co<> ModelKernel::release(Inode& in, bool may_map) {
   co_await background_slot();
   co_await scheduler_.sleep(Delay::KernelQueue);
-  scheduler_.trace(node_, static_cast<int>(in.number), "kernel  RELEASE{}", may_map ? " read-write" : "");
+  scheduler_.trace(node_, static_cast<int>(in.number), "kernel  RELEASE{}",
+                   may_map ? " read-write" : "");
   daemon_.on_release(in.id, may_map);
   free_background_slot();
   --in.users;
@@ -65,7 +67,8 @@ Co<> ModelKernel::drop_handle(Inode& in, Handle* handle) {
 
 Co<> ModelKernel::close(uint32_t file, Handle* handle) {
   Inode& in = inode(file);
-  if (handle->kind != Handle::Kind::ReadOnly) co_await write_back_and_wait(in, PageRange::all());  // fuse_flush
+  if (handle->kind != Handle::Kind::ReadOnly)
+    co_await write_back_and_wait(in, PageRange::all());  // fuse_flush
   co_await drop_handle(in, handle);
 }
 
@@ -79,7 +82,8 @@ Co<> ModelKernel::refresh_attributes(Inode& in, Attributes& out) {
   co_await AnswerWait{call};
   out = call.answer.attributes;
   if (!options_.size_races) co_return;
-  if (in.version > version || in.size_unstable) co_return;  // an older truth than what is known (fuse_change_attributes)
+  if (in.version > version || in.size_unstable)
+    co_return;  // an older truth than what is known (fuse_change_attributes)
   ++in.version;
   const uint64_t before = in.size;
   in.size = out.size;
@@ -95,7 +99,8 @@ Co<Attributes> ModelKernel::stat(uint32_t file) {
   co_return attributes;
 }
 
-// filemap_read(): page by page; after each wait the page is looked up again, and the size is looked at after the page.
+// filemap_read(): page by page; after each wait the page is looked up again, and the size is looked
+// at after the page.
 Co<ModelKernel::Read> ModelKernel::read_cached(uint32_t file, uint64_t offset, uint64_t length) {
   Inode& in = inode(file);
   co_await look_up(in);
@@ -114,7 +119,8 @@ Co<ModelKernel::Read> ModelKernel::read_cached(uint32_t file, uint64_t offset, u
       start_fill(in, page, scheduler_.random().between(1, options_.readahead_max));
       folio = find(in, page);
     }
-    if (folio->state == State::Locked || (folio->state == State::Laundry && scheduler_.random().chance(50))) {
+    if (folio->state == State::Locked ||
+        (folio->state == State::Laundry && scheduler_.random().chance(50))) {
       waited = true;
       co_await folio_changes(in, page);
       continue;
@@ -133,14 +139,16 @@ Co<ModelKernel::Read> ModelKernel::read_cached(uint32_t file, uint64_t offset, u
   co_return result;
 }
 
-Co<ModelKernel::Read> ModelKernel::read_direct(uint32_t file, uint64_t offset, uint64_t length, bool interrupted) {
+Co<ModelKernel::Read> ModelKernel::read_direct(uint32_t file, uint64_t offset, uint64_t length,
+                                               bool interrupted) {
   Inode& in = inode(file);
   co_await look_up(in);
   co_await write_back_and_wait(in, PageRange::of_bytes(offset, length));
   Upcall call;
   co_await scheduler_.sleep(Delay::KernelQueue);
   const Token token = upcall(in, call);
-  scheduler_.trace(node_, static_cast<int>(file), "kernel  READ t{} {}+{} direct", token, offset, length);
+  scheduler_.trace(node_, static_cast<int>(file), "kernel  READ t{} {}+{} direct", token, offset,
+                   length);
   daemon_.on_read(token, in.id, offset, static_cast<uint32_t>(length), false);
   if (interrupted) {
     scheduler_.after(Delay::KernelQueue, [this, token, id = in.id] {
@@ -155,8 +163,10 @@ Co<ModelKernel::Read> ModelKernel::read_direct(uint32_t file, uint64_t offset, u
   co_return result;
 }
 
-// fuse_direct_write_iter(): the inode lock is held all the while, the cached range is dropped before and after.
-Co<ModelKernel::Written> ModelKernel::write_direct(uint32_t file, uint64_t offset, Bytes bytes, bool append, bool interrupted) {
+// fuse_direct_write_iter(): the inode lock is held all the while, the cached range is dropped
+// before and after.
+Co<ModelKernel::Written> ModelKernel::write_direct(uint32_t file, uint64_t offset, Bytes bytes,
+                                                   bool append, bool interrupted) {
   Inode& in = inode(file);
   co_await look_up(in);
   co_await lock(in);
@@ -167,7 +177,8 @@ Co<ModelKernel::Written> ModelKernel::write_direct(uint32_t file, uint64_t offse
   Upcall call;
   co_await scheduler_.sleep(Delay::KernelQueue);
   const Token token = upcall(in, call, Tells::WrittenEnd);
-  scheduler_.trace(node_, static_cast<int>(file), "kernel  WRITE t{} {}+{}{}", token, offset, bytes.size(), append ? " append" : "");
+  scheduler_.trace(node_, static_cast<int>(file), "kernel  WRITE t{} {}+{}{}", token, offset,
+                   bytes.size(), append ? " append" : "");
   daemon_.on_write(token, in.id, offset, bytes, append);
   if (interrupted) {
     scheduler_.after(Delay::KernelQueue, [this, token, id = in.id] {
@@ -180,10 +191,12 @@ Co<ModelKernel::Written> ModelKernel::write_direct(uint32_t file, uint64_t offse
   result.offset = call.answer.offset;
   if (result.error == 0) {
     if (call.answer.length != bytes.size()) {
-      scheduler_.fail(fmt::format("a write is whole: n{} t{} wrote {} of {} bytes", node_, token, call.answer.length, bytes.size()));
+      scheduler_.fail(fmt::format("a write is whole: n{} t{} wrote {} of {} bytes", node_, token,
+                                  call.answer.length, bytes.size()));
     }
     ++in.version;
-    if (options_.size_races) in.size = std::max(in.size, offset + bytes.size());  // for an append still by the guess
+    if (options_.size_races)
+      in.size = std::max(in.size, offset + bytes.size());  // for an append still by the guess
   }
   co_await invalidate(in, range);
   unlock(in);
@@ -202,7 +215,9 @@ Co<> ModelKernel::fsync(uint32_t file) {
   scheduler_.trace(node_, static_cast<int>(file), "kernel  FSYNC t{}", token);
   daemon_.on_fsync(token, in.id);
   co_await AnswerWait{call};
-  if (call.answer.error != 0) scheduler_.fail(fmt::format("no errors in this world: FSYNC on n{} was answered {}", node_, call.answer.error));
+  if (call.answer.error != 0)
+    scheduler_.fail(fmt::format("no errors in this world: FSYNC on n{} was answered {}", node_,
+                                call.answer.error));
   unlock(in);
   --in.users;
 }
@@ -268,7 +283,8 @@ Co<bool> ModelKernel::fault(Inode& in, uint64_t page) {
       const uint64_t id = folio->id;
       co_await scheduler_.sleep(Delay::WakeUp);
       folio = find(in, page);
-      if (folio != nullptr && folio->id == id) co_return page < (in.size + kPageSize - 1) >> kPageShift;
+      if (folio != nullptr && folio->id == id)
+        co_return page < (in.size + kPageSize - 1) >> kPageShift;
       continue;
     }
     waited = true;
@@ -280,11 +296,14 @@ Co<bool> ModelKernel::load(uint32_t file, uint64_t page, uint64_t cell) {
   Inode& in = inode(file);
   const uint64_t begin = history_.tick();
   const bool there = co_await fault(in, page);
-  // Beyond the end of the file, inside its last page, a mapping shows anything: a truncation cuts the size first and the page later.
+  // Beyond the end of the file, inside its last page, a mapping shows anything: a truncation cuts
+  // the size first and the page later.
   if (!there || (page << kPageShift) + cell * kCell >= in.size) co_return false;
   const Folio* folio = find(in, page);
   const auto bytes = std::span<const std::byte>(folio->bytes).subspan(cell * kCell, kCell);
-  history_.read(file, {begin, history_.tick(), "mapped load", node_}, (page << kPageShift) + cell * kCell, kCell, bytes, false);  // SIGBUS comes by the page
+  history_.read(file, {begin, history_.tick(), "mapped load", node_},
+                (page << kPageShift) + cell * kCell, kCell, bytes,
+                false);  // SIGBUS comes by the page
   ++counts_.hits;
   co_return true;
 }
@@ -299,11 +318,14 @@ Co<bool> ModelKernel::store(uint32_t file, uint64_t page, uint64_t cell) {
     Folio* folio = find(in, page);
     if (folio->state == State::Clean || folio->state == State::Dirty) {
       const uint64_t write = history_.new_write();
-      fill_cell(std::span<std::byte>(folio->bytes).subspan(cell * kCell, kCell), cell_value(write, page, cell));
-      scheduler_.trace(node_, static_cast<int>(file), "kernel  store w{} page {} cell {}{}", write, page, cell, folio->state == State::Clean ? " (now dirty)" : "");
+      fill_cell(std::span<std::byte>(folio->bytes).subspan(cell * kCell, kCell),
+                cell_value(write, page, cell));
+      scheduler_.trace(node_, static_cast<int>(file), "kernel  store w{} page {} cell {}{}", write,
+                       page, cell, folio->state == State::Clean ? " (now dirty)" : "");
       folio->state = State::Dirty;
       ++counts_.stores;
-      history_.stored(file, {begin, history_.tick(), "mapped store", node_}, (page << kPageShift) + cell * kCell, kCell, write);
+      history_.stored(file, {begin, history_.tick(), "mapped store", node_},
+                      (page << kPageShift) + cell * kCell, kCell, write);
       co_return true;
     }
     co_await folio_changes(in, page);  // page_mkwrite waits for the write-back
@@ -312,7 +334,8 @@ Co<bool> ModelKernel::store(uint32_t file, uint64_t page, uint64_t cell) {
 
 void ModelKernel::read_ahead(uint32_t file, uint64_t page) {
   Inode& in = inode(file);
-  if (in.known && page < (in.size + kPageSize - 1) >> kPageShift && find(in, page) == nullptr) start_fill(in, page, options_.readahead_max);
+  if (in.known && page < (in.size + kPageSize - 1) >> kPageShift && find(in, page) == nullptr)
+    start_fill(in, page, options_.readahead_max);
 }
 
 }  // namespace vremote::sim

@@ -1,20 +1,25 @@
 #include "sim/world.h"
 
-#include <algorithm>
-
 #include <fmt/format.h>
+
+#include <algorithm>
 
 namespace vremote::sim {
 
 using namespace coherence;
 
-World::World(uint64_t seed, const Breaks& breaks) : scheduler_(std::make_unique<Scheduler>(seed)), breaks_(breaks) { draw(); }
+World::World(uint64_t seed, const Breaks& breaks)
+    : scheduler_(std::make_unique<Scheduler>(seed)), breaks_(breaks) {
+  draw();
+}
 
 World::~World() = default;
 
 void World::draw() {
   Prng& random = scheduler_->random();
-  auto one_of = [&random](std::initializer_list<int64_t> values) { return *(values.begin() + static_cast<ptrdiff_t>(random.below(values.size()))); };
+  auto one_of = [&random](std::initializer_list<int64_t> values) {
+    return *(values.begin() + static_cast<ptrdiff_t>(random.below(values.size())));
+  };
 
   node_count_ = static_cast<uint32_t>(random.between(2, random.chance(70) ? 3 : 5));
   processes_per_node_ = static_cast<uint32_t>(random.between(1, 3));
@@ -32,7 +37,8 @@ void World::draw() {
   for (uint32_t n = 0; n < node_count_; ++n) {
     Habits habits;
     auto weigh = [&](Act act, uint32_t most, uint32_t percent) {
-      habits.weights[static_cast<size_t>(act)] = random.chance(percent) ? static_cast<uint32_t>(random.between(1, most)) : 0;
+      habits.weights[static_cast<size_t>(act)] =
+          random.chance(percent) ? static_cast<uint32_t>(random.between(1, most)) : 0;
     };
     weigh(Act::ReadCached, 30, 85);
     weigh(Act::ReadDirect, 15, 50);
@@ -70,9 +76,13 @@ void World::draw() {
   check_every_ = wide ? 16 : 1;
   const uint64_t operations = uint64_t{node_count_} * processes_per_node_ * 40;
   steps_max_ = 200'000 + operations * 2'000;
-  plan_ = fmt::format("{} nodes, {} processes each, {} files{}{}, readahead {}{}, residency {} us, flush after {} us", node_count_, processes_per_node_, file_count,
-                      wide ? ", wide" : "", truncates ? ", truncations" : "", kernel_options_.readahead_max, kernel_options_.readahead_in_pieces ? " in pieces" : "",
-                      agent_options_.residency_ns / 1000, agent_options_.flush_after_ns / 1000);
+  plan_ = fmt::format(
+      "{} nodes, {} processes each, {} files{}{}, readahead {}{}, residency {} us, flush after {} "
+      "us",
+      node_count_, processes_per_node_, file_count, wide ? ", wide" : "",
+      truncates ? ", truncations" : "", kernel_options_.readahead_max,
+      kernel_options_.readahead_in_pieces ? " in pieces" : "", agent_options_.residency_ns / 1000,
+      agent_options_.flush_after_ns / 1000);
 }
 
 void World::send_to_home(NodeId node, ToHome message) {
@@ -88,10 +98,13 @@ void World::send_to_home(NodeId node, ToHome message) {
 void World::start() {
   Prng& random = scheduler_->random();
   Scheduler& scheduler = *scheduler_;
-  home_ = std::make_unique<HomeDriver>(scheduler, breaks_, [this](NodeId node, FileId file, ToAgent message) {
-    ++messages_;
-    from_home_[node.value]->send(file, [this, node, file, late = std::move(message)]() mutable { nodes_[node.value]->deliver(file, std::move(late)); });
-  });
+  home_ = std::make_unique<HomeDriver>(
+      scheduler, breaks_, [this](NodeId node, FileId file, ToAgent message) {
+        ++messages_;
+        from_home_[node.value]->send(file, [this, node, file, late = std::move(message)]() mutable {
+          nodes_[node.value]->deliver(file, std::move(late));
+        });
+      });
   for (uint32_t f = 0; f < files_.size(); ++f) {
     std::vector<std::byte> content;
     if (files_[f].append_only) {
@@ -100,7 +113,8 @@ void World::start() {
       const uint64_t cells = random.chance(30) ? 0 : random.below(files_[f].pages * kCells + 1);
       content.resize((random.chance(50) ? files_[f].pages * kCells : cells) * kCell);
       for (uint64_t at = 0; at < content.size(); at += kCell) {
-        fill_cell(std::span<std::byte>(content).subspan(at, kCell), cell_value(1, at / kPageSize, at / kCell % kCells));
+        fill_cell(std::span<std::byte>(content).subspan(at, kCell),
+                  cell_value(1, at / kPageSize, at / kCell % kCells));
       }
       history_.start_register_file(f, content.size());
     }
@@ -112,12 +126,16 @@ void World::start() {
     Node::Hooks hooks;
     hooks.send = [this](NodeId node, ToHome message) { send_to_home(node, std::move(message)); };
     hooks.changed = [this](NodeId node, FileId file) { check_after(node, file); };
-    nodes_.push_back(std::make_unique<Node>(scheduler, history_, breaks_, NodeId{n}, agent_options_, kernel_options_, std::move(hooks)));
+    nodes_.push_back(std::make_unique<Node>(scheduler, history_, breaks_, NodeId{n}, agent_options_,
+                                            kernel_options_, std::move(hooks)));
   }
   for (uint32_t n = 0; n < node_count_; ++n) {
     for (uint32_t p = 0; p < processes_per_node_; ++p) {
-      processes_.push_back(std::make_unique<Process>(scheduler, history_, *nodes_[n], static_cast<int>(n), static_cast<int>(p), files_, habits_[n],
-                                                     [this](uint32_t file) { return std::span<const std::byte>(home_->disk(file_id(file))); }));
+      processes_.push_back(
+          std::make_unique<Process>(scheduler, history_, *nodes_[n], static_cast<int>(n),
+                                    static_cast<int>(p), files_, habits_[n], [this](uint32_t file) {
+                                      return std::span<const std::byte>(home_->disk(file_id(file)));
+                                    }));
     }
   }
   for (auto& process : processes_) scheduler.spawn(process->run());
@@ -126,7 +144,10 @@ void World::start() {
 
 // Memory pressure, and a home that offers leases to those who open files.
 Co<> World::background(uint32_t node) {
-  auto busy = [this] { return std::any_of(processes_.begin(), processes_.end(), [](const auto& p) { return !p->done(); }); };
+  auto busy = [this] {
+    return std::any_of(processes_.begin(), processes_.end(),
+                       [](const auto& p) { return !p->done(); });
+  };
   // Bounded: in a deadlock this must stop, so that nothing happens any more.
   for (uint32_t i = 0; i < 400 && busy(); ++i) {
     co_await scheduler_->sleep(Delay::Reclaim);
@@ -135,7 +156,9 @@ Co<> World::background(uint32_t node) {
     if (random.chance(20)) nodes_[node]->kernel().forget_something();
     if (offers_ && random.chance(10)) {
       const auto file = static_cast<uint32_t>(random.below(files_.size()));
-      home_->offer(NodeId{node}, file_id(file), random.chance(50) ? Resource::Attributes : Resource::Data, random.chance(50) ? LeaseMode::Exclusive : LeaseMode::Shared);
+      home_->offer(NodeId{node}, file_id(file),
+                   random.chance(50) ? Resource::Attributes : Resource::Data,
+                   random.chance(50) ? LeaseMode::Exclusive : LeaseMode::Shared);
     }
   }
 }
@@ -149,7 +172,8 @@ void World::check_after(NodeId node, FileId file) {
   const auto number = static_cast<uint32_t>(file.inode) - 1;
   for (uint64_t page : nodes_[node.value]->kernel().dirty_pages(number)) {
     if (nodes_[node.value]->agent().held(file, Resource::Data, page) != LeaseMode::Exclusive) {
-      scheduler_->fail(fmt::format("a dirty page is held Exclusive (K2): n{} f{} page {}", node.value, number, page));
+      scheduler_->fail(fmt::format("a dirty page is held Exclusive (K2): n{} f{} page {}",
+                                   node.value, number, page));
     }
   }
   check_file(number);
@@ -166,13 +190,16 @@ void World::check_file(uint32_t file) {
       const LeaseMode mode = nodes_[n]->agent().held(id, resource, page);
       if (mode == LeaseMode::None) continue;
       if (!compatible(strongest, mode)) {
-        scheduler_->fail(fmt::format("I1: f{} {} {} is held by n{} and n{} in conflicting modes", file, resource == Resource::Data ? "page" : "attributes", page, who, n));
+        scheduler_->fail(fmt::format("I1: f{} {} {} is held by n{} and n{} in conflicting modes",
+                                     file, resource == Resource::Data ? "page" : "attributes", page,
+                                     who, n));
         return;
       }
       strongest = mode;
       who = n;
       if (!covers(home_->home().held(NodeId{n}, id, resource, page), mode)) {
-        scheduler_->fail(fmt::format("I5: n{} holds f{} {} {} and the home does not know", n, file, resource == Resource::Data ? "page" : "attributes", page));
+        scheduler_->fail(fmt::format("I5: n{} holds f{} {} {} and the home does not know", n, file,
+                                     resource == Resource::Data ? "page" : "attributes", page));
         return;
       }
     }
@@ -191,7 +218,8 @@ bool World::settle() {
   for (const auto& process : processes_) {
     if (!process->done()) waiting += "\n  " + process->waits_for();
   }
-  if (!waiting.empty()) scheduler_->fail("no deadlock: nothing happens any more, and these wait:" + waiting);
+  if (!waiting.empty())
+    scheduler_->fail("no deadlock: nothing happens any more, and these wait:" + waiting);
   return !scheduler_->failed();
 }
 
@@ -212,8 +240,11 @@ Outcome World::run() {
     // Everybody looks at everything once more: what a cache kept wrongly shows now.
     processes_.clear();
     for (uint32_t n = 0; n < node_count_; ++n) {
-      processes_.push_back(std::make_unique<Process>(*scheduler_, history_, *nodes_[n], static_cast<int>(n), 9, files_, habits_[n],
-                                                     [this](uint32_t file) { return std::span<const std::byte>(home_->disk(file_id(file))); }));
+      processes_.push_back(
+          std::make_unique<Process>(*scheduler_, history_, *nodes_[n], static_cast<int>(n), 9,
+                                    files_, habits_[n], [this](uint32_t file) {
+                                      return std::span<const std::byte>(home_->disk(file_id(file)));
+                                    }));
       scheduler_->spawn(processes_.back()->audit());
     }
     good = settle();
@@ -224,11 +255,16 @@ Outcome World::run() {
   }
   if (good) {
     for (uint32_t n = 0; n < node_count_; ++n) {
-      if (!nodes_[n]->agent().idle_dirty()) scheduler_->fail(fmt::format("everything is flushed in the end: n{} still has dirty bytes", n));
-      if (nodes_[n]->agent().statistics().write_backs_without_exclusive != 0) scheduler_->fail(fmt::format("write-back without Exclusive on n{}", n));
-      if (nodes_[n]->agent().counts().waiting != 0) scheduler_->fail(fmt::format("requests still wait at n{} in the end", n));
+      if (!nodes_[n]->agent().idle_dirty())
+        scheduler_->fail(
+            fmt::format("everything is flushed in the end: n{} still has dirty bytes", n));
+      if (nodes_[n]->agent().statistics().write_backs_without_exclusive != 0)
+        scheduler_->fail(fmt::format("write-back without Exclusive on n{}", n));
+      if (nodes_[n]->agent().counts().waiting != 0)
+        scheduler_->fail(fmt::format("requests still wait at n{} in the end", n));
     }
-    if (!home_->idle() || home_->home().counts().waiting != 0) scheduler_->fail("the home still has something to do in the end");
+    if (!home_->idle() || home_->home().counts().waiting != 0)
+      scheduler_->fail("the home still has something to do in the end");
     for (uint32_t f = 0; f < files_.size(); ++f) {
       if (files_[f].append_only) {
         history_.append_file_ended(f, home_->disk(file_id(f)));

@@ -1,8 +1,10 @@
-// One world: a home, its disk, a few nodes with kernels and processes, all drawn from one seed; and what must hold in it.
+// One world: a home, its disk, a few nodes with kernels and processes, all drawn from one seed; and
+// what must hold in it.
 //
-// After each event: leases of different agents never conflict and the home knows of each (I1, I5); a dirty page is held Exclusive; the state
-// machines' own check(). When nothing happens any more: nobody waits. At the end: everything was flushed, and one copy of each file could have
-// shown every process what it saw.
+// After each event: leases of different agents never conflict and the home knows of each (I1, I5);
+// a dirty page is held Exclusive; the state machines' own check(). When nothing happens any more:
+// nobody waits. At the end: everything was flushed, and one copy of each file could have shown
+// every process what it saw.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// What both directions of the codec hold to be a possible value. The sender checks too: a message that the other side must refuse
-// would otherwise be sent again after every reconnect.
+// What both directions of the codec hold to be a possible value. The sender checks too: a message
+// that the other side must refuse would otherwise be sent again after every reconnect.
 #pragma once
 
 #include <cstdint>
@@ -12,37 +12,48 @@
 namespace vremote::wire {
 
 inline constexpr uint64_t kOffsetMax = std::numeric_limits<int64_t>::max();  // off_t is signed
-inline constexpr int32_t kErrnoMax = 4095;                                    // the kernel's MAX_ERRNO
+inline constexpr int32_t kErrnoMax = 4095;  // the kernel's MAX_ERRNO
 
-// A name within a directory. "." and ".." are the kernel's own business and never travel as names to look up or make.
+// A name within a directory. "." and ".." are the kernel's own business and never travel as names
+// to look up or make.
 inline bool valid_name(std::string_view name) {
   return !name.empty() && name.size() <= coherence::kNameMax && name != "." && name != ".." &&
          name.find('/') == name.npos && name.find('\0') == name.npos;
 }
 // A name in a listing, where "." and ".." do occur.
-inline bool valid_entry_name(std::string_view name) { return name == "." || name == ".." || valid_name(name); }
+inline bool valid_entry_name(std::string_view name) {
+  return name == "." || name == ".." || valid_name(name);
+}
 // An extended attribute's name may contain a slash.
 inline bool valid_xattr_name(std::string_view name) {
   return !name.empty() && name.size() <= coherence::kNameMax && name.find('\0') == name.npos;
 }
 inline bool valid_link_target(std::string_view target) {
-  return !target.empty() && target.size() <= coherence::kLinkMax && target.find('\0') == target.npos;
+  return !target.empty() && target.size() <= coherence::kLinkMax &&
+         target.find('\0') == target.npos;
 }
-inline bool valid_range(const PageRange& range) { return range.first <= range.end && range.end <= kPageEnd; }
+inline bool valid_range(const PageRange& range) {
+  return range.first <= range.end && range.end <= kPageEnd;
+}
 // Entries and attributes are one unit each.
 inline bool valid_range(coherence::Resource resource, const PageRange& range) {
-  return valid_range(range) && (resource == coherence::Resource::Data || coherence::kUnit.contains(range));
+  return valid_range(range) &&
+         (resource == coherence::Resource::Data || coherence::kUnit.contains(range));
 }
-inline bool valid_bytes(uint64_t offset, uint64_t length) { return offset <= kOffsetMax && length <= kOffsetMax - offset; }
+inline bool valid_bytes(uint64_t offset, uint64_t length) {
+  return offset <= kOffsetMax && length <= kOffsetMax - offset;
+}
 inline bool valid_errno(int32_t error) { return error >= 0 && error <= kErrnoMax; }
 inline bool valid_time(const Timestamp& time) { return time.nanoseconds < 1'000'000'000; }
-inline bool valid(const coherence::DirtyAttributes& a) { return a.size <= kOffsetMax && valid_time(a.mtime); }
+inline bool valid(const coherence::DirtyAttributes& a) {
+  return a.size <= kOffsetMax && valid_time(a.mtime);
+}
 inline bool valid(const Attributes& a) {
   return a.size <= kOffsetMax && valid_time(a.atime) && valid_time(a.mtime) && valid_time(a.ctime);
 }
 inline bool valid(const coherence::LockCall& c) {
-  return c.action <= coherence::LockAction::Release && c.kind <= coherence::LockKind::Flock && c.type <= coherence::LockType::Unlock &&
-         c.start <= c.end && c.end <= kOffsetMax;
+  return c.action <= coherence::LockAction::Release && c.kind <= coherence::LockKind::Flock &&
+         c.type <= coherence::LockType::Unlock && c.start <= c.end && c.end <= kOffsetMax;
 }
 inline bool valid(coherence::Resource resource) { return resource <= coherence::Resource::Data; }
 inline bool valid(coherence::LeaseMode mode) { return mode <= coherence::LeaseMode::Exclusive; }

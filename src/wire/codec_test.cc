@@ -37,7 +37,8 @@ TEST(CodecTest, EveryMessageToAnAgentComesBackAsItWas) {
 
 TEST(CodecTest, PageDataIsNeitherCopiedWhenEncodedNorWhenDecoded) {
   Bytes page = pattern(4096, 7);
-  Flush flush{.file = {0, 1, 2}, .flush = 3, .extents = {{.offset = 0, .bytes = page}}, .attributes = {}};
+  Flush flush{
+      .file = {0, 1, 2}, .flush = 3, .extents = {{.offset = 0, .bytes = page}}, .attributes = {}};
   auto encoded = encode(ToHome(flush));
   ASSERT_TRUE(encoded);
   ASSERT_EQ(encoded->bulk.size(), 1u);
@@ -65,7 +66,9 @@ int send_error(M message) {
   auto encoded = encode(ToHome(std::move(message)));
   return encoded ? 0 : encoded.error().code;
 }
-Call call_of(Operation operation) { return {.call = 1, .caller = {}, .operation = std::move(operation)}; }
+Call call_of(Operation operation) {
+  return {.call = 1, .caller = {}, .operation = std::move(operation)};
+}
 
 TEST(CodecTest, TheSenderRefusesWhatTheReceiverWouldRefuse) {
   EXPECT_EQ(send_error(call_of(LookupCall{{}, std::string(kNameMax, 'x')})), 0);
@@ -76,7 +79,8 @@ TEST(CodecTest, TheSenderRefusesWhatTheReceiverWouldRefuse) {
   EXPECT_EQ(send_error(call_of(LookupCall{{}, std::string("a\0b", 3)})), EINVAL);
   EXPECT_EQ(send_error(call_of(SymlinkCall{{}, "x", std::string(kLinkMax + 1, 'y')})), EMSGSIZE);
   EXPECT_EQ(send_error(call_of(SetXattrCall{{}, "user.x", pattern(kXattrMax, 1), 0})), 0);
-  EXPECT_EQ(send_error(call_of(SetXattrCall{{}, "user.x", pattern(kXattrMax + 1, 1), 0})), EMSGSIZE);
+  EXPECT_EQ(send_error(call_of(SetXattrCall{{}, "user.x", pattern(kXattrMax + 1, 1), 0})),
+            EMSGSIZE);
   EXPECT_EQ(send_error(call_of(AllocateCall{{}, uint64_t{1} << 63, 1, 0})), EINVAL);
   Call crowd = call_of(StatFsCall{});
   crowd.caller.groups.resize(kGroupsMax);
@@ -86,7 +90,11 @@ TEST(CodecTest, TheSenderRefusesWhatTheReceiverWouldRefuse) {
   EXPECT_EQ(send_error(Fetch{.file = {}, .fetch = 1, .range = {0, kPageEnd}}), 0);
   EXPECT_EQ(send_error(Fetch{.file = {}, .fetch = 1, .range = {0, kPageEnd + 1}}), EINVAL);
   EXPECT_EQ(send_error(Fetch{.file = {}, .fetch = 1, .range = {5, 4}}), EINVAL);
-  EXPECT_EQ(send_error(LeaseRequest{.file = {}, .resource = Resource::Attributes, .mode = LeaseMode::Update, .range = {0, 2}}), EINVAL);
+  EXPECT_EQ(send_error(LeaseRequest{.file = {},
+                                    .resource = Resource::Attributes,
+                                    .mode = LeaseMode::Update,
+                                    .range = {0, 2}}),
+            EINVAL);
   EXPECT_EQ(send_error(LeaseRequest{.file = {}, .mode = LeaseMode{4}, .range = {0, 2}}), EINVAL);
   Flush big{.file = {}, .flush = 1, .extents = {{0, pattern(kBulkMax, 1)}}, .attributes = {}};
   EXPECT_EQ(send_error(big), 0);
@@ -100,7 +108,10 @@ TEST(CodecTest, TheSenderRefusesWhatTheReceiverWouldRefuse) {
 }
 
 TEST(CodecTest, DataOutsideTheBulkIsRefused) {
-  auto encoded = encode(ToHome(Flush{.file = {}, .flush = 1, .extents = {{0, pattern(100, 1)}, {4096, pattern(50, 2)}}, .attributes = {}}));
+  auto encoded = encode(ToHome(Flush{.file = {},
+                                     .flush = 1,
+                                     .extents = {{0, pattern(100, 1)}, {4096, pattern(50, 2)}},
+                                     .attributes = {}}));
   ASSERT_TRUE(encoded);
   Frame frame = as_received(*encoded);
   EXPECT_TRUE(decode_to_home(FrameType::Flush, frame.header, frame.bulk));
@@ -120,7 +131,10 @@ TEST(CodecTest, AMessageIsOnlyTakenInItsOwnDirectionAndAsItsOwnType) {
 }
 
 TEST(FrameTest, PreamblesAreLittleEndianAndComeBack) {
-  Preamble p{.header_length = 0x10203, .bulk_length = 0x40506, .type = FrameType::Flush, .sequence = 0x0708090a0b0c};
+  Preamble p{.header_length = 0x10203,
+             .bulk_length = 0x40506,
+             .type = FrameType::Flush,
+             .sequence = 0x0708090a0b0c};
   std::array<std::byte, kPreambleSize> bytes;
   encode_preamble(p, bytes);
   EXPECT_EQ(bytes[0], std::byte{3});

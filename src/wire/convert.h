@@ -1,4 +1,5 @@
-// Between the schema's structs and our values. Internal to this folder: the only place, with the codec, that sees FlatBuffers.
+// Between the schema's structs and our values. Internal to this folder: the only place, with the
+// codec, that sees FlatBuffers.
 #pragma once
 
 #include <optional>
@@ -17,8 +18,8 @@ inline fb::DirtyAttributes to_fb(const coherence::DirtyAttributes& a) {
   return {a.size, to_fb(a.mtime), a.has_size, a.has_mtime};
 }
 inline fb::Attributes to_fb(const Attributes& a) {
-  return {a.inode, a.size, a.blocks, to_fb(a.atime), to_fb(a.mtime), to_fb(a.ctime),
-          a.mode,  a.nlink, a.uid,   a.gid,          a.rdev,         a.block_size};
+  return {a.inode, a.size,  a.blocks, to_fb(a.atime), to_fb(a.mtime), to_fb(a.ctime),
+          a.mode,  a.nlink, a.uid,    a.gid,          a.rdev,         a.block_size};
 }
 
 inline FileId from_fb(const fb::FileId& id) {
@@ -27,7 +28,10 @@ inline FileId from_fb(const fb::FileId& id) {
 inline PageRange from_fb(const fb::PageRange& r) { return {r.first(), r.end()}; }
 inline Timestamp from_fb(const fb::Timestamp& t) { return {t.seconds(), t.nanoseconds()}; }
 inline coherence::DirtyAttributes from_fb(const fb::DirtyAttributes& a) {
-  return {.has_size = a.has_size(), .has_mtime = a.has_mtime(), .size = a.size(), .mtime = from_fb(a.mtime())};
+  return {.has_size = a.has_size(),
+          .has_mtime = a.has_mtime(),
+          .size = a.size(),
+          .mtime = from_fb(a.mtime())};
 }
 inline Attributes from_fb(const fb::Attributes& a) {
   return {.inode = a.inode(),
@@ -75,7 +79,8 @@ inline std::optional<Bytes> slice_of(const Bytes& bulk, const fb::Slice* slice) 
 }
 
 // The finished frame: preamble, FlatBuffer, bulk. EMSGSIZE beyond the limits.
-inline Result<Encoded> finish(FrameType type, flatbuffers::FlatBufferBuilder& builder, BulkWriter& bulk) {
+inline Result<Encoded> finish(FrameType type, flatbuffers::FlatBufferBuilder& builder,
+                              BulkWriter& bulk) {
   if (builder.GetSize() > kHeaderMax) return fail(EMSGSIZE, "message header too long");
   if (bulk.size() > kBulkMax) return fail(EMSGSIZE, "message carries too much data");
   Encoded encoded;
@@ -91,7 +96,8 @@ inline Result<Encoded> finish(FrameType type, flatbuffers::FlatBufferBuilder& bu
   return encoded;
 }
 
-// A verified root table, read from memory that need not be aligned (a receive buffer): it is copied once when it is not.
+// A verified root table, read from memory that need not be aligned (a receive buffer): it is copied
+// once when it is not.
 template <typename Table>
 class Root {
  public:
@@ -103,7 +109,8 @@ class Root {
       header = std::span(reinterpret_cast<const std::byte*>(aligned_.data()), header.size());
     }
     // Our deepest nesting is 4; the table limit must allow a full directory page.
-    flatbuffers::Verifier verifier(reinterpret_cast<const uint8_t*>(header.data()), header.size(), 8, kHeaderMax / 16);
+    flatbuffers::Verifier verifier(reinterpret_cast<const uint8_t*>(header.data()), header.size(),
+                                   8, kHeaderMax / 16);
     if (!verifier.VerifyBuffer<Table>(nullptr)) return;
     table_ = flatbuffers::GetRoot<Table>(header.data());
   }

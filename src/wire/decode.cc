@@ -21,13 +21,14 @@ Result<LeaseRequest> decode(const fb::LeaseRequest& m) {
 }
 
 Result<RecallAck> decode(const fb::RecallAck& m) {
-  RecallAck out{.file = from_fb(*m.file()),
-                .recall = m.recall(),
-                .given = from_fb(*m.given()),
-                .seen = m.seen(),
-                .attributes = m.attributes() == nullptr ? DirtyAttributes{} : from_fb(*m.attributes()),
-                .in_use = m.in_use(),
-                .busy = m.busy()};
+  RecallAck out{
+      .file = from_fb(*m.file()),
+      .recall = m.recall(),
+      .given = from_fb(*m.given()),
+      .seen = m.seen(),
+      .attributes = m.attributes() == nullptr ? DirtyAttributes{} : from_fb(*m.attributes()),
+      .in_use = m.in_use(),
+      .busy = m.busy()};
   if (!valid_range(out.given) || !valid(out.attributes)) return malformed("bad recall ack");
   return out;
 }
@@ -39,10 +40,12 @@ Result<Flush> decode(const fb::Flush& m, const Bytes& bulk) {
   if (m.attributes() != nullptr) out.attributes = from_fb(*m.attributes());
   if (!valid(out.attributes)) return malformed("bad attributes in a flush");
   if (m.extents() != nullptr) {
-    out.extents.reserve(m.extents()->size());  // bounded by the header, which holds 16 bytes for each
+    out.extents.reserve(
+        m.extents()->size());  // bounded by the header, which holds 16 bytes for each
     for (const fb::Extent* e : *m.extents()) {
       auto bytes = slice_of(bulk, e->offset(), e->length());
-      if (!bytes || !valid_bytes(e->file_offset(), bytes->size())) return malformed("bad extent in a flush");
+      if (!bytes || !valid_bytes(e->file_offset(), bytes->size()))
+        return malformed("bad extent in a flush");
       out.extents.push_back({.offset = e->file_offset(), .bytes = std::move(*bytes)});
     }
   }
@@ -55,7 +58,9 @@ Result<Fetch> decode(const fb::Fetch& m) {
   return out;
 }
 
-Result<Release> decode(const fb::Release& m) { return Release{.file = from_fb(*m.file()), .seen = m.seen(), .leases = m.leases()}; }
+Result<Release> decode(const fb::Release& m) {
+  return Release{.file = from_fb(*m.file()), .seen = m.seen(), .leases = m.leases()};
+}
 
 Result<Call> decode(const fb::CallFrame& m, const Bytes& bulk) {
   Call out;
@@ -86,8 +91,9 @@ Result<Grant> decode(const fb::Grant& m, const Bytes& bulk) {
             .has_xattrs = m.has_xattrs(),
             .data_offset = m.data_offset(),
             .data = std::move(*data)};
-  if (!valid(out.resource) || !valid(out.mode) || !valid_range(out.resource, out.range) || !valid_errno(out.error) ||
-      out.size_floor > kOffsetMax || !valid(out.attributes) || !valid_bytes(out.data_offset, out.data.size()))
+  if (!valid(out.resource) || !valid(out.mode) || !valid_range(out.resource, out.range) ||
+      !valid_errno(out.error) || out.size_floor > kOffsetMax || !valid(out.attributes) ||
+      !valid_bytes(out.data_offset, out.data.size()))
     return malformed("bad grant");
   return out;
 }
@@ -98,7 +104,8 @@ Result<Recall> decode(const fb::Recall& m) {
              .resource = Resource{m.resource()},
              .to = LeaseMode{m.to()},
              .range = from_fb(*m.range())};
-  if (!valid(out.resource) || !valid(out.to) || !valid_range(out.resource, out.range)) return malformed("bad recall");
+  if (!valid(out.resource) || !valid(out.to) || !valid_range(out.resource, out.range))
+    return malformed("bad recall");
   return out;
 }
 
@@ -109,7 +116,8 @@ Result<FlushAck> decode(const fb::FlushAck& m) {
 
 Result<FetchReply> decode(const fb::FetchReply& m, const Bytes& bulk) {
   auto data = slice_of(bulk, m.data());
-  if (!data || !valid_errno(m.error()) || !valid_bytes(m.data_offset(), data->size())) return malformed("bad fetch reply");
+  if (!data || !valid_errno(m.error()) || !valid_bytes(m.data_offset(), data->size()))
+    return malformed("bad fetch reply");
   return FetchReply{.file = from_fb(*m.file()),
                     .fetch = m.fetch(),
                     .error = m.error(),
@@ -124,15 +132,18 @@ Result<DirectoryPage> decode(const fb::DirectoryPage& m) {
   out.entries.reserve(m.entries()->size());  // bounded by the header, which holds 4 bytes for each
   for (const fb::DirectoryEntry* e : *m.entries()) {
     if (!valid_entry_name(view_of(e->name()))) return malformed("bad name in a directory page");
-    out.entries.push_back(
-        {.name = e->name()->str(), .cookie = e->cookie(), .file = from_fb(*e->file()), .type = e->type()});
+    out.entries.push_back({.name = e->name()->str(),
+                           .cookie = e->cookie(),
+                           .file = from_fb(*e->file()),
+                           .type = e->type()});
   }
   return out;
 }
 
 Result<Outcome> decode_outcome(const fb::Reply& m, const Bytes& bulk) {
   switch (m.outcome_type()) {
-    case fb::Outcome::NONE: return std::monostate{};
+    case fb::Outcome::NONE:
+      return std::monostate{};
     // A union member may be missing although its type is given.
     case fb::Outcome::Node: {
       const fb::Node* o = m.outcome_as_Node();
@@ -174,8 +185,13 @@ Result<Outcome> decode_outcome(const fb::Reply& m, const Bytes& bulk) {
     case fb::Outcome::LockState: {
       const fb::LockState* o = m.outcome_as_LockState();
       if (o == nullptr) break;
-      LockState out{.free = o->free(), .type = static_cast<LockType>(o->type()), .start = o->start(), .end = o->end(), .pid = o->pid()};
-      if (out.type > LockType::Unlock || out.start > out.end || out.end > kOffsetMax) return malformed("bad lock in a reply");
+      LockState out{.free = o->free(),
+                    .type = static_cast<LockType>(o->type()),
+                    .start = o->start(),
+                    .end = o->end(),
+                    .pid = o->pid()};
+      if (out.type > LockType::Unlock || out.start > out.end || out.end > kOffsetMax)
+        return malformed("bad lock in a reply");
       return out;
     }
   }
@@ -199,28 +215,43 @@ Result<Out> decode_as(std::span<const std::byte> header, const Bulk&... bulk) {
 
 }  // namespace
 
-Result<ToHome> decode_to_home(FrameType type, std::span<const std::byte> header, const Bytes& bulk) {
+Result<ToHome> decode_to_home(FrameType type, std::span<const std::byte> header,
+                              const Bytes& bulk) {
   if (bulk.size() > kBulkMax) return malformed("bulk too long");
   switch (type) {
-    case FrameType::LeaseRequest: return decode_as<ToHome, fb::LeaseRequest>(header);
-    case FrameType::RecallAck: return decode_as<ToHome, fb::RecallAck>(header);
-    case FrameType::Flush: return decode_as<ToHome, fb::Flush>(header, bulk);
-    case FrameType::Fetch: return decode_as<ToHome, fb::Fetch>(header);
-    case FrameType::Release: return decode_as<ToHome, fb::Release>(header);
-    case FrameType::Call: return decode_as<ToHome, fb::CallFrame>(header, bulk);
-    default: return malformed("not a message to a home");  // every other type, known or not
+    case FrameType::LeaseRequest:
+      return decode_as<ToHome, fb::LeaseRequest>(header);
+    case FrameType::RecallAck:
+      return decode_as<ToHome, fb::RecallAck>(header);
+    case FrameType::Flush:
+      return decode_as<ToHome, fb::Flush>(header, bulk);
+    case FrameType::Fetch:
+      return decode_as<ToHome, fb::Fetch>(header);
+    case FrameType::Release:
+      return decode_as<ToHome, fb::Release>(header);
+    case FrameType::Call:
+      return decode_as<ToHome, fb::CallFrame>(header, bulk);
+    default:
+      return malformed("not a message to a home");  // every other type, known or not
   }
 }
 
-Result<ToAgent> decode_to_agent(FrameType type, std::span<const std::byte> header, const Bytes& bulk) {
+Result<ToAgent> decode_to_agent(FrameType type, std::span<const std::byte> header,
+                                const Bytes& bulk) {
   if (bulk.size() > kBulkMax) return malformed("bulk too long");
   switch (type) {
-    case FrameType::Grant: return decode_as<ToAgent, fb::Grant>(header, bulk);
-    case FrameType::Recall: return decode_as<ToAgent, fb::Recall>(header);
-    case FrameType::FlushAck: return decode_as<ToAgent, fb::FlushAck>(header);
-    case FrameType::FetchReply: return decode_as<ToAgent, fb::FetchReply>(header, bulk);
-    case FrameType::Reply: return decode_as<ToAgent, fb::Reply>(header, bulk);
-    default: return malformed("not a message to an agent");  // every other type, known or not
+    case FrameType::Grant:
+      return decode_as<ToAgent, fb::Grant>(header, bulk);
+    case FrameType::Recall:
+      return decode_as<ToAgent, fb::Recall>(header);
+    case FrameType::FlushAck:
+      return decode_as<ToAgent, fb::FlushAck>(header);
+    case FrameType::FetchReply:
+      return decode_as<ToAgent, fb::FetchReply>(header, bulk);
+    case FrameType::Reply:
+      return decode_as<ToAgent, fb::Reply>(header, bulk);
+    default:
+      return malformed("not a message to an agent");  // every other type, known or not
   }
 }
 

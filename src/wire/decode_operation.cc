@@ -40,7 +40,8 @@ Result<Operation> decode(const fb::RemoveCall& c) {
 Result<Operation> decode(const fb::RenameCall& c) {
   VR_TRY(from, name_from(c.from()));
   VR_TRY(to, name_from(c.to()));
-  return RenameCall{from_fb(*c.from_dir()), std::move(from), from_fb(*c.to_dir()), std::move(to), c.flags()};
+  return RenameCall{from_fb(*c.from_dir()), std::move(from), from_fb(*c.to_dir()), std::move(to),
+                    c.flags()};
 }
 Result<Operation> decode(const fb::SetAttributesCall& c) {
   SetAttributesCall call;
@@ -60,7 +61,8 @@ Result<Operation> decode(const fb::SetAttributesCall& c) {
   call.size = c.size();
   if (c.atime() != nullptr) call.atime = from_fb(*c.atime());
   if (c.mtime() != nullptr) call.mtime = from_fb(*c.mtime());
-  if (call.size > kOffsetMax || !valid_time(call.atime) || !valid_time(call.mtime)) return malformed("bad attributes");
+  if (call.size > kOffsetMax || !valid_time(call.atime) || !valid_time(call.mtime))
+    return malformed("bad attributes");
   return call;
 }
 Result<Operation> decode(const fb::ReadLinkCall& c) { return ReadLinkCall{from_fb(*c.file())}; }
@@ -68,7 +70,9 @@ Result<Operation> decode(const fb::ReadDirectoryCall& c) {
   return ReadDirectoryCall{from_fb(*c.dir()), c.cookie(), c.bytes_max(), c.offer_attributes()};
 }
 Result<Operation> decode(const fb::StatFsCall& c) { return StatFsCall{from_fb(*c.file())}; }
-Result<Operation> decode(const fb::SyncCall& c) { return SyncCall{from_fb(*c.file()), c.data_only()}; }
+Result<Operation> decode(const fb::SyncCall& c) {
+  return SyncCall{from_fb(*c.file()), c.data_only()};
+}
 Result<Operation> decode(const fb::GetXattrCall& c) {
   VR_TRY(name, xattr_from(c.name()));
   return GetXattrCall{from_fb(*c.file()), std::move(name)};
@@ -88,7 +92,9 @@ Result<Operation> decode(const fb::AllocateCall& c) {
   if (!valid_bytes(c.offset(), c.length())) return malformed("bad range to allocate");
   return AllocateCall{from_fb(*c.file()), c.offset(), c.length(), c.mode()};
 }
-Result<Operation> decode(const fb::SeekCall& c) { return SeekCall{from_fb(*c.file()), c.offset(), c.whence()}; }
+Result<Operation> decode(const fb::SeekCall& c) {
+  return SeekCall{from_fb(*c.file()), c.offset(), c.whence()};
+}
 Result<Operation> decode(const fb::LeaveCall& c) { return LeaveCall{from_fb(*c.file())}; }
 Result<Operation> decode(const fb::LockCall& c) {
   LockCall out{.file = from_fb(*c.file()),
@@ -108,28 +114,49 @@ Result<Operation> decode(const fb::LockCall& c) {
 
 Result<Operation> decode_operation(const fb::CallFrame& call, const Bytes& bulk) {
   switch (call.operation_type()) {
-    case fb::Operation::LookupCall: return decode(*call.operation_as_LookupCall());
-    case fb::Operation::CreateCall: return decode(*call.operation_as_CreateCall());
-    case fb::Operation::SymlinkCall: return decode(*call.operation_as_SymlinkCall());
-    case fb::Operation::LinkCall: return decode(*call.operation_as_LinkCall());
-    case fb::Operation::RemoveCall: return decode(*call.operation_as_RemoveCall());
-    case fb::Operation::RenameCall: return decode(*call.operation_as_RenameCall());
-    case fb::Operation::SetAttributesCall: return decode(*call.operation_as_SetAttributesCall());
-    case fb::Operation::ReadLinkCall: return decode(*call.operation_as_ReadLinkCall());
-    case fb::Operation::ReadDirectoryCall: return decode(*call.operation_as_ReadDirectoryCall());
-    case fb::Operation::StatFsCall: return decode(*call.operation_as_StatFsCall());
-    case fb::Operation::SyncCall: return decode(*call.operation_as_SyncCall());
-    case fb::Operation::GetXattrCall: return decode(*call.operation_as_GetXattrCall());
-    case fb::Operation::ListXattrCall: return decode(*call.operation_as_ListXattrCall());
-    case fb::Operation::SetXattrCall: return decode(*call.operation_as_SetXattrCall(), bulk);
-    case fb::Operation::RemoveXattrCall: return decode(*call.operation_as_RemoveXattrCall());
-    case fb::Operation::AllocateCall: return decode(*call.operation_as_AllocateCall());
-    case fb::Operation::SeekCall: return decode(*call.operation_as_SeekCall());
-    case fb::Operation::LeaveCall: return decode(*call.operation_as_LeaveCall());
-    case fb::Operation::LockCall: return decode(*call.operation_as_LockCall());
-    case fb::Operation::NONE: break;
+    case fb::Operation::LookupCall:
+      return decode(*call.operation_as_LookupCall());
+    case fb::Operation::CreateCall:
+      return decode(*call.operation_as_CreateCall());
+    case fb::Operation::SymlinkCall:
+      return decode(*call.operation_as_SymlinkCall());
+    case fb::Operation::LinkCall:
+      return decode(*call.operation_as_LinkCall());
+    case fb::Operation::RemoveCall:
+      return decode(*call.operation_as_RemoveCall());
+    case fb::Operation::RenameCall:
+      return decode(*call.operation_as_RenameCall());
+    case fb::Operation::SetAttributesCall:
+      return decode(*call.operation_as_SetAttributesCall());
+    case fb::Operation::ReadLinkCall:
+      return decode(*call.operation_as_ReadLinkCall());
+    case fb::Operation::ReadDirectoryCall:
+      return decode(*call.operation_as_ReadDirectoryCall());
+    case fb::Operation::StatFsCall:
+      return decode(*call.operation_as_StatFsCall());
+    case fb::Operation::SyncCall:
+      return decode(*call.operation_as_SyncCall());
+    case fb::Operation::GetXattrCall:
+      return decode(*call.operation_as_GetXattrCall());
+    case fb::Operation::ListXattrCall:
+      return decode(*call.operation_as_ListXattrCall());
+    case fb::Operation::SetXattrCall:
+      return decode(*call.operation_as_SetXattrCall(), bulk);
+    case fb::Operation::RemoveXattrCall:
+      return decode(*call.operation_as_RemoveXattrCall());
+    case fb::Operation::AllocateCall:
+      return decode(*call.operation_as_AllocateCall());
+    case fb::Operation::SeekCall:
+      return decode(*call.operation_as_SeekCall());
+    case fb::Operation::LeaveCall:
+      return decode(*call.operation_as_LeaveCall());
+    case fb::Operation::LockCall:
+      return decode(*call.operation_as_LockCall());
+    case fb::Operation::NONE:
+      break;
   }
-  // The verifier lets unknown members of a union pass, for the sake of newer senders; we speak one version.
+  // The verifier lets unknown members of a union pass, for the sake of newer senders; we speak one
+  // version.
   return malformed("unknown operation");
 }
 

@@ -13,7 +13,8 @@ std::unexpected<Error> impossible(const char* what) { return fail(EINVAL, what);
 class Encoder {
  public:
   Result<Encoded> operator()(const LeaseRequest& m) {
-    if (!valid(m.resource) || !valid(m.mode) || !valid_range(m.resource, m.range)) return impossible("bad lease request");
+    if (!valid(m.resource) || !valid(m.mode) || !valid_range(m.resource, m.range))
+      return impossible("bad lease request");
     auto file = to_fb(m.file);
     auto range = to_fb(m.range);
     return done(FrameType::LeaseRequest,
@@ -25,8 +26,8 @@ class Encoder {
     auto file = to_fb(m.file);
     auto given = to_fb(m.given);
     auto attributes = to_fb(m.attributes);
-    return done(FrameType::RecallAck,
-                fb::CreateRecallAck(b, &file, m.recall, &given, m.seen, &attributes, m.in_use, m.busy));
+    return done(FrameType::RecallAck, fb::CreateRecallAck(b, &file, m.recall, &given, m.seen,
+                                                          &attributes, m.in_use, m.busy));
   }
   Result<Encoded> operator()(const Flush& m) {
     if (!valid(m.attributes)) return impossible("bad attributes in a flush");
@@ -57,13 +58,14 @@ class Encoder {
     VR_TRY(operation, encode_operation(m.operation, b, bulk));
     flatbuffers::Offset<flatbuffers::Vector<uint32_t>> groups;
     if (!m.caller.groups.empty()) groups = b.CreateVector(m.caller.groups);
-    return done(FrameType::Call,
-                fb::CreateCallFrame(b, m.call, m.caller.uid, m.caller.gid, groups, operation.type, operation.table));
+    return done(FrameType::Call, fb::CreateCallFrame(b, m.call, m.caller.uid, m.caller.gid, groups,
+                                                     operation.type, operation.table));
   }
 
   Result<Encoded> operator()(const Grant& m) {
-    if (!valid(m.resource) || !valid(m.mode) || !valid_range(m.resource, m.range) || !valid_errno(m.error) ||
-        m.size_floor > kOffsetMax || !valid(m.attributes) || !valid_bytes(m.data_offset, m.data.size()))
+    if (!valid(m.resource) || !valid(m.mode) || !valid_range(m.resource, m.range) ||
+        !valid_errno(m.error) || m.size_floor > kOffsetMax || !valid(m.attributes) ||
+        !valid_bytes(m.data_offset, m.data.size()))
       return impossible("bad grant");
     auto file = to_fb(m.file);
     auto range = to_fb(m.range);
@@ -73,14 +75,17 @@ class Encoder {
                 fb::CreateGrant(b, &file, m.request, m.sequence, static_cast<uint8_t>(m.resource),
                                 static_cast<uint8_t>(m.mode), &range, m.error, m.size_floor,
                                 // 120 bytes that most data grants do not need
-                                m.attributes == Attributes{} ? nullptr : &attributes, m.data_offset, &data, m.has_xattrs));
+                                m.attributes == Attributes{} ? nullptr : &attributes, m.data_offset,
+                                &data, m.has_xattrs));
   }
   Result<Encoded> operator()(const Recall& m) {
-    if (!valid(m.resource) || !valid(m.to) || !valid_range(m.resource, m.range)) return impossible("bad recall");
+    if (!valid(m.resource) || !valid(m.to) || !valid_range(m.resource, m.range))
+      return impossible("bad recall");
     auto file = to_fb(m.file);
     auto range = to_fb(m.range);
-    return done(FrameType::Recall, fb::CreateRecall(b, &file, m.recall, static_cast<uint8_t>(m.resource),
-                                                    static_cast<uint8_t>(m.to), &range));
+    return done(FrameType::Recall,
+                fb::CreateRecall(b, &file, m.recall, static_cast<uint8_t>(m.resource),
+                                 static_cast<uint8_t>(m.to), &range));
   }
   Result<Encoded> operator()(const FlushAck& m) {
     if (!valid_errno(m.error)) return impossible("bad flush ack");
@@ -88,10 +93,12 @@ class Encoder {
     return done(FrameType::FlushAck, fb::CreateFlushAck(b, &file, m.flush, m.error));
   }
   Result<Encoded> operator()(const FetchReply& m) {
-    if (!valid_errno(m.error) || !valid_bytes(m.data_offset, m.data.size())) return impossible("bad fetch reply");
+    if (!valid_errno(m.error) || !valid_bytes(m.data_offset, m.data.size()))
+      return impossible("bad fetch reply");
     auto file = to_fb(m.file);
     auto data = bulk.add(m.data);
-    return done(FrameType::FetchReply, fb::CreateFetchReply(b, &file, m.fetch, m.error, m.data_offset, &data));
+    return done(FrameType::FetchReply,
+                fb::CreateFetchReply(b, &file, m.fetch, m.error, m.data_offset, &data));
   }
   Result<Encoded> operator()(const Reply& m) {
     if (!valid_errno(m.error)) return impossible("bad reply");
@@ -123,13 +130,15 @@ class Encoder {
       entries.push_back(fb::CreateDirectoryEntry(b, name, e.cookie, &file, e.type));
     }
     auto list = b.CreateVector(entries);
-    return EncodedOutcome{fb::Outcome::DirectoryPage, fb::CreateDirectoryPage(b, list, o.end).Union()};
+    return EncodedOutcome{fb::Outcome::DirectoryPage,
+                          fb::CreateDirectoryPage(b, list, o.end).Union()};
   }
   Result<EncodedOutcome> outcome_of(const FileSystemStats& o) {
-    return EncodedOutcome{fb::Outcome::FileSystemStats,
-                          fb::CreateFileSystemStats(b, o.blocks, o.blocks_free, o.blocks_available, o.files,
-                                                    o.files_free, o.block_size, o.name_max, o.fragment_size)
-                              .Union()};
+    return EncodedOutcome{
+        fb::Outcome::FileSystemStats,
+        fb::CreateFileSystemStats(b, o.blocks, o.blocks_free, o.blocks_available, o.files,
+                                  o.files_free, o.block_size, o.name_max, o.fragment_size)
+            .Union()};
   }
   Result<EncodedOutcome> outcome_of(const Text& o) {
     auto slice = bulk.add(o.bytes);
@@ -139,7 +148,10 @@ class Encoder {
     return EncodedOutcome{fb::Outcome::Offset, fb::CreateOffset(b, o.value).Union()};
   }
   Result<EncodedOutcome> outcome_of(const LockState& o) {
-    return EncodedOutcome{fb::Outcome::LockState, fb::CreateLockState(b, o.free, static_cast<uint8_t>(o.type), o.start, o.end, o.pid).Union()};
+    return EncodedOutcome{
+        fb::Outcome::LockState,
+        fb::CreateLockState(b, o.free, static_cast<uint8_t>(o.type), o.start, o.end, o.pid)
+            .Union()};
   }
 
   template <typename Table>

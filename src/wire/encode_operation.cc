@@ -7,7 +7,8 @@ using namespace coherence;  // NOLINT: the calls, and nothing else, are meant
 
 class OperationEncoder {
  public:
-  OperationEncoder(flatbuffers::FlatBufferBuilder& builder, BulkWriter& bulk) : b_(builder), bulk_(bulk) {}
+  OperationEncoder(flatbuffers::FlatBufferBuilder& builder, BulkWriter& bulk)
+      : b_(builder), bulk_(bulk) {}
 
   Result<EncodedOperation> operator()(const LookupCall& c) {
     VR_TRY(name, name_of(c.name));
@@ -17,7 +18,8 @@ class OperationEncoder {
   Result<EncodedOperation> operator()(const CreateCall& c) {
     VR_TRY(name, name_of(c.name));
     auto dir = to_fb(c.dir);
-    return done(fb::Operation::CreateCall, fb::CreateCreateCall(b_, &dir, name, c.mode, c.rdev, c.exclusive));
+    return done(fb::Operation::CreateCall,
+                fb::CreateCreateCall(b_, &dir, name, c.mode, c.rdev, c.exclusive));
   }
   Result<EncodedOperation> operator()(const SymlinkCall& c) {
     VR_TRY(name, name_of(c.name));
@@ -42,17 +44,20 @@ class OperationEncoder {
     VR_TRY(to, name_of(c.to));
     auto from_dir = to_fb(c.from_dir);
     auto to_dir = to_fb(c.to_dir);
-    return done(fb::Operation::RenameCall, fb::CreateRenameCall(b_, &from_dir, from, &to_dir, to, c.flags));
+    return done(fb::Operation::RenameCall,
+                fb::CreateRenameCall(b_, &from_dir, from, &to_dir, to, c.flags));
   }
   Result<EncodedOperation> operator()(const SetAttributesCall& c) {
-    if (c.size > kOffsetMax || !valid_time(c.atime) || !valid_time(c.mtime)) return fail(EINVAL, "bad attributes");
+    if (c.size > kOffsetMax || !valid_time(c.atime) || !valid_time(c.mtime))
+      return fail(EINVAL, "bad attributes");
     auto file = to_fb(c.file);
     auto atime = to_fb(c.atime);
     auto mtime = to_fb(c.mtime);
-    return done(fb::Operation::SetAttributesCall,
-                fb::CreateSetAttributesCall(b_, &file, c.has_mode, c.has_uid, c.has_gid, c.has_size, c.has_atime,
-                                            c.has_mtime, c.atime_now, c.mtime_now, c.clear_suid, c.mode, c.uid, c.gid,
-                                            c.size, &atime, &mtime));
+    return done(
+        fb::Operation::SetAttributesCall,
+        fb::CreateSetAttributesCall(b_, &file, c.has_mode, c.has_uid, c.has_gid, c.has_size,
+                                    c.has_atime, c.has_mtime, c.atime_now, c.mtime_now,
+                                    c.clear_suid, c.mode, c.uid, c.gid, c.size, &atime, &mtime));
   }
   Result<EncodedOperation> operator()(const ReadLinkCall& c) {
     auto file = to_fb(c.file);
@@ -60,7 +65,8 @@ class OperationEncoder {
   }
   Result<EncodedOperation> operator()(const ReadDirectoryCall& c) {
     auto dir = to_fb(c.dir);
-    return done(fb::Operation::ReadDirectoryCall, fb::CreateReadDirectoryCall(b_, &dir, c.cookie, c.bytes_max, c.offer_attributes));
+    return done(fb::Operation::ReadDirectoryCall,
+                fb::CreateReadDirectoryCall(b_, &dir, c.cookie, c.bytes_max, c.offer_attributes));
   }
   Result<EncodedOperation> operator()(const StatFsCall& c) {
     auto file = to_fb(c.file);
@@ -84,7 +90,8 @@ class OperationEncoder {
     if (c.value.size() > kXattrMax) return fail(EMSGSIZE, "extended attribute too long");
     auto value = bulk_.add(c.value);
     auto file = to_fb(c.file);
-    return done(fb::Operation::SetXattrCall, fb::CreateSetXattrCall(b_, &file, name, &value, c.flags));
+    return done(fb::Operation::SetXattrCall,
+                fb::CreateSetXattrCall(b_, &file, name, &value, c.flags));
   }
   Result<EncodedOperation> operator()(const RemoveXattrCall& c) {
     VR_TRY(name, xattr_of(c.name));
@@ -94,7 +101,8 @@ class OperationEncoder {
   Result<EncodedOperation> operator()(const AllocateCall& c) {
     if (!valid_bytes(c.offset, c.length)) return fail(EINVAL, "bad range to allocate");
     auto file = to_fb(c.file);
-    return done(fb::Operation::AllocateCall, fb::CreateAllocateCall(b_, &file, c.offset, c.length, c.mode));
+    return done(fb::Operation::AllocateCall,
+                fb::CreateAllocateCall(b_, &file, c.offset, c.length, c.mode));
   }
   Result<EncodedOperation> operator()(const SeekCall& c) {
     auto file = to_fb(c.file);
@@ -108,8 +116,9 @@ class OperationEncoder {
     if (!valid(c)) return fail(EINVAL, "bad lock");
     auto file = to_fb(c.file);
     return done(fb::Operation::LockCall,
-                fb::CreateLockCall(b_, &file, static_cast<uint8_t>(c.action), static_cast<uint8_t>(c.kind), static_cast<uint8_t>(c.type), c.owner,
-                                   c.start, c.end, c.pid, c.waiting_call));
+                fb::CreateLockCall(b_, &file, static_cast<uint8_t>(c.action),
+                                   static_cast<uint8_t>(c.kind), static_cast<uint8_t>(c.type),
+                                   c.owner, c.start, c.end, c.pid, c.waiting_call));
   }
 
  private:
@@ -123,7 +132,8 @@ class OperationEncoder {
     return b_.CreateString(name);
   }
   Result<String> xattr_of(const std::string& name) {
-    if (!valid_xattr_name(name)) return refuse(name.size(), kNameMax, "bad name of an extended attribute");
+    if (!valid_xattr_name(name))
+      return refuse(name.size(), kNameMax, "bad name of an extended attribute");
     return b_.CreateString(name);
   }
   template <typename Table>
@@ -137,7 +147,8 @@ class OperationEncoder {
 
 }  // namespace
 
-Result<EncodedOperation> encode_operation(const Operation& operation, flatbuffers::FlatBufferBuilder& builder,
+Result<EncodedOperation> encode_operation(const Operation& operation,
+                                          flatbuffers::FlatBufferBuilder& builder,
                                           BulkWriter& bulk) {
   return std::visit(OperationEncoder(builder, bulk), operation);
 }

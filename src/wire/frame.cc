@@ -49,23 +49,40 @@ bool may_have_bulk(FrameType type) {
 
 const char* to_string(FrameType type) {
   switch (type) {
-    case FrameType::Hello: return "hello";
-    case FrameType::Welcome: return "welcome";
-    case FrameType::Refuse: return "refuse";
-    case FrameType::Ack: return "ack";
-    case FrameType::Ping: return "ping";
-    case FrameType::Pong: return "pong";
-    case FrameType::LeaseRequest: return "lease_request";
-    case FrameType::RecallAck: return "recall_ack";
-    case FrameType::Flush: return "flush";
-    case FrameType::Fetch: return "fetch";
-    case FrameType::Release: return "release";
-    case FrameType::Call: return "call";
-    case FrameType::Grant: return "grant";
-    case FrameType::Recall: return "recall";
-    case FrameType::FlushAck: return "flush_ack";
-    case FrameType::FetchReply: return "fetch_reply";
-    case FrameType::Reply: return "reply";
+    case FrameType::Hello:
+      return "hello";
+    case FrameType::Welcome:
+      return "welcome";
+    case FrameType::Refuse:
+      return "refuse";
+    case FrameType::Ack:
+      return "ack";
+    case FrameType::Ping:
+      return "ping";
+    case FrameType::Pong:
+      return "pong";
+    case FrameType::LeaseRequest:
+      return "lease_request";
+    case FrameType::RecallAck:
+      return "recall_ack";
+    case FrameType::Flush:
+      return "flush";
+    case FrameType::Fetch:
+      return "fetch";
+    case FrameType::Release:
+      return "release";
+    case FrameType::Call:
+      return "call";
+    case FrameType::Grant:
+      return "grant";
+    case FrameType::Recall:
+      return "recall";
+    case FrameType::FlushAck:
+      return "flush_ack";
+    case FrameType::FetchReply:
+      return "fetch_reply";
+    case FrameType::Reply:
+      return "reply";
   }
   return "unknown";
 }
@@ -77,15 +94,18 @@ Result<Preamble> decode_preamble(std::span<const std::byte, kPreambleSize> bytes
   auto type = get_le<uint8_t>(bytes.data() + 8);
   auto flags = get_le<uint8_t>(bytes.data() + 9);
   p.sequence = get_le<uint64_t>(bytes.data() + 10, 6);
-  bool known = (type >= static_cast<uint8_t>(FrameType::Hello) && type <= static_cast<uint8_t>(FrameType::Pong)) ||
+  bool known = (type >= static_cast<uint8_t>(FrameType::Hello) &&
+                type <= static_cast<uint8_t>(FrameType::Pong)) ||
                is_to_home(FrameType{type}) || is_to_agent(FrameType{type});
   if (!known) return fail(EPROTO, "frame of an unknown type");
   p.type = FrameType{type};
   if (flags != 0) return fail(EPROTO, "frame with unknown flags");
   if (p.header_length > kHeaderMax) return fail(EPROTO, "frame header too long");
   if (p.bulk_length > kBulkMax) return fail(EPROTO, "frame bulk too long");
-  if (is_bare(p.type) ? p.header_length != 0 : p.header_length == 0) return fail(EPROTO, "frame header of a wrong length");
-  if (p.bulk_length != 0 && !may_have_bulk(p.type)) return fail(EPROTO, "bulk in a frame that has none");
+  if (is_bare(p.type) ? p.header_length != 0 : p.header_length == 0)
+    return fail(EPROTO, "frame header of a wrong length");
+  if (p.bulk_length != 0 && !may_have_bulk(p.type))
+    return fail(EPROTO, "bulk in a frame that has none");
   return p;
 }
 

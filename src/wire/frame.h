@@ -1,11 +1,12 @@
 // A frame: what one message is on a connection.
 //
-//   preamble (16 bytes, little-endian)   header (FlatBuffer, verified)   bulk (page data, never inside the schema)
-//   u32 header_length | u32 bulk_length | u8 type | u8 flags | u48 sequence
+//   preamble (16 bytes, little-endian)   header (FlatBuffer, verified)   bulk (page data, never
+//   inside the schema) u32 header_length | u32 bulk_length | u8 type | u8 flags | u48 sequence
 //
-// The header refers to page data as (offset, length) within the bulk, so that sending gathers the pages from where they are and
-// receiving puts them where they stay. Messages are numbered 1, 2, 3, … per lane and direction; the other frames use the
-// number for their own purpose (Ack: the last message received; Ping and Pong: an id).
+// The header refers to page data as (offset, length) within the bulk, so that sending gathers the
+// pages from where they are and receiving puts them where they stay. Messages are numbered 1, 2, 3,
+// … per lane and direction; the other frames use the number for their own purpose (Ack: the last
+// message received; Ping and Pong: an id).
 #pragma once
 
 #include <array>
@@ -50,8 +51,12 @@ inline constexpr size_t kFrameTypes = 37;  // one past the highest
 
 const char* to_string(FrameType type);
 
-constexpr bool is_to_home(FrameType type) { return type >= FrameType::LeaseRequest && type <= FrameType::Call; }
-constexpr bool is_to_agent(FrameType type) { return type >= FrameType::Grant && type <= FrameType::Reply; }
+constexpr bool is_to_home(FrameType type) {
+  return type >= FrameType::LeaseRequest && type <= FrameType::Call;
+}
+constexpr bool is_to_agent(FrameType type) {
+  return type >= FrameType::Grant && type <= FrameType::Reply;
+}
 
 struct Preamble {
   uint32_t header_length = 0;

@@ -15,33 +15,42 @@ bool valid_label(std::string_view s) {
 constexpr size_t kTextMax = 1024;
 
 bool valid_export_path(std::string_view s) {
-  return s.empty() || (s.front() == '/' && s.size() <= kExportPathMax && s.find('\0') == std::string_view::npos);
+  return s.empty() ||
+         (s.front() == '/' && s.size() <= kExportPathMax && s.find('\0') == std::string_view::npos);
 }
-std::string_view optional_view(const flatbuffers::String* s) { return s == nullptr ? std::string_view() : view_of(s); }
+std::string_view optional_view(const flatbuffers::String* s) {
+  return s == nullptr ? std::string_view() : view_of(s);
+}
 
 }  // namespace
 
 const char* to_string(RefuseReason reason) {
   switch (reason) {
-    case RefuseReason::Version: return "protocol version";
-    case RefuseReason::Cluster: return "another cluster";
-    case RefuseReason::SessionUnknown: return "session unknown";
-    case RefuseReason::BadHello: return "bad hello";
-    case RefuseReason::Busy: return "busy";
+    case RefuseReason::Version:
+      return "protocol version";
+    case RefuseReason::Cluster:
+      return "another cluster";
+    case RefuseReason::SessionUnknown:
+      return "session unknown";
+    case RefuseReason::BadHello:
+      return "bad hello";
+    case RefuseReason::Busy:
+      return "busy";
   }
   return "unknown reason";
 }
 
 Result<Encoded> encode(const Hello& m) {
-  if (!valid_label(m.cluster) || !valid_label(m.node_name)) return fail(EINVAL, "bad cluster or node name");
+  if (!valid_label(m.cluster) || !valid_label(m.node_name))
+    return fail(EINVAL, "bad cluster or node name");
   if (m.lanes == 0 || m.lanes > kLanesMax || m.lane >= m.lanes || m.received > kSequenceMax)
     return fail(EINVAL, "bad lane in a hello");
   flatbuffers::FlatBufferBuilder b(512);
   BulkWriter bulk;
   auto cluster = b.CreateString(m.cluster);
   auto node_name = b.CreateString(m.node_name);
-  b.Finish(fb::CreateHello(b, m.version, m.features, cluster, node_name, m.incarnation, m.session_epoch, m.resume,
-                           m.lane, m.lanes, m.received));
+  b.Finish(fb::CreateHello(b, m.version, m.features, cluster, node_name, m.incarnation,
+                           m.session_epoch, m.resume, m.lane, m.lanes, m.received));
   return finish(FrameType::Hello, b, bulk);
 }
 
@@ -58,7 +67,8 @@ Result<Hello> decode_hello(std::span<const std::byte> header) {
           .lane = root->lane(),
           .lanes = root->lanes(),
           .received = root->received()};
-  if (!valid_label(m.cluster) || !valid_label(m.node_name)) return malformed("bad cluster or node name in a hello");
+  if (!valid_label(m.cluster) || !valid_label(m.node_name))
+    return malformed("bad cluster or node name in a hello");
   if (m.lanes == 0 || m.lanes > kLanesMax || m.lane >= m.lanes || m.received > kSequenceMax)
     return malformed("bad lane in a hello");
   return m;
@@ -82,8 +92,8 @@ Result<Encoded> encode(const Welcome& m) {
   }
   auto list = b.CreateVector(exports);
   auto node_name = b.CreateString(m.node_name);
-  b.Finish(fb::CreateWelcome(b, m.version, m.features, node_name, m.incarnation, m.session, m.resumed, m.received,
-                             m.lease_term_ms, list));
+  b.Finish(fb::CreateWelcome(b, m.version, m.features, node_name, m.incarnation, m.session,
+                             m.resumed, m.received, m.lease_term_ms, list));
   if (b.GetSize() > kHandshakeHeaderMax) return fail(EMSGSIZE, "welcome too long");
   return finish(FrameType::Welcome, b, bulk);
 }
@@ -106,7 +116,8 @@ Result<Welcome> decode_welcome(std::span<const std::byte> header) {
     if (root->exports()->size() > kExportsMax) return malformed("too many exports");
     for (const fb::Export* e : *root->exports()) {
       if (!valid_label(view_of(e->name()))) return malformed("bad export name in a welcome");
-      if (!valid_export_path(optional_view(e->path()))) return malformed("bad export path in a welcome");
+      if (!valid_export_path(optional_view(e->path())))
+        return malformed("bad export path in a welcome");
       m.exports.push_back({.name = e->name()->str(),
                            .export_index = e->export_index(),
                            .root = from_fb(*e->root()),
@@ -127,7 +138,8 @@ Result<Encoded> encode(const Refuse& m) {
 
 Result<Refuse> decode_refuse(std::span<const std::byte> header) {
   Root<fb::Refuse> root(header);
-  if (!root || root->reason() > static_cast<uint8_t>(RefuseReason::Busy)) return malformed("malformed refusal");
+  if (!root || root->reason() > static_cast<uint8_t>(RefuseReason::Busy))
+    return malformed("malformed refusal");
   Refuse m{.reason = RefuseReason{root->reason()}, .text = {}};
   if (root->text() != nullptr) {
     if (root->text()->size() > kTextMax) return malformed("refusal too long");

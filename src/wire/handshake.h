@@ -1,8 +1,10 @@
-// The first frames of a connection: the agent's node says Hello, the home answers Welcome or Refuse.
+// The first frames of a connection: the agent's node says Hello, the home answers Welcome or
+// Refuse.
 //
-// A session is one agent node at one home; its lanes (parallel connections) share it. The agent invents the session's epoch, a random
-// number, so that all its first Hellos name the same session. `resume` says that the home has welcomed some lane of it before: a
-// home that does not know it any more must refuse (SessionUnknown) rather than begin afresh behind the agent's back.
+// A session is one agent node at one home; its lanes (parallel connections) share it. The agent
+// invents the session's epoch, a random number, so that all its first Hellos name the same session.
+// `resume` says that the home has welcomed some lane of it before: a home that does not know it any
+// more must refuse (SessionUnknown) rather than begin afresh behind the agent's back.
 #pragma once
 
 #include <cstdint>
@@ -44,7 +46,8 @@ struct Export {
   uint32_t export_index = 0;
   FileId root;
   bool read_only = false;
-  std::string path;  // on the origin: what O_REMOTE opens there call it; absolute, at most kExportPathMax bytes, may be empty
+  std::string path;  // on the origin: what O_REMOTE opens there call it; absolute, at most
+                     // kExportPathMax bytes, may be empty
   bool operator==(const Export&) const = default;
 };
 
@@ -61,7 +64,13 @@ struct Welcome {
   bool operator==(const Welcome&) const = default;
 };
 
-enum class RefuseReason : uint8_t { Version = 0, Cluster = 1, SessionUnknown = 2, BadHello = 3, Busy = 4 };
+enum class RefuseReason : uint8_t {
+  Version = 0,
+  Cluster = 1,
+  SessionUnknown = 2,
+  BadHello = 3,
+  Busy = 4
+};
 const char* to_string(RefuseReason reason);
 
 struct Refuse {

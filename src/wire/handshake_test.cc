@@ -9,14 +9,34 @@ namespace vremote::wire {
 namespace {
 
 Hello hello() {
-  return {.version = 1, .features = 6, .cluster = "lab", .node_name = "n1", .incarnation = ~uint64_t{0},
-          .session_epoch = 7, .resume = true, .lane = 1, .lanes = 2, .received = kSequenceMax};
+  return {.version = 1,
+          .features = 6,
+          .cluster = "lab",
+          .node_name = "n1",
+          .incarnation = ~uint64_t{0},
+          .session_epoch = 7,
+          .resume = true,
+          .lane = 1,
+          .lanes = 2,
+          .received = kSequenceMax};
 }
 Welcome welcome() {
-  return {.version = 1, .features = 2, .node_name = "home", .incarnation = 3, .session = 4, .resumed = true, .received = 5,
-          .lease_term_ms = 10000,
-          .exports = {{.name = "data", .export_index = 0, .root = {0, 1, 2}, .read_only = false, .path = "/srv/data"},
-                      {.name = "big", .export_index = 1, .root = {1, 3, 4}, .read_only = true, .path = {}}}};
+  return {
+      .version = 1,
+      .features = 2,
+      .node_name = "home",
+      .incarnation = 3,
+      .session = 4,
+      .resumed = true,
+      .received = 5,
+      .lease_term_ms = 10000,
+      .exports = {
+          {.name = "data",
+           .export_index = 0,
+           .root = {0, 1, 2},
+           .read_only = false,
+           .path = "/srv/data"},
+          {.name = "big", .export_index = 1, .root = {1, 3, 4}, .read_only = true, .path = {}}}};
 }
 
 TEST(HandshakeTest, EveryFrameComesBackAsItWas) {
@@ -51,7 +71,11 @@ TEST(HandshakeTest, TheLargestHelloFitsWhatAStrangerMayMakeUsKeep) {
 
 TEST(HandshakeTest, TheLargestWelcomeFits) {
   Welcome w = welcome();
-  w.exports.assign(kExportsMax, {.name = std::string(255, 'e'), .export_index = 1, .root = {}, .read_only = false, .path = "/srv/data"});
+  w.exports.assign(kExportsMax, {.name = std::string(255, 'e'),
+                                 .export_index = 1,
+                                 .root = {},
+                                 .read_only = false,
+                                 .path = "/srv/data"});
   EXPECT_TRUE(encode(w));
   w.exports.push_back(w.exports[0]);
   EXPECT_FALSE(encode(w));
@@ -85,8 +109,12 @@ TEST(HandshakeTest, DamageIsHarmlessAndWhatIsTakenIsWithinTheBounds) {
     };
     auto hello_back = decode_hello(damage(h.header));
     auto welcome_back = decode_welcome(damage(w.header));
-    if (hello_back) { ASSERT_TRUE(encode(*hello_back)) << seed; }
-    if (welcome_back) { ASSERT_TRUE(encode(*welcome_back)) << seed; }
+    if (hello_back) {
+      ASSERT_TRUE(encode(*hello_back)) << seed;
+    }
+    if (welcome_back) {
+      ASSERT_TRUE(encode(*welcome_back)) << seed;
+    }
     refused += !hello_back + !welcome_back;
   }
   EXPECT_GT(refused, 1000);

@@ -1,5 +1,6 @@
-// Bytes that no honest peer sends. A decoder may refuse them or find a message in them, but what it finds is within the bounds:
-// it can be encoded again. Memory errors are left to the sanitizers' builds.
+// Bytes that no honest peer sends. A decoder may refuse them or find a message in them, but what it
+// finds is within the bounds: it can be encoded again. Memory errors are left to the sanitizers'
+// builds.
 #include <gtest/gtest.h>
 
 #include "base/prng.h"
@@ -21,7 +22,8 @@ struct Outcomes {
   int refused = 0, taken = 0;
 };
 
-void try_decode(FrameType type, std::span<const std::byte> header, const Bytes& bulk, Outcomes& outcomes) {
+void try_decode(FrameType type, std::span<const std::byte> header, const Bytes& bulk,
+                Outcomes& outcomes) {
   auto memory = exact(header);
   std::span<const std::byte> view(memory.get(), header.size());
   if (is_to_home(type)) {
@@ -29,7 +31,8 @@ void try_decode(FrameType type, std::span<const std::byte> header, const Bytes& 
     message ? ++outcomes.taken : ++outcomes.refused;
     if (!message) return;
     auto again = encode(*message);
-    // Overlapping slices of one bulk may add up to more than a bulk holds; nothing else that was taken may be refused.
+    // Overlapping slices of one bulk may add up to more than a bulk holds; nothing else that was
+    // taken may be refused.
     ASSERT_TRUE(again || again.error().code == EMSGSIZE) << again.error().what;
   } else {
     auto message = decode_to_agent(type, view, bulk);
@@ -80,7 +83,8 @@ TEST(MutationTest, RandomDamageIsHarmless) {
       frame.header[random.below(frame.header.size())] = static_cast<std::byte>(random.next());
     if (random.chance(10)) frame.bulk = frame.bulk.part(0, random.below(frame.bulk.size() + 1));
     // A header taken for another type's.
-    FrameType type = random.chance(20) ? frames[random.below(frames.size())].preamble.type : frame.preamble.type;
+    FrameType type =
+        random.chance(20) ? frames[random.below(frames.size())].preamble.type : frame.preamble.type;
     try_decode(type, frame.header, frame.bulk, outcomes);
     if (HasFailure()) FAIL() << "seed " << seed;
   }
@@ -93,14 +97,21 @@ TEST(MutationTest, RandomBytesAreHarmless) {
   for (uint64_t seed = 1; seed <= 20000; ++seed) {
     Prng random(seed);
     std::vector<std::byte> bytes(random.below(200));
-    for (std::byte& b : bytes) b = static_cast<std::byte>(random.chance(50) ? random.below(16) : random.next());
+    for (std::byte& b : bytes)
+      b = static_cast<std::byte>(random.chance(50) ? random.below(16) : random.next());
     for (FrameType type : {FrameType::Flush, FrameType::Call, FrameType::Grant, FrameType::Reply})
       try_decode(type, bytes, {}, outcomes);
     auto memory = exact(bytes);
     std::span<const std::byte> view(memory.get(), bytes.size());
-    if (auto hello = decode_hello(view)) { EXPECT_TRUE(encode(*hello)); }
-    if (auto welcome = decode_welcome(view)) { EXPECT_TRUE(encode(*welcome)); }
-    if (auto refuse = decode_refuse(view)) { EXPECT_TRUE(encode(*refuse)); }
+    if (auto hello = decode_hello(view)) {
+      EXPECT_TRUE(encode(*hello));
+    }
+    if (auto welcome = decode_welcome(view)) {
+      EXPECT_TRUE(encode(*welcome));
+    }
+    if (auto refuse = decode_refuse(view)) {
+      EXPECT_TRUE(encode(*refuse));
+    }
   }
   EXPECT_GT(outcomes.refused, 1000);
 }

@@ -1,4 +1,5 @@
-// The operations of a Call, apart from the other messages because there are many. Internal to this folder.
+// The operations of a Call, apart from the other messages because there are many. Internal to this
+// folder.
 #pragma once
 
 #include "coherence/messages.h"
@@ -10,7 +11,8 @@ struct EncodedOperation {
   fb::Operation type;
   flatbuffers::Offset<void> table;
 };
-Result<EncodedOperation> encode_operation(const coherence::Operation& operation, flatbuffers::FlatBufferBuilder& builder,
+Result<EncodedOperation> encode_operation(const coherence::Operation& operation,
+                                          flatbuffers::FlatBufferBuilder& builder,
                                           BulkWriter& bulk);
 Result<coherence::Operation> decode_operation(const fb::CallFrame& call, const Bytes& bulk);
 

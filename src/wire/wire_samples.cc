@@ -18,7 +18,8 @@ Bytes pattern(size_t size, uint64_t seed) {
 
 Frame as_received(const Encoded& encoded) {
   Frame frame;
-  auto preamble = decode_preamble(std::span<const std::byte, kPreambleSize>(encoded.header.data(), kPreambleSize));
+  auto preamble = decode_preamble(
+      std::span<const std::byte, kPreambleSize>(encoded.header.data(), kPreambleSize));
   VR_CHECK(preamble.has_value());
   frame.preamble = *preamble;
   frame.header.assign(encoded.header.begin() + kPreambleSize, encoded.header.end());
@@ -36,10 +37,22 @@ const FileId kFile{3, 0xfffffff1, 0xfedcba9876543210};
 const FileId kDir{4, 5, 6};
 
 Attributes attributes() {
-  return {.inode = 1, .size = 2, .blocks = 3, .atime = {-4, 5}, .mtime = {6, 999'999'999}, .ctime = {8, 9}, .mode = 10,
-          .nlink = 11, .uid = 12, .gid = 13, .rdev = 14, .block_size = 15};
+  return {.inode = 1,
+          .size = 2,
+          .blocks = 3,
+          .atime = {-4, 5},
+          .mtime = {6, 999'999'999},
+          .ctime = {8, 9},
+          .mode = 10,
+          .nlink = 11,
+          .uid = 12,
+          .gid = 13,
+          .rdev = 14,
+          .block_size = 15};
 }
-DirtyAttributes dirty() { return {.has_size = true, .has_mtime = true, .size = 77, .mtime = {78, 79}}; }
+DirtyAttributes dirty() {
+  return {.has_size = true, .has_mtime = true, .size = 77, .mtime = {78, 79}};
+}
 
 std::vector<Operation> operations() {
   SetAttributesCall set;
@@ -73,7 +86,15 @@ std::vector<Operation> operations() {
           AllocateCall{kFile, 4096, 1 << 20, 3},
           SeekCall{kFile, ~uint64_t{0}, 4},
           LeaveCall{kFile},
-          LockCall{.file = kFile, .action = LockAction::Wait, .kind = LockKind::Flock, .type = LockType::Write, .owner = 5, .start = 6, .end = 7, .pid = 8, .waiting_call = 9}};
+          LockCall{.file = kFile,
+                   .action = LockAction::Wait,
+                   .kind = LockKind::Flock,
+                   .type = LockType::Write,
+                   .owner = 5,
+                   .start = 6,
+                   .end = 7,
+                   .pid = 8,
+                   .waiting_call = 9}};
 }
 
 // A visitor that prints every field; `<<` of nested values through field().
@@ -91,7 +112,9 @@ class Printer {
   void operator()(const LeaseRequest& m) {
     fields("LeaseRequest", m.file, m.request, int(m.resource), int(m.mode), m.range, m.want_data);
   }
-  void operator()(const RecallAck& m) { fields("RecallAck", m.file, m.recall, m.given, m.seen, m.attributes, m.in_use, m.busy); }
+  void operator()(const RecallAck& m) {
+    fields("RecallAck", m.file, m.recall, m.given, m.seen, m.attributes, m.in_use, m.busy);
+  }
   void operator()(const Flush& m) {
     fields("Flush", m.file, m.flush, m.attributes, m.extents.size());
     for (const Extent& e : m.extents) fields("Extent", e.offset, e.bytes);
@@ -104,17 +127,24 @@ class Printer {
     std::visit(*this, m.operation);
   }
   void operator()(const LookupCall& c) { fields("Lookup", c.dir, c.name); }
-  void operator()(const CreateCall& c) { fields("Create", c.dir, c.name, c.mode, c.rdev, c.exclusive); }
+  void operator()(const CreateCall& c) {
+    fields("Create", c.dir, c.name, c.mode, c.rdev, c.exclusive);
+  }
   void operator()(const SymlinkCall& c) { fields("Symlink", c.dir, c.name, c.target); }
   void operator()(const LinkCall& c) { fields("Link", c.file, c.dir, c.name); }
   void operator()(const RemoveCall& c) { fields("Remove", c.dir, c.name, c.directory); }
-  void operator()(const RenameCall& c) { fields("Rename", c.from_dir, c.from, c.to_dir, c.to, c.flags); }
+  void operator()(const RenameCall& c) {
+    fields("Rename", c.from_dir, c.from, c.to_dir, c.to, c.flags);
+  }
   void operator()(const SetAttributesCall& c) {
-    fields("SetAttributes", c.file, c.has_mode, c.has_uid, c.has_gid, c.has_size, c.has_atime, c.has_mtime, c.atime_now,
-           c.mtime_now, c.clear_suid, c.mode, c.uid, c.gid, c.size, c.atime, c.mtime);
+    fields("SetAttributes", c.file, c.has_mode, c.has_uid, c.has_gid, c.has_size, c.has_atime,
+           c.has_mtime, c.atime_now, c.mtime_now, c.clear_suid, c.mode, c.uid, c.gid, c.size,
+           c.atime, c.mtime);
   }
   void operator()(const ReadLinkCall& c) { fields("ReadLink", c.file); }
-  void operator()(const ReadDirectoryCall& c) { fields("ReadDirectory", c.dir, c.cookie, c.bytes_max, c.offer_attributes); }
+  void operator()(const ReadDirectoryCall& c) {
+    fields("ReadDirectory", c.dir, c.cookie, c.bytes_max, c.offer_attributes);
+  }
   void operator()(const StatFsCall& c) { fields("StatFs", c.file); }
   void operator()(const SyncCall& c) { fields("Sync", c.file, c.data_only); }
   void operator()(const GetXattrCall& c) { fields("GetXattr", c.file, c.name); }
@@ -125,16 +155,21 @@ class Printer {
   void operator()(const SeekCall& c) { fields("Seek", c.file, c.offset, c.whence); }
   void operator()(const LeaveCall& c) { fields("Leave", c.file); }
   void operator()(const LockCall& c) {
-    fields("Lock", c.file, int(c.action), int(c.kind), int(c.type), c.owner, c.start, c.end, c.pid, c.waiting_call);
+    fields("Lock", c.file, int(c.action), int(c.kind), int(c.type), c.owner, c.start, c.end, c.pid,
+           c.waiting_call);
   }
 
   void operator()(const Grant& m) {
-    fields("Grant", m.file, m.request, m.sequence, int(m.resource), int(m.mode), m.range, m.error, m.size_floor,
-           m.attributes, m.has_xattrs, m.data_offset, m.data);
+    fields("Grant", m.file, m.request, m.sequence, int(m.resource), int(m.mode), m.range, m.error,
+           m.size_floor, m.attributes, m.has_xattrs, m.data_offset, m.data);
   }
-  void operator()(const Recall& m) { fields("Recall", m.file, m.recall, int(m.resource), int(m.to), m.range); }
+  void operator()(const Recall& m) {
+    fields("Recall", m.file, m.recall, int(m.resource), int(m.to), m.range);
+  }
   void operator()(const FlushAck& m) { fields("FlushAck", m.file, m.flush, m.error); }
-  void operator()(const FetchReply& m) { fields("FetchReply", m.file, m.fetch, m.error, m.data_offset, m.data); }
+  void operator()(const FetchReply& m) {
+    fields("FetchReply", m.file, m.fetch, m.error, m.data_offset, m.data);
+  }
   void operator()(const Reply& m) {
     fields("Reply", m.call, m.error);
     std::visit(*this, m.outcome);
@@ -146,12 +181,14 @@ class Printer {
     for (const DirectoryEntry& e : o.entries) fields("Entry", e.name, e.cookie, e.file, e.type);
   }
   void operator()(const FileSystemStats& o) {
-    fields("Stats", o.blocks, o.blocks_free, o.blocks_available, o.files, o.files_free, o.block_size, o.name_max,
-           o.fragment_size);
+    fields("Stats", o.blocks, o.blocks_free, o.blocks_available, o.files, o.files_free,
+           o.block_size, o.name_max, o.fragment_size);
   }
   void operator()(const Text& o) { fields("Text", o.bytes); }
   void operator()(const Offset& o) { fields("Offset", o.value); }
-  void operator()(const LockState& o) { fields("LockState", o.free, int(o.type), o.start, o.end, o.pid); }
+  void operator()(const LockState& o) {
+    fields("LockState", o.free, int(o.type), o.start, o.end, o.pid);
+  }
 
  private:
   template <typename T>
@@ -163,10 +200,12 @@ class Printer {
   void field(const Timestamp& t) { fields("", t.seconds, t.nanoseconds); }
   void field(const DirtyAttributes& a) { fields("", a.has_size, a.has_mtime, a.size, a.mtime); }
   void field(const Attributes& a) {
-    fields("", a.inode, a.size, a.blocks, a.atime, a.mtime, a.ctime, a.mode, a.nlink, a.uid, a.gid, a.rdev, a.block_size);
+    fields("", a.inode, a.size, a.blocks, a.atime, a.mtime, a.ctime, a.mode, a.nlink, a.uid, a.gid,
+           a.rdev, a.block_size);
   }
   void field(const Bytes& b) {
-    out_ << b.size() << ':' << std::string_view(reinterpret_cast<const char*>(b.data()), b.size()) << ' ';
+    out_ << b.size() << ':' << std::string_view(reinterpret_cast<const char*>(b.data()), b.size())
+         << ' ';
   }
 
   std::ostringstream out_;
@@ -185,16 +224,34 @@ std::string describe(const ToHome& message) { return describe_any(message); }
 std::string describe(const ToAgent& message) { return describe_any(message); }
 
 std::vector<ToHome> sample_to_home() {
-  std::vector<ToHome> all{
-      LeaseRequest{.file = kFile, .request = 1, .resource = Resource::Data, .mode = LeaseMode::Exclusive,
-                   .range = PageRange::all(), .want_data = true},
-      LeaseRequest{.file = kFile, .request = 2, .resource = Resource::Attributes, .mode = LeaseMode::Update, .range = kUnit},
-      RecallAck{.file = kFile, .recall = 3, .given = {4, 9}, .seen = 5, .attributes = dirty(), .in_use = true, .busy = true},
-      Flush{.file = kFile, .flush = 6, .extents = {{0, pattern(4096, 1)}, {5000, pattern(1, 2)}, {9000, {}}, {9999, pattern(7, 3)}},
-            .attributes = dirty()},
-      Flush{.file = kFile, .flush = 7, .extents = {}, .attributes = {}},
-      Fetch{.file = kFile, .fetch = 8, .range = {7, 7}},
-      Release{.file = kFile, .seen = 9, .leases = false}};
+  std::vector<ToHome> all{LeaseRequest{.file = kFile,
+                                       .request = 1,
+                                       .resource = Resource::Data,
+                                       .mode = LeaseMode::Exclusive,
+                                       .range = PageRange::all(),
+                                       .want_data = true},
+                          LeaseRequest{.file = kFile,
+                                       .request = 2,
+                                       .resource = Resource::Attributes,
+                                       .mode = LeaseMode::Update,
+                                       .range = kUnit},
+                          RecallAck{.file = kFile,
+                                    .recall = 3,
+                                    .given = {4, 9},
+                                    .seen = 5,
+                                    .attributes = dirty(),
+                                    .in_use = true,
+                                    .busy = true},
+                          Flush{.file = kFile,
+                                .flush = 6,
+                                .extents = {{0, pattern(4096, 1)},
+                                            {5000, pattern(1, 2)},
+                                            {9000, {}},
+                                            {9999, pattern(7, 3)}},
+                                .attributes = dirty()},
+                          Flush{.file = kFile, .flush = 7, .extents = {}, .attributes = {}},
+                          Fetch{.file = kFile, .fetch = 8, .range = {7, 7}},
+                          Release{.file = kFile, .seen = 9, .leases = false}};
   uint64_t id = 100;
   for (Operation& operation : operations()) {
     Caller caller{.uid = 1000, .gid = 100, .groups = {}};
@@ -207,24 +264,59 @@ std::vector<ToHome> sample_to_home() {
 std::vector<ToAgent> sample_to_agent() {
   DirectoryPage page{.entries = {{.name = ".", .cookie = 1, .file = kDir, .type = 4},
                                  {.name = "..", .cookie = 2, .file = kDir, .type = 4},
-                                 {.name = std::string(255, 'n'), .cookie = ~uint64_t{0}, .file = kFile, .type = 8}},
+                                 {.name = std::string(255, 'n'),
+                                  .cookie = ~uint64_t{0},
+                                  .file = kFile,
+                                  .type = 8}},
                      .end = true};
   Grant refused;
   refused.file = kFile;
   refused.request = 4;
   refused.error = ESTALE;
-  FileSystemStats stats{.blocks = 1, .blocks_free = 2, .blocks_available = 3, .files = 4, .files_free = 5,
-                        .block_size = 6, .name_max = 7, .fragment_size = 8};
-  return {Grant{.file = kFile, .request = 1, .sequence = 2, .resource = Resource::Data, .mode = LeaseMode::Shared,
-                .range = {0, 3}, .error = 0, .size_floor = 12288, .attributes = {}, .data_offset = 4096,
+  FileSystemStats stats{.blocks = 1,
+                        .blocks_free = 2,
+                        .blocks_available = 3,
+                        .files = 4,
+                        .files_free = 5,
+                        .block_size = 6,
+                        .name_max = 7,
+                        .fragment_size = 8};
+  return {Grant{.file = kFile,
+                .request = 1,
+                .sequence = 2,
+                .resource = Resource::Data,
+                .mode = LeaseMode::Shared,
+                .range = {0, 3},
+                .error = 0,
+                .size_floor = 12288,
+                .attributes = {},
+                .data_offset = 4096,
                 .data = pattern(8192, 9)},
-          Grant{.file = kFile, .request = 0, .sequence = 3, .resource = Resource::Attributes, .mode = LeaseMode::Exclusive,
-                .range = kUnit, .error = 0, .size_floor = 0, .attributes = attributes(), .data_offset = 0, .data = {}},
+          Grant{.file = kFile,
+                .request = 0,
+                .sequence = 3,
+                .resource = Resource::Attributes,
+                .mode = LeaseMode::Exclusive,
+                .range = kUnit,
+                .error = 0,
+                .size_floor = 0,
+                .attributes = attributes(),
+                .data_offset = 0,
+                .data = {}},
           refused,
-          Recall{.file = kFile, .recall = 5, .resource = Resource::Data, .to = LeaseMode::Shared, .range = {2, 8}},
-          Recall{.file = kDir, .recall = 6, .resource = Resource::Entries, .to = LeaseMode::None, .range = kUnit},
+          Recall{.file = kFile,
+                 .recall = 5,
+                 .resource = Resource::Data,
+                 .to = LeaseMode::Shared,
+                 .range = {2, 8}},
+          Recall{.file = kDir,
+                 .recall = 6,
+                 .resource = Resource::Entries,
+                 .to = LeaseMode::None,
+                 .range = kUnit},
           FlushAck{.file = kFile, .flush = 6, .error = ENOSPC},
-          FetchReply{.file = kFile, .fetch = 7, .error = 0, .data_offset = 100, .data = pattern(100, 4)},
+          FetchReply{
+              .file = kFile, .fetch = 7, .error = 0, .data_offset = 100, .data = pattern(100, 4)},
           FetchReply{.file = kFile, .fetch = 8, .error = EIO, .data_offset = 0, .data = {}},
           Reply{.call = 9, .error = ENOENT, .outcome = {}},
           Reply{.call = 10, .error = 0, .outcome = Node{kFile, attributes()}},
@@ -234,7 +326,10 @@ std::vector<ToAgent> sample_to_agent() {
           Reply{.call = 14, .error = 0, .outcome = Text{pattern(1000, 6)}},
           Reply{.call = 15, .error = 0, .outcome = Text{}},
           Reply{.call = 16, .error = 0, .outcome = Offset{~uint64_t{0}}},
-          Reply{.call = 17, .error = 0, .outcome = LockState{.free = false, .type = LockType::Write, .start = 1, .end = 2, .pid = 3}}};
+          Reply{.call = 17,
+                .error = 0,
+                .outcome = LockState{
+                    .free = false, .type = LockType::Write, .start = 1, .end = 2, .pid = 3}}};
 }
 
 }  // namespace vremote::wire

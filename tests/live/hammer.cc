@@ -1,7 +1,8 @@
-// vremote-hammer: processes on several nodes hammer the same pages through real mounts; a checker then decides whether one copy of each page
-// could have shown them what they saw.
+// vremote-hammer: processes on several nodes hammer the same pages through real mounts; a checker
+// then decides whether one copy of each page could have shown them what they saw.
 //
-//   vremote-hammer --vremote BUILD/src/cli/vremote --nodes 3 --seconds 600 --mmap --names --truncate --busy-cpu --seed $RANDOM
+//   vremote-hammer --vremote BUILD/src/cli/vremote --nodes 3 --seconds 600 --mmap --names
+//   --truncate --busy-cpu --seed $RANDOM
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -32,7 +33,8 @@ void on_bus_error(int, siginfo_t* info, void*) {
   ::_exit(3);
 }
 
-[[noreturn]] void run_worker(Playground& playground, Shared& shared, unsigned process, pid_t parent) {
+[[noreturn]] void run_worker(Playground& playground, Shared& shared, unsigned process,
+                             pid_t parent) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (::getppid() != parent) ::_exit(3);
   playground.in_child();
@@ -54,7 +56,8 @@ bool prepare(const Playground& playground, const Settings& settings) {
   std::error_code error;
   std::filesystem::create_directory(dir, error);
   const std::string nothing(settings.pages * kPageSize, '\0');
-  for (unsigned f = 0; f < settings.files; ++f) std::ofstream(dir + "/" + register_file(f), std::ios::binary) << nothing;
+  for (unsigned f = 0; f < settings.files; ++f)
+    std::ofstream(dir + "/" + register_file(f), std::ios::binary) << nothing;
   std::ofstream(dir + "/" + kAppendName, std::ios::binary);
   std::filesystem::create_symlink("0", dir + "/" + kSharedName, error);
   if (error) fmt::print(stderr, "hammer: {}: {}\n", dir, error.message());
@@ -67,11 +70,14 @@ void report_stuck(const Playground& playground, const Shared& shared, unsigned w
     const ProcessLog& log = shared.logs[i];
     const uint64_t since = log.doing_since;
     if (log.done || since == 0) continue;
-    fmt::print(stderr, "process {} (pid {}, node {}) is in \"{}\" since {} ms\n", i, log.pid, i % shared.settings.nodes + 1, log.doing.load(),
+    fmt::print(stderr, "process {} (pid {}, node {}) is in \"{}\" since {} ms\n", i, log.pid,
+               i % shared.settings.nodes + 1, log.doing.load(),
                (now - std::min(now, since)) / 1'000'000);
-    if (now - std::min(now, since) > 1'000'000'000) fmt::print(stderr, "{}", where_it_hangs(log.pid));
+    if (now - std::min(now, since) > 1'000'000'000)
+      fmt::print(stderr, "{}", where_it_hangs(log.pid));
   }
-  for (size_t n = 0; n < playground.nodes().size(); ++n) fmt::print(stderr, "{}: {}\n", playground.nodes()[n].name, playground.status(n));
+  for (size_t n = 0; n < playground.nodes().size(); ++n)
+    fmt::print(stderr, "{}: {}\n", playground.nodes()[n].name, playground.status(n));
 }
 
 // Until the time is over or something is wrong. False: a call does not come back.
@@ -101,7 +107,8 @@ bool watch(const Playground& playground, Shared& shared, unsigned workers) {
       return false;
     }
     if (now >= next_progress) {
-      fmt::print("  {:>4} s left  {:>9} calls (+{})  {} appended  {} locks\n", end > now ? (end - now) / 1'000'000'000 : 0, calls, calls - told,
+      fmt::print("  {:>4} s left  {:>9} calls (+{})  {} appended  {} locks\n",
+                 end > now ? (end - now) / 1'000'000'000 : 0, calls, calls - told,
                  shared.appends_done.load(), shared.locks_taken.load());
       std::fflush(stdout);
       told = calls;
@@ -167,7 +174,9 @@ int run(Shared& shared, const PlaygroundOptions& where, Settings settings) {
   if (fine) {
     for (unsigned n = 0; n < settings.nodes && fine; ++n) {
       records = 0;
-      if (auto what = judge_appends(shared, playground.path(n, 0, std::string(kDirectory) + "/" + kAppendName), &records)) {
+      if (auto what = judge_appends(
+              shared, playground.path(n, 0, std::string(kDirectory) + "/" + kAppendName),
+              &records)) {
         fmt::print(stderr, "hammer: on node{}: {}\n", n + 1, *what);
         fine = false;
       }
@@ -182,15 +191,19 @@ int run(Shared& shared, const PlaygroundOptions& where, Settings settings) {
     }
   }
   if (!fine) {
-    for (size_t n = 0; n < playground.nodes().size(); ++n) fmt::print(stderr, "{}: {}\n", playground.nodes()[n].name, playground.status(n));
+    for (size_t n = 0; n < playground.nodes().size(); ++n)
+      fmt::print(stderr, "{}: {}\n", playground.nodes()[n].name, playground.status(n));
   }
   const std::string ended = playground.stop();
   if (!ended.empty()) {
     fmt::print(stderr, "hammer: {}\n", ended);
     fine = false;
   }
-  fmt::print("{}: seed {}, {} nodes, {} processes, {} calls, {} cells checked, {} records appended, {} reads with an old end, {} locks taken\n", fine ? "ok" : "FAILED", settings.seed,
-             settings.nodes, workers, verdict.operations, verdict.cells, records, shared.old_ends.load(), shared.locks_taken.load());
+  fmt::print(
+      "{}: seed {}, {} nodes, {} processes, {} calls, {} cells checked, {} records appended, {} "
+      "reads with an old end, {} locks taken\n",
+      fine ? "ok" : "FAILED", settings.seed, settings.nodes, workers, verdict.operations,
+      verdict.cells, records, shared.old_ends.load(), shared.locks_taken.load());
   return fine ? 0 : 1;
 }
 
@@ -202,20 +215,35 @@ int main(int argc, char** argv) {
   Settings settings;
   PlaygroundOptions where;
   where.program = VREMOTE_PROGRAM;
-  CLI::App app("Hammers shared pages from several nodes and checks that one copy could have shown what was seen");
-  app.add_option("--nodes", settings.nodes, "How many nodes")->check(CLI::Range(1, 8))->capture_default_str();
-  app.add_option("--procs-per-node", settings.processes_per_node, "Processes on each node")->check(CLI::Range(1, 8))->capture_default_str();
-  app.add_option("--seconds", settings.seconds, "How long")->check(CLI::Range(1, 36000))->capture_default_str();
-  app.add_option("--files", settings.files, "Files of registers")->check(CLI::Range(1, 64))->capture_default_str();
-  app.add_option("--pages", settings.pages, "Pages of each file")->check(CLI::Range(1, 256))->capture_default_str();
-  app.add_option("--seed", settings.seed, "Chooses the calls (not their timing)")->capture_default_str();
+  CLI::App app(
+      "Hammers shared pages from several nodes and checks that one copy could have shown what was "
+      "seen");
+  app.add_option("--nodes", settings.nodes, "How many nodes")
+      ->check(CLI::Range(1, 8))
+      ->capture_default_str();
+  app.add_option("--procs-per-node", settings.processes_per_node, "Processes on each node")
+      ->check(CLI::Range(1, 8))
+      ->capture_default_str();
+  app.add_option("--seconds", settings.seconds, "How long")
+      ->check(CLI::Range(1, 36000))
+      ->capture_default_str();
+  app.add_option("--files", settings.files, "Files of registers")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  app.add_option("--pages", settings.pages, "Pages of each file")
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
+  app.add_option("--seed", settings.seed, "Chooses the calls (not their timing)")
+      ->capture_default_str();
   app.add_flag("--mmap", settings.mmap, "Every other file is also mapped shared and writable");
-  app.add_flag("--names", settings.names, "Renames, exclusive creations and unlinks of the same names");
+  app.add_flag("--names", settings.names,
+               "Renames, exclusive creations and unlinks of the same names");
   app.add_flag("--truncate", settings.truncate, "Files made shorter and longer");
   app.add_flag("!--no-appends", settings.appends, "No file of appended records");
   app.add_flag("--busy-cpu", settings.busy_cpu, "A spinning process beside");
   app.add_flag("--keep", where.keep, "Leave the directory");
-  app.add_option("--dir", where.base, "Where the cluster's fresh directory is made; $TMPDIR or /tmp by default");
+  app.add_option("--dir", where.base,
+                 "Where the cluster's fresh directory is made; $TMPDIR or /tmp by default");
   app.add_option("--vremote", where.program, "The program under test")->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   if (const std::string why = why_no_mounts(); !why.empty()) {

@@ -40,7 +40,8 @@ std::optional<Contradiction> check_register(std::span<const CellOp> operations) 
   for (const CellOp& op : operations) {
     Value& value = values[op.value];
     if (op.write) {
-      if (value.written) return Contradiction{"two writes of one value: the test itself is wrong", {op.index}};
+      if (value.written)
+        return Contradiction{"two writes of one value: the test itself is wrong", {op.index}};
       value.written = true;
       value.write_begin = op.begin;
       value.write_index = op.index;
@@ -60,9 +61,11 @@ std::optional<Contradiction> check_register(std::span<const CellOp> operations) 
   }
   std::vector<const Value*> forward, backward;
   for (const auto& [stamp, value] : values) {
-    if (!value.written) return Contradiction{"a value was read that nobody wrote there", {value.first_read}};
+    if (!value.written)
+      return Contradiction{"a value was read that nobody wrote there", {value.first_read}};
     if (value.first_read_end < value.write_begin)
-      return Contradiction{"a value was read before its write began", {value.first_read, value.write_index}};
+      return Contradiction{"a value was read before its write began",
+                           {value.first_read, value.write_index}};
     (value.forward() ? forward : backward).push_back(&value);
   }
   auto by_low = [](const Value* a, const Value* b) { return a->low() < b->low(); };
@@ -80,7 +83,10 @@ std::optional<Contradiction> check_register(std::span<const CellOp> operations) 
     if (after == forward.begin()) continue;
     const Value* outer = *std::prev(after);
     if (inner->high() >= outer->high()) continue;
-    Contradiction found{"a value came and went while another was seen before and after it (an overwritten value was read)", {}};
+    Contradiction found{
+        "a value came and went while another was seen before and after it (an overwritten value "
+        "was read)",
+        {}};
     add(found.operations, *outer);
     add(found.operations, *inner);
     return found;

@@ -1,9 +1,12 @@
-// Whether what was seen of one cell can have been one copy: linearizability of a register whose writes are all different.
+// Whether what was seen of one cell can have been one copy: linearizability of a register whose
+// writes are all different.
 //
-// Gibbons and Korach: take each value with its write and all its reads. Its zone goes from the first end to the last begin of these calls:
-// when that is forwards, the register must have held the value all that time; else it must have held it at some moment of the (backward)
-// zone. The history is linearizable exactly when no read ends before its write begins, no two forward zones overlap, and no backward zone
-// lies inside a forward one. n log n, so every operation of a long run is checked.
+// Gibbons and Korach: take each value with its write and all its reads. Its zone goes from the
+// first end to the last begin of these calls: when that is forwards, the register must have held
+// the value all that time; else it must have held it at some moment of the (backward) zone. The
+// history is linearizable exactly when no read ends before its write begins, no two forward zones
+// overlap, and no backward zone lies inside a forward one. n log n, so every operation of a long
+// run is checked.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +19,8 @@ namespace vremote::live {
 
 inline constexpr uint64_t kNever = UINT64_MAX;  // the end of a call that did not return
 
-// One call on the cell, or many reads of one value by one process with nothing else of that process between: [begin, end] is then the
-// first and last_begin the begin of the last.
+// One call on the cell, or many reads of one value by one process with nothing else of that process
+// between: [begin, end] is then the first and last_begin the begin of the last.
 struct CellOp {
   uint64_t begin = 0, end = 0;
   uint64_t last_begin = 0;

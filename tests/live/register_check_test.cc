@@ -11,8 +11,12 @@
 namespace vremote::live {
 namespace {
 
-CellOp write(uint64_t begin, uint64_t end, uint64_t value) { return {.begin = begin, .end = end, .value = value, .write = true}; }
-CellOp read(uint64_t begin, uint64_t end, uint64_t value) { return {.begin = begin, .end = end, .last_begin = begin, .value = value}; }
+CellOp write(uint64_t begin, uint64_t end, uint64_t value) {
+  return {.begin = begin, .end = end, .value = value, .write = true};
+}
+CellOp read(uint64_t begin, uint64_t end, uint64_t value) {
+  return {.begin = begin, .end = end, .last_begin = begin, .value = value};
+}
 
 bool fine(std::vector<CellOp> ops) {
   for (uint32_t i = 0; i < ops.size(); ++i) ops[i].index = i;
@@ -22,9 +26,11 @@ bool fine(std::vector<CellOp> ops) {
 TEST(RegisterCheckTest, OneCopyIsFine) {
   EXPECT_TRUE(fine({}));
   EXPECT_TRUE(fine({read(1, 2, 0), write(3, 4, 7), read(5, 6, 7)}));
-  EXPECT_TRUE(fine({write(1, 10, 7), read(2, 3, 0), read(4, 5, 7)})) << "a write may take effect at any moment of its call";
+  EXPECT_TRUE(fine({write(1, 10, 7), read(2, 3, 0), read(4, 5, 7)}))
+      << "a write may take effect at any moment of its call";
   EXPECT_TRUE(fine({write(1, 10, 7), write(2, 9, 8), read(11, 12, 7)}));
-  EXPECT_TRUE(fine({write(1, kNever, 7), read(5, 6, 0), read(7, 8, 7)})) << "a call that never returned may have had its effect";
+  EXPECT_TRUE(fine({write(1, kNever, 7), read(5, 6, 0), read(7, 8, 7)}))
+      << "a call that never returned may have had its effect";
   EXPECT_TRUE(fine({write(1, kNever, 7), read(5, 6, 0), read(7, 8, 0)}));
 }
 
@@ -33,13 +39,18 @@ TEST(RegisterCheckTest, AnOverwrittenValueIsNoticed) {
   EXPECT_FALSE(fine({write(1, 2, 7), write(3, 4, 8), read(5, 6, 7)}));
 }
 
-TEST(RegisterCheckTest, AFutureValueIsNoticed) { EXPECT_FALSE(fine({read(1, 2, 7), write(3, 4, 7)})); }
+TEST(RegisterCheckTest, AFutureValueIsNoticed) {
+  EXPECT_FALSE(fine({read(1, 2, 7), write(3, 4, 7)}));
+}
 
-TEST(RegisterCheckTest, AValueFromNowhereIsNoticed) { EXPECT_FALSE(fine({write(1, 2, 7), read(3, 4, 9)})); }
+TEST(RegisterCheckTest, AValueFromNowhereIsNoticed) {
+  EXPECT_FALSE(fine({write(1, 2, 7), read(3, 4, 9)}));
+}
 
 TEST(RegisterCheckTest, NewThenOldIsNoticedWhileTheWriteIsUnderWay) {
   EXPECT_FALSE(fine({write(1, 10, 7), read(2, 3, 7), read(4, 5, 0)}));
-  EXPECT_FALSE(fine({write(1, 20, 7), write(2, 20, 8), read(3, 4, 7), read(5, 6, 8), read(7, 8, 7)}));
+  EXPECT_FALSE(
+      fine({write(1, 20, 7), write(2, 20, 8), read(3, 4, 7), read(5, 6, 8), read(7, 8, 7)}));
 }
 
 TEST(RegisterCheckTest, ALostWriteIsNoticed) {
@@ -71,7 +82,9 @@ TEST(RegisterCheckTest, AgreesWithTheSimulatorsCheckerOnRandomHistories) {
       const uint64_t begin = random.between(1, 50);
       ops.push_back(read(begin, begin + random.between(1, 6), random.below(writes + 1)));
     }
-    for (const CellOp& op : ops) page_ops.push_back({.begin = op.begin, .end = op.end, .write = op.write, .cells = 1, .values = {op.value}});
+    for (const CellOp& op : ops)
+      page_ops.push_back(
+          {.begin = op.begin, .end = op.end, .write = op.write, .cells = 1, .values = {op.value}});
     const bool mine = fine(ops);
     ASSERT_EQ(mine, !sim::check_page(page_ops)) << "round " << round;
     refuted += mine ? 0 : 1;

@@ -19,13 +19,15 @@ std::string content(const std::string& path) {
 std::string where_it_hangs(int pid) {
   std::string text;
   std::error_code error;
-  for (const auto& task : std::filesystem::directory_iterator(fmt::format("/proc/{}/task", pid), error)) {
+  for (const auto& task :
+       std::filesystem::directory_iterator(fmt::format("/proc/{}/task", pid), error)) {
     const std::string dir = task.path();
     std::string state;
     std::ifstream status(dir + "/status");
     for (std::string line; std::getline(status, line);)
       if (line.starts_with("Name:") || line.starts_with("State:")) state += line + " ";
-    text += fmt::format("{}: {}\n  syscall {}{}", dir, state, content(dir + "/syscall"), content(dir + "/stack"));
+    text += fmt::format("{}: {}\n  syscall {}{}", dir, state, content(dir + "/syscall"),
+                        content(dir + "/stack"));
   }
   return text;
 }

@@ -15,7 +15,9 @@ namespace {
 
 class VerdictTest : public ::testing::Test {
  protected:
-  VerdictTest() : shared_(map_shared()), file_(::testing::TempDir() + "verdict-" + std::to_string(::getpid())) {}
+  VerdictTest()
+      : shared_(map_shared()),
+        file_(::testing::TempDir() + "verdict-" + std::to_string(::getpid())) {}
   ~VerdictTest() override {
     ::munmap(shared_, sizeof(Shared));
     std::error_code ignored;
@@ -30,7 +32,8 @@ class VerdictTest : public ::testing::Test {
     log.ops[log.count++] = op;
   }
   // Cells of page 3 of file 1; number 0: what was there at the beginning.
-  Op on_page(OpKind kind, uint64_t begin, uint64_t end, std::initializer_list<std::pair<unsigned, uint64_t>> cells) {
+  Op on_page(OpKind kind, uint64_t begin, uint64_t end,
+             std::initializer_list<std::pair<unsigned, uint64_t>> cells) {
     Op op{.begin = begin, .end = end, .page = 3, .file = 1, .kind = kind};
     for (auto [cell, number] : cells) {
       op.cells |= static_cast<uint8_t>(1u << cell);

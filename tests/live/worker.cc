@@ -21,7 +21,8 @@ Worker::Worker(Shared& shared, unsigned process, std::string dir)
       process_(process),
       dir_(std::move(dir)),
       random_(shared.settings.seed * 1000003 + process) {
-  void* memory = ::mmap(nullptr, kBufferSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* memory =
+      ::mmap(nullptr, kBufferSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   VR_CHECK(memory != MAP_FAILED);
   buffer_ = static_cast<std::byte*>(memory);
 }
@@ -37,14 +38,16 @@ void Worker::open_files() {
     const std::string name = path(register_file(f));
     File file;
     file.cached = Fd(::open(name.c_str(), O_RDONLY | O_CLOEXEC));
-    file.writer = Fd(::open(name.c_str(), (is_mapped(settings_, f) ? O_RDWR : O_WRONLY) | O_CLOEXEC));
+    file.writer =
+        Fd(::open(name.c_str(), (is_mapped(settings_, f) ? O_RDWR : O_WRONLY) | O_CLOEXEC));
     file.o_direct = Fd(::open(name.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC));
     if (!file.cached.valid() || !file.writer.valid() || !file.o_direct.valid()) {
       failed("open", f, -1, 0);
       return;
     }
     if (is_mapped(settings_, f)) {
-      void* map = ::mmap(nullptr, settings_.pages * kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED, file.writer.get(), 0);
+      void* map = ::mmap(nullptr, settings_.pages * kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED,
+                         file.writer.get(), 0);
       if (map == MAP_FAILED) {
         failed("mmap", f, -1, 0);
         return;
@@ -110,8 +113,10 @@ void Worker::note(const Op& op) {
 
 // Equal reads one after another say no more than the first and the last of them.
 void Worker::note_read(const Op& op) {
-  const uint64_t place = uint64_t{op.page} << 16 | uint64_t{op.cells} << 8 | static_cast<uint64_t>(op.how);
-  auto [it, fresh] = last_read_.try_emplace({op.file, place}, log_.count.load(std::memory_order_relaxed));
+  const uint64_t place =
+      uint64_t{op.page} << 16 | uint64_t{op.cells} << 8 | static_cast<uint64_t>(op.how);
+  auto [it, fresh] =
+      last_read_.try_emplace({op.file, place}, log_.count.load(std::memory_order_relaxed));
   if (!fresh) {
     Op& last = log_.ops[it->second];
     if (last.values == op.values) {
@@ -125,7 +130,8 @@ void Worker::note_read(const Op& op) {
 }
 
 void Worker::failed(const char* call, unsigned file, int64_t result, int64_t wanted) {
-  shared_.fail(fmt::format("process {}: {} of file {} gave {} instead of {}{}{}", process_, call, file, result, wanted, result < 0 ? ": " : "",
+  shared_.fail(fmt::format("process {}: {} of file {} gave {} instead of {}{}{}", process_, call,
+                           file, result, wanted, result < 0 ? ": " : "",
                            result < 0 ? std::strerror(errno) : ""));
 }
 

@@ -1,4 +1,5 @@
-// One hammering process: does random calls on the files until told to stop, and writes down what it saw.
+// One hammering process: does random calls on the files until told to stop, and writes down what it
+// saw.
 #pragma once
 
 #include <map>
@@ -49,7 +50,8 @@ class Worker {
   void mapped_store(unsigned file);
   void drop_or_advise(unsigned file);
   void truncate_mapped(unsigned file);
-  void saw(unsigned file, How how, Interval when, uint64_t first_page, std::span<const std::byte> bytes);
+  void saw(unsigned file, How how, Interval when, uint64_t first_page,
+           std::span<const std::byte> bytes);
   void read_at(unsigned file, How how, int fd, uint64_t first_page, uint64_t pages);
 
   // worker_others.cc
@@ -91,8 +93,9 @@ class Worker {
   Fd append_writer_, append_reader_;
   uint64_t append_parsed_ = 0;
   uint64_t append_records_ = 0;
-  std::map<std::pair<unsigned, uint64_t>, uint32_t> last_read_;  // (file; page, cells and kind) -> its place in the log
-  std::byte* buffer_ = nullptr;                                  // page-aligned
+  std::map<std::pair<unsigned, uint64_t>, uint32_t>
+      last_read_;                // (file; page, cells and kind) -> its place in the log
+  std::byte* buffer_ = nullptr;  // page-aligned
   // Truncations.
   uint64_t started_ = 0;
   unsigned epoch_ = UINT32_MAX;

@@ -56,13 +56,15 @@ pid_t start(const GuardOrders& orders) {
   const pid_t parent = ::getpid();
   const pid_t pid = ::fork();
   if (pid != 0) return pid;
-  for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) ::signal(signal, SIG_DFL);  // what is ignored stays so after exec
+  for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE})
+    ::signal(signal, SIG_DFL);  // what is ignored stays so after exec
   ::prctl(PR_SET_PDEATHSIG, SIGTERM);
   if (::getppid() != parent) ::_exit(127);
   const int out = ::open(log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
   ::dup2(out, STDOUT_FILENO);
   ::dup2(out, STDERR_FILENO);
-  ::execl(orders.program.c_str(), "vremote", "playground", "--nodes", nodes.c_str(), "--dir", dir.c_str(), nullptr);
+  ::execl(orders.program.c_str(), "vremote", "playground", "--nodes", nodes.c_str(), "--dir",
+          dir.c_str(), nullptr);
   ::_exit(127);
 }
 
@@ -130,7 +132,8 @@ int guard_playground(const GuardOrders& orders, int alive) {
       break;
     }
     if (Clock::now() >= deadline) {
-      fmt::print(stderr, "guard: {} s are over: ending the playground in {} by force\n", orders.seconds, orders.dir);
+      fmt::print(stderr, "guard: {} s are over: ending the playground in {} by force\n",
+                 orders.seconds, orders.dir);
       result = kGuardTimeout;
       break;
     }
@@ -139,7 +142,8 @@ int guard_playground(const GuardOrders& orders, int alive) {
     ::kill(playground, SIGTERM);
     gone = reap_until(playground, Clock::now() + kPatience, &status);
     if (!gone || !WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-      fmt::print(stderr, "guard: the playground in {} {}\n", orders.dir, gone ? "ended badly" : "does not end");
+      fmt::print(stderr, "guard: the playground in {} {}\n", orders.dir,
+                 gone ? "ended badly" : "does not end");
       result = kGuardUnclean;
     }
   }
@@ -150,9 +154,11 @@ int guard_playground(const GuardOrders& orders, int alive) {
   if (result != kGuardClean) {
     std::ifstream log(orders.dir + "/playground.log");
     std::string line;
-    for (int i = 0; i < 60 && std::getline(log, line); ++i) fmt::print(stderr, "playground: {}\n", line);
+    for (int i = 0; i < 60 && std::getline(log, line); ++i)
+      fmt::print(stderr, "playground: {}\n", line);
   }
-  // Nothing is mounted below any more, or remove_all would enter it: look again, and rather leave the directory.
+  // Nothing is mounted below any more, or remove_all would enter it: look again, and rather leave
+  // the directory.
   auto mounts = fuse::read_mountinfo();
   bool mounted = !mounts;
   if (mounts)

@@ -48,7 +48,10 @@ class Playground {
   // Ends the connections at once: whoever hangs in a call gets an error.
   void abort();
   // To be called first in each forked child: otherwise the guard takes the child for the test.
-  void in_child() { alive_.reset(); child_ = true; }
+  void in_child() {
+    alive_.reset();
+    child_ = true;
+  }
 
  private:
   Playground() = default;
