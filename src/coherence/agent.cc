@@ -119,7 +119,7 @@ void Agent::truncate(Instant now, Token token, FileId id, uint64_t size, AgentAc
 
 void Agent::truncate_done(Instant now, FileId id, bool done, uint64_t size, AgentActions& actions) {
   FileAgent& f = file(id);
-  f.truncate_done(done, size);
+  f.truncate_done(now, done, size);
   settle(now, f, actions);
 }
 

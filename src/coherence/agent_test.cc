@@ -518,7 +518,18 @@ TEST(AgentTest, AFillThatWaitsForATruncationDoesNotKeepTheAttributes) {
   w.recalls_attributes().expect("ack 0-0");
   w.grants('A').expect_nothing();
   w.truncation_done(100).expect("ask Shared attributes");
-  w.grants_attributes(100).expect("data 1 end");
+  w.grants_attributes(100).expect_nothing();  // the kernel may not know its new size yet
+  w.later_ms(1).expect("data 1 end");
+}
+
+TEST(AgentTest, AShortAnswerWaitsUntilTheKernelHasTakenInOurTruncation) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, 5000).has(Exclusive, PageRange::all());
+  w.truncates(1, 0).expect("truncate 1");
+  w.truncation_done(0).expect_nothing();
+  w.fills(2, pages(0, 0)).expect_nothing();
+  EXPECT_EQ(w.ms_to_deadline(), 1);
+  w.later_ms(1).expect("data 2 end");
 }
 
 TEST(AgentTest, ARecallThatWaitsForATruncationOfOursIsReportedBusy) {

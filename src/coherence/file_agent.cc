@@ -122,7 +122,7 @@ void FileAgent::truncate(Token token, uint64_t size) {
   requests_.push_back(std::move(request));
 }
 
-void FileAgent::truncate_done(bool done, uint64_t size) {
+void FileAgent::truncate_done(Instant now, bool done, uint64_t size) {
   VR_CHECK(truncations_ > 0);
   --truncations_;
   std::erase_if(requests_, [&](const Request& r) { return r.kind == Kind::Truncate && r.active; });
@@ -132,6 +132,7 @@ void FileAgent::truncate_done(bool done, uint64_t size) {
   set_dirty_bytes(before);
   size_floor_ = std::min(size_floor_, size);
   told_at_most(size);
+  truncated_until_ = now + shared_.options.residency_ns;
   if (dirty_attributes_.has_size) dirty_attributes_.has_size = false;
   if (attributes_mode_ != LeaseMode::None) attributes_.size = size;
   void_data({size >> kPageShift, kPageEnd});
@@ -505,6 +506,13 @@ bool FileAgent::advance_read(Instant now, Request& request, AgentActions& action
   }
   if (!request.asked_message) ++shared_.statistics.hits_without_message;
   if (!request.have_data) request.data = {};
+  // A fill that waited for our own truncation: the kernel ignores a short answer until it has taken
+  // in the truncation's, and its reader would take the rest of the page, which is zero, for bytes
+  // of the file.
+  if (fill && available < request.size && now < truncated_until_) {
+    wake_ = wake_ ? std::min(*wake_, truncated_until_) : truncated_until_;
+    return false;
+  }
   if (fill && available < request.size)
     told_at_most(request.offset + available);  // the kernel takes a short answer for the end
   if (fill) kernel_.fill_answered(request.fill, request.range, now + shared_.options.residency_ns);

@@ -59,7 +59,7 @@ class FileAgent {
   void entries(Token token);
   void flush(Instant now, Token token, AgentActions& actions);
   void truncate(Token token, uint64_t size);
-  void truncate_done(bool done, uint64_t size);
+  void truncate_done(Instant now, bool done, uint64_t size);
   void interrupt(Token token, AgentActions& actions);
   void forget(Instant now);
 
@@ -177,6 +177,8 @@ class FileAgent {
   // At most what the kernel takes the file's size for, since it was last told; unset: not told yet.
   std::optional<uint64_t> told_size_;
   uint64_t last_told_ = 0;
+  // Until then the kernel may not have taken in the new size of a truncation it asked for.
+  Instant truncated_until_;
   Instant dirty_since_;
   uint32_t opens_ = 0, mapping_opens_ = 0;
   bool told_in_use_ = false;
