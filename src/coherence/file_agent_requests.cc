@@ -1,0 +1,244 @@
+// What each kind of request waits for, and its answer.
+#include <cerrno>
+#include <utility>
+
+#include "coherence/file_agent.h"
+
+namespace vremote::coherence {
+
+// Holds the Attributes lease for this request from here to its answer, or asks for it.
+bool FileAgent::need_attributes(Request& request, LeaseMode mode, AgentActions& actions) {
+  if (covers(attributes_mode_, mode)) {
+    if (request.pinned) return true;
+    // The recall came first: give up, then ask anew (the home serves the other node first).
+    if (recall_pending(Resource::Attributes, kUnit)) return false;
+    request.pinned = true;
+    return true;
+  }
+  request.pinned = false;
+  if (request.attributes_request != 0 || recall_pending(Resource::Attributes, kUnit)) return false;
+  request.attributes_request = shared_.next_id++;
+  request.asked_message = true;
+  ++shared_.statistics.lease_requests;
+  actions.push_back(SendToHome{LeaseRequest{.file = id_,
+                                            .request = request.attributes_request,
+                                            .resource = Resource::Attributes,
+                                            .mode = mode,
+                                            .range = kUnit,
+                                            .want_data = false}});
+  return false;
+}
+
+void FileAgent::ask_data(Request& request, LeaseMode mode, bool want_data, AgentActions& actions) {
+  if (request.data_request != 0) return;
+  request.data_request = shared_.next_id++;
+  request.asked_message = true;
+  request.have_data = false;
+  request.fetch = 0;
+  ++shared_.statistics.lease_requests;
+  actions.push_back(SendToHome{LeaseRequest{.file = id_,
+                                            .request = request.data_request,
+                                            .resource = Resource::Data,
+                                            .mode = mode,
+                                            .range = request.range,
+                                            .want_data = want_data}});
+}
+
+// K16: the kernel throws an answer away when the inode changed in any way since it asked (a purge,
+// another answer), and goes on with the size it had: a read at the old end would miss what another
+// node has appended. So a size larger than the one it was last told is made known first.
+bool FileAgent::advance_attributes(Request& request, AgentActions& actions) {
+  if (request.push != 0) return false;
+  if (!request.pushed) {
+    if (!need_attributes(request, LeaseMode::Shared, actions)) return false;
+    request.told = attributes_;
+    request.told_order = ++last_told_;
+    request.told.blocks = std::max(request.told.blocks,
+                                   std::min((request.told.size + 511) / 512, dirty_.bytes() / 512));
+    if (told_size_ && request.told.size > *told_size_) {
+      // The answer was true when the question was there; the lease need not wait for the push.
+      request.pinned = false;
+      request.push = shared_.next_id++;
+      ++shared_.statistics.size_pushes;
+      actions.push_back(PushSize{request.push, id_, request.told.size});
+      return false;
+    }
+  }
+  if (request.pushed) {
+    // What has become true since the question is as good an answer, and a later one.
+    if (covers(attributes_mode_, LeaseMode::Shared)) {
+      request.told = attributes_;
+      request.told_order = ++last_told_;
+    }
+  }
+  // Nobody is told an older truth after a newer one.
+  for (Request& other : requests_) {
+    if (other.told_order == 0 || other.told_order >= request.told_order) continue;
+    other.told = request.told;
+    other.told_order = request.told_order;
+  }
+  told_size_ = request.told.size;
+  actions.push_back(ReplyAttributes{request.token, request.told});
+  return true;
+}
+
+bool FileAgent::advance_read(Instant now, Request& request, AgentActions& actions) {
+  const bool fill = request.kind == Kind::Fill;
+  const Mistakes& mistakes = shared_.options.mistakes;
+  if (fill) {
+    // K3: while this fill stands for the absence of its pages, it is not answered.
+    if (!mistakes.has(Mistake::FillFromRecalled) && recall_pending(Resource::Data, request.range))
+      return false;
+    for (const Request& other : requests_) {
+      if (!other.active || !other.range.overlaps(request.range)) continue;
+      if (other.kind == Kind::Write || (other.kind == Kind::Truncate && !may_write())) return false;
+    }
+  } else if (recall_pending(Resource::Data, request.range)) {
+    return false;
+  }
+  // A message for the data is under way and will carry what we need.
+  if (request.data_request != 0) return false;
+
+  uint64_t available = request.size;
+  if (request.offset + request.size > size_floor_ || attributes_mode_ != LeaseMode::None) {
+    if (request.offset + request.size > size_floor_ && attributes_mode_ == LeaseMode::None &&
+        !need_attributes(request, LeaseMode::Shared, actions))
+      return false;
+    if (request.offset + request.size > attributes_.size) {
+      // The answer depends on the true size: it must not change until we have given it.
+      if (!request.pinned && recall_pending(Resource::Attributes, kUnit)) return false;
+      request.pinned = true;
+      available = request.offset < attributes_.size ? attributes_.size - request.offset : 0;
+    }
+  }
+  const LeaseMode mode = fill && may_write() ? LeaseMode::Exclusive : LeaseMode::Shared;
+  if (!fill && available == 0) {
+    actions.push_back(ReplyData{request.token, {}, 0});
+    return true;
+  }
+  if (!leases_.covers(request.range, mode) &&
+      !(mistakes.has(Mistake::FillFromRecalled) && request.have_data)) {
+    ask_data(request, mode, true, actions);
+    return false;
+  }
+  if (!request.have_data && !dirty_.covers(request.offset, available)) {
+    if (request.fetch == 0) {
+      request.fetch = shared_.next_id++;
+      request.asked_message = true;
+      ++shared_.statistics.fetches;
+      actions.push_back(
+          SendToHome{Fetch{.file = id_, .fetch = request.fetch, .range = request.range}});
+    }
+    return false;
+  }
+  if (!request.asked_message) ++shared_.statistics.hits_without_message;
+  if (!request.have_data) request.data = {};
+  // A fill that waited for our own truncation: the kernel ignores a short answer until it has taken
+  // in the truncation's, and its reader would take the rest of the page, which is zero, for bytes
+  // of the file.
+  if (fill && available < request.size && now < truncated_until_) {
+    wake_ = wake_ ? std::min(*wake_, truncated_until_) : truncated_until_;
+    return false;
+  }
+  if (fill && available < request.size)
+    told_at_most(request.offset + available);  // the kernel takes a short answer for the end
+  if (fill) kernel_.fill_answered(request.fill, request.range, now + shared_.options.residency_ns);
+  actions.push_back(ReplyData{
+      request.token, dirty_.compose(request.offset, available, request.data_offset, request.data),
+      available});
+  return true;
+}
+
+bool FileAgent::advance_write(Instant now, Request& request, AgentActions& actions) {
+  if (!request.active) {
+    // An append behind another write that is being carried out starts where that one ends.
+    if (request.append)
+      for (const Request& other : requests_)
+        if (other.kind == Kind::Write && other.active) return false;
+    const uint64_t end = request.offset + request.size;
+    const uint64_t known_size =
+        attributes_mode_ != LeaseMode::None ? attributes_.size : size_floor_;
+    const bool extends = request.append || end > known_size;
+    if (!need_attributes(request, extends ? LeaseMode::Exclusive : LeaseMode::Update, actions))
+      return false;
+    if (request.append) {
+      request.offset = attributes_.size;
+      request.range = PageRange::of_bytes(request.offset, request.size);
+    }
+    if (request.offset + request.size > static_cast<uint64_t>(INT64_MAX)) {
+      actions.push_back(ReplyError{request.token, EFBIG});
+      return true;
+    }
+    if (recall_pending(Resource::Data, request.range)) return false;
+    if (!leases_.covers(request.range, LeaseMode::Exclusive)) {
+      ask_data(request, LeaseMode::Exclusive, false, actions);
+      return false;
+    }
+    request.active = true;
+  }
+  // Purge before apply: the purge may write back an older mapped page, which must not land on top
+  // of these bytes (K12).
+  if (!shared_.options.mistakes.has(Mistake::ApplyBeforePurge) &&
+      kernel_.resident().overlaps(request.range))
+    return false;
+  // A fill that met the old end left zeroes behind it in its page. A reader that was woken by it
+  // looks at the size only now: it must not find the new one and take those zeroes for bytes of the
+  // file. As with recalls (K13), it gets a moment.
+  if (const uint64_t end = request.offset + request.size; end > attributes_.size) {
+    if (auto until = kernel_.keep_until(
+            {attributes_.size >> kPageShift, ((end - 1) >> kPageShift) + 1}, now)) {
+      wake_ = wake_ ? std::min(*wake_, *until) : *until;
+      return false;
+    }
+  }
+  if (dirty_.empty()) dirty_since_ = now;
+  touch(request.range);
+  wrote(request.offset, request.bytes, request.wall, true);
+  if (told_size_) told_size_ = std::max(*told_size_, request.kernel_end);
+  if (!request.asked_message) ++shared_.statistics.hits_without_message;
+  if (shared_.dirty_bytes > shared_.options.dirty_max_bytes) {
+    shared_.throttled.push_back(
+        {request.token, request.offset, static_cast<uint32_t>(request.size)});
+    send_dirty(PageRange::all(), false, actions);
+  } else {
+    actions.push_back(
+        ReplyWritten{request.token, request.offset, static_cast<uint32_t>(request.size)});
+  }
+  return true;
+}
+
+bool FileAgent::advance_open(Request& request, AgentActions& actions) {
+  // Any mode will do: at its recall the home hears that the file is in use.
+  if (attributes_mode_ == LeaseMode::None && !need_attributes(request, LeaseMode::Shared, actions))
+    return false;
+  if (!request.purge.empty()) {
+    PageSet left;
+    for (PageRange piece : request.purge.ranges())
+      for (PageRange still : not_exclusive(kernel_.resident().intersect(piece)).ranges())
+        left.add(still);
+    request.purge = left;
+    if (!left.empty()) {
+      // Other nodes need not wait for the purge: this open only has to hear of its pages.
+      request.pinned = false;
+      return false;
+    }
+  }
+  actions.push_back(ReplyOpened{request.token});
+  return true;
+}
+
+bool FileAgent::advance_truncate(Request& request, AgentActions& actions) {
+  if (request.active) return false;  // sent; truncate_done() ends it
+  // A flush under way could land behind the truncation and bring cut bytes back.
+  if (!flights_.empty()) return false;
+  for (const Request& other : requests_)
+    if (other.kind == Kind::Truncate && other.active) return false;
+  // With a writable mapping the kernel holds its write-backs until the truncation is answered: a
+  // purge could not end (K8). The kernel itself drops those pages right after our answer.
+  if (!may_write() && kernel_.resident().overlaps(request.range)) return false;
+  request.active = true;
+  actions.push_back(ReplyTruncateReady{request.token});
+  return false;
+}
+
+}  // namespace vremote::coherence
