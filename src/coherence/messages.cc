@@ -1,15 +1,8 @@
 #include "coherence/messages.h"
 
-namespace vremote::coherence {
-namespace {
-template <typename... Fs>
-struct Overload : Fs... {
-  using Fs::operator()...;
-};
-template <typename... Fs>
-Overload(Fs...) -> Overload<Fs...>;
-}  // namespace
+#include "base/overload.h"
 
+namespace vremote::coherence {
 FileId file_of(const Operation& operation) {
   return std::visit(Overload{
                         [](const LookupCall& c) { return c.dir; },

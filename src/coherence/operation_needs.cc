@@ -2,15 +2,10 @@
 
 #include <algorithm>
 
+#include "base/overload.h"
+
 namespace vremote::coherence {
 namespace {
-
-template <typename... Fs>
-struct Overload : Fs... {
-  using Fs::operator()...;
-};
-template <typename... Fs>
-Overload(Fs...) -> Overload<Fs...>;
 
 using Needs = std::vector<OperationNeed>;
 

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/overload.h"
 #include "coherence/operation_needs.h"
 #include "fuse/reply.h"
 #include "node/inode_table.h"
@@ -17,13 +18,6 @@ namespace vremote::node {
 using namespace coherence;
 
 namespace {
-
-template <typename... Fs>
-struct Overload : Fs... {
-  using Fs::operator()...;
-};
-template <typename... Fs>
-Overload(Fs...) -> Overload<Fs...>;
 
 Timestamp wall_now() {
   timespec t{};

@@ -11,6 +11,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "base/overload.h"
 #include "fuse/reply.h"
 
 namespace vremote::node {
@@ -33,13 +34,6 @@ std::vector<uint32_t> groups_of(uint32_t pid) {
   }
   return groups;
 }
-
-template <typename... Fs>
-struct Overload : Fs... {
-  using Fs::operator()...;
-};
-template <typename... Fs>
-Overload(Fs...) -> Overload<Fs...>;
 
 constexpr int kInitTimeoutMs = 10'000;
 

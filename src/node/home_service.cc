@@ -8,6 +8,7 @@
 #include <cstring>
 #include <thread>
 
+#include "base/overload.h"
 #include "coherence/operation_needs.h"
 
 namespace vremote::node {
@@ -15,13 +16,6 @@ namespace vremote::node {
 using namespace coherence;
 
 namespace {
-
-template <typename... Fs>
-struct Overload : Fs... {
-  using Fs::operator()...;
-};
-template <typename... Fs>
-Overload(Fs...) -> Overload<Fs...>;
 
 // The kernel's view of a size can be older than a truncation: a mapped store beyond the true end
 // must not bring the file back.
