@@ -59,6 +59,14 @@ void Agent::write(Instant now, WriteEvent event, AgentActions& actions) {
   settle(now, f, actions);
 }
 
+std::optional<uint64_t> Agent::write_now(Instant now, const WriteNowEvent& event) {
+  FileAgent* f = find(event.file);
+  if (f == nullptr) return std::nullopt;
+  const std::optional<uint64_t> offset = f->write_now(now, event);
+  if (offset) set_deadline(event.file, f->deadline());
+  return offset;
+}
+
 void Agent::write_back(Instant now, FileId id, uint64_t offset, Bytes bytes, Timestamp now_wall,
                        AgentActions& actions) {
   FileAgent& f = file(id);

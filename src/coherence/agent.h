@@ -14,6 +14,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <unordered_map>
 #include <variant>
 #include <vector>
@@ -120,6 +121,14 @@ struct WriteEvent {
   bool append = false;
   Timestamp now_wall;
 };
+// A write whose bytes are still where the kernel put them.
+struct WriteNowEvent {
+  FileId file;
+  uint64_t offset = 0;  // the kernel's guess when append
+  std::span<const std::byte> bytes;
+  bool append = false;
+  Timestamp now_wall;
+};
 
 struct AgentCounts {
   uint64_t files = 0, shared_pages = 0, exclusive_pages = 0, shared_ranges = 0,
@@ -146,6 +155,10 @@ class Agent {
   // ---- the kernel's requests ----
   void read(Instant now, const ReadEvent& event, AgentActions& actions);
   void write(Instant now, WriteEvent event, AgentActions& actions);
+  // Carries the write out if nothing has to happen first (every lease held, nothing cached, nobody
+  // waits) and returns where it went; nullopt: nothing was done, use write(). No action comes of
+  // it but what next_deadline() tells.
+  std::optional<uint64_t> write_now(Instant now, const WriteNowEvent& event);
   // A page-cache write-back. It is accepted at once, always; the driver answers it right after this
   // call returns (K7).
   void write_back(Instant now, FileId file, uint64_t offset, Bytes bytes, Timestamp now_wall,

@@ -35,6 +35,25 @@ TEST(AgentTest, WritesUnderExclusiveNeedNoMessageAndAreReadBack) {
   EXPECT_EQ(w.agent.statistics().hits_without_message, 2u);
 }
 
+TEST(AgentTest, AWriteGoesThroughAtOnceOnlyWhereNothingWaitsAndNothingIsCached) {
+  AgentWorld w;
+  const Bytes page = test::repeated('W', kPageSize);
+  const auto goes = [&](uint64_t at) {
+    return w.agent.write_now({}, {.file = w.file, .offset = at * kPageSize, .bytes = page.view()})
+        .has_value();
+  };
+  EXPECT_FALSE(goes(0)) << "no lease";
+  w.has_attributes(Exclusive, kSize).has(Exclusive, pages(0, 3)).cached(pages(0, 0), 'A');
+  EXPECT_FALSE(goes(0)) << "cached";
+  EXPECT_TRUE(goes(1));
+  EXPECT_FALSE(goes(4)) << "not leased";
+  w.recalls(pages(0, 0)).expect("purge 0-0");
+  EXPECT_FALSE(goes(1)) << "a recall waits";
+  w.returns(pages(0, 0)).expect("ack 0-0");
+  w.reads(1, 4 * kPageSize, 4096).expect("ask Shared 4-4 with data");
+  EXPECT_FALSE(goes(1)) << "a request waits";
+}
+
 TEST(AgentTest, APartlyWrittenPageIsReadOverTheHomesBytes) {
   AgentWorld w;
   w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all());

@@ -72,27 +72,10 @@ class AgentWorld {
     });
   }
   AgentWorld& writes(Token token, uint64_t offset, uint32_t size, char c) {
-    return event([&] {
-      agent.write(now_,
-                  {.token = token,
-                   .file = file,
-                   .offset = offset,
-                   .bytes = repeated(c, size),
-                   .now_wall = wall_},
-                  actions_);
-    });
+    return write(token, offset, size, c, false);
   }
   AgentWorld& appends(Token token, uint64_t guess, uint32_t size, char c) {
-    return event([&] {
-      agent.write(now_,
-                  {.token = token,
-                   .file = file,
-                   .offset = guess,
-                   .bytes = repeated(c, size),
-                   .append = true,
-                   .now_wall = wall_},
-                  actions_);
-    });
+    return write(token, guess, size, c, true);
   }
   AgentWorld& writes_back(uint64_t page, char c) {
     return event([&] {
@@ -283,6 +266,31 @@ class AgentWorld {
   }
 
  private:
+  // As drivers do: at once when nothing has to happen first.
+  AgentWorld& write(Token token, uint64_t offset, uint32_t size, char c, bool append) {
+    return event([&] {
+      const Bytes bytes = repeated(c, size);
+      const auto went = size > kPageSize ? std::nullopt
+                                         : agent.write_now(now_, {.file = file,
+                                                                  .offset = offset,
+                                                                  .bytes = bytes.view(),
+                                                                  .append = append,
+                                                                  .now_wall = wall_});
+      if (went) {
+        actions_.push_back(ReplyWritten{token, *went, size});
+        return;
+      }
+      agent.write(now_,
+                  {.token = token,
+                   .file = file,
+                   .offset = offset,
+                   .bytes = bytes,
+                   .append = append,
+                   .now_wall = wall_},
+                  actions_);
+    });
+  }
+
   static constexpr Token kSetup = 1000;
   AgentOptions options_;
 

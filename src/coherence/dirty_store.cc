@@ -21,20 +21,44 @@ void append(std::vector<Bytes>& pieces, Bytes piece) {
   }
 }
 
-}  // namespace
-
-void DirtyStore::write(uint64_t offset, const Bytes& bytes) {
-  size_t done = 0;
-  while (done < bytes.size()) {
+// Calls f(page index, first byte in the page, first byte of the whole, length) for each page of a
+// range of bytes.
+template <class F>
+void for_each_page(uint64_t offset, size_t size, F f) {
+  for (size_t done = 0; done < size;) {
     const uint64_t at = offset + done;
     const uint32_t first = at & (kPageSize - 1);
-    const size_t length = std::min<size_t>(kPageSize - first, bytes.size() - done);
-    write_page(at >> kPageShift, first, bytes.part(done, length));
+    const size_t length = std::min<size_t>(kPageSize - first, size - done);
+    f(at >> kPageShift, first, done, length);
     done += length;
   }
 }
 
-void DirtyStore::write_page(uint64_t index, uint32_t first, const Bytes& part) {
+}  // namespace
+
+void DirtyStore::write(uint64_t offset, const Bytes& bytes) {
+  for_each_page(offset, bytes.size(),
+                [&](uint64_t index, uint32_t first, size_t at, size_t length) {
+                  Page& page = dirty_page(index);
+                  if (length != kPageSize) {
+                    copy_into(page, first, bytes.view().subspan(at, length));
+                    return;
+                  }
+                  page.bytes = bytes.part(at, length);
+                  page.own = nullptr;
+                  page.valid.assign(1, Piece{0, static_cast<uint16_t>(kPageSize)});
+                });
+}
+
+void DirtyStore::write(uint64_t offset, std::span<const std::byte> bytes) {
+  for_each_page(offset, bytes.size(),
+                [&](uint64_t index, uint32_t first, size_t at, size_t length) {
+                  copy_into(dirty_page(index), first, bytes.subspan(at, length));
+                });
+}
+
+// The page, new or again with bytes that no flush carries.
+DirtyStore::Page& DirtyStore::dirty_page(uint64_t index) {
   auto [it, fresh] = pages_.try_emplace(index);
   Page& page = it->second;
   if (fresh) {
@@ -43,23 +67,23 @@ void DirtyStore::write_page(uint64_t index, uint32_t first, const Bytes& part) {
     page.flush = 0;
     ++unsent_;
   }
-  const uint16_t end = static_cast<uint16_t>(first + part.size());
-  if (part.size() == kPageSize) {
-    page.bytes = part;
-    page.own = nullptr;
-    page.valid.assign(1, Piece{0, static_cast<uint16_t>(kPageSize)});
-    return;
-  }
+  return page;
+}
+
+void DirtyStore::copy_into(Page& page, uint32_t first, std::span<const std::byte> part) {
   // A flush under way still reads the old memory: write into a copy then.
   if (page.own == nullptr || !page.bytes.unshared()) {
     auto memory = std::make_shared_for_overwrite<std::byte[]>(kPageSize);
-    if (!page.bytes.empty()) std::memcpy(memory.get(), page.bytes.data(), kPageSize);
+    if (!page.bytes.empty() && part.size() != kPageSize)
+      std::memcpy(memory.get(), page.bytes.data(), kPageSize);
     page.own = memory.get();
     std::span<const std::byte> view(memory.get(), kPageSize);
     page.bytes = Bytes(std::move(memory), view);
   }
   std::memcpy(page.own + first, part.data(), part.size());
-  Piece added{static_cast<uint16_t>(first), end};
+  Piece added{static_cast<uint16_t>(first), static_cast<uint16_t>(first + part.size())};
+  for (const Piece& piece : page.valid)
+    if (piece.first <= added.first && added.end <= piece.end) return;
   std::vector<Piece> merged;
   merged.reserve(page.valid.size() + 1);
   for (const Piece& piece : page.valid) {

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <map>
+#include <span>
 #include <vector>
 
 #include "base/bytes.h"
@@ -18,7 +19,10 @@ namespace vremote::coherence {
 
 class DirtyStore {
  public:
+  // Keeps a reference to whole pages of `bytes`.
   void write(uint64_t offset, const Bytes& bytes);
+  // Copies; a page that is dirty already is changed in place.
+  void write(uint64_t offset, std::span<const std::byte> bytes);
 
   // True when every byte of [offset, offset + length) is here.
   bool covers(uint64_t offset, uint64_t length) const;
@@ -58,7 +62,8 @@ class DirtyStore {
     std::vector<Piece> valid;  // disjoint, in order
     uint64_t flush = 0;        // the flush that carries all of it; 0: not sent, or written since
   };
-  void write_page(uint64_t index, uint32_t first, const Bytes& part);
+  Page& dirty_page(uint64_t index);
+  static void copy_into(Page& page, uint32_t first, std::span<const std::byte> part);
 
   std::map<uint64_t, Page> pages_;
   std::map<uint64_t, std::vector<uint64_t>> sent_;  // flush -> the pages it carries

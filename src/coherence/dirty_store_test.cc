@@ -199,7 +199,12 @@ class Model {
     uint64_t offset = prng_.below(kBytes - size + 1);
     if (prng_.chance(40)) offset &= ~(kPageSize - 1);
     const std::byte value{static_cast<unsigned char>(1 + prng_.below(255))};
-    store_.write(offset, repeated(static_cast<char>(value), size));
+    const Bytes bytes = repeated(static_cast<char>(value), size);
+    if (prng_.chance(50)) {
+      store_.write(offset, bytes);
+    } else {
+      store_.write(offset, bytes.view());
+    }
     for (uint64_t at = offset; at < offset + size; ++at) {
       seen_[at] = value;
       dirty_[at] = true;

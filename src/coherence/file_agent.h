@@ -52,6 +52,7 @@ class FileAgent {
 
   void read(Instant now, const ReadEvent& event);
   void write(WriteEvent event);
+  std::optional<uint64_t> write_now(Instant now, const WriteNowEvent& event);
   void write_back(Instant now, uint64_t offset, const Bytes& bytes, Timestamp now_wall);
   void open(Token token, bool may_map);
   void close(bool may_map, AgentActions& actions);
@@ -158,7 +159,12 @@ class FileAgent {
   void known_to_kernel();
   void set_dirty_bytes(uint64_t before);
   Flush new_flush();
-  void wrote(uint64_t offset, const Bytes& bytes, Timestamp wall, bool extend);
+  // `Source`: Bytes (whole pages are kept) or a span (copied).
+  template <class Source>
+  void wrote(uint64_t offset, const Source& bytes, Timestamp wall, bool extend);
+  template <class Source>
+  void apply_write(Instant now, uint64_t offset, const Source& bytes, Timestamp wall,
+                   uint64_t kernel_end);
   void told_at_most(uint64_t size) {
     if (told_size_) told_size_ = std::min(*told_size_, size);
   }

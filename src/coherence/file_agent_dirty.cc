@@ -10,7 +10,8 @@ constexpr uint64_t kFlushMax = 1 << 20;  // bytes of one Flush
 
 }  // namespace
 
-void FileAgent::wrote(uint64_t offset, const Bytes& bytes, Timestamp wall, bool extend) {
+template <class Source>
+void FileAgent::wrote(uint64_t offset, const Source& bytes, Timestamp wall, bool extend) {
   const uint64_t before = dirty_.bytes();
   dirty_.write(offset, bytes);
   set_dirty_bytes(before);
@@ -25,6 +26,20 @@ void FileAgent::wrote(uint64_t offset, const Bytes& bytes, Timestamp wall, bool 
     size_floor_ = std::max(size_floor_, end);
   }
 }
+
+template <class Source>
+void FileAgent::apply_write(Instant now, uint64_t offset, const Source& bytes, Timestamp wall,
+                            uint64_t kernel_end) {
+  if (dirty_.empty()) dirty_since_ = now;
+  touch(PageRange::of_bytes(offset, bytes.size()));
+  wrote(offset, bytes, wall, true);
+  if (told_size_) told_size_ = std::max(*told_size_, kernel_end);
+}
+
+template void FileAgent::wrote(uint64_t, const Bytes&, Timestamp, bool);
+template void FileAgent::apply_write(Instant, uint64_t, const Bytes&, Timestamp, uint64_t);
+template void FileAgent::apply_write(Instant, uint64_t, const std::span<const std::byte>&,
+                                     Timestamp, uint64_t);
 
 Flush FileAgent::new_flush() {
   Flush flush{.file = id_, .flush = shared_.next_id++, .extents = {}, .attributes = {}};

@@ -191,10 +191,7 @@ bool FileAgent::advance_write(Instant now, Request& request, AgentActions& actio
       return false;
     }
   }
-  if (dirty_.empty()) dirty_since_ = now;
-  touch(request.range);
-  wrote(request.offset, request.bytes, request.wall, true);
-  if (told_size_) told_size_ = std::max(*told_size_, request.kernel_end);
+  apply_write(now, request.offset, request.bytes, request.wall, request.kernel_end);
   if (!request.asked_message) ++shared_.statistics.hits_without_message;
   if (shared_.dirty_bytes > shared_.options.dirty_max_bytes) {
     shared_.throttled.push_back(
@@ -205,6 +202,30 @@ bool FileAgent::advance_write(Instant now, Request& request, AgentActions& actio
         ReplyWritten{request.token, request.offset, static_cast<uint32_t>(request.size)});
   }
   return true;
+}
+
+// What write() and step() would do at once with the same event, without their bookkeeping: most
+// writes are these.
+std::optional<uint64_t> FileAgent::write_now(Instant now, const WriteNowEvent& event) {
+  if (!requests_.empty() || !recalls_.empty() || truncations_ > 0) return std::nullopt;
+  if (attributes_mode_ == LeaseMode::None) return std::nullopt;
+  const uint64_t size = attributes_.size;
+  const uint64_t offset = event.append ? size : event.offset;
+  const uint64_t end = offset + event.bytes.size();
+  if (end > static_cast<uint64_t>(INT64_MAX) || end < offset) return std::nullopt;
+  const bool extends = event.append || end > size;
+  const PageRange range = PageRange::of_bytes(offset, event.bytes.size());
+  if (!covers(attributes_mode_, extends ? LeaseMode::Exclusive : LeaseMode::Update) ||
+      !leases_.covers(range, LeaseMode::Exclusive) || kernel_.resident().overlaps(range) ||
+      shared_.dirty_bytes >= shared_.options.dirty_max_bytes)
+    return std::nullopt;
+  if (end > size && kernel_.keep_until({size >> kPageShift, ((end - 1) >> kPageShift) + 1}, now))
+    return std::nullopt;
+  known_to_kernel();
+  ++shared_.statistics.direct_writes;
+  ++shared_.statistics.hits_without_message;
+  apply_write(now, offset, event.bytes, event.now_wall, event.offset + event.bytes.size());
+  return offset;
 }
 
 bool FileAgent::advance_open(Request& request, AgentActions& actions) {

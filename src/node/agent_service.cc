@@ -201,18 +201,20 @@ void AgentService::answer(Shard& shard, Token token, Answer answer, std::vector<
 }
 
 void AgentService::finish(After& after) {
-  const Answer& answer = after.answer;
   if (after.then) {
     after.then(std::move(after.answer));
-    return;
+  } else {
+    answer_write(after.waiting, after.answer.error, after.answer.length, after.started_ns);
   }
-  environment_.metrics->record(Latency::DirectWrite, net::EventLoop::now().ns - after.started_ns);
+}
+
+void AgentService::answer_write(const Waiting& to, int error, uint32_t length, int64_t started_ns) {
+  environment_.metrics->record(Latency::DirectWrite, net::EventLoop::now().ns - started_ns);
   // The kernel may let the writer run before this call returns: under the shard's lock its next
   // write would wait for us, two context switches more. Nothing depends on the order: the writer
   // goes on by itself whenever it is scheduled (fills are another matter, K11).
-  const Waiting& to = after.waiting;
-  Status sent = answer.error != 0 ? to.channel->reply_error(to.unique, answer.error)
-                                  : to.channel->reply(to.unique, fuse::write_out(answer.length));
+  Status sent = error != 0 ? to.channel->reply_error(to.unique, error)
+                           : to.channel->reply(to.unique, fuse::write_out(length));
   if (!sent) spdlog::warn("reply: {}", sent.error().what);
 }
 
@@ -287,6 +289,24 @@ void AgentService::write(Waiting waiting, FileId file, uint64_t offset, Bytes by
                  .now_wall = wall_now()},
                 actions);
   });
+}
+
+bool AgentService::write_now(Waiting waiting, FileId file, uint64_t offset,
+                             std::span<const std::byte> bytes, bool append) {
+  Shard& shard = shard_of(file);
+  const Instant now = net::EventLoop::now();
+  {
+    std::lock_guard lock(shard.mutex);
+    if (!shard.agent.write_now(now, {.file = file,
+                                     .offset = offset,
+                                     .bytes = bytes,
+                                     .append = append,
+                                     .now_wall = wall_now()}))
+      return false;
+    arm(shard);
+  }
+  answer_write(waiting, 0, static_cast<uint32_t>(bytes.size()), now.ns);
+  return true;
 }
 
 void AgentService::write_back(FileId file, uint64_t offset, Bytes bytes) {

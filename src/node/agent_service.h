@@ -13,6 +13,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -68,6 +69,9 @@ class AgentService {
   void read(Waiting waiting, FileId file, uint64_t offset, uint32_t size, bool fill);
   // `then` empty: answered to the kernel as a WRITE.
   void write(Waiting waiting, FileId file, uint64_t offset, Bytes bytes, bool append, Then then);
+  // Answers a WRITE that needs nothing first; false: nothing was done, use write(). Copies.
+  bool write_now(Waiting waiting, FileId file, uint64_t offset, std::span<const std::byte> bytes,
+                 bool append);
   void write_back(FileId file, uint64_t offset, Bytes bytes);
   void open(FileId file, bool may_map, Then then);
   void close(FileId file, bool may_map);
@@ -157,6 +161,7 @@ class AgentService {
   void with(Shard& shard, Event event);
   void carry_out(Shard& shard, coherence::AgentActions& actions, std::vector<After>& after);
   void finish(After& after);
+  void answer_write(const Waiting& to, int error, uint32_t length, int64_t started_ns);
   void answer(Shard& shard, coherence::Token token, Answer answer, std::vector<After>& after);
   void note_sent(Shard& shard, const coherence::ToHome& message);
   void note_received(Shard& shard, const coherence::ToAgent& message, Instant now);

@@ -14,6 +14,10 @@ using namespace coherence;
 
 namespace {
 
+// Bigger writes keep their memory together: a page of it each would make many small pieces of a
+// flush.
+constexpr uint32_t kCopiedMax = kPageSize;
+
 // A file handle is a number; what must be remembered of it fits into that: whether it may be mapped
 // shared and writable.
 constexpr uint64_t kHandleMayMap = 1;
@@ -158,8 +162,13 @@ void FuseServer::handle(const Context& c, const fuse::Read& r) {
 void FuseServer::handle(const Context& c, const fuse::Write& r, fuse::ReceiveBuffer& buffer) {
   auto node = inode(c);
   if (!node) return;
+  const uint32_t length = static_cast<uint32_t>(r.payload.size());
+  const bool synced = (r.flags & (O_SYNC | O_DSYNC)) != 0;
+  const bool append = (r.flags & O_APPEND) != 0;
+  if (length <= kCopiedMax && !r.write_back && !refuses_writes_ && !synced && !r.kill_suidgid &&
+      node->agent->write_now(c.waiting(), node->file, r.offset, r.payload, append))
+    return;
   Bytes bytes = buffer.cut(r.payload);
-  const uint32_t length = static_cast<uint32_t>(bytes.size());
   if (r.write_back) {
     // K7: at once, waiting on nothing.
     node->agent->write_back(node->file, r.offset, std::move(bytes));
@@ -170,15 +179,13 @@ void FuseServer::handle(const Context& c, const fuse::Write& r, fuse::ReceiveBuf
     (void)c.channel->reply_error(c.unique, ENOTCONN);
     return;
   }
-  const bool synced = (r.flags & (O_SYNC | O_DSYNC)) != 0;
   bool strip = false;
   if (r.kill_suidgid) {
     auto mode = node->agent->peek_mode(node->file);
     strip = !mode || (*mode & S_ISUID) != 0 || (*mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
   }
   if (!synced && !strip) {
-    node->agent->write(c.waiting(), node->file, r.offset, std::move(bytes),
-                       (r.flags & O_APPEND) != 0, {});
+    node->agent->write(c.waiting(), node->file, r.offset, std::move(bytes), append, {});
     return;
   }
   if (!strip) {

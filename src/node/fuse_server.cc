@@ -13,6 +13,7 @@
 
 #include "base/overload.h"
 #include "fuse/reply.h"
+#include "node/caller_placement.h"
 
 namespace vremote::node {
 
@@ -108,6 +109,7 @@ void FuseServer::serve(const fuse::Channel& channel, std::atomic<uint64_t>& disp
   sigfillset(&all);
   pthread_sigmask(SIG_BLOCK, &all, nullptr);
   fuse::ReceiveBuffer buffer = buffers_.take();
+  CallerPlacement placement;
   for (;;) {
     std::span<std::byte> memory = buffer.next();
     auto length = channel.receive(memory);
@@ -127,6 +129,7 @@ void FuseServer::serve(const fuse::Channel& channel, std::atomic<uint64_t>& disp
       }
       continue;
     }
+    placement.request_from(request->header.pid);
     dispatching = request->header.wire_unique();
     dispatch(channel, *request, buffer);
     dispatching = 0;

@@ -5,6 +5,8 @@
 // next.
 #pragma once
 
+#include <sched.h>
+
 #include <condition_variable>
 #include <cstddef>
 #include <deque>
@@ -38,6 +40,7 @@ class HelperThreads {
 
   const std::string name_;
   const size_t most_;
+  cpu_set_t processors_;  // those of the maker: a submitter may be bound to one (CallerPlacement)
   mutable std::mutex mutex_;
   std::condition_variable work_, ended_;
   std::deque<Job> jobs_;

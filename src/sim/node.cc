@@ -214,6 +214,16 @@ void Node::on_read(Token token, FileId file, uint64_t offset, uint32_t size, boo
 
 void Node::on_write(Token token, FileId file, uint64_t offset, Bytes bytes, bool append) {
   AgentActions actions;
+  const WriteNowEvent direct{.file = file,
+                             .offset = offset,
+                             .bytes = bytes.view(),
+                             .append = append,
+                             .now_wall = scheduler_.wall()};
+  if (const auto went = agent_.write_now(scheduler_.now(), direct)) {
+    actions.push_back(ReplyWritten{token, *went, static_cast<uint32_t>(bytes.size())});
+    take(file, actions);
+    return;
+  }
   WriteEvent event{.token = token,
                    .file = file,
                    .offset = offset,
