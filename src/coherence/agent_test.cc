@@ -517,13 +517,27 @@ TEST(AgentTest, PagesBeyondTheNewEndAreGoneBeforeTheTruncation) {
   w.truncation_done(5000).expect_nothing();
 }
 
-TEST(AgentTest, WithAMappingTheKernelDropsThosePagesItself) {  // its write-backs are held: a purge
-                                                               // could not end
+TEST(AgentTest, WithAMappingThePagesATruncationCutsAreDroppedBehindIt) {
+  // Its write-backs are held before: a purge could not end.
   AgentWorld w;
   w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all()).cached(pages(0, 3), 'A');
   w.opens(1, true).expect("opened 1");
   w.truncates(2, 5000).expect("truncate 2");
-  w.truncation_done(5000).expect_nothing();
+  w.truncation_done(5000).expect("purge 1-3");
+}
+
+TEST(AgentTest, WhileCutPagesMayBeShownNobodyLearnsTheNewSize) {  // K16
+  AgentWorld w;
+  w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all()).cached(pages(0, 3), 'A');
+  w.opens(1, true).expect("opened 1");
+  w.truncates(2, 5000).expect("truncate 2");
+  w.truncation_done(5000).expect("purge 1-3");
+  w.recalls_attributes().expect_nothing();
+  w.stats(3).expect_nothing();
+  w.reads(4, 0, 4096).expect_nothing();
+  w.returns(pages(1, 3)).expect("fetch 0-0", "ack 0-0 in use", "ask Shared attributes");
+  w.serves_fetch('A').expect("data 4 4096*A");
+  w.grants_attributes(5000).expect("attributes 3 size 5000");
 }
 
 // Found by hammering real mounts: the fill kept the Attributes that the truncation needed, and
@@ -561,7 +575,7 @@ TEST(AgentTest, ARecallThatWaitsForATruncationOfOursIsReportedBusy) {
   EXPECT_EQ(w.ms_to_deadline(), 5);
   w.later_ms(5).expect("busy 2-2");
   w.later_ms(5).expect_nothing();  // said once
-  w.truncation_done(5000).expect_nothing();
+  w.truncation_done(5000).expect("purge 1-1", "purge 3-3");
   w.returns(pages(2, 2)).expect("ack 2-2");
 }
 

@@ -131,6 +131,7 @@ void FileAgent::truncate_done(Instant now, bool done, uint64_t size) {
   if (dirty_attributes_.has_size) dirty_attributes_.has_size = false;
   if (attributes_mode_ != LeaseMode::None) attributes_.size = size;
   void_data({size >> kPageShift, kPageEnd});
+  cut_off_ = kernel_.resident().intersect({size >> kPageShift, kPageEnd});
 }
 
 void FileAgent::interrupt(Token token, AgentActions& actions) {
@@ -285,6 +286,7 @@ void FileAgent::reset(Instant, AgentActions& actions) {
 
 void FileAgent::step(Instant now, AgentActions& actions) {
   stepped_at_ = now;
+  keep_resident(cut_off_);
   for (bool moved = true; moved;) {
     moved = false;
     wake_.reset();
@@ -334,6 +336,12 @@ bool FileAgent::advance(Instant now, Request& request, AgentActions& actions) {
     actions.push_back(ReplyError{request.token, request.error});
     return true;
   }
+  // K16: nobody here sees the file after a truncation while a mapping may still show what was
+  // before.
+  if (!cut_off_.empty() && !request.active &&
+      (request.kind == Kind::Fill || request.kind == Kind::Read || request.kind == Kind::Write ||
+       request.kind == Kind::Attributes))
+    return false;
   switch (request.kind) {
     case Kind::Fill:
     case Kind::Read:
@@ -385,6 +393,13 @@ bool FileAgent::recall_pending(Resource resource, PageRange range) const {
 void FileAgent::known_to_kernel() {
   forgotten_ = false;
   release_at_.reset();
+}
+
+void FileAgent::keep_resident(PageSet& pages) const {
+  PageSet left;
+  for (PageRange piece : pages.ranges())
+    for (PageRange still : kernel_.resident().intersect(piece).ranges()) left.add(still);
+  pages = std::move(left);
 }
 
 PageSet FileAgent::not_exclusive(const PageSet& pages) const {

@@ -154,6 +154,7 @@ class FileAgent {
   }
   bool may_write() const;
   PageSet not_exclusive(const PageSet& pages) const;
+  void keep_resident(PageSet& pages) const;
   void void_data(PageRange range);
   void touch(PageRange range);
   void known_to_kernel();
@@ -185,6 +186,7 @@ class FileAgent {
   uint64_t last_told_ = 0;
   // Until then the kernel may not have taken in the new size of a truncation it asked for.
   Instant truncated_until_;
+  PageSet cut_off_;  // pages a truncation of ours cut, which the kernel may still show
   Instant dirty_since_;
   uint32_t opens_ = 0, mapping_opens_ = 0;
   bool told_in_use_ = false;

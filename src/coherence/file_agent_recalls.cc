@@ -27,6 +27,7 @@ bool FileAgent::advance_recall(Instant now, const PendingRecall& recall, AgentAc
         if (truncations_ == 0 || request.active) return false;
         request.pinned = false;
       }
+      if (!cut_off_.empty()) return false;
       // K16: another node may make the file longer. The page with the end in it must not keep what
       // lies behind it.
       if (const PageRange behind = behind_end(recall); kernel_.resident().overlaps(behind)) {
@@ -155,7 +156,7 @@ void FileAgent::ack_data(const PendingRecall& recall, AgentActions& actions) {
 }
 
 PageSet FileAgent::purges_wanted(Instant now) {
-  PageSet need;
+  PageSet need = cut_off_;
   for (const Request& request : requests_) {
     if (request.kind == Kind::Write && request.active) need.add(request.range);
     if (request.kind == Kind::Truncate && !request.active && flights_.empty() && !may_write())

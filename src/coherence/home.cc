@@ -238,6 +238,26 @@ void Home::finish(OperationId operation, FileId file, HomeActions& actions) {
   auto it = files_.find(file);
   if (it == files_.end()) return;
   FileState& fs = *it->second;
+  // B4: the truncating node learns of its truncation from the reply, and may show cut pages until
+  // then. Nobody else learns the new size before it says that they are gone.
+  std::list<Waiter>& line = fs.of(Resource::Attributes).waiters;
+  if (auto own = std::find_if(line.begin(), line.end(),
+                              [&](const Waiter& w) { return w.operation == operation; });
+      own != line.end() && own->holding && own->truncation_of &&
+      fs.nodes.contains(*own->truncation_of) &&
+      !mistakes_.has(Mistake::TruncationSeenElsewhereFirst)) {
+    const Waiter wish{.operation = {},
+                      .node = *own->truncation_of,
+                      .except = own->truncation_of,
+                      .request = 0,
+                      .mode = LeaseMode::Exclusive,
+                      .range = kUnit,
+                      .want_data = false,
+                      .holding = false};
+    line.erase(own);
+    grant(file, fs, Resource::Attributes, wish, actions);
+    promote(file, fs, Resource::Attributes, actions);
+  }
   for (Resource resource : kResources) {
     ResourceState& rs = fs.of(resource);
     if (std::erase_if(rs.waiters, [&](const Waiter& w) { return w.operation == operation; }) > 0)

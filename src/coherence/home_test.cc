@@ -318,7 +318,9 @@ TEST(HomeTest, ABusyNodesTruncationGoesBeforeThoseWhoOnlyWait) {  // B1
                                                    // takes all of the lease
   w.acks("n1").expect_nothing();
   w.acks("n1").expect("ready 2");
-  w.finishes(2).expect("grant n2 Shared attributes", "recall n2 attributes");
+  w.finishes(2).expect("grant n1 Exclusive attributes", "recall n1 attributes to Shared");
+  w.acks("n1").expect("grant n2 Shared attributes", "recall n1 attributes", "recall n2 attributes");
+  w.acks("n1").expect_nothing();
   w.acks("n2").expect("ready 1");
   w.finishes(1).expect_nothing();
 }
@@ -331,7 +333,7 @@ TEST(HomeTest, WhoKeepsTheAttributesFromABusyNodesTruncationIsBounced) {  // B2
   w.truncation(1, "n1").expect("recall n2 attributes");
   w.is_busy("n1").expect("refuse n2 0-0 error 11");
   w.acks("n2").expect("ready 1");
-  w.finishes(1).expect_nothing();
+  w.finishes(1).expect("grant n1 Exclusive attributes");
   w.acks("n1").expect_nothing();
 }
 
@@ -344,9 +346,10 @@ TEST(HomeTest, AnOperationYieldsTheAttributesToABusyNodesTruncation) {  // B3
   w.truncation(2, "n1").expect_nothing();
   w.is_busy("n1").expect("ready 2");
   w.truncation_goes_on(2, "n1", 3).expect("ready 2");
-  w.finishes(2).expect_nothing();
+  w.finishes(2).expect("grant n1 Exclusive attributes", "recall n1 attributes");
+  w.acks("n1").expect_nothing();  // of page 5 on
   w.acks("n1").expect("ready 1");
-  w.finishes(1).expect_nothing();
+  w.finishes(1).expect_nothing();  // n2 holds nothing: it has nothing to show
 }
 
 TEST(HomeTest, OfTwoTruncationsThatHoldWhatTheOtherNeedsOneFails) {  // B3
@@ -363,7 +366,7 @@ TEST(HomeTest, OfTwoTruncationsThatHoldWhatTheOtherNeedsOneFails) {  // B3
   w.is_busy("n2").expect("fail 1");  // and its node, once answered EINTR, can ack
   w.finishes(1).expect_nothing();
   w.acks("n2").expect("ready 2");
-  w.finishes(2).expect_nothing();
+  w.finishes(2).expect("grant n1 Exclusive attributes");
   w.acks("n1").expect_nothing();
 }
 
@@ -379,11 +382,24 @@ TEST(HomeTest, AnOperationYieldsAlsoWhenOthersBeforeItWaitForTheBusyNode) {  // 
   w.truncation(2, "n1").expect_nothing();
   w.is_busy("n1").expect("ready 2");
   w.truncation_goes_on(2, "n1", 1).expect("ready 2");
-  w.finishes(2).expect_nothing();
+  w.finishes(2).expect("grant n1 Exclusive attributes", "recall n1 attributes");
   w.acks("n1").expect("grant n2 Shared 0-0", "recall n1 0-0", "recall n2 0-0");
+  w.acks("n1").expect_nothing();  // its Attributes
   w.acks("n1").expect_nothing();
   w.acks("n2").expect("grant n4 Exclusive all", "ready 1");
-  w.finishes(1).expect_nothing();
+  w.finishes(1).expect("grant n4 Exclusive attributes");
+}
+
+// Seed 222279 of the simulator: the node that truncates shows what it cut until its kernel has the
+// answer, and another had seen the new size before.
+TEST(HomeTest, NobodyLearnsATruncatedSizeBeforeTheNodeThatTruncated) {  // B4
+  HomeWorld w;
+  w.has("n1", Exclusive, pages(0, 9));
+  w.truncation(1, "n1").expect("ready 1");
+  w.asks_attributes("n2", Shared).expect_nothing();
+  w.truncation_goes_on(1, "n1", 5).expect("ready 1");
+  w.finishes(1).expect("grant n1 Exclusive attributes", "recall n1 attributes to Shared");
+  w.acks("n1").expect("grant n2 Shared attributes");
 }
 
 // ---- offers

@@ -23,6 +23,7 @@ enum class Mistake : uint8_t {
   StaleOverlay,       // dirty bytes that were flushed go on overlaying later fills
   NoResidency,        // K13: a page just filled is purged at once (costs progress, not coherence)
   ShrinkBelowHolders,  // a truncation does not recall the pages beyond the new end
+  TruncationSeenElsewhereFirst,  // B4: others may learn a truncation's size before its own node
   kCount,
 };
 
@@ -62,6 +63,8 @@ constexpr std::string_view name_of(Mistake m) {
       return "no-residency";
     case Mistake::ShrinkBelowHolders:
       return "shrink-below-holders";
+    case Mistake::TruncationSeenElsewhereFirst:
+      return "truncation-seen-elsewhere-first";
     case Mistake::kCount:
       break;
   }
