@@ -71,6 +71,7 @@ void Agent::write_back(Instant now, FileId id, uint64_t offset, Bytes bytes, Tim
                        AgentActions& actions) {
   FileAgent& f = file(id);
   f.write_back(now, offset, bytes, now_wall);
+  f.drop_attributes(actions);  // its time stamp is new, and the kernel has not seen to it
   settle(now, f, actions);
 }
 

@@ -50,6 +50,14 @@ struct ReplyOpened {
 struct ReplyAttributes {
   Token token = 0;
   Attributes attributes;
+  // The kernel may keep them until a DropAttributes, if this answers a GETATTR. (That of a LOOKUP
+  // may make the inode: an invalidation that comes first would find none.)
+  bool may_cache = false;
+};
+// Run FUSE_NOTIFY_INVAL_INODE for the attributes alone, now (it never blocks): the kernel keeps
+// none after it, and none of an answer to an earlier question (fi->attr_version).
+struct DropAttributes {
+  FileId file;
 };
 struct ReplyFlushed {
   Token token = 0;
@@ -87,7 +95,7 @@ struct EntriesLost {
 
 using AgentAction = std::variant<ReplyData, ReplyWritten, ReplyOpened, ReplyAttributes,
                                  ReplyFlushed, ReplyTruncateReady, ReplyEntries, ReplyError,
-                                 StartPurge, PushSize, SendToHome, EntriesLost>;
+                                 StartPurge, PushSize, DropAttributes, SendToHome, EntriesLost>;
 using AgentActions = std::vector<AgentAction>;
 
 struct AgentOptions {
@@ -134,11 +142,43 @@ struct AgentCounts {
   uint64_t files = 0, shared_pages = 0, exclusive_pages = 0, shared_ranges = 0,
            exclusive_ranges = 0, dirty_bytes = 0, resident_pages = 0, waiting = 0,
            purges_in_flight = 0, recalls_pending = 0;
+
+  AgentCounts& operator+=(const AgentCounts& c) {
+    files += c.files;
+    shared_pages += c.shared_pages;
+    exclusive_pages += c.exclusive_pages;
+    shared_ranges += c.shared_ranges;
+    exclusive_ranges += c.exclusive_ranges;
+    dirty_bytes += c.dirty_bytes;
+    resident_pages += c.resident_pages;
+    waiting += c.waiting;
+    purges_in_flight += c.purges_in_flight;
+    recalls_pending += c.recalls_pending;
+    return *this;
+  }
 };
 struct AgentStatistics {
   uint64_t fills = 0, direct_reads = 0, direct_writes = 0, write_backs = 0, lease_requests = 0,
            fetches = 0, flushes = 0, flush_bytes = 0, recalls = 0, purges = 0, size_pushes = 0,
            hits_without_message = 0, void_fetches = 0, write_backs_without_exclusive = 0;
+
+  AgentStatistics& operator+=(const AgentStatistics& s) {
+    fills += s.fills;
+    direct_reads += s.direct_reads;
+    direct_writes += s.direct_writes;
+    write_backs += s.write_backs;
+    lease_requests += s.lease_requests;
+    fetches += s.fetches;
+    flushes += s.flushes;
+    flush_bytes += s.flush_bytes;
+    recalls += s.recalls;
+    purges += s.purges;
+    size_pushes += s.size_pushes;
+    hits_without_message += s.hits_without_message;
+    void_fetches += s.void_fetches;
+    write_backs_without_exclusive += s.write_backs_without_exclusive;
+    return *this;
+  }
 };
 
 class FileAgent;

@@ -420,7 +420,7 @@ TEST(AgentTest, ALargerSizeIsPushedIntoTheKernelBeforeItIsTold) {
   AgentWorld w;
   w.has_attributes(Shared, 5000);
   w.stats(1).expect("attributes 1 size 5000");
-  w.recalls_attributes().expect("ack 0-0");
+  w.recalls_attributes().expect("drop attributes", "ack 0-0");
   w.stats(2).expect("ask Shared attributes");
   w.grants_attributes(9000).expect("push size 9000");  // the answer alone could be thrown away
   w.recalls_attributes().expect("ack 0-0");            // nobody waits for the push
@@ -442,7 +442,7 @@ TEST(AgentTest, AnAppendElsewhereThanTheKernelThinksIsPushed) {
   AgentWorld w;
   w.has_attributes(Exclusive, 5000).has(Exclusive, PageRange::all());
   w.stats(1).expect("attributes 1 size 5000");
-  w.recalls_attributes().expect("ack 0-0");
+  w.recalls_attributes().expect("drop attributes", "ack 0-0");
   w.appends(2, 5000, 10, 'R').expect("ask Exclusive attributes");
   w.grants_attributes(8000).expect("written 2 @8000+10");  // the kernel takes 5010 for the end
   w.stats(3).expect("push size 8010");
@@ -451,6 +451,24 @@ TEST(AgentTest, AnAppendElsewhereThanTheKernelThinksIsPushed) {
 
 // ---- files in use
 // ---------------------------------------------------------------------------------------------------------------
+
+TEST(AgentTest, WhatTheKernelKeepsOfTheAttributesGoesBeforeTheirLease) {
+  AgentWorld w;
+  w.has_attributes(Shared, kSize);
+  w.stats(1).expect("attributes 1 size 65536");
+  w.recalls_attributes().expect("drop attributes", "ack 0-0");
+  w.has_attributes(Shared, kSize);
+  w.recalls_attributes().expect("ack 0-0");  // it has asked for none since
+}
+
+TEST(AgentTest, AWriteBackMakesTheKernelAskForTheTimesAnew) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all()).cached(pages(0, 0), 'A');
+  w.opens(1, true).expect("opened 1");
+  w.stats(2).expect("attributes 2 size 65536");
+  w.writes_back(0, 'M').expect("drop attributes");
+  w.writes_back(0, 'N').expect_nothing();
+}
 
 TEST(AgentTest, TheHomeHearsThatAFileIsOpenAndWhenNoLonger) {
   AgentWorld w;

@@ -391,6 +391,7 @@ class AgentWorld {
     if (const auto* a = std::get_if<StartPurge>(&action))
       return fmt::format("purge {}", text(a->range));
     if (const auto* a = std::get_if<PushSize>(&action)) return fmt::format("push size {}", a->size);
+    if (std::holds_alternative<DropAttributes>(action)) return "drop attributes";
     if (std::holds_alternative<EntriesLost>(action)) return "names lost";
     if (const auto* a = std::get_if<SendToHome>(&action)) return line(a->message);
     return "?";

@@ -152,6 +152,7 @@ void FileAgent::forget(Instant now) {
   forgotten_ = true;
   release_at_ = now;
   kernel_.forgotten();
+  kernel_has_attributes_ = false;
 }
 
 void FileAgent::purge_returned(PurgeId purge) { kernel_.purge_returned(purge); }
@@ -277,6 +278,7 @@ void FileAgent::reset(Instant, AgentActions& actions) {
     if (request.kind == Kind::Write) request.active = false;
   }
   actions.push_back(EntriesLost{id_});
+  drop_attributes(actions);
   dirty_.resend();
   send_dirty(PageRange::all(), true, actions);
   // What the kernel has cached is unleased: like a recall of everything that nobody waits to hear
@@ -421,6 +423,12 @@ void FileAgent::void_data(PageRange range) {
     request.have_data = false;
     request.fetch = 0;
   }
+}
+
+void FileAgent::drop_attributes(AgentActions& actions) {
+  if (!std::exchange(kernel_has_attributes_, false)) return;
+  if (!shared_.options.mistakes.has(Mistake::KeepAttributes))
+    actions.push_back(DropAttributes{id_});
 }
 
 void FileAgent::touch(PageRange range) {

@@ -95,6 +95,8 @@ class FileAgent {
   LeaseMode held(Resource resource, uint64_t page) const;
   void add_counts(AgentCounts& counts) const;
   void check() const;
+  // What the kernel keeps of the attributes, if anything, is no longer so.
+  void drop_attributes(AgentActions& actions);
 
  private:
   enum class Kind : uint8_t { Fill, Read, Write, Attributes, Entries, Open, Flush, Truncate };
@@ -184,6 +186,9 @@ class FileAgent {
   // At most what the kernel takes the file's size for, since it was last told; unset: not told yet.
   std::optional<uint64_t> told_size_;
   uint64_t last_told_ = 0;
+  // It may answer stat(2) by itself. Our own WRITEs and SETATTRs end that (fuse_write_update_attr,
+  // fuse_do_setattr).
+  bool kernel_has_attributes_ = false;
   // Until then the kernel may not have taken in the new size of a truncation it asked for.
   Instant truncated_until_;
   PageSet cut_off_;  // pages a truncation of ours cut, which the kernel may still show

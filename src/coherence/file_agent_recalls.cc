@@ -44,6 +44,7 @@ bool FileAgent::advance_recall(Instant now, const PendingRecall& recall, AgentAc
                     .busy = false};
       told_in_use_ = opens_ > 0;
       dirty_attributes_ = {};
+      if (!covers(recall.to, LeaseMode::Shared)) drop_attributes(actions);
       if (recall.to == LeaseMode::None) {
         attributes_mode_ = LeaseMode::None;
       } else if (attributes_mode_ != LeaseMode::None) {

@@ -78,7 +78,10 @@ bool FileAgent::advance_attributes(Request& request, AgentActions& actions) {
     other.told_order = request.told_order;
   }
   told_size_ = request.told.size;
-  actions.push_back(ReplyAttributes{request.token, request.told});
+  const bool lasting = covers(attributes_mode_, LeaseMode::Shared) &&
+                       !recall_pending(Resource::Attributes, kUnit) && truncations_ == 0;
+  kernel_has_attributes_ = kernel_has_attributes_ || lasting;
+  actions.push_back(ReplyAttributes{request.token, request.told, lasting});
   return true;
 }
 

@@ -22,8 +22,9 @@ enum class Mistake : uint8_t {
   GrantBeforeAcks,    // the home grants when the first holder, not the last, has acked
   StaleOverlay,       // dirty bytes that were flushed go on overlaying later fills
   NoResidency,        // K13: a page just filled is purged at once (costs progress, not coherence)
-  ShrinkBelowHolders,  // a truncation does not recall the pages beyond the new end
+  ShrinkBelowHolders,            // a truncation does not recall the pages beyond the new end
   TruncationSeenElsewhereFirst,  // B4: others may learn a truncation's size before its own node
+  KeepAttributes,                // the kernel keeps attributes whose lease is gone
   kCount,
 };
 
@@ -65,6 +66,8 @@ constexpr std::string_view name_of(Mistake m) {
       return "shrink-below-holders";
     case Mistake::TruncationSeenElsewhereFirst:
       return "truncation-seen-elsewhere-first";
+    case Mistake::KeepAttributes:
+      return "keep-attributes";
     case Mistake::kCount:
       break;
   }

@@ -103,7 +103,7 @@ void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<Af
             },
             [&](ReplyOpened& a) { answer(shard, a.token, {}, after); },
             [&](ReplyAttributes& a) {
-              answer(shard, a.token, {.attributes = a.attributes}, after);
+              answer(shard, a.token, {.attributes = a.attributes, .may_cache = a.may_cache}, after);
             },
             [&](ReplyFlushed& a) { answer(shard, a.token, {.error = a.error}, after); },
             [&](ReplyTruncateReady& a) { answer(shard, a.token, {}, after); },
@@ -125,6 +125,11 @@ void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<Af
                   agent.purge_returned(now, a.purge, a.file, next);
                 });
               });
+            },
+            [&](DropAttributes& a) {
+              if (const auto node = environment_.inodes->find(this, a.file))
+                if (auto done = environment_.notify_channel()->invalidate_attributes(*node); !done)
+                  spdlog::debug("attributes of an inode: {}", done.error().what);
             },
             [&](PushSize& a) {
               environment_.purge_threads->submit([this, a] {
@@ -642,17 +647,7 @@ AgentCounts AgentService::counts() {
   AgentCounts sum;
   for (auto& shard : shards_) {
     std::lock_guard lock(shard->mutex);
-    const AgentCounts c = shard->agent.counts();
-    sum.files += c.files;
-    sum.shared_pages += c.shared_pages;
-    sum.exclusive_pages += c.exclusive_pages;
-    sum.shared_ranges += c.shared_ranges;
-    sum.exclusive_ranges += c.exclusive_ranges;
-    sum.dirty_bytes += c.dirty_bytes;
-    sum.resident_pages += c.resident_pages;
-    sum.waiting += c.waiting;
-    sum.purges_in_flight += c.purges_in_flight;
-    sum.recalls_pending += c.recalls_pending;
+    sum += shard->agent.counts();
   }
   return sum;
 }
@@ -661,21 +656,7 @@ AgentStatistics AgentService::statistics() {
   AgentStatistics sum;
   for (auto& shard : shards_) {
     std::lock_guard lock(shard->mutex);
-    const AgentStatistics& s = shard->agent.statistics();
-    sum.fills += s.fills;
-    sum.direct_reads += s.direct_reads;
-    sum.direct_writes += s.direct_writes;
-    sum.write_backs += s.write_backs;
-    sum.lease_requests += s.lease_requests;
-    sum.fetches += s.fetches;
-    sum.flushes += s.flushes;
-    sum.flush_bytes += s.flush_bytes;
-    sum.recalls += s.recalls;
-    sum.purges += s.purges;
-    sum.size_pushes += s.size_pushes;
-    sum.hits_without_message += s.hits_without_message;
-    sum.void_fetches += s.void_fetches;
-    sum.write_backs_without_exclusive += s.write_backs_without_exclusive;
+    sum += shard->agent.statistics();
   }
   return sum;
 }

@@ -36,6 +36,7 @@ struct Answer {
   Attributes attributes;
   uint64_t offset = 0;  // of a write: where it went
   uint32_t length = 0;
+  bool may_cache = false;  // attributes: the kernel may keep them, if this answers a GETATTR
 };
 
 // A kernel request to be answered on the channel it came by.

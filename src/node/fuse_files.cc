@@ -39,7 +39,7 @@ void FuseServer::handle(const Context& c, const fuse::GetAttr&) {
     } else {
       (void)c.channel->reply(
           c.unique, fuse::attr_out(answer.attributes, shown_inode(node, answer.attributes.inode),
-                                   fuse::kNotCached));
+                                   answer.may_cache ? fuse::kUntilInvalidated : fuse::kNotCached));
     }
   });
 }

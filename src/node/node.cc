@@ -438,35 +438,17 @@ control::NodeStatus NodeDaemon::status() const {
     s.exports.push_back({config_.exports[i].name, config_.exports[i].path,
                          home_->store_counts(i).known, sessions.size()});
   AgentStatistics statistics;
-  uint64_t resident = 0, waiting = 0;
+  AgentCounts counts;
   for (AgentService* agent : agents()) {
-    const AgentCounts counts = agent->counts();
-    s.leases.shared.pages += counts.shared_pages;
-    s.leases.exclusive.pages += counts.exclusive_pages;
-    s.leases.shared.ranges += counts.shared_ranges;
-    s.leases.exclusive.ranges += counts.exclusive_ranges;
-    s.dirty_bytes += counts.dirty_bytes;
-    resident += counts.resident_pages;
-    waiting += counts.waiting;
-    const AgentStatistics a = agent->statistics();
-    statistics.fills += a.fills;
-    statistics.direct_reads += a.direct_reads;
-    statistics.direct_writes += a.direct_writes;
-    statistics.write_backs += a.write_backs;
-    statistics.lease_requests += a.lease_requests;
-    statistics.fetches += a.fetches;
-    statistics.flushes += a.flushes;
-    statistics.flush_bytes += a.flush_bytes;
-    statistics.recalls += a.recalls;
-    statistics.purges += a.purges;
-    statistics.size_pushes += a.size_pushes;
-    statistics.hits_without_message += a.hits_without_message;
-    statistics.void_fetches += a.void_fetches;
-    statistics.write_backs_without_exclusive += a.write_backs_without_exclusive;
+    counts += agent->counts();
+    statistics += agent->statistics();
   }
+  s.leases.shared = {counts.shared_ranges, counts.shared_pages};
+  s.leases.exclusive = {counts.exclusive_ranges, counts.exclusive_pages};
+  s.dirty_bytes += counts.dirty_bytes;
   s.leases.granted_shared = {home.shared_ranges, home.shared_pages};
   s.leases.granted_exclusive = {home.exclusive_ranges, home.exclusive_pages};
-  s.resident_ranges = resident;
+  s.resident_ranges = counts.resident_pages;
   control::add_metrics(metrics_, s);
   auto set = [&](std::string_view name, uint64_t value) {
     for (auto& [key, counter] : s.counters) {
@@ -491,8 +473,8 @@ control::NodeStatus NodeDaemon::status() const {
   set("lease_requests", statistics.lease_requests);
   set("void_fetches", statistics.void_fetches);
   set("write_backs_without_exclusive", statistics.write_backs_without_exclusive);
-  set("resident_pages", resident);
-  set("requests_waiting", waiting);
+  set("resident_pages", counts.resident_pages);
+  set("requests_waiting", counts.waiting);
   set("home_files", home.files);
   set("home_requests_waiting", home.waiting);
   set("home_recalls_pending", home.recalls);

@@ -317,17 +317,25 @@ Co<> ModelKernel::purge(FileId file, PageRange range) {
   Inode& in = inode(static_cast<uint32_t>(file.inode - 1));
   ++counts_.purges;
   ++in.version;  // fuse_reverse_inval_inode
+  in.fresh = false;
   co_await invalidate(in, range);
 }
 
 Co<> ModelKernel::push_size(FileId file, uint64_t size) {
   Inode& in = inode(static_cast<uint32_t>(file.inode - 1));
   ++in.version;  // fuse_write_update_attr
+  in.fresh = false;
   if (options_.size_races) in.size = std::max(in.size, size);
   const uint64_t page = (size - 1) >> kPageShift;
   for (Folio* folio = find(in, page); folio != nullptr && folio->state == State::Locked;
        folio = find(in, page))
     co_await folio_changes(in, page);
+}
+
+void ModelKernel::drop_attributes(FileId file) {
+  Inode& in = inode(static_cast<uint32_t>(file.inode - 1));
+  ++in.version;
+  in.fresh = false;
 }
 
 void ModelKernel::push_begins(FileId file, uint64_t size) {
@@ -397,6 +405,7 @@ void ModelKernel::forget_something() {
   }
   in.known = false;
   in.size = 0;
+  in.fresh = false;
   ++in.version;
   ++counts_.forgets;
   scheduler_.trace(node_, static_cast<int>(in.number), "kernel  forgets the inode");

@@ -50,6 +50,7 @@ struct Answer {
   uint64_t offset = 0;
   uint64_t length = 0;
   Attributes attributes;
+  bool may_cache = false;  // attributes: until they are dropped
   bool size_was_pushed =
       false;  // these attributes were read when the push of their size was asked for
 };
@@ -68,7 +69,22 @@ struct KernelOptions {
 
 struct KernelCounts {
   uint64_t hits = 0, fills = 0, refaults = 0, write_backs = 0, purges = 0, purge_blocks = 0,
-           reclaims = 0, forgets = 0, stores = 0, held_back = 0;
+           reclaims = 0, forgets = 0, stores = 0, held_back = 0, attribute_hits = 0;
+
+  KernelCounts& operator+=(const KernelCounts& c) {
+    hits += c.hits;
+    fills += c.fills;
+    refaults += c.refaults;
+    write_backs += c.write_backs;
+    purges += c.purges;
+    purge_blocks += c.purge_blocks;
+    reclaims += c.reclaims;
+    forgets += c.forgets;
+    stores += c.stores;
+    held_back += c.held_back;
+    attribute_hits += c.attribute_hits;
+    return *this;
+  }
 };
 
 class ModelKernel {
@@ -116,6 +132,7 @@ class ModelKernel {
   // FUSE_NOTIFY_STORE of a last byte that cannot be copied: the size is raised, then the folio of
   // that byte is waited for.
   Co<> push_size(FileId file, uint64_t size);
+  void drop_attributes(FileId file);             // FUSE_NOTIFY_INVAL_INODE with a negative offset
   void push_begins(FileId file, uint64_t size);  // without the races the size follows at once
 
   // ---- background of the machine ----
@@ -155,6 +172,7 @@ class ModelKernel {
     Condition looked_up;
     uint64_t size = 0;     // i_size: the kernel's idea of it
     uint64_t version = 0;  // fi->attr_version
+    bool fresh = false;    // the attributes (here: the size) may be told without asking
     bool size_unstable = false;
     std::map<uint64_t, Folio> folios;
     std::vector<Waiter> waiters;

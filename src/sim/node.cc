@@ -70,6 +70,7 @@ void Node::perform(FileId file, AgentAction& action) {
                              a.attributes.size);
             Answer answer;
             answer.attributes = a.attributes;
+            answer.may_cache = a.may_cache;
             answer.size_was_pushed = after_push_;
             kernel_.answer(a.token, std::move(answer));
           },
@@ -116,6 +117,10 @@ void Node::perform(FileId file, AgentAction& action) {
             scheduler_.trace(number(), f, "agent   purge p{} pages {}-{}", a.purge, a.range.first,
                              a.range.end >= kPageEnd ? 0 : a.range.end);
             scheduler_.spawn(run_purge(a.purge, a.file, a.range));
+          },
+          [&](DropAttributes& a) {
+            scheduler_.trace(number(), f, "agent   drops the kernel's attributes");
+            kernel_.drop_attributes(a.file);
           },
           [&](PushSize& a) {
             scheduler_.trace(number(), f, "agent   pushes size {}", a.size);

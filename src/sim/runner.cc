@@ -29,24 +29,8 @@ void add(WorldCounts& to, const WorldCounts& c) {
   to.steps += c.steps;
   to.operations += c.operations;
   to.messages += c.messages;
-  to.kernel.hits += c.kernel.hits;
-  to.kernel.fills += c.kernel.fills;
-  to.kernel.refaults += c.kernel.refaults;
-  to.kernel.write_backs += c.kernel.write_backs;
-  to.kernel.purges += c.kernel.purges;
-  to.kernel.purge_blocks += c.kernel.purge_blocks;
-  to.kernel.reclaims += c.kernel.reclaims;
-  to.kernel.forgets += c.kernel.forgets;
-  to.kernel.stores += c.kernel.stores;
-  to.kernel.held_back += c.kernel.held_back;
-  to.agent.direct_reads += c.agent.direct_reads;
-  to.agent.direct_writes += c.agent.direct_writes;
-  to.agent.lease_requests += c.agent.lease_requests;
-  to.agent.fetches += c.agent.fetches;
-  to.agent.flushes += c.agent.flushes;
-  to.agent.recalls += c.agent.recalls;
-  to.agent.void_fetches += c.agent.void_fetches;
-  to.agent.hits_without_message += c.agent.hits_without_message;
+  to.kernel += c.kernel;
+  to.agent += c.agent;
 }
 
 void note_failure(Slot& slot, const std::string& what) {

@@ -37,6 +37,7 @@ TEST(SimulatorTest, TheDangerousThingsHappen) {
   EXPECT_GT(c.agent.recalls, 5000u);
   EXPECT_GT(c.agent.void_fetches, 50u) << "bytes fetched before a recall";
   EXPECT_GT(c.kernel.hits, 5000u);
+  EXPECT_GT(c.kernel.attribute_hits, 300u) << "sizes told without asking";
 }
 
 TEST(SimulatorTest, TheSameSeedIsTheSameRun) {

@@ -23,6 +23,7 @@ Co<> ModelKernel::look_up(Inode& in) {
   co_await AnswerWait{call};
   if (options_.size_races) in.size = call.answer.attributes.size;
   ++in.version;
+  in.fresh = false;
   in.known = true;
   in.looking = false;
   in.looked_up.wake_all();
@@ -73,6 +74,11 @@ Co<> ModelKernel::close(uint32_t file, Handle* handle) {
 }
 
 Co<> ModelKernel::refresh_attributes(Inode& in, Attributes& out) {
+  if (in.fresh) {  // fuse_update_get_attr
+    out.size = in.size;
+    ++counts_.attribute_hits;
+    co_return;
+  }
   const uint64_t version = in.version;
   Upcall call;
   co_await scheduler_.sleep(Delay::KernelQueue);
@@ -81,9 +87,10 @@ Co<> ModelKernel::refresh_attributes(Inode& in, Attributes& out) {
   daemon_.on_get_attributes(token, in.id);
   co_await AnswerWait{call};
   out = call.answer.attributes;
-  if (!options_.size_races) co_return;
   if (in.version > version || in.size_unstable)
     co_return;  // an older truth than what is known (fuse_change_attributes)
+  in.fresh = call.answer.may_cache;
+  if (!options_.size_races) co_return;
   ++in.version;
   const uint64_t before = in.size;
   in.size = out.size;
@@ -195,6 +202,7 @@ Co<ModelKernel::Written> ModelKernel::write_direct(uint32_t file, uint64_t offse
                                   call.answer.length, bytes.size()));
     }
     ++in.version;
+    in.fresh = false;
     if (options_.size_races)
       in.size = std::max(in.size, offset + bytes.size());  // for an append still by the guess
   }
@@ -241,6 +249,7 @@ Co<int32_t> ModelKernel::truncate(uint32_t file, uint64_t size) {
   const int32_t error = call.answer.error;
   if (error == 0) {
     ++in.version;
+    in.fresh = false;
     if (options_.size_races) in.size = size;
   }
   in.no_write = false;

@@ -282,26 +282,8 @@ Outcome World::run() {
   c.operations = history_.operations();
   c.messages = messages_;
   for (const auto& node : nodes_) {
-    const KernelCounts& k = node->kernel().counts();
-    c.kernel.hits += k.hits;
-    c.kernel.fills += k.fills;
-    c.kernel.refaults += k.refaults;
-    c.kernel.write_backs += k.write_backs;
-    c.kernel.purges += k.purges;
-    c.kernel.purge_blocks += k.purge_blocks;
-    c.kernel.reclaims += k.reclaims;
-    c.kernel.forgets += k.forgets;
-    c.kernel.stores += k.stores;
-    c.kernel.held_back += k.held_back;
-    const AgentStatistics& a = node->agent().statistics();
-    c.agent.direct_reads += a.direct_reads;
-    c.agent.direct_writes += a.direct_writes;
-    c.agent.lease_requests += a.lease_requests;
-    c.agent.fetches += a.fetches;
-    c.agent.flushes += a.flushes;
-    c.agent.recalls += a.recalls;
-    c.agent.void_fetches += a.void_fetches;
-    c.agent.hits_without_message += a.hits_without_message;
+    c.kernel += node->kernel().counts();
+    c.agent += node->agent().statistics();
   }
   return outcome;
 }
