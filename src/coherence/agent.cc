@@ -104,6 +104,15 @@ bool Agent::has_entries(FileId dir) const {
   return f != nullptr && f->has_entries();
 }
 
+bool Agent::may_give_names(FileId dir) const {
+  const FileAgent* f = find(dir);
+  return f != nullptr && f->may_give_names();
+}
+
+void Agent::names_given(FileId dir) {
+  if (FileAgent* f = find(dir)) f->names_given();
+}
+
 std::optional<uint32_t> Agent::peek_mode(FileId id) const {
   const FileAgent* f = find(id);
   return f == nullptr ? std::nullopt : f->peek_mode();
@@ -157,6 +166,13 @@ void Agent::size_pushed(Instant now, uint64_t push, FileId id, AgentActions& act
   FileAgent* f = find(id);
   if (f == nullptr) return;
   f->size_pushed(push);
+  settle(now, *f, actions);
+}
+
+void Agent::names_ended(Instant now, uint64_t ending, FileId dir, AgentActions& actions) {
+  FileAgent* f = find(dir);
+  if (f == nullptr) return;
+  f->names_ended(ending);
   settle(now, *f, actions);
 }
 

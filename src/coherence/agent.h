@@ -92,10 +92,17 @@ struct SendToHome {
 struct EntriesLost {
   FileId dir;
 };  // what the driver remembers of the directory's names is void, now
+// End what the kernel knows of the directory's names (Agent::names_given); then names_ended().
+struct EndNames {
+  uint64_t ending = 0;
+  FileId dir;
+  bool at_once = false;  // nobody waits for it, and a new lease may come before
+};
 
-using AgentAction = std::variant<ReplyData, ReplyWritten, ReplyOpened, ReplyAttributes,
-                                 ReplyFlushed, ReplyTruncateReady, ReplyEntries, ReplyError,
-                                 StartPurge, PushSize, DropAttributes, SendToHome, EntriesLost>;
+using AgentAction =
+    std::variant<ReplyData, ReplyWritten, ReplyOpened, ReplyAttributes, ReplyFlushed,
+                 ReplyTruncateReady, ReplyEntries, ReplyError, StartPurge, PushSize, DropAttributes,
+                 SendToHome, EntriesLost, EndNames>;
 using AgentActions = std::vector<AgentAction>;
 
 struct AgentOptions {
@@ -211,6 +218,9 @@ class Agent {
   // Takes (or has) an Entries lease on a directory: ReplyEntries.
   void entries(Instant now, Token token, FileId dir, AgentActions& actions);
   bool has_entries(FileId dir) const;
+  // The kernel may be told that it may keep names of the directory until EndNames.
+  bool may_give_names(FileId dir) const;
+  void names_given(FileId dir);
   // The mode bits when an Attributes lease is held.
   std::optional<uint32_t> peek_mode(FileId file) const;
   // True only when it is certain, under an Attributes lease, that the file has no extended
@@ -230,6 +240,7 @@ class Agent {
   // ---- purges, messages, time ----
   void purge_returned(Instant now, PurgeId purge, FileId file, AgentActions& actions);
   void size_pushed(Instant now, uint64_t push, FileId file, AgentActions& actions);
+  void names_ended(Instant now, uint64_t ending, FileId dir, AgentActions& actions);
   void receive(Instant now, Grant message, AgentActions& actions);
   void receive(Instant now, const Recall& message, AgentActions& actions);
   void receive(Instant now, const FlushAck& message, AgentActions& actions);

@@ -494,6 +494,31 @@ TEST(AgentTest, NamesAreLostBeforeTheirRecallIsAcked) {
   EXPECT_FALSE(w.agent.has_entries(w.file));
 }
 
+TEST(AgentTest, NamesInTheKernelEndBeforeTheirRecallIsAcked) {
+  AgentWorld w;
+  w.lists(1).expect("ask Shared entries");
+  w.grants_entries().expect("entries 1");
+  EXPECT_TRUE(w.agent.may_give_names(w.file));
+  w.agent.names_given(w.file);
+  w.recalls_entries().expect("names lost", "end names");
+  EXPECT_FALSE(w.agent.may_give_names(w.file));
+  w.ends_names().expect("names lost", "ack 0-0");
+}
+
+TEST(AgentTest, AnEndOfNamesFromBeforeAResetSaysNothingOfLaterOnes) {
+  AgentWorld w;
+  w.lists(1).expect("ask Shared entries");
+  w.grants_entries().expect("entries 1");
+  w.agent.names_given(w.file);
+  w.resets().expect("names lost", "end names at once");
+  w.lists(2).expect("ask Shared entries");
+  w.grants_entries().expect("entries 2");
+  w.agent.names_given(w.file);
+  w.recalls_entries().expect("names lost", "end names");
+  w.ends_names().expect_nothing();  // that of the reset
+  w.ends_names().expect("names lost", "ack 0-0");
+}
+
 TEST(AgentTest, AllWhoWaitForNamesShareOneRequest) {
   AgentWorld w;
   w.lists(1).expect("ask Shared entries");

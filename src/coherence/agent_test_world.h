@@ -137,6 +137,18 @@ class AgentWorld {
     });
   }
 
+  AgentWorld& ends_names() {
+    return event([&] {
+      if (endings_.empty()) {
+        ADD_FAILURE() << "no names are being ended";
+        return;
+      }
+      const uint64_t ending = endings_.front();
+      endings_.pop_front();
+      agent.names_ended(now_, ending, file, actions_);
+    });
+  }
+
   // ---- the home ----
   // Grants the oldest request for data as asked (or stronger, or wider); its bytes, when it wanted
   // them, are all `c`.
@@ -353,6 +365,7 @@ class AgentWorld {
     for (const AgentAction& action : actions_) {
       if (const auto* purge = std::get_if<StartPurge>(&action)) purges_.push_back(*purge);
       if (const auto* push = std::get_if<PushSize>(&action)) pushes_.push_back(push->push);
+      if (const auto* names = std::get_if<EndNames>(&action)) endings_.push_back(names->ending);
       if (const auto* send = std::get_if<SendToHome>(&action)) {
         if (const auto* m = std::get_if<LeaseRequest>(&send->message)) requests_.push_back(*m);
         if (const auto* m = std::get_if<Fetch>(&send->message)) fetches_.push_back(*m);
@@ -393,6 +406,8 @@ class AgentWorld {
     if (const auto* a = std::get_if<PushSize>(&action)) return fmt::format("push size {}", a->size);
     if (std::holds_alternative<DropAttributes>(action)) return "drop attributes";
     if (std::holds_alternative<EntriesLost>(action)) return "names lost";
+    if (const auto* a = std::get_if<EndNames>(&action))
+      return a->at_once ? "end names at once" : "end names";
     if (const auto* a = std::get_if<SendToHome>(&action)) return line(a->message);
     return "?";
   }
@@ -426,7 +441,7 @@ class AgentWorld {
   std::deque<Fetch> fetches_;
   std::deque<Flush> flushes_;
   std::vector<StartPurge> purges_;
-  std::deque<uint64_t> pushes_;
+  std::deque<uint64_t> pushes_, endings_;
   Instant now_{1'000'000'000};
   Timestamp wall_{1'700'000'000, 0};
   uint64_t sequence_ = 0, recall_ = 0;

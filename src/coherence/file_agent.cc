@@ -153,6 +153,7 @@ void FileAgent::forget(Instant now) {
   release_at_ = now;
   kernel_.forgotten();
   kernel_has_attributes_ = false;
+  kernel_has_names_ = false;
 }
 
 void FileAgent::purge_returned(PurgeId purge) { kernel_.purge_returned(purge); }
@@ -279,6 +280,9 @@ void FileAgent::reset(Instant, AgentActions& actions) {
   }
   actions.push_back(EntriesLost{id_});
   drop_attributes(actions);
+  ending_ = 0;
+  if (std::exchange(kernel_has_names_, false))
+    actions.push_back(EndNames{shared_.next_id++, id_, true});
   dirty_.resend();
   send_dirty(PageRange::all(), true, actions);
   // What the kernel has cached is unleased: like a recall of everything that nobody waits to hear
@@ -423,6 +427,12 @@ void FileAgent::void_data(PageRange range) {
     request.have_data = false;
     request.fetch = 0;
   }
+}
+
+void FileAgent::names_ended(uint64_t ending) {
+  if (ending != ending_) return;
+  ending_ = 0;
+  kernel_has_names_ = false;
 }
 
 void FileAgent::drop_attributes(AgentActions& actions) {

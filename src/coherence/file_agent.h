@@ -82,6 +82,9 @@ class FileAgent {
   std::optional<Instant> deadline() const;
   bool done() const;  // nothing is known of the file any more: the object may go
   bool has_entries() const { return entries_ != LeaseMode::None; }
+  bool may_give_names() const { return has_entries() && !recall_pending(Resource::Entries, kUnit); }
+  void names_given() { kernel_has_names_ = true; }
+  void names_ended(uint64_t ending);
   bool clean() const {
     return dirty_.empty() && !dirty_attributes_.has_size && !dirty_attributes_.has_mtime &&
            flights_.empty();
@@ -189,6 +192,8 @@ class FileAgent {
   // It may answer stat(2) by itself. Our own WRITEs and SETATTRs end that (fuse_write_update_attr,
   // fuse_do_setattr).
   bool kernel_has_attributes_ = false;
+  bool kernel_has_names_ = false;
+  uint64_t ending_ = 0;  // of those names, under way
   // Until then the kernel may not have taken in the new size of a truncation it asked for.
   Instant truncated_until_;
   PageSet cut_off_;  // pages a truncation of ours cut, which the kernel may still show

@@ -8,6 +8,14 @@ namespace vremote::coherence {
 bool FileAgent::advance_recall(Instant now, const PendingRecall& recall, AgentActions& actions) {
   switch (recall.resource) {
     case Resource::Entries:
+      if (recall.to == LeaseMode::None && kernel_has_names_) {
+        if (ending_ == 0) {
+          ending_ = shared_.next_id++;
+          actions.push_back(EntriesLost{id_});
+          actions.push_back(EndNames{ending_, id_, false});
+        }
+        return false;
+      }
       if (recall.to == LeaseMode::None) {
         entries_ = LeaseMode::None;
         actions.push_back(EntriesLost{id_});

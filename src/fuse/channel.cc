@@ -161,15 +161,18 @@ Status Channel::invalidate_attributes(uint64_t node) const {
   return absent_is_done(notify(FUSE_NOTIFY_INVAL_INODE, {bytes_of(out)}));
 }
 
-Status Channel::invalidate_entry(uint64_t directory, std::string_view name, NameEnd end) const {
+Result<bool> Channel::expire_name(uint64_t directory, std::string_view name) const {
   if (name.empty() || name.size() > kNameMax) return fail(ENAMETOOLONG);
   fuse_notify_inval_entry_out out{};
   out.parent = directory;
   out.namelen = static_cast<uint32_t>(name.size());
-  out.flags = end == NameEnd::Expire ? kExpireOnly : 0;
+  out.flags = kExpireOnly;
   constexpr std::byte kNul{0};
-  return absent_is_done(notify(FUSE_NOTIFY_INVAL_ENTRY,
-                               {bytes_of(out), std::as_bytes(std::span(name)), bytes_of(kNul)}));
+  auto done = notify(FUSE_NOTIFY_INVAL_ENTRY,
+                     {bytes_of(out), std::as_bytes(std::span(name)), bytes_of(kNul)});
+  if (!done && done.error().code == ENOENT) return false;
+  if (!done) return std::unexpected(done.error());
+  return true;
 }
 
 Status Channel::store(uint64_t node, uint64_t offset, std::span<const std::byte> bytes) const {

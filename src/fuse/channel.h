@@ -19,12 +19,6 @@
 
 namespace vremote::fuse {
 
-// How invalidate_entry() ends a name.
-enum class NameEnd : uint8_t {
-  Drop,    // the dentry goes; also unmounts what is mounted below
-  Expire,  // it is looked up again at the next use (needs Capabilities::expire_only)
-};
-
 class Channel {
  public:
   explicit Channel(Fd fd) : fd_(std::move(fd)) {}
@@ -63,9 +57,10 @@ class Channel {
   Status invalidate_data(uint64_t node, uint64_t offset, uint64_t length) const;
   // Drops attributes only (and the cached target of a link). Never blocks.
   Status invalidate_attributes(uint64_t node) const;
-  // Ends a cached name. BLOCKS on the directory's inode lock, which a pending create, unlink,
-  // rename, lookup or readdir there holds.
-  Status invalidate_entry(uint64_t directory, std::string_view name, NameEnd end) const;
+  // Lets the kernel look the name up again at its next use, and says whether it had it (needs
+  // Capabilities::expire_only). BLOCKS on the directory's inode lock, which a pending create,
+  // unlink, rename, lookup or readdir there holds.
+  Result<bool> expire_name(uint64_t directory, std::string_view name) const;
   // Puts bytes into the page cache and grows the kernel's size of the file when they end beyond it.
   // BLOCKS as invalidate_data does.
   Status store(uint64_t node, uint64_t offset, std::span<const std::byte> bytes) const;

@@ -31,7 +31,7 @@ struct Capabilities {
   uint32_t max_read_ahead = 0;  // bytes; the bdi's read_ahead_kb must stay within it (K6)
   bool direct_io_allow_mmap = false;
   bool resend = false;       // Channel::resend(), RequestHeader::resent
-  bool expire_only = false;  // Channel::invalidate_entry(…, NameEnd::Expire)
+  bool expire_only = false;  // Channel::expire_name()
   bool inc_epoch = false;    // Channel::inc_epoch()
   bool handle_killpriv_v2 = false;
   bool abort_error = false;  // receive() tells an abort (ECONNABORTED) from an unmount (ENODEV)

@@ -12,6 +12,7 @@
 #include "coherence/operation_needs.h"
 #include "fuse/reply.h"
 #include "node/inode_table.h"
+#include "node/kernel_names.h"
 
 namespace vremote::node {
 
@@ -152,6 +153,19 @@ void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<Af
               }
             },
             [&](EntriesLost& a) { shard.names.lost(a.dir); },
+            [&](EndNames& a) {
+              const auto ended = [this, a] {
+                with(shard_of(a.dir), [&](Agent& agent, Instant now, AgentActions& next) {
+                  agent.names_ended(now, a.ending, a.dir, next);
+                });
+              };
+              const std::optional<uint64_t> node = environment_.inodes->find(this, a.dir);
+              const bool at_once = a.at_once || shard.names.changing(a.dir);
+              if (!node ||
+                  environment_.kernel_names->end(*node, at_once, net::EventLoop::now(), ended))
+                after.push_back(
+                    {.then = [ended](Answer) { ended(); }, .answer = {}, .waiting = {}});
+            },
         },
         action);
   }
@@ -484,6 +498,19 @@ void AgentService::lookup(uint64_t unique, const Caller& caller, FileId dir, std
   });
 }
 
+bool AgentService::give_name(uint64_t node, FileId dir, const std::string& name,
+                             std::optional<FileId> file, uint32_t tid) {
+  Shard& shard = shard_of(dir);
+  std::lock_guard lock(shard.mutex);
+  if (!shard.agent.may_give_names(dir)) return false;
+  const NameCache::Answer known = shard.names.find(dir, name);
+  if (!known.known || known.file != file) return false;
+  if (!environment_.kernel_names->give(node, name, file.has_value(), tid, net::EventLoop::now()))
+    return false;
+  shard.agent.names_given(dir);
+  return true;
+}
+
 uint64_t AgentService::name_changes(FileId dir) {
   Shard& shard = shard_of(dir);
   std::lock_guard lock(shard.mutex);
@@ -558,21 +585,46 @@ void AgentService::call_as(uint64_t id, Caller caller, Operation operation, Then
 }
 
 void AgentService::call_changing(std::vector<Change> changes, Caller caller, Operation operation,
-                                 ThenReply then) {
+                                 ThenReply then, uint32_t tid) {
   for (const Change& change : changes) {
     Shard& shard = shard_of(change.dir);
     std::lock_guard lock(shard.mutex);
     shard.names.begin_change(change.dir);
   }
+  const auto* rename = std::get_if<RenameCall>(&operation);
+  const bool followed = rename == nullptr || follow_rename(*rename, changes, tid);
+  const bool makes = rename == nullptr && !std::holds_alternative<RemoveCall>(operation);
   call(std::move(caller), std::move(operation),
-       [this, changes = std::move(changes), then = std::move(then)](Reply&& reply) mutable {
+       [this, changes = std::move(changes), followed, makes,
+        then = std::move(then)](Reply&& reply) mutable {
          for (const Change& change : changes) {
            Shard& shard = shard_of(change.dir);
            std::lock_guard lock(shard.mutex);
            shard.names.end_change(change.dir, change.name);
+           // The kernel is told not to keep what is made: it may have been told to keep that there
+           // is none.
+           if (makes && reply.error == 0)
+             environment_.kernel_names->renewed(change.node, change.name);
          }
+         if (!followed) environment_.kernel_names->end_all();
          then(std::move(reply));
        });
+}
+
+// The kernel takes its right to use the old name along to the new one.
+bool AgentService::follow_rename(const RenameCall& rename, const std::vector<Change>& changes,
+                                 uint32_t tid) {
+  VR_CHECK(changes.size() == 2);
+  const auto follow = [&](const Change& from, const Change& to) {
+    Shard& shard = shard_of(to.dir);
+    std::lock_guard lock(shard.mutex);
+    const bool leased = shard.agent.may_give_names(to.dir);
+    if (leased) shard.agent.names_given(to.dir);
+    return environment_.kernel_names->move(from.node, from.name, to.node, to.name, leased, tid);
+  };
+  const bool there = follow(changes[0], changes[1]);
+  const bool back = (rename.flags & RENAME_EXCHANGE) == 0 || follow(changes[1], changes[0]);
+  return there && back;
 }
 
 // ---- the network

@@ -29,6 +29,7 @@
 namespace vremote::node {
 
 class InodeTable;
+class KernelNames;
 
 // What became of a request that is not answered to the kernel directly.
 struct Answer {
@@ -58,6 +59,7 @@ class AgentService {
     Metrics* metrics = nullptr;
     std::vector<net::EventLoop*> loops;
     std::function<const fuse::Channel*()> notify_channel;
+    KernelNames* kernel_names = nullptr;
   };
 
   AgentService(std::string home_name, const coherence::AgentOptions& options, bool local, Send send,
@@ -90,6 +92,10 @@ class AgentService {
   // `attributes`, the home also offers the leases that a walk of the files will want.
   void list(uint64_t unique, const coherence::Caller& caller, FileId dir, uint64_t cookie,
             uint32_t bytes_max, bool attributes, ThenReply then);
+  // The kernel's thread `tid`, which looked up `name` of `dir` (its node number), is about to be
+  // told so: `file`, or that there is none. True: the kernel may keep it.
+  bool give_name(uint64_t node, FileId dir, const std::string& name, std::optional<FileId> file,
+                 uint32_t tid);
   // A remembered name led to a file that its home no longer knows: the next lookup asks the home.
   void forget_name(FileId dir, const std::string& name);
   void interrupt(uint64_t unique);
@@ -110,9 +116,11 @@ class AgentService {
   struct Change {
     FileId dir;
     std::string name;
+    uint64_t node = 0;  // the directory's
   };
+  // `tid`: the kernel's thread whose operation it is.
   void call_changing(std::vector<Change> changes, coherence::Caller caller,
-                     coherence::Operation operation, ThenReply then);
+                     coherence::Operation operation, ThenReply then, uint32_t tid);
 
   // ---- the network ----
   void receive(coherence::ToAgent&& message);
@@ -169,6 +177,9 @@ class AgentService {
   void arm(Shard& shard);
   void deliver_outbox(Shard& shard);
   uint64_t name_changes(FileId dir);
+  bool may_give_names(FileId dir);
+  bool follow_rename(const coherence::RenameCall& rename, const std::vector<Change>& changes,
+                     uint32_t tid);
   void lookup_at_home(uint64_t unique, const coherence::Caller& caller, FileId dir,
                       std::string name, ThenFile then);
   coherence::Token add_pending(Shard& shard, Pending pending);

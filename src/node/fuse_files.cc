@@ -28,7 +28,7 @@ constexpr int kHandleShift = 1;
 void FuseServer::handle(const Context& c, const fuse::GetAttr&) {
   metrics_.add(Counter::Getattrs);
   if (c.node == FUSE_ROOT_ID) {
-    (void)c.channel->reply(c.unique, fuse::attr_out(root_attributes(), 1, fuse::kNotCached));
+    (void)c.channel->reply(c.unique, fuse::attr_out(root_attributes(), 1, fuse::kUntilInvalidated));
     return;
   }
   auto node = inode(c);

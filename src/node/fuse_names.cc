@@ -8,6 +8,7 @@
 
 #include "fuse/reply.h"
 #include "node/fuse_server.h"
+#include "node/kernel_names.h"
 
 namespace vremote::node {
 
@@ -62,9 +63,11 @@ Attributes FuseServer::root_attributes() const {
 }
 
 void FuseServer::reply_entry(const Context& c, AgentService* agent, FileId file,
-                             std::move_only_function<void()> stale) {
+                             std::optional<Named> named, std::move_only_function<void()> stale) {
   agent->attributes(
-      c.unique, file, [this, c, agent, file, stale = std::move(stale)](Answer answer) mutable {
+      c.unique, file,
+      [this, c, agent, file, named = std::move(named),
+       stale = std::move(stale)](Answer answer) mutable {
         if (answer.error == ESTALE && stale) {
           stale();
           return;
@@ -75,11 +78,21 @@ void FuseServer::reply_entry(const Context& c, AgentService* agent, FileId file,
         }
         const uint64_t node = inodes_.look_up(agent, file);
         const Inode inode{node, agent, file};
+        const bool kept = named && keep_name(c, *named, file);
         const auto entry =
             fuse::entry_out(node, 0, answer.attributes, shown_inode(inode, answer.attributes.inode),
-                            fuse::kNotCached, fuse::kNotCached);
+                            kept ? fuse::kUntilInvalidated : fuse::kNotCached, fuse::kNotCached);
         (void)c.channel->reply(c.unique, entry);
       });
+}
+
+// Whether the kernel may keep the name it has just looked up.
+bool FuseServer::keep_name(const Context& c, const Named& named, FileId file) {
+  if (named.dir.node != FUSE_ROOT_ID)
+    return named.dir.agent->give_name(named.dir.node, named.dir.file, named.name, file, c.pid);
+  const auto root = exports_.find(named.name);
+  return root && root->root == file &&
+         kernel_names_.give(FUSE_ROOT_ID, named.name, true, c.pid, net::EventLoop::now());
 }
 
 void FuseServer::handle(const Context& c, const fuse::Lookup& r) {
@@ -93,7 +106,7 @@ void FuseServer::handle(const Context& c, const fuse::Lookup& r) {
     if (!root) {
       (void)c.channel->reply_error(c.unique, ENOENT);
     } else {
-      reply_entry(c, root->agent, root->root);
+      reply_entry(c, root->agent, root->root, Named{{FUSE_ROOT_ID, nullptr, {}}, root->name});
     }
     return;
   }
@@ -104,24 +117,29 @@ void FuseServer::handle(const Context& c, const fuse::Lookup& r) {
 
 void FuseServer::look_up(const Context& c, const Inode& dir, std::string name, bool again) {
   const int64_t started = net::EventLoop::now().ns;
-  dir.agent->lookup(c.unique, c.caller, dir.file, name,
-                    [this, c, dir, name, again, started](Result<FileId> file) {
-                      metrics_.record(Latency::Lookup, net::EventLoop::now().ns - started);
-                      if (!file) {
-                        (void)c.channel->reply_error(c.unique,
-                                                     error_in_directory(file.error().code));
-                        return;
-                      }
-                      std::move_only_function<void()> stale;
-                      // The home knows files nobody has a lease on only as long as it has room: the
-                      // name is as good as before, and its file is found by it anew.
-                      if (!again)
-                        stale = [this, c, dir, name] {
-                          dir.agent->forget_name(dir.file, name);
-                          look_up(c, dir, name, true);
-                        };
-                      reply_entry(c, dir.agent, *file, std::move(stale));
-                    });
+  dir.agent->lookup(
+      c.unique, c.caller, dir.file, name,
+      [this, c, dir, name, again, started](Result<FileId> file) {
+        metrics_.record(Latency::Lookup, net::EventLoop::now().ns - started);
+        if (!file) {
+          if (file.error().code == ENOENT &&
+              dir.agent->give_name(dir.node, dir.file, name, std::nullopt, c.pid)) {
+            (void)c.channel->reply(c.unique, fuse::negative_entry_out(fuse::kUntilInvalidated));
+          } else {
+            (void)c.channel->reply_error(c.unique, error_in_directory(file.error().code));
+          }
+          return;
+        }
+        std::move_only_function<void()> stale;
+        // The home knows files nobody has a lease on only as long as it has room: the
+        // name is as good as before, and its file is found by it anew.
+        if (!again)
+          stale = [this, c, dir, name] {
+            dir.agent->forget_name(dir.file, name);
+            look_up(c, dir, name, true);
+          };
+        reply_entry(c, dir.agent, *file, Named{dir, name}, std::move(stale));
+      });
 }
 
 void FuseServer::handle(const Context& c, const fuse::ReadLink&) {
@@ -144,7 +162,8 @@ void FuseServer::make(const Context& c, std::string_view name, Operation operati
       reply_entry(c, agent, made->file);
     }
   };
-  call(c, dir->agent, std::move(operation), std::move(then), {{dir->file, std::string(name)}});
+  call(c, dir->agent, std::move(operation), std::move(then),
+       {{dir->file, std::string(name), dir->node}});
 }
 
 void FuseServer::handle(const Context& c, const fuse::Symlink& r) {
@@ -187,7 +206,7 @@ void FuseServer::handle(const Context& c, const fuse::Create& r) {
 }
 
 void FuseServer::create(const Context& c, const Inode& dir, CreateCall operation, uint32_t flags) {
-  std::vector<AgentService::Change> changes{{operation.dir, operation.name}};
+  std::vector<AgentService::Change> changes{{operation.dir, operation.name, dir.node}};
   auto then = [this, c, dir, operation, flags](Reply&& reply) mutable {
     if (reply.error == EEXIST && operation.exclusive && (flags & O_EXCL) == 0) {
       operation.exclusive = false;
@@ -252,14 +271,14 @@ void FuseServer::change(const Context& c, const Inode& dir,
 void FuseServer::handle(const Context& c, const fuse::Unlink& r) {
   auto dir = inode(c);
   if (dir)
-    change(c, *dir, {{dir->file, std::string(r.name)}},
+    change(c, *dir, {{dir->file, std::string(r.name), dir->node}},
            RemoveCall{dir->file, std::string(r.name), false});
 }
 
 void FuseServer::handle(const Context& c, const fuse::RmDir& r) {
   auto dir = inode(c);
   if (dir)
-    change(c, *dir, {{dir->file, std::string(r.name)}},
+    change(c, *dir, {{dir->file, std::string(r.name), dir->node}},
            RemoveCall{dir->file, std::string(r.name), true});
 }
 
@@ -276,7 +295,9 @@ void FuseServer::handle(const Context& c, const fuse::Rename& r) {
     (void)c.channel->reply_error(c.unique, EXDEV);
     return;
   }
-  change(c, *from, {{from->file, std::string(r.name)}, {to->file, std::string(r.new_name)}},
+  change(c, *from,
+         {{from->file, std::string(r.name), from->node},
+          {to->file, std::string(r.new_name), to->node}},
          RenameCall{from->file, std::string(r.name), to->file, std::string(r.new_name), r.flags});
 }
 

@@ -14,6 +14,7 @@
 #include "base/overload.h"
 #include "fuse/reply.h"
 #include "node/caller_placement.h"
+#include "node/kernel_names.h"
 
 namespace vremote::node {
 
@@ -40,9 +41,15 @@ constexpr int kInitTimeoutMs = 10'000;
 
 }  // namespace
 
-FuseServer::FuseServer(fuse::Mount& mount, Exports& exports, InodeTable& inodes, Metrics& metrics,
+FuseServer::FuseServer(fuse::Mount& mount, Exports& exports, InodeTable& inodes,
+                       KernelNames& kernel_names, Metrics& metrics,
                        const FuseServerOptions& options)
-    : mount_(mount), exports_(exports), inodes_(inodes), metrics_(metrics), options_(options) {}
+    : mount_(mount),
+      exports_(exports),
+      inodes_(inodes),
+      kernel_names_(kernel_names),
+      metrics_(metrics),
+      options_(options) {}
 
 FuseServer::~FuseServer() { join(); }
 
@@ -65,6 +72,8 @@ Status FuseServer::start(std::function<void()> ended) {
       serve(*channel, dispatching);
     });
   }
+  if (capabilities_.inc_epoch && capabilities_.expire_only)
+    kernel_names_.enable(channels_.front().get());
   const uint32_t window = std::min<uint32_t>(options_.readahead_kib, capabilities_.max_pages * 4);
   if (auto set = mount_.set_read_ahead(window); !set)
     spdlog::warn("readahead stays at the kernel's default: {}", set.error().what);
@@ -130,6 +139,7 @@ void FuseServer::serve(const fuse::Channel& channel, std::atomic<uint64_t>& disp
       continue;
     }
     placement.request_from(request->header.pid);
+    kernel_names_.request_from(request->header.pid);
     dispatching = request->header.wire_unique();
     dispatch(channel, *request, buffer);
     dispatching = 0;
@@ -191,6 +201,7 @@ uint64_t FuseServer::shown_inode(const Inode& inode, uint64_t origin_inode) cons
 void FuseServer::forget(uint64_t node, uint64_t lookups) {
   auto gone = inodes_.forget(node, lookups);
   if (!gone) return;
+  kernel_names_.forget(node);
   {
     std::lock_guard lock(locks_mutex_);
     locked_nodes_.erase(node);
@@ -219,7 +230,7 @@ void FuseServer::call(const Context& c, AgentService* agent, Operation operation
     agent->call(std::move(caller), std::move(operation), std::move(unless_interrupted));
   } else {
     agent->call_changing(std::move(changes), std::move(caller), std::move(operation),
-                         std::move(unless_interrupted));
+                         std::move(unless_interrupted), c.pid);
   }
 }
 

@@ -40,8 +40,8 @@ struct FuseServerOptions {
 
 class FuseServer {
  public:
-  FuseServer(fuse::Mount& mount, Exports& exports, InodeTable& inodes, Metrics& metrics,
-             const FuseServerOptions& options);
+  FuseServer(fuse::Mount& mount, Exports& exports, InodeTable& inodes, KernelNames& kernel_names,
+             Metrics& metrics, const FuseServerOptions& options);
   ~FuseServer();
 
   // Answers INIT and starts the threads. `ended` is called once, on a thread of the server, when
@@ -138,8 +138,14 @@ class FuseServer {
   void handle(const Context& c, const fuse::ReleaseDir& r);
   void handle(const Context& c, const fuse::FsyncDir& r);
   // `stale`: instead of an error when the home does not know the file.
+  // `named`: the name that was looked up, if the kernel may keep it.
+  struct Named {
+    Inode dir;
+    std::string name;
+  };
+  bool keep_name(const Context& c, const Named& named, FileId file);
   void reply_entry(const Context& c, AgentService* agent, FileId file,
-                   std::move_only_function<void()> stale = {});
+                   std::optional<Named> named = {}, std::move_only_function<void()> stale = {});
   void look_up(const Context& c, const Inode& dir, std::string name, bool again);
   void create(const Context& c, const Inode& dir, coherence::CreateCall operation, uint32_t flags);
   void created(const Context& c, const Inode& inode, uint32_t flags);
@@ -154,6 +160,7 @@ class FuseServer {
   fuse::Mount& mount_;
   Exports& exports_;
   InodeTable& inodes_;
+  KernelNames& kernel_names_;
   Metrics& metrics_;
   const FuseServerOptions options_;
   fuse::Capabilities capabilities_;

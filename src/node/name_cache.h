@@ -40,6 +40,11 @@ class NameCache {
     entries_ += fresh ? 1 : 0;
   }
 
+  bool changing(FileId dir) const {
+    auto it = directories_.find(dir);
+    return it != directories_.end() && it->second.changing > 0;
+  }
+
   // From the moment an operation that changes `dir` is sent until it is answered, nothing
   // remembered of it is used: the home has perhaps carried it out already, and other nodes have
   // seen it.

@@ -57,6 +57,7 @@ Status NodeDaemon::start(std::function<void()> ended) {
     loops_.push_back(std::make_unique<net::EventLoop>("vremote-net" + std::to_string(i)));
   disk_threads_ = std::make_unique<HelperThreads>("vremote-disk", kDiskThreads);
   purge_threads_ = std::make_unique<HelperThreads>("vremote-purge", HelperThreads::kUnbounded);
+  kernel_names_ = std::make_unique<KernelNames>(*purge_threads_, *loops_.front());
   VR_TRY_VOID(start_control());
   VR_TRY_VOID(open_stores());
   VR_TRY_VOID(start_server());
@@ -81,7 +82,8 @@ AgentService::Environment NodeDaemon::environment() {
           .purge_threads = purge_threads_.get(),
           .metrics = &metrics_,
           .loops = raw(loops_),
-          .notify_channel = [this] { return notify_.load(); }};
+          .notify_channel = [this] { return notify_.load(); },
+          .kernel_names = kernel_names_.get()};
 }
 
 Status NodeDaemon::open_stores() {
@@ -177,10 +179,16 @@ void NodeDaemon::connected(Peer& peer, const net::HomeInfo& info) {
   // it goes to the new one. The reset asks for everything anew.
   peer.generation = info.generation;
   if (peer.was_reset.exchange(false)) peer.agent->reset();
-  for (const wire::Export& e : info.exports)
-    if (!exports_.add({e.name, peer.agent.get(), e.root}))
+  for (const wire::Export& e : info.exports) {
+    const auto before = exports_.find(e.name);
+    const bool shown = exports_.add({e.name, peer.agent.get(), e.root});
+    if (!shown)
       spdlog::error("export {} of {} is hidden: another node exports that name; rename one of them",
                     e.name, peer.config.name);
+    if (before && shown && before->root != e.root) kernel_names_->end_all();
+  }
+  if (const fuse::Channel* channel = notify_.load())
+    (void)channel->invalidate_attributes(FUSE_ROOT_ID);  // one directory more in it
 }
 
 Status NodeDaemon::start_peers() {
@@ -239,7 +247,8 @@ Status NodeDaemon::start_mount(std::function<void()> ended) {
   server.threads = std::max(1u, config_.loops / 2);
   server.readahead_kib = config_.readahead_kib;
   server.allow_mmap = allow_mmap_;
-  fuse_ = std::make_unique<FuseServer>(*mount_, exports_, inodes_, metrics_, server);
+  fuse_ =
+      std::make_unique<FuseServer>(*mount_, exports_, inodes_, *kernel_names_, metrics_, server);
   VR_TRY_VOID(fuse_->start(std::move(ended)));
   notify_ = fuse_->channel();
   for (const std::string& lack : fuse_->lacks()) spdlog::warn("this kernel: {}", lack);
@@ -480,6 +489,10 @@ control::NodeStatus NodeDaemon::status() const {
   set("home_recalls_pending", home.recalls);
   set("kernel_inodes", inodes_.size());
   set("purge_threads", purge_threads_->threads());
+  const KernelNames::Counts names = kernel_names_->counts();
+  set("kernel_names", names.names);
+  set("kernel_name_expiries", names.expiries);
+  set("kernel_name_epochs", names.epochs);
   for (size_t type = 0; type < wire::kFrameTypes; ++type) {
     const auto frame = static_cast<wire::FrameType>(type);
     if (!wire::is_to_home(frame) && !wire::is_to_agent(frame)) continue;

@@ -23,6 +23,7 @@
 #include "node/helper_threads.h"
 #include "node/home_service.h"
 #include "node/inode_table.h"
+#include "node/kernel_names.h"
 
 namespace vremote::node {
 
@@ -80,6 +81,7 @@ class NodeDaemon {
   Exports exports_;
   std::vector<std::unique_ptr<net::EventLoop>> loops_;
   std::unique_ptr<HelperThreads> disk_threads_, purge_threads_;
+  std::unique_ptr<KernelNames> kernel_names_;
   std::unique_ptr<AgentService> local_agent_;
   std::unique_ptr<HomeService> home_;
   std::unique_ptr<net::HomeServer> server_;
