@@ -582,6 +582,13 @@ std::vector<FileId> Home::files_dirty_elsewhere() const {
   return out;
 }
 
+std::vector<FileId> Home::known_files() const {
+  std::vector<FileId> out;
+  out.reserve(files_.size());
+  for (const auto& [file, fs] : files_) out.push_back(file);
+  return out;
+}
+
 HomeCounts Home::counts() const {
   HomeCounts counts;
   counts.files = files_.size();

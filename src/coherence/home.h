@@ -149,6 +149,10 @@ class Home {
   // does nothing.
   void offer(NodeId node, FileId file, Resource resource, LeaseMode mode, HomeActions& actions);
 
+  // Whether a node may have something of the file cached, or has asked for it. What changes behind
+  // our back matters only then.
+  bool knows(FileId file) const { return files_.contains(file); }
+  std::vector<FileId> known_files() const;
   // Files of which a node other than 0 may hold bytes or attributes that are not here.
   std::vector<FileId> files_dirty_elsewhere() const;
   HomeCounts counts() const;

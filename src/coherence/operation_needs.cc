@@ -122,6 +122,16 @@ std::vector<OperationNeed> second_needs(NodeId caller, const Operation& operatio
       operation);
 }
 
+std::vector<OperationNeed> outside_needs(FileId file, const OutsideChange& change) {
+  Needs needs;
+  if (change.entries) needs.push_back({file, Resource::Entries, LeaseMode::Exclusive, kUnit, {}});
+  if (change.attributes)
+    needs.push_back({file, Resource::Attributes, LeaseMode::Exclusive, kUnit, {}});
+  if (change.data)
+    needs.push_back({file, Resource::Data, LeaseMode::Exclusive, PageRange::all(), {}});
+  return needs;
+}
+
 bool is_quick(const Operation& operation) {
   return std::holds_alternative<LookupCall>(operation) ||
          std::holds_alternative<ReadLinkCall>(operation) ||
