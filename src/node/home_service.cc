@@ -9,7 +9,6 @@
 #include <thread>
 
 #include "base/overload.h"
-#include "coherence/operation_needs.h"
 
 namespace vremote::node {
 
@@ -37,7 +36,7 @@ struct HomeService::Running {
   std::vector<OperationNeed> needs;
   size_t held = 0;
   bool second_part = false;
-  bool gather = false;  // takes its leases and does nothing with them
+  std::optional<Why> only_takes;  // its leases, and does nothing with them: nobody waits for it
 };
 
 HomeService::HomeService(std::vector<std::unique_ptr<store::Store>> stores,
@@ -426,7 +425,7 @@ void HomeService::advance(OperationId id) {
   } else {
     const FileId file = file_of(running->call.operation);
     queues_.push(file, [this, running](bool may_block) {
-      if (!may_block && !is_quick(running->call.operation)) return false;
+      if (!may_block && !running->only_takes && !is_quick(running->call.operation)) return false;
       execute(*running);
       return true;
     });
@@ -444,6 +443,48 @@ void HomeService::refuse(OperationId id, int error) {
   end(*running, fail(error));
 }
 
+OperationId HomeService::start_taking(Why why, FileId file, std::vector<OperationNeed> needs) {
+  auto running = std::make_unique<Running>();
+  running->only_takes = why;
+  running->second_part = true;
+  running->call.operation = SyncCall{file, false};
+  running->needs = std::move(needs);
+  OperationId id = 0;
+  {
+    std::lock_guard lock(operations_mutex_);
+    id = running->id = next_operation_++;
+    operations_.emplace(id, std::move(running));
+  }
+  advance(id);
+  return id;
+}
+
+bool HomeService::changed_outside(FileId file, const OutsideChange& change) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!home_.knows(file)) return true;
+  }
+  {
+    std::lock_guard lock(operations_mutex_);
+    if (!changing_outside_.insert(file).second) return false;
+  }
+  metrics_.add(Counter::OutsideChanges);
+  start_taking(Why::ChangedOutside, file, outside_needs(file, change));
+  return true;
+}
+
+std::vector<FileId> HomeService::files_of(std::string_view handle) const {
+  std::vector<FileId> files;
+  for (const auto& store : stores_)
+    if (auto file = store->find(handle)) files.push_back(*file);
+  return files;
+}
+
+std::vector<FileId> HomeService::known_files() const {
+  std::lock_guard lock(mutex_);
+  return home_.known_files();
+}
+
 bool HomeService::gather(int64_t patience_ms) {
   std::vector<FileId> files;
   {
@@ -451,20 +492,11 @@ bool HomeService::gather(int64_t patience_ms) {
     files = home_.files_dirty_elsewhere();
   }
   std::vector<OperationId> started;
-  for (FileId file : files) {
-    auto running = std::make_unique<Running>();
-    running->gather = running->second_part = true;
-    running->call.operation = SyncCall{file, false};
-    running->needs = {{file, Resource::Attributes, LeaseMode::Shared, kUnit, {}},
-                      {file, Resource::Data, LeaseMode::Shared, PageRange::all(), {}}};
-    {
-      std::lock_guard lock(operations_mutex_);
-      running->id = next_operation_++;
-      started.push_back(running->id);
-      operations_.emplace(running->id, std::move(running));
-    }
-    advance(started.back());
-  }
+  for (FileId file : files)
+    started.push_back(
+        start_taking(Why::Gather, file,
+                     {{file, Resource::Attributes, LeaseMode::Shared, kUnit, {}},
+                      {file, Resource::Data, LeaseMode::Shared, PageRange::all(), {}}}));
   for (int64_t waited = 0;; waited += 5) {
     bool done = true;
     {
@@ -477,8 +509,8 @@ bool HomeService::gather(int64_t patience_ms) {
 }
 
 void HomeService::execute(Running& running) {
-  if (running.gather) {
-    end(running, Outcome{});  // nobody waits for a reply to call 0
+  if (running.only_takes) {
+    end(running, Outcome{});
     return;
   }
   end(running, store_of(file_of(running.call.operation))
@@ -506,7 +538,7 @@ void HomeService::end(Running& running, Result<Outcome> outcome) {
           listed.push_back(entry.file);  // 0: a mount point, not of this export
   // The reply before anything that the end of the operation sets free: whoever gets it may still
   // rely on it (names, for instance).
-  deliver_(running.node, file, std::move(reply));
+  if (!running.only_takes) deliver_(running.node, file, std::move(reply));
   std::vector<FileId> touched;
   {
     std::lock_guard lock(mutex_);
@@ -526,6 +558,7 @@ void HomeService::end(Running& running, Result<Outcome> outcome) {
   }
   {
     std::lock_guard lock(operations_mutex_);
+    if (running.only_takes == Why::ChangedOutside) changing_outside_.erase(file);
     operations_.erase(running.id);
   }
   pump(touched);

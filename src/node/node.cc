@@ -59,6 +59,7 @@ Status NodeDaemon::start(std::function<void()> ended) {
   purge_threads_ = std::make_unique<HelperThreads>("vremote-purge", HelperThreads::kUnbounded);
   VR_TRY_VOID(start_control());
   VR_TRY_VOID(open_stores());
+  watch_exports();
   VR_TRY_VOID(start_server());
   VR_TRY_VOID(start_mount(std::move(ended)));
   VR_TRY_VOID(start_peers());
@@ -121,6 +122,15 @@ Status NodeDaemon::open_stores() {
   for (size_t i = 0; i < config_.exports.size(); ++i)
     exports_.add({config_.exports[i].name, local_agent_.get(), home_->root(i)});
   return {};
+}
+
+// Before anybody can cache anything.
+void NodeDaemon::watch_exports() {
+  outside_ = std::make_unique<OutsideWatcher>(*home_);
+  for (size_t i = 0; i < config_.exports.size(); ++i)
+    if (const std::string& why = outside_->why_not(i); !why.empty())
+      spdlog::warn("export {}: changes made in {} itself are not noticed: {}; use the mount",
+                   config_.exports[i].name, config_.exports[i].path, why);
 }
 
 Status NodeDaemon::start_server() {
@@ -304,6 +314,7 @@ bool NodeDaemon::stop(int64_t patience_ms) {
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
     }
   }
+  if (outside_) outside_->stop();
   leave_homes(std::min<int64_t>(patience_ms, 1000));
   // What other nodes have written here and not flushed is better on this disk before this node is
   // gone.
@@ -436,7 +447,8 @@ control::NodeStatus NodeDaemon::status() const {
   const HomeCounts home = home_->counts();
   for (size_t i = 0; i < config_.exports.size(); ++i)
     s.exports.push_back({config_.exports[i].name, config_.exports[i].path,
-                         home_->store_counts(i).known, sessions.size()});
+                         home_->store_counts(i).known, sessions.size(),
+                         outside_->why_not(i).empty(), outside_->why_not(i)});
   AgentStatistics statistics;
   AgentCounts counts;
   for (AgentService* agent : agents()) {
@@ -475,6 +487,7 @@ control::NodeStatus NodeDaemon::status() const {
   set("write_backs_without_exclusive", statistics.write_backs_without_exclusive);
   set("resident_pages", counts.resident_pages);
   set("requests_waiting", counts.waiting);
+  set("outside_overflows", outside_->overflows());
   set("home_files", home.files);
   set("home_requests_waiting", home.waiting);
   set("home_recalls_pending", home.recalls);
