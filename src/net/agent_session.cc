@@ -249,7 +249,10 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
                      fmt::format("{} refuses us ({}): {}", options_.address,
                                  wire::to_string(refuse.reason), refuse.text)});
     }
-    if (refuse.reason != wire::RefuseReason::Busy) link.backoff_ms = options_.backoff_max_ms;
+    // NameTaken may be this very node before its restart, whose end the home has not seen yet.
+    const bool passes =
+        refuse.reason == wire::RefuseReason::Busy || refuse.reason == wire::RefuseReason::NameTaken;
+    if (!passes) link.backoff_ms = options_.backoff_max_ms;
     dial_later(link);
   }
 

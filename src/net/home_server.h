@@ -41,6 +41,9 @@ struct HomeServerOptions {
   int64_t handshake_timeout_ms = 5000;
   int64_t silence_max_ms =
       8000;  // a connection that says nothing for so long is closed; the session stays
+  // A node that was heard of so recently over a connection that stands is alive: another start of a
+  // node of its name is refused. Agents ping every 2 seconds.
+  int64_t alive_ms = 5000;
 };
 
 class HomeServer {

@@ -185,6 +185,40 @@ TEST(SessionTest, ANodeThatRestartedGetsANewSessionAfterTheOldOneIsVoid) {
   EXPECT_EQ(wrong_order(again.seen.messages[0], 1), "");
 }
 
+TEST(SessionTest, ASecondNodeOfALiveNodesNameIsRefusedAndTheFirstIsLeftAlone) {
+  TestHome home;
+  TestAgent first(home.address(), "n1", 11);
+  ASSERT_TRUE(first.session->send(0, numbered_to_home(1)));
+  ASSERT_TRUE(home.journal.until([&] { return home.seen.count == 1; }));
+  TestAgent second(home.address(), "n1", 12);
+  ASSERT_TRUE(second.journal.until([&] { return !second.seen.events.empty(); }));
+  EXPECT_THAT(second.journal.look([&] { return second.seen.events[0]; }),
+              HasSubstr("a node named n1 is already connected from 127.0.0.1:"));
+  // It tries again and again, and harms nobody.
+  ASSERT_TRUE(first.session->send(0, numbered_to_home(2)));
+  ASSERT_TRUE(home.journal.until([&] { return home.seen.count == 2; }));
+  EXPECT_THAT(home.journal.look([&] { return home.seen.events; }), ElementsAre("session 1 n1"));
+  EXPECT_EQ(first.journal.look([&] { return first.seen.events; }),
+            std::vector<std::string>{"connected fresh"});
+  // Once the first is gone the second gets in.
+  first.session->stop();
+  ASSERT_TRUE(second.journal.until([&] { return second.seen.events.back() == "connected fresh"; }));
+}
+
+TEST(SessionTest, ANodeWhoseMachineFellSilentDoesNotKeepItsNameForLong) {
+  TestHome home(1, 0, [](HomeServerOptions& o) { o.alive_ms = 100; });
+  // It never pings, and its connections stand: a machine that lost its power.
+  TestAgent silent(home.address(), "n1", 11, [](AgentSessionOptions& o) {
+    o.ping_interval_ms = 0;
+    o.silence_max_ms = 60000;
+  });
+  ASSERT_TRUE(silent.session->send(0, numbered_to_home(1)));
+  ASSERT_TRUE(home.journal.until([&] { return home.seen.count == 1; }));
+  TestAgent again(home.address(), "n1", 12);
+  ASSERT_TRUE(again.journal.until(
+      [&] { return !again.seen.events.empty() && again.seen.events.back() == "connected fresh"; }));
+}
+
 TEST(SessionTest, ASessionThatTheHomeEndsIsResetAtTheAgent) {
   TestHome home;
   TestAgent agent(home.address());

@@ -36,6 +36,8 @@ const char* to_string(RefuseReason reason) {
       return "bad hello";
     case RefuseReason::Busy:
       return "busy";
+    case RefuseReason::NameTaken:
+      return "name taken";
   }
   return "unknown reason";
 }
@@ -138,7 +140,7 @@ Result<Encoded> encode(const Refuse& m) {
 
 Result<Refuse> decode_refuse(std::span<const std::byte> header) {
   Root<fb::Refuse> root(header);
-  if (!root || root->reason() > static_cast<uint8_t>(RefuseReason::Busy))
+  if (!root || root->reason() > static_cast<uint8_t>(RefuseReason::NameTaken))
     return malformed("malformed refusal");
   Refuse m{.reason = RefuseReason{root->reason()}, .text = {}};
   if (root->text() != nullptr) {

@@ -69,7 +69,8 @@ enum class RefuseReason : uint8_t {
   Cluster = 1,
   SessionUnknown = 2,
   BadHello = 3,
-  Busy = 4
+  Busy = 4,
+  NameTaken = 5  // a node of this name is connected and alive
 };
 const char* to_string(RefuseReason reason);
 
