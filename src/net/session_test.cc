@@ -225,13 +225,13 @@ TEST(SessionTest, ASessionThatTheHomeEndsIsResetAtTheAgent) {
   ASSERT_TRUE(agent.session->send(0, numbered_to_home(1)));
   ASSERT_TRUE(home.journal.until([&] { return home.seen.count == 1; }));
   home.server->end_session(1);
-  ASSERT_TRUE(agent.journal.until([&] { return agent.seen.infos.size() == 2; }));
+  // A lane whose handshake was under way may bring the old session back for a moment.
+  ASSERT_TRUE(agent.journal.until([&] { return agent.seen.infos.back().session > 1; }));
   auto events = agent.journal.look([&] { return agent.seen.events; });
   EXPECT_EQ(std::ranges::count(events, "reset"), 1);
   EXPECT_EQ(events.back(), "connected fresh");
   auto at_home = home.journal.look([&] { return home.seen.events; });
   EXPECT_EQ(at_home.at(1), "reset 1");
-  EXPECT_GT(agent.seen.infos[1].session, 1u);
 }
 
 TEST(SessionTest, ANodeOfAnotherClusterIsRefusedAndToldWhy) {
