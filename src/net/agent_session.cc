@@ -186,6 +186,7 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     hello.resume = welcomed_.has_value();
     hello.lane = link.index;
     hello.lanes = options_.lanes;
+    hello.home_name = options_.home_name;
     return hello;
   }
   wire::Hello greet(Link& link) {
@@ -252,7 +253,7 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     // NameTaken may be this very node before its restart, whose end the home has not seen yet.
     const bool passes =
         refuse.reason == wire::RefuseReason::Busy || refuse.reason == wire::RefuseReason::NameTaken;
-    if (!passes) link.backoff_ms = options_.backoff_max_ms;
+    if (!passes) link.backoff_ms = options_.refused_backoff_ms;
     dial_later(link);
   }
 

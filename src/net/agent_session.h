@@ -37,11 +37,13 @@ struct AgentSessionOptions {
   std::string address;  // "host:port", "[v6]:port"; a host name is resolved again with every dial
   std::string cluster;
   std::string node_name;
+  std::string home_name;     // only a home of this name is spoken to; empty: any
   uint64_t incarnation = 0;  // random, new with each start of the node
   uint32_t lanes = 0;        // 0: one per loop. Lane i lives on loop i % loops
   int64_t backoff_min_ms = 100, backoff_max_ms = 2000;
-  int64_t connect_timeout_ms = 5000;  // of one connect and of the handshake
-  int64_t ping_interval_ms = 2000;    // on every lane
+  int64_t refused_backoff_ms = 10000;  // after a refusal that somebody must mend
+  int64_t connect_timeout_ms = 5000;   // of one connect and of the handshake
+  int64_t ping_interval_ms = 2000;     // on every lane
   int64_t silence_max_ms =
       8000;  // a connection that says nothing for so long is closed and dialled again
 };

@@ -183,6 +183,11 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
           fmt::format("{} is not a node of cluster '{}'", options_.node_name, hello.cluster);
       return turn_away(std::move(guest), wire::RefuseReason::Cluster, text);
     }
+    if (!hello.home_name.empty() && hello.home_name != options_.node_name)
+      return turn_away(std::move(guest), wire::RefuseReason::WrongNode,
+                       fmt::format("this is node {}, not {}; correct the name or the address of "
+                                   "the [[peer]]",
+                                   options_.node_name, hello.home_name));
     auto it = by_name_.find(hello.node_name);
     SessionPtr session = it == by_name_.end() ? nullptr : it->second;
     bool same = session && session->info.incarnation == hello.incarnation &&

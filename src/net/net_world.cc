@@ -81,6 +81,7 @@ TestAgent::TestAgent(std::string address, std::string name, uint64_t incarnation
                               .lanes = 3,
                               .backoff_min_ms = 2,
                               .backoff_max_ms = 20,
+                              .refused_backoff_ms = 20,
                               .ping_interval_ms = 20};
   if (tweak) tweak(options);
   AgentSession::Callbacks callbacks;

@@ -246,6 +246,19 @@ TEST(SessionTest, ANodeOfAnotherClusterIsRefusedAndToldWhy) {
   EXPECT_TRUE(home.server->sessions().empty());
 }
 
+TEST(SessionTest, ANodeThatLooksForAnotherHomeIsToldWhoAnswers) {
+  TestHome home;
+  TestAgent right(home.address(), "n1", 11, [](AgentSessionOptions& o) { o.home_name = "home"; });
+  ASSERT_TRUE(right.journal.until([&] { return !right.seen.infos.empty(); }));
+  // The same node, by a mistake in its configuration: its good session must not suffer.
+  TestAgent wrong(home.address(), "n1", 11, [](AgentSessionOptions& o) { o.home_name = "n7"; });
+  ASSERT_TRUE(wrong.journal.until([&] { return !wrong.seen.events.empty(); }));
+  EXPECT_THAT(wrong.journal.look([&] { return wrong.seen.events[0]; }),
+              HasSubstr("this is node home, not n7"));
+  EXPECT_FALSE(wrong.session->connected());
+  EXPECT_THAT(home.journal.look([&] { return home.seen.events; }), ElementsAre("session 1 n1"));
+}
+
 TEST(SessionTest, ABadOrTakenAddressIsAClearError) {
   TestHome home;
   auto start = [&](std::string address) {

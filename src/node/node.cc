@@ -203,6 +203,7 @@ Status NodeDaemon::start_peers() {
     options.address = to_string(config.address);
     options.cluster = config_.cluster;
     options.node_name = config_.node;
+    options.home_name = config.name;
     options.incarnation = incarnation_;
     options.lanes = config_.loops;
     const uint32_t lanes = config_.loops;
