@@ -188,6 +188,9 @@ Result<Endpoint> parse_endpoint(std::string_view text) {
     port = text.substr(colon + 1);
   }
   if (host.empty()) return wrong("has no host");
+  // A resolver would take it for an IPv4 address of one number.
+  if (host.find_first_not_of("0123456789") == std::string_view::npos)
+    return wrong("is a number without an address");
   if (host.size() > 253) return wrong("has a host name longer than 253 letters");
   auto graphic = [](char c) { return c > ' ' && c < 0x7f && c != '/' && c != '[' && c != ']'; };
   if (!std::ranges::all_of(host, graphic)) return wrong("has a letter no host name has");
