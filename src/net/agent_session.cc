@@ -8,6 +8,7 @@
 #include <atomic>
 #include <mutex>
 #include <optional>
+#include <utility>
 
 #include "base/check.h"
 #include "net/dialer.h"
@@ -226,8 +227,8 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     welcomed_ = who;
     if (connected_++ > 0) return;
     reported_.clear();
-    spdlog::info("home {} ({}) connected, session {}{}", w.node_name, options_.address, w.session,
-                 fresh ? "" : " resumed");
+    spdlog::debug("home {} ({}) connected, session {}{}", w.node_name, options_.address, w.session,
+                  fresh ? "" : " resumed");
     notify_locked([this, info = HomeInfo{.node_name = w.node_name,
                                          .incarnation = w.incarnation,
                                          .session = w.session,
@@ -270,7 +271,7 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
   void report_locked(const Error& error) {
     if (connected_ > 0 || error.what == reported_) return;
     reported_ = error.what;
-    spdlog::warn("home {}: {}", options_.address, error.what);
+    spdlog::debug("home {}: {}", options_.address, error.what);
     notify_locked([this, error] {
       if (callbacks_.on_disconnected) callbacks_.on_disconnected(error);
     });
@@ -299,7 +300,8 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
   void begin_reset_locked(const std::string& why) {
     if (resetting_ || stopped_) return;
     resetting_ = true;
-    spdlog::warn("home {}: session reset: {}", options_.address, why);
+    spdlog::debug("home {}: session reset: {}", options_.address, why);
+    reset_why_ = why;
     auto left = std::make_shared<std::atomic<size_t>>(links_.size());
     for (auto& link : links_) {
       link->lane->loop().post([self = shared_from_this(), l = link.get(), left] {
@@ -317,8 +319,8 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     if (++generation_ == 0) generation_ = 1;  // 0 stands for any
     welcomed_.reset();
     connected_ = 0;
-    notify_locked([this] {
-      if (callbacks_.on_reset) callbacks_.on_reset();
+    notify_locked([this, why = std::exchange(reset_why_, {})] {
+      if (callbacks_.on_reset) callbacks_.on_reset(why);
       std::lock_guard again(mutex_);
       if (stopped_) return;
       resetting_ = false;
@@ -342,6 +344,7 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
   uint32_t generation_ = 1;
   std::optional<Welcomed> welcomed_;
   uint32_t connected_ = 0;  // lanes
+  std::string reset_why_;   // of the reset under way
   std::string reported_;    // the last reason given to on_disconnected
 };
 

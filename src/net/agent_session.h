@@ -62,7 +62,7 @@ class AgentSession {
     // The session is void: whatever was sent and not answered is lost. Runs after the last
     // on_message of the old session and before the first of the next. What is sent until it returns
     // is dropped.
-    std::function<void()> on_reset;
+    std::function<void(const std::string& why)> on_reset;
   };
 
   // `loops` outlive the session.

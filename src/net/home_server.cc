@@ -32,6 +32,7 @@ struct Session {
 
   // The first loop's.
   bool ending = false;
+  std::string end_why;
   std::vector<Guest> waiting;  // for the end: the node has come back as another
 
   std::mutex mutex;
@@ -272,8 +273,8 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
       std::unique_lock lock(mutex_);
       by_id_[session->info.id] = session;
     }
-    spdlog::info("node {} at {}: session {}", session->info.node_name, session->info.address,
-                 session->info.id);
+    spdlog::debug("node {} at {}: session {}", session->info.node_name, session->info.address,
+                  session->info.id);
     if (callbacks_.on_session) callbacks_.on_session(session->info);
     return session;
   }
@@ -358,7 +359,9 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
   void begin_end(const SessionPtr& session, const std::string& why) {
     if (session->ending) return;
     session->ending = true;
-    spdlog::warn("node {}: session {} is over: {}", session->info.node_name, session->info.id, why);
+    spdlog::debug("node {}: session {} is over: {}", session->info.node_name, session->info.id,
+                  why);
+    session->end_why = why;
     {
       std::unique_lock lock(mutex_);
       by_id_.erase(session->info.id);
@@ -374,7 +377,7 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
   }
   void finish_end(const SessionPtr& session) {
     if (stopped_) return;
-    if (callbacks_.on_reset) callbacks_.on_reset(session->info.id);
+    if (callbacks_.on_reset) callbacks_.on_reset(session->info.id, session->end_why);
     by_name_.erase(session->info.node_name);
     auto waiting = std::move(session->waiting);
     for (Guest& guest : waiting) greet(std::move(guest));

@@ -58,7 +58,7 @@ class HomeServer {
     std::function<void(SessionId, uint32_t lane, coherence::ToHome&&)> on_message;
     // The session is void, after its last message: the node came back as another, or end_session().
     // The next session of the same node is announced after this.
-    std::function<void(SessionId)> on_reset;
+    std::function<void(SessionId, const std::string& why)> on_reset;
     // The session's first lane came up, or its last went down (for status). Optional.
     std::function<void(SessionId, bool connected)> on_connection;
   };

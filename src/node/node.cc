@@ -151,15 +151,15 @@ Status NodeDaemon::start_server() {
     return out;
   };
   callbacks.on_session = [this](const net::SessionInfo& info) {
-    spdlog::info("{} opens session {}", info.node_name, info.id);
+    spdlog::info("{} at {} opens session {}", info.node_name, info.address, info.id);
     std::lock_guard lock(sessions_mutex_);
     session_lanes_[info.id] = info.lanes;
   };
   callbacks.on_message = [this](net::SessionId session, uint32_t, ToHome&& message) {
     home_->receive(NodeId{session}, std::move(message));
   };
-  callbacks.on_reset = [this](net::SessionId session) {
-    spdlog::warn("session {} is over: its leases are free", session);
+  callbacks.on_reset = [this](net::SessionId session, const std::string& why) {
+    spdlog::warn("session {} is over: {}; its leases are free", session, why);
     {
       std::lock_guard lock(sessions_mutex_);
       session_lanes_.erase(session);
@@ -174,8 +174,9 @@ Status NodeDaemon::start_server() {
 }
 
 void NodeDaemon::connected(Peer& peer, const net::HomeInfo& info) {
-  spdlog::info("connected to {} ({}), {} exports", info.node_name,
-               info.fresh ? "new session" : "session goes on", info.exports.size());
+  spdlog::info("connected to {} at {} ({}), {} exports", info.node_name,
+               to_string(peer.config.address), info.fresh ? "new session" : "session goes on",
+               info.exports.size());
   {
     std::lock_guard lock(peer.mutex);
     peer.connected = true;
@@ -226,8 +227,8 @@ Status NodeDaemon::start_peers() {
       p.last_error = why.what;
       spdlog::warn("{}: {}", p.config.name, why.what);
     };
-    callbacks.on_reset = [&p] {
-      spdlog::warn("{} restarted: its leases are void", p.config.name);
+    callbacks.on_reset = [&p](const std::string& why) {
+      spdlog::warn("{}: {}; the leases it gave are void", p.config.name, why);
       p.was_reset = true;
     };
     p.session = std::make_unique<net::AgentSession>(raw(loops_), options, std::move(callbacks));
