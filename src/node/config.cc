@@ -41,6 +41,23 @@ Status read_tls(const Section& top, Config& config) {
   return {};
 }
 
+// The socket's mode: read and write, which connecting takes, for the user at least.
+Status read_control(const Section& control, Config& config) {
+  VR_TRY_VOID(control.only({"socket", "group", "mode"}));
+  VR_TRY_VOID(control.path("socket", config.control_socket));
+  VR_TRY_VOID(control.name("group", config.control_group));
+  std::string mode = control.has("group") ? "0660" : "0666";
+  VR_TRY_VOID(control.string("mode", mode));
+  const auto [end, error] =
+      std::from_chars(mode.data(), mode.data() + mode.size(), config.control_mode, 8);
+  if (error != std::errc() || end != mode.data() + mode.size() || mode.size() > 4 ||
+      (config.control_mode & ~0666u) != 0 || (config.control_mode & 0600u) != 0600u)
+    return control.bad("mode", fmt::format("'{}' is no mode of a socket; write \"0666\" (all may "
+                                           "ask), \"0660\" (the group) or \"0600\" (only root)",
+                                           mode));
+  return {};
+}
+
 Status read_log(const Section& log, Config& config) {
   VR_TRY_VOID(log.only({"file", "level"}));
   VR_TRY_VOID(log.path("file", config.log_file));
@@ -136,8 +153,7 @@ Status read_top(const Section& top, Config& config) {
   config.control_socket = config.state_dir + "/control.sock";
   VR_TRY(control, top.section("control"));
   if (control) {
-    VR_TRY_VOID(control->only({"socket"}));
-    VR_TRY_VOID(control->path("socket", config.control_socket));
+    VR_TRY_VOID(read_control(*control, config));
   }
   if (config.control_socket.size() > kSocketPathMax) {
     const std::string why = fmt::format(

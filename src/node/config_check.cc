@@ -1,5 +1,6 @@
 // The part of the configuration check that looks at the machine.
 #include <fmt/format.h>
+#include <grp.h>
 #include <sys/stat.h>
 
 #include <cerrno>
@@ -126,6 +127,18 @@ std::string resolve_parents(const std::string& path) {
   return path;
 }
 
+Result<unsigned> group_number(const std::string& name) {
+  group entry{};
+  group* found = nullptr;
+  std::vector<char> buffer(64 << 10);
+  const int code = ::getgrnam_r(name.c_str(), &entry, buffer.data(), buffer.size(), &found);
+  if (found == nullptr)
+    return fail(code != 0 ? code : ENOENT,
+                fmt::format("this machine has no group '{}'; make it (groupadd {}) or name another",
+                            name, name));
+  return entry.gr_gid;
+}
+
 Status check_config(const Config& config) {
   // The node's own files come first: their parents are looked at below, which must not be under the
   // mount.
@@ -144,6 +157,9 @@ Status check_config(const Config& config) {
                     file.path, config.mount));
   }
   VR_TRY_VOID(check_log(config));
+  if (!config.control_group.empty())
+    if (auto found = group_number(config.control_group); !found)
+      return bad(config, "control.group", found.error().what);
   std::vector<Resolved> exports;
   for (size_t i = 0; i < config.exports.size(); ++i) {
     VR_TRY(resolved, check_export(config, i));

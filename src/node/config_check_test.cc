@@ -50,6 +50,13 @@ TEST_F(CheckConfigTest, SeparateDirectoriesAreFine) {
   EXPECT_EQ(refusal(), "(accepted)");
 }
 
+TEST_F(CheckConfigTest, TheControlSocketsGroupMustExist) {
+  config_.control_group = "root";
+  EXPECT_EQ(refusal(), "(accepted)");
+  config_.control_group = "no-such-group";
+  EXPECT_THAT(refusal(), HasSubstr("key 'control.group': this machine has no group"));
+}
+
 TEST_F(CheckConfigTest, TheLogsDirectoryMustExist) {
   config_.log_file = root_ / "typo/node.log";
   EXPECT_EQ(refusal(), "/etc/node.toml: key 'log.file': the directory " +

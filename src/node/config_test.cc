@@ -267,6 +267,20 @@ TEST(EndpointTest, RefusesWhatIsNoEndpoint) {
               HasSubstr("key 'listen': '21119' is a number without an address"));
 }
 
+TEST(ConfigTest, WhoMayAskTheNodeIsAModeOrAGroup) {
+  auto mode = [](const std::string& control) {
+    auto config = parse_config("node='n'\n[control]\n" + control, "/etc/node.toml");
+    return config ? config->control_mode : 0u;
+  };
+  EXPECT_EQ(mode(""), 0666u);
+  EXPECT_EQ(mode("mode='0600'"), 0600u);
+  EXPECT_EQ(mode("group='staff'"), 0660u);
+  EXPECT_EQ(mode("group='staff'\nmode='0666'"), 0666u);
+  for (const char* bad : {"", "660x", "0777", "0066", "01666", "8", "-1"})
+    EXPECT_THAT(refusal(std::string("node='n'\n[control]\nmode='") + bad + "'"),
+                HasSubstr("key 'control.mode': '" + std::string(bad) + "' is no mode"));
+}
+
 TEST(ReadConfigTest, SaysWhyAFileCannotBeRead) {
   char directory[] = "/tmp/vremote-config-XXXXXX";
   ASSERT_NE(::mkdtemp(directory), nullptr);

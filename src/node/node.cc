@@ -259,10 +259,18 @@ Status NodeDaemon::start_mount(std::function<void()> ended) {
 }
 
 Status NodeDaemon::start_control() {
+  control::Access access{.mode = config_.control_mode,
+                         .group = {},
+                         // All that only tells; what changes something is for the node's user.
+                         .open_requests = {"ping", "status", "namespace"}};
+  if (!config_.control_group.empty()) {
+    VR_TRY(group, group_number(config_.control_group));
+    access.group = group;
+  }
   VR_TRY(server,
-         control::ControlServer::start(config_.control_socket, [this](const std::string& request) {
-           return control(request);
-         }));
+         control::ControlServer::start(
+             config_.control_socket,
+             [this](const std::string& request) { return control(request); }, std::move(access)));
   control_ = std::move(server);
   return {};
 }
