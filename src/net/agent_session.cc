@@ -98,6 +98,11 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
   }
 
   uint32_t lanes() const { return options_.lanes; }
+  size_t queued_messages() const {
+    size_t sum = 0;
+    for (const auto& link : links_) sum += link->lane->queued().messages;
+    return sum;
+  }
   bool connected() const {
     std::lock_guard lock(mutex_);
     return connected_ > 0;
@@ -359,6 +364,7 @@ uint32_t AgentSession::lanes() const { return impl_->lanes(); }
 Status AgentSession::send(uint32_t lane, const coherence::ToHome& message, uint32_t generation) {
   return impl_->send(lane, message, generation);
 }
+size_t AgentSession::queued_messages() const { return impl_->queued_messages(); }
 bool AgentSession::connected() const { return impl_->connected(); }
 Instant AgentSession::renewed_at() const { return impl_->renewed_at(); }
 std::vector<LaneStats> AgentSession::stats() const { return impl_->stats(); }

@@ -84,6 +84,10 @@ class AgentSession {
   // thread that was about to send when the session was reset.
   Status send(uint32_t lane, const coherence::ToHome& message, uint32_t generation = 0);
 
+  // Messages that the home has not acknowledged: those under way, and while it is away all that
+  // wait for it. Cheap.
+  size_t queued_messages() const;
+
   bool connected() const;  // at least one lane
   // When the oldest of the last answered pings of all lanes was *sent*: from then on the home has
   // heard of us, on every lane. The start of the lease term. {0} before the first.

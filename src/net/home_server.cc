@@ -94,9 +94,22 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     VR_TRY(encoded, wire::encode(message));
     if (auto session = find(id)) {
       VR_CHECK(lane < session->lanes.size());
-      session->lanes[lane]->send(std::move(encoded));
+      Lane& to = *session->lanes[lane];
+      to.send(std::move(encoded));
+      const Lane::Queued queued = to.queued();
+      if (queued.bytes > options_.queued_max_bytes ||
+          queued.messages > options_.queued_max_messages)
+        end_later(*session, fmt::format("it does not take what it has asked for: {} messages of {} "
+                                        "MiB wait for it on one lane",
+                                        queued.messages, queued.bytes >> 20));
     }
     return {};
+  }
+
+  void pause(SessionId id, bool on) {
+    auto session = find(id);
+    if (!session) return;
+    for (const auto& lane : session->lanes) on ? lane->pause() : lane->resume();
   }
 
   void end_session(SessionId id) {
@@ -413,6 +426,8 @@ uint16_t HomeServer::port() const { return impl_->port(); }
 Status HomeServer::send(SessionId session, uint32_t lane, const coherence::ToAgent& message) {
   return impl_->send(session, lane, message);
 }
+void HomeServer::pause(SessionId session) { impl_->pause(session, true); }
+void HomeServer::resume(SessionId session) { impl_->pause(session, false); }
 void HomeServer::end_session(SessionId session) { impl_->end_session(session); }
 std::optional<Instant> HomeServer::last_heard(SessionId session) const {
   return impl_->last_heard(session);

@@ -1,6 +1,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <thread>
+
 #include "net/net_world.h"
 #include "wire/codec.h"
 
@@ -299,6 +301,57 @@ TEST(SessionTest, TheNameLocalhostCanBeDialled) {
   TestHome home(1, 0, [](HomeServerOptions& o) { o.address = ":0"; });
   TestAgent agent("localhost:" + std::to_string(home.server->port()));
   ASSERT_TRUE(agent.journal.until([&] { return !agent.seen.infos.empty(); }));
+}
+
+TEST(SessionTest, APausedNodesMessagesWaitInItsOwnMemoryAndNothingIsLost) {
+  // Silence is noticed after 50 ms, and a pause is none.
+  TestHome home(1, 0, [](HomeServerOptions& o) { o.silence_max_ms = 50; });
+  TestAgent agent(home.address(), "n1", 11,
+                  [](AgentSessionOptions& o) { o.silence_max_ms = 60000; });
+  ASSERT_TRUE(agent.session->send(0, numbered_to_home(1)));
+  ASSERT_TRUE(home.journal.until([&] { return home.seen.count == 1; }));
+  home.server->pause(1);
+  constexpr uint64_t kCount = 40;  // of 1 MiB: more than sockets hold
+  for (uint64_t n = 2; n <= kCount; ++n)
+    ASSERT_TRUE(agent.session->send(0, numbered_to_home(n, 1 << 20)));
+  // The other direction goes on.
+  ASSERT_TRUE(home.server->send(1, 0, numbered_to_agent(1)));
+  ASSERT_TRUE(agent.journal.until([&] { return agent.seen.count == 1; }));
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  EXPECT_LE(home.journal.look([&] { return home.seen.count; }), 3u)
+      << "what was being read when the pause came, at most";
+  EXPECT_GE(agent.session->queued_messages(), kCount - 3);
+  home.server->resume(1);
+  ASSERT_TRUE(home.journal.until([&] { return home.seen.count == kCount; }));
+  EXPECT_EQ(wrong_order(home.seen.messages[std::pair(1u, 0u)], kCount), "");
+  EXPECT_TRUE(eventually([&] { return agent.session->queued_messages() == 0; }));
+}
+
+TEST(SessionTest, APauseHoldsForANewConnectionToo) {
+  TestHome home;
+  TestAgent agent(home.address());
+  ASSERT_TRUE(agent.session->send(0, numbered_to_home(1)));
+  ASSERT_TRUE(home.journal.until([&] { return home.seen.count == 1; }));
+  home.server->pause(1);
+  agent.session->break_connection(0);
+  ASSERT_TRUE(agent.session->send(0, numbered_to_home(2)));
+  ASSERT_TRUE(eventually([&] { return home.server->stats(1)[0].connections >= 2; }));
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_EQ(home.journal.look([&] { return home.seen.count; }), 1u);
+  home.server->resume(1);
+  ASSERT_TRUE(home.journal.until([&] { return home.seen.count == 2; }));
+}
+
+TEST(SessionTest, ANodeThatDoesNotTakeWhatItAsksForLosesItsSession) {
+  TestHome home(1, 0, [](HomeServerOptions& o) { o.queued_max_bytes = 1 << 20; });
+  TestAgent agent(home.address());
+  ASSERT_TRUE(agent.session->send(0, numbered_to_home(1)));
+  ASSERT_TRUE(home.journal.until([&] { return home.seen.count == 1; }));
+  agent.session->stop();
+  for (uint64_t n = 1; n <= 20; ++n)
+    ASSERT_TRUE(home.server->send(1, 0, numbered_to_agent(n, 100'000)));
+  ASSERT_TRUE(home.journal.until([&] { return home.seen.events.back() == "reset 1"; }));
+  EXPECT_TRUE(home.server->sessions().empty());
 }
 
 TEST(SessionTest, StoppingWhileMessagesFlyHangsNobody) {
