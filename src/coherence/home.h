@@ -50,6 +50,10 @@ namespace vremote::coherence {
 
 using OperationId = uint64_t;
 
+// So many lease requests of one node may wait. More than programs on one machine can have under
+// way: who sends more is refused (ENOBUFS), so that no peer takes the home's memory.
+inline constexpr size_t kRequestsMax = 65536;
+
 // The driver reads what the grant must carry (bytes of `data` when not empty, the size floor,
 // attributes) at its turn in the file's queue, then sends it.
 struct SendGrant {
@@ -123,7 +127,7 @@ struct HomeCounts {
 // Not thread-safe: the driver calls it under one lock. Never blocks.
 class Home {
  public:
-  explicit Home(Mistakes mistakes = {});
+  explicit Home(Mistakes mistakes = {}, size_t requests_max = kRequestsMax);
   ~Home();
   Home(const Home&) = delete;
   Home& operator=(const Home&) = delete;
@@ -187,10 +191,15 @@ class Home {
   void bounce(FileId file, FileState& fs, HomeActions& actions);
   PageRange widen(const ResourceState& rs, NodeId node, LeaseMode mode, PageRange need,
                   const Waiter* self) const;
+  void refuse(NodeId node, FileId file, FileState& fs, Resource resource, uint64_t request,
+              PageRange range, int32_t error, HomeActions& actions);
+  void no_longer_waits(const Waiter& waiter);
   void set_in_use(FileId file, FileState& fs, NodeId node, bool in_use, HomeActions& actions);
   void erase_if_idle(FileId file, HomeActions& actions);
 
   Mistakes mistakes_;
+  size_t requests_max_;
+  std::map<NodeId, size_t> waiting_of_;  // lease requests; nodes without any are not in it
   uint64_t next_recall_ = 1;
   std::unordered_map<FileId, std::unique_ptr<FileState>, FileIdHash> files_;
 };

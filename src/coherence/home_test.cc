@@ -522,6 +522,19 @@ TEST(HomeTest, AChangeFromOutsideYieldsToATruncationThatItsHolderWaitsFor) {
   w.finishes(1).expect_nothing();
 }
 
+TEST(HomeTest, ANodeThatAsksForTooMuchAtOnceIsRefusedAndOthersAreNot) {
+  HomeWorld w({}, 2);
+  w.has("n1", Exclusive, pages(0, 9));
+  w.asks("n2", Shared, pages(0, 0)).expect("recall n1 0-0 to Shared");
+  w.asks("n2", Shared, pages(1, 1)).expect("recall n1 1-1 to Shared");
+  w.asks("n2", Shared, pages(2, 2)).expect("refuse n2 2-2 error 105");
+  w.asks("n3", Shared, pages(2, 2)).expect("recall n1 2-2 to Shared");
+  w.acks("n1").expect("grant n2 Shared 0-0");
+  w.asks("n2", Shared, pages(2, 2)).expect_nothing();
+  w.goes("n2").expect_nothing();
+  w.goes("n1").expect("grant n3 Exclusive all");
+}
+
 // ---- what breaks the protocol ends the session
 // -----------------------------------------------------------------------------------
 

@@ -139,6 +139,13 @@ bool is_quick(const Operation& operation) {
          std::holds_alternative<StatFsCall>(operation);
 }
 
+bool gives_up(const Operation& operation) {
+  if (const auto* lock = std::get_if<LockCall>(&operation))
+    return lock->action == LockAction::Cancel || lock->action == LockAction::Release ||
+           lock->type == LockType::Unlock;
+  return std::holds_alternative<LeaveCall>(operation);
+}
+
 bool is_idempotent(const Operation& operation) {
   return is_quick(operation) || std::holds_alternative<ReadDirectoryCall>(operation) ||
          std::holds_alternative<SyncCall>(operation) ||

@@ -41,6 +41,8 @@ std::vector<OperationNeed> outside_needs(FileId file, const OutsideChange& chang
 
 // Only reads: may run on a thread that should not wait long.
 bool is_quick(const Operation& operation);
+// Only lets go of something; never refused for lack of room.
+bool gives_up(const Operation& operation);
 // Doing it twice is as good as once.
 bool is_idempotent(const Operation& operation);
 

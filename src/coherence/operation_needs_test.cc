@@ -170,6 +170,18 @@ TEST(OperationNeedsTest, WhatIsDoneTwiceWithoutHarmIsTold) {
   EXPECT_FALSE(is_idempotent(AllocateCall{}));
 }
 
+TEST(OperationNeedsTest, OnlyWhatLetsGoIsNeverRefusedForLackOfRoom) {
+  EXPECT_TRUE(gives_up(LeaveCall{}));
+  EXPECT_TRUE(gives_up(LockCall{.action = LockAction::Release}));
+  EXPECT_TRUE(gives_up(LockCall{.action = LockAction::Cancel}));
+  EXPECT_TRUE(gives_up(LockCall{.action = LockAction::Try, .type = LockType::Unlock}));
+  EXPECT_FALSE(gives_up(LockCall{.action = LockAction::Wait, .type = LockType::Write}));
+  for (const Operation& operation : all_operations())
+    if (!std::holds_alternative<LockCall>(operation)) {
+      EXPECT_FALSE(gives_up(operation));
+    }
+}
+
 TEST(MessagesTest, EveryMessageGoesWithTheQueueOfItsFile) {
   EXPECT_EQ(file_of(ToHome{LeaseRequest{.file = kLow}}), kLow);
   EXPECT_EQ(file_of(ToHome{RecallAck{.file = kLow}}), kLow);

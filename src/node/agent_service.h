@@ -58,6 +58,9 @@ class AgentService {
     Metrics* metrics = nullptr;
     std::vector<net::EventLoop*> loops;
     std::function<const fuse::Channel*()> notify_channel;
+    // So much waits for the home already that nothing new may: calls fail with EHOSTDOWN. Unset:
+    // never.
+    std::function<bool()> backlogged = {};
   };
 
   AgentService(std::string home_name, const coherence::AgentOptions& options, bool local, Send send,

@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -25,6 +26,15 @@ void cut_extents(std::vector<Extent>& extents, uint64_t size) {
   std::erase_if(extents, [](const Extent& extent) { return extent.bytes.empty(); });
 }
 
+uint64_t work_of(const Flush& flush) {
+  uint64_t bytes = 0;
+  for (const Extent& extent : flush.extents) bytes += extent.bytes.size();
+  return bytes;
+}
+uint64_t work_of(const Fetch& fetch) {
+  return std::min(fetch.range.byte_length(), store::kReadMax);
+}
+
 }  // namespace
 
 // An operation between its call and its reply. Touched by one thread at a time: the one that runs
@@ -41,11 +51,12 @@ struct HomeService::Running {
 
 HomeService::HomeService(std::vector<std::unique_ptr<store::Store>> stores,
                          HelperThreads& disk_threads, Metrics& metrics, Deliver deliver,
-                         CloseSession close_session)
+                         CloseSession close_session, UndoneWork::Throttle throttle)
     : stores_(std::move(stores)),
       metrics_(metrics),
       deliver_(std::move(deliver)),
       close_session_(std::move(close_session)),
+      undone_(std::move(throttle)),
       queues_(disk_threads) {}
 
 HomeService::~HomeService() = default;
@@ -101,6 +112,7 @@ void HomeService::node_gone(NodeId node) {
   {
     std::lock_guard lock(locks_mutex_);
     std::erase_if(lock_waiters_, [&](const auto& entry) { return entry.first.node == node; });
+    lock_waiters_of_.erase(node);
     std::vector<LockTable::Ticket> woken;
     locks_.node_gone(node, woken);
     for (LockTable::Ticket ticket : woken) reply_lock({}, ticket, 0, {}, touched);
@@ -132,6 +144,7 @@ void HomeService::reply_lock(FileId file, LockTable::Ticket ticket, int error, O
   if (auto waiter = lock_waiters_.find(ticket); waiter != lock_waiters_.end()) {
     file = waiter->second;
     lock_waiters_.erase(waiter);
+    if (auto it = lock_waiters_of_.find(ticket.node); --it->second == 0) lock_waiters_of_.erase(it);
   }
   Reply reply{.call = ticket.call, .error = error, .outcome = std::move(outcome)};
   queues_.push(file, [this, file, node = ticket.node, reply = std::move(reply)](bool) mutable {
@@ -170,7 +183,13 @@ void HomeService::lock(NodeId node, const Call& call) {
             reply_lock(c.file, ticket, EDEADLK, {}, touched);
             break;
           case LockTable::Decision::Waits:
-            lock_waiters_.emplace(ticket, c.file);
+            if (size_t& of_node = lock_waiters_of_[node]; of_node < kRequestsMax) {
+              ++of_node;
+              lock_waiters_.emplace(ticket, c.file);
+            } else {
+              (void)locks_.cancel(c.file, ticket, woken);
+              reply_lock(c.file, ticket, ENOLCK, {}, touched);
+            }
             break;
         }
         break;
@@ -225,9 +244,14 @@ void HomeService::enqueue(HomeActions&& actions, std::vector<FileId>& touched) {
                    },
                    [&](ApplyFlush& a) {
                      touched.push_back(a.flush.file);
-                     queues_.push(a.flush.file, [this, a = std::move(a)](bool may_block) mutable {
-                       return run(a, may_block);
-                     });
+                     const uint64_t work = work_of(a.flush);
+                     undone_.begin(a.node, work);
+                     queues_.push(a.flush.file,
+                                  [this, work, a = std::move(a)](bool may_block) mutable {
+                                    if (!run(a, may_block)) return false;
+                                    undone_.end(a.node, work);
+                                    return true;
+                                  });
                    },
                    [&](ApplyAttributes& a) {
                      touched.push_back(a.file);
@@ -241,8 +265,12 @@ void HomeService::enqueue(HomeActions&& actions, std::vector<FileId>& touched) {
                    },
                    [&](ServeFetch& a) {
                      touched.push_back(a.fetch.file);
-                     queues_.push(a.fetch.file,
-                                  [this, a](bool may_block) mutable { return run(a, may_block); });
+                     undone_.begin(a.node, work_of(a.fetch));
+                     queues_.push(a.fetch.file, [this, a](bool may_block) mutable {
+                       if (!run(a, may_block)) return false;
+                       undone_.end(a.node, work_of(a.fetch));
+                       return true;
+                     });
                    },
                    [&](OperationReady& a) {
                      touched.push_back(a.file);
@@ -377,6 +405,18 @@ bool HomeService::run(ServeFetch& action, bool may_block) {
 // -------------------------------------------------------------------------------------------------------------------
 
 void HomeService::start(NodeId node, Call&& call) {
+  bool too_many = false;
+  {
+    std::lock_guard lock(operations_mutex_);
+    size_t& of_node = operations_of_[node];
+    too_many = of_node >= kRequestsMax;
+    if (!too_many) ++of_node;
+  }
+  if (too_many) {
+    deliver_(node, file_of(call.operation),
+             Reply{.call = call.call, .error = ENOBUFS, .outcome = {}});
+    return;
+  }
   auto running = std::make_unique<Running>();
   running->node = node;
   running->needs = first_needs(node, call.operation);
@@ -559,6 +599,8 @@ void HomeService::end(Running& running, Result<Outcome> outcome) {
   {
     std::lock_guard lock(operations_mutex_);
     if (running.only_takes == Why::ChangedOutside) changing_outside_.erase(file);
+    if (!running.only_takes)
+      if (auto it = operations_of_.find(running.node); --it->second == 0) operations_of_.erase(it);
     operations_.erase(running.id);
   }
   pump(touched);

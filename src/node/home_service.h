@@ -17,6 +17,7 @@
 #include "coherence/messages.h"
 #include "coherence/operation_needs.h"
 #include "node/file_queues.h"
+#include "node/undone_work.h"
 #include "store/store.h"
 
 namespace vremote::node {
@@ -31,7 +32,8 @@ class HomeService {
   using CloseSession = std::function<void(NodeId node, const std::string& reason)>;
 
   HomeService(std::vector<std::unique_ptr<store::Store>> stores, HelperThreads& disk_threads,
-              Metrics& metrics, Deliver deliver, CloseSession close_session);
+              Metrics& metrics, Deliver deliver, CloseSession close_session,
+              UndoneWork::Throttle throttle);
   ~HomeService();
 
   void receive(NodeId node, coherence::ToHome&& message);
@@ -90,17 +92,20 @@ class HomeService {
   Metrics& metrics_;
   Deliver deliver_;
   CloseSession close_session_;
+  UndoneWork undone_;
   FileQueues queues_;
   mutable std::mutex mutex_;  // home_ and the order of pushes
   coherence::Home home_;
   mutable std::mutex locks_mutex_;
   coherence::LockTable locks_;
   std::map<coherence::LockTable::Ticket, FileId> lock_waiters_;
+  std::map<NodeId, size_t> lock_waiters_of_;
   std::mutex left_mutex_;
   std::set<NodeId> left_;  // said goodbye: what still arrives of them means nothing
   std::mutex operations_mutex_;
   std::unordered_map<coherence::OperationId, std::unique_ptr<Running>> operations_;
-  std::set<FileId> changing_outside_;  // an operation of changed_outside() is under way
+  std::map<NodeId, size_t> operations_of_;  // calls of each node that are not answered yet
+  std::set<FileId> changing_outside_;       // an operation of changed_outside() is under way
   coherence::OperationId next_operation_ = 1;
 };
 

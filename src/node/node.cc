@@ -19,6 +19,9 @@ using namespace coherence;
 namespace {
 
 constexpr size_t kDiskThreads = 16;
+// Messages that wait for a home that is away. Programs that give up and try again add one each
+// time.
+constexpr size_t kQueuedForHomeMax = 65536;
 constexpr int kPurgeWaitsForWriteBacks = 6016;  // Linux 6.16, "fuse: remove tmp folio" (rule K9)
 
 uint64_t random_number() {
@@ -114,6 +117,10 @@ Status NodeDaemon::open_stores() {
       [this](NodeId node, const std::string& reason) {
         spdlog::error("session {} breaks the protocol and is ended: {}", node.value, reason);
         if (node.value != 0) server_->end_session(node.value);
+      },
+      [this](NodeId node, bool stop) {
+        if (node.value == 0) return;
+        stop ? server_->pause(node.value) : server_->resume(node.value);
       });
   local_agent_ = std::make_unique<AgentService>(
       config_.node, agent_options(), true,
@@ -208,13 +215,17 @@ Status NodeDaemon::start_peers() {
     options.incarnation = incarnation_;
     options.lanes = config_.loops;
     const uint32_t lanes = config_.loops;
+    AgentService::Environment environment_of_peer = environment();
+    environment_of_peer.backlogged = [&p] {
+      return p.session->queued_messages() > kQueuedForHomeMax;
+    };
     p.agent = std::make_unique<AgentService>(
         config.name, agent_options(), false,
         [&p, lanes](FileId file, ToHome&& message) {
           if (auto sent = p.session->send(lane_of(file, lanes), message, p.generation); !sent)
             spdlog::error("a message cannot be sent: {}", sent.error().what);
         },
-        environment());
+        std::move(environment_of_peer));
     net::AgentSession::Callbacks callbacks;
     callbacks.on_message = [&p](uint32_t, ToAgent&& message) {
       p.agent->receive(std::move(message));
