@@ -36,16 +36,17 @@ enum class Counter : uint8_t {
   Fetches,          // page data asked of an origin
   Flushes,          // dirty data sent to an origin
   FlushBytes,
-  Upcalls,  // requests read from /dev/fuse
+  OutsideChanges,  // as home: files changed behind our back while nodes knew them
+  Upcalls,         // requests read from /dev/fuse
 };
-inline constexpr std::array<std::string_view, 19> kCounterNames = {
-    "fills",         "fill_bytes",       "direct_reads",
-    "direct_writes", "write_backs",      "hits_without_message",
-    "lookups",       "getattrs",         "opens",
-    "creates",       "recalls_received", "recalls_sent",
-    "purges",        "purge_restarts",   "grants",
-    "fetches",       "flushes",          "flush_bytes",
-    "upcalls"};
+inline constexpr std::array<std::string_view, 20> kCounterNames = {
+    "fills",           "fill_bytes",       "direct_reads",
+    "direct_writes",   "write_backs",      "hits_without_message",
+    "lookups",         "getattrs",         "opens",
+    "creates",         "recalls_received", "recalls_sent",
+    "purges",          "purge_restarts",   "grants",
+    "fetches",         "flushes",          "flush_bytes",
+    "outside_changes", "upcalls"};
 inline constexpr size_t kCounterCount = static_cast<size_t>(Counter::Upcalls) + 1;
 static_assert(kCounterNames.size() == kCounterCount);
 

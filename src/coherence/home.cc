@@ -97,7 +97,8 @@ namespace {
 constexpr std::array kResources{Resource::Entries, Resource::Attributes, Resource::Data};
 }  // namespace
 
-Home::Home(Mistakes mistakes) : mistakes_(mistakes) {}
+Home::Home(Mistakes mistakes, size_t requests_max)
+    : mistakes_(mistakes), requests_max_(requests_max) {}
 Home::~Home() = default;
 
 Home::FileState& Home::state(FileId file) {
@@ -115,6 +116,13 @@ void Home::receive(NodeId node, const LeaseRequest& message, HomeActions& action
     return;
   }
   FileState& fs = state(message.file);
+  size_t& waiting = waiting_of_[node];
+  if (waiting >= requests_max_) {
+    refuse(node, message.file, fs, message.resource, message.request, message.range, ENOBUFS,
+           actions);
+    return;
+  }
+  ++waiting;
   fs.of(message.resource)
       .waiters.push_back(Waiter{.operation = {},
                                 .node = node,
@@ -197,6 +205,7 @@ void Home::receive(NodeId node, const Release& message, HomeActions& actions) {
 }
 
 void Home::node_gone(NodeId node, HomeActions& actions) {
+  waiting_of_.erase(node);
   std::vector<FileId> touched;
   for (auto& [file, fs] : files_) touched.push_back(file);
   for (FileId file : touched) {
@@ -392,6 +401,7 @@ void Home::promote(FileId file, FileState& fs, Resource resource, HomeActions& a
                           it->mode == LeaseMode::Shared ? LeaseMode::Shared : LeaseMode::None);
     }
     Waiter granted = *it;
+    no_longer_waits(granted);
     it = rs.waiters.erase(it);
     grant(file, fs, resource, granted, actions);
   }
@@ -448,6 +458,23 @@ void Home::let_pass(FileId file, FileState& fs, NodeId node, HomeActions& action
   for (Resource resource : kResources) promote(file, fs, resource, actions);
 }
 
+void Home::refuse(NodeId node, FileId file, FileState& fs, Resource resource, uint64_t request,
+                  PageRange range, int32_t error, HomeActions& actions) {
+  Grant refusal{};
+  refusal.file = file;
+  refusal.request = request;
+  refusal.resource = resource;
+  refusal.range = range;
+  refusal.sequence = ++fs.nodes[node].last_sequence;
+  refusal.error = error;
+  actions.push_back(SendGrant{node, std::move(refusal), {}});
+}
+
+void Home::no_longer_waits(const Waiter& waiter) {
+  auto it = waiting_of_.find(waiter.node);
+  if (it != waiting_of_.end() && --it->second == 0) waiting_of_.erase(it);
+}
+
 // B2: whoever has the Attributes that a pressing operation waits for, and keeps them until it gets
 // data, is asked to let go.
 void Home::bounce(FileId file, FileState& fs, HomeActions& actions) {
@@ -470,14 +497,8 @@ void Home::bounce(FileId file, FileState& fs, HomeActions& actions) {
       ++it;
       continue;
     }
-    Grant refusal{};
-    refusal.file = file;
-    refusal.request = it->request;
-    refusal.resource = Resource::Data;
-    refusal.range = it->range;
-    refusal.sequence = ++fs.nodes[it->node].last_sequence;
-    refusal.error = EAGAIN;
-    actions.push_back(SendGrant{it->node, std::move(refusal), {}});
+    refuse(it->node, file, fs, Resource::Data, it->request, it->range, EAGAIN, actions);
+    no_longer_waits(*it);
     it = data.waiters.erase(it);
     any = true;
   }
@@ -582,6 +603,13 @@ std::vector<FileId> Home::files_dirty_elsewhere() const {
   return out;
 }
 
+std::vector<FileId> Home::known_files() const {
+  std::vector<FileId> out;
+  out.reserve(files_.size());
+  for (const auto& [file, fs] : files_) out.push_back(file);
+  return out;
+}
+
 HomeCounts Home::counts() const {
   HomeCounts counts;
   counts.files = files_.size();
@@ -623,6 +651,12 @@ LeaseMode Home::held(NodeId node, FileId file, Resource resource, uint64_t page)
 }
 
 void Home::check() const {
+  std::map<NodeId, size_t> waiting;
+  for (const auto& [file, fs] : files_)
+    for (const ResourceState& rs : fs->resources)
+      for (const Waiter& waiter : rs.waiters)
+        if (!waiter.operation) ++waiting[waiter.node];
+  VR_CHECK_MSG(waiting == waiting_of_, "the requests that wait are counted");
   for (const auto& [file, fs] : files_) {
     for (const ResourceState& rs : fs->resources) {
       rs.holders.check();

@@ -50,6 +50,10 @@ namespace vremote::coherence {
 
 using OperationId = uint64_t;
 
+// So many lease requests of one node may wait. More than programs on one machine can have under
+// way: who sends more is refused (ENOBUFS), so that no peer takes the home's memory.
+inline constexpr size_t kRequestsMax = 65536;
+
 // The driver reads what the grant must carry (bytes of `data` when not empty, the size floor,
 // attributes) at its turn in the file's queue, then sends it.
 struct SendGrant {
@@ -123,7 +127,7 @@ struct HomeCounts {
 // Not thread-safe: the driver calls it under one lock. Never blocks.
 class Home {
  public:
-  explicit Home(Mistakes mistakes = {});
+  explicit Home(Mistakes mistakes = {}, size_t requests_max = kRequestsMax);
   ~Home();
   Home(const Home&) = delete;
   Home& operator=(const Home&) = delete;
@@ -149,6 +153,10 @@ class Home {
   // does nothing.
   void offer(NodeId node, FileId file, Resource resource, LeaseMode mode, HomeActions& actions);
 
+  // Whether a node may have something of the file cached, or has asked for it. What changes behind
+  // our back matters only then.
+  bool knows(FileId file) const { return files_.contains(file); }
+  std::vector<FileId> known_files() const;
   // Files of which a node other than 0 may hold bytes or attributes that are not here.
   std::vector<FileId> files_dirty_elsewhere() const;
   HomeCounts counts() const;
@@ -183,10 +191,15 @@ class Home {
   void bounce(FileId file, FileState& fs, HomeActions& actions);
   PageRange widen(const ResourceState& rs, NodeId node, LeaseMode mode, PageRange need,
                   const Waiter* self) const;
+  void refuse(NodeId node, FileId file, FileState& fs, Resource resource, uint64_t request,
+              PageRange range, int32_t error, HomeActions& actions);
+  void no_longer_waits(const Waiter& waiter);
   void set_in_use(FileId file, FileState& fs, NodeId node, bool in_use, HomeActions& actions);
   void erase_if_idle(FileId file, HomeActions& actions);
 
   Mistakes mistakes_;
+  size_t requests_max_;
+  std::map<NodeId, size_t> waiting_of_;  // lease requests; nodes without any are not in it
   uint64_t next_recall_ = 1;
   std::unordered_map<FileId, std::unique_ptr<FileState>, FileIdHash> files_;
 };

@@ -478,6 +478,63 @@ TEST(HomeTest, AFileIsIdleWhenTheLastAgentHasReleasedIt) {
   EXPECT_EQ(w.home.counts().files, 0u);
 }
 
+// ---- changes from outside
+// -------------------------------------------------------------------------------------------------
+
+TEST(HomeTest, AChangeFromOutsideEmptiesAllCachesBeforeAnybodyIsServedAgain) {
+  HomeWorld w;
+  w.has("n0", Shared, pages(0, 3))
+      .has("n1", Shared, pages(0, 9))
+      .has("n2", Exclusive, pages(20, 29));
+  w.operation(1, Resource::Data, Exclusive, PageRange::all())
+      .expect("recall n0 0-3", "recall n1 0-9", "recall n2 20-29");
+  w.asks("n1", Shared, pages(0, 0)).expect_nothing();
+  w.acks("n0").expect_nothing();
+  w.acks("n1").expect_nothing();
+  w.acks("n2").expect("ready 1");
+  w.finishes(1).expect("grant n1 Exclusive all");
+}
+
+TEST(HomeTest, AChangeFromOutsideMattersOnlyForFilesThatNodesKnow) {
+  HomeWorld w;
+  EXPECT_FALSE(w.home.knows(w.file));
+  w.has("n1", Shared, pages(0, 9));
+  EXPECT_TRUE(w.home.knows(w.file));
+  EXPECT_EQ(w.home.known_files(), std::vector<FileId>{w.file});
+  w.operation(1, Resource::Data, Exclusive, PageRange::all()).expect("recall n1 0-9");
+  w.acks("n1").expect("ready 1");
+  w.finishes(1).expect_nothing();
+  EXPECT_TRUE(w.home.knows(w.file)) << "n1 has it open, perhaps";
+  w.releases("n1").expect("idle");
+  EXPECT_FALSE(w.home.knows(w.file));
+}
+
+TEST(HomeTest, AChangeFromOutsideYieldsToATruncationThatItsHolderWaitsFor) {
+  HomeWorld w;
+  w.has("n1", Exclusive, pages(0, 9));
+  w.operation(1, Resource::Attributes, Exclusive, kUnit).expect("ready 1");
+  w.operation(1, Resource::Data, Exclusive, PageRange::all()).expect("recall n1 0-9");
+  w.truncation(2, "n1").expect_nothing();
+  w.is_busy("n1").expect("ready 2");
+  w.truncation_goes_on(2, "n1", 0).expect("ready 2");
+  w.finishes(2).expect_nothing();
+  w.acks("n1").expect("ready 1");
+  w.finishes(1).expect_nothing();
+}
+
+TEST(HomeTest, ANodeThatAsksForTooMuchAtOnceIsRefusedAndOthersAreNot) {
+  HomeWorld w({}, 2);
+  w.has("n1", Exclusive, pages(0, 9));
+  w.asks("n2", Shared, pages(0, 0)).expect("recall n1 0-0 to Shared");
+  w.asks("n2", Shared, pages(1, 1)).expect("recall n1 1-1 to Shared");
+  w.asks("n2", Shared, pages(2, 2)).expect("refuse n2 2-2 error 105");
+  w.asks("n3", Shared, pages(2, 2)).expect("recall n1 2-2 to Shared");
+  w.acks("n1").expect("grant n2 Shared 0-0");
+  w.asks("n2", Shared, pages(2, 2)).expect_nothing();
+  w.goes("n2").expect_nothing();
+  w.goes("n1").expect("grant n3 Exclusive all");
+}
+
 // ---- what breaks the protocol ends the session
 // -----------------------------------------------------------------------------------
 

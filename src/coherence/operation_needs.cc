@@ -122,11 +122,28 @@ std::vector<OperationNeed> second_needs(NodeId caller, const Operation& operatio
       operation);
 }
 
+std::vector<OperationNeed> outside_needs(FileId file, const OutsideChange& change) {
+  Needs needs;
+  if (change.entries) needs.push_back({file, Resource::Entries, LeaseMode::Exclusive, kUnit, {}});
+  if (change.attributes)
+    needs.push_back({file, Resource::Attributes, LeaseMode::Exclusive, kUnit, {}});
+  if (change.data)
+    needs.push_back({file, Resource::Data, LeaseMode::Exclusive, PageRange::all(), {}});
+  return needs;
+}
+
 bool is_quick(const Operation& operation) {
   return std::holds_alternative<LookupCall>(operation) ||
          std::holds_alternative<ReadLinkCall>(operation) ||
          std::holds_alternative<GetXattrCall>(operation) ||
          std::holds_alternative<StatFsCall>(operation);
+}
+
+bool gives_up(const Operation& operation) {
+  if (const auto* lock = std::get_if<LockCall>(&operation))
+    return lock->action == LockAction::Cancel || lock->action == LockAction::Release ||
+           lock->type == LockType::Unlock;
+  return std::holds_alternative<LeaveCall>(operation);
 }
 
 bool is_idempotent(const Operation& operation) {

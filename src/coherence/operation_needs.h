@@ -21,8 +21,28 @@ std::vector<NameIn> names_of(const Operation& operation);
 std::vector<OperationNeed> second_needs(NodeId caller, const Operation& operation,
                                         const std::vector<FileId>& named);
 
+// What somebody did to a file of the export without asking the home: a program on the origin that
+// uses the exported directory itself.
+struct OutsideChange {
+  bool entries = false, attributes = false, data = false;
+  bool any() const { return entries || attributes || data; }
+  OutsideChange& operator|=(const OutsideChange& other) {
+    entries = entries || other.entries;
+    attributes = attributes || other.attributes;
+    data = data || other.data;
+    return *this;
+  }
+  bool operator==(const OutsideChange&) const = default;
+  static constexpr OutsideChange everything() { return {true, true, true}; }
+};
+// An operation of nobody, which does nothing once it has these: every node, the origin's own
+// included, has then given up what the change has made old (and what it had dirty is on the disk).
+std::vector<OperationNeed> outside_needs(FileId file, const OutsideChange& change);
+
 // Only reads: may run on a thread that should not wait long.
 bool is_quick(const Operation& operation);
+// Only lets go of something; never refused for lack of room.
+bool gives_up(const Operation& operation);
 // Doing it twice is as good as once.
 bool is_idempotent(const Operation& operation);
 

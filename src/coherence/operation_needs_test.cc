@@ -143,6 +143,22 @@ TEST(OperationNeedsTest, SeekingHolesWantsEverybodysDirtyBytesOnDisk) {
   EXPECT_EQ(needs[1].mode, Shared);
 }
 
+TEST(OperationNeedsTest, AChangeFromOutsideTakesWhatItMadeOldFromEveryNode) {
+  const auto all = outside_needs(kHigh, OutsideChange::everything());
+  ASSERT_EQ(all.size(), 3u);
+  EXPECT_EQ(all[0].resource, Resource::Entries);
+  EXPECT_EQ(all[1].resource, Resource::Attributes);
+  EXPECT_EQ(all[2].resource, Resource::Data);
+  EXPECT_EQ(all[2].range, PageRange::all());
+  for (const auto& need : all) {
+    EXPECT_EQ(need.mode, Exclusive);
+    EXPECT_EQ(need.except, std::nullopt) << "nobody has seen to its own caches";
+  }
+  const auto chmod = outside_needs(kHigh, {.attributes = true});
+  ASSERT_EQ(chmod.size(), 1u);
+  EXPECT_EQ(chmod[0].resource, Resource::Attributes);
+}
+
 TEST(OperationNeedsTest, WhatIsDoneTwiceWithoutHarmIsTold) {
   EXPECT_TRUE(is_idempotent(LookupCall{}));
   EXPECT_TRUE(is_idempotent(SetAttributesCall{}));
@@ -152,6 +168,18 @@ TEST(OperationNeedsTest, WhatIsDoneTwiceWithoutHarmIsTold) {
   EXPECT_FALSE(is_idempotent(RemoveCall{}));
   EXPECT_FALSE(is_idempotent(LinkCall{}));
   EXPECT_FALSE(is_idempotent(AllocateCall{}));
+}
+
+TEST(OperationNeedsTest, OnlyWhatLetsGoIsNeverRefusedForLackOfRoom) {
+  EXPECT_TRUE(gives_up(LeaveCall{}));
+  EXPECT_TRUE(gives_up(LockCall{.action = LockAction::Release}));
+  EXPECT_TRUE(gives_up(LockCall{.action = LockAction::Cancel}));
+  EXPECT_TRUE(gives_up(LockCall{.action = LockAction::Try, .type = LockType::Unlock}));
+  EXPECT_FALSE(gives_up(LockCall{.action = LockAction::Wait, .type = LockType::Write}));
+  for (const Operation& operation : all_operations())
+    if (!std::holds_alternative<LockCall>(operation)) {
+      EXPECT_FALSE(gives_up(operation));
+    }
 }
 
 TEST(MessagesTest, EveryMessageGoesWithTheQueueOfItsFile) {

@@ -34,14 +34,16 @@ std::unexpected<Error> failed(const std::string& path, const char* what, int cod
 }
 
 // The directory is private from its first moment; an existing one keeps its mode (the user may have
-// chosen it).
-Status make_directory(const std::string& path) {
+// chosen it). Others may pass through it to the socket, and not look around.
+Status make_directory(const std::string& path, bool for_others) {
   const std::filesystem::path directory = std::filesystem::path(path).parent_path();
   std::error_code error;
   std::filesystem::create_directories(directory.parent_path(), error);
   if (error) return failed(path, "cannot make its directory", error.value());
-  if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST)
-    return failed(path, "cannot make its directory", errno);
+  if (::mkdir(directory.c_str(), 0700) != 0)
+    return errno == EEXIST ? Status() : failed(path, "cannot make its directory", errno);
+  if (for_others && ::chmod(directory.c_str(), 0711) != 0)
+    return failed(path, "cannot set the mode of its directory", errno);
   return {};
 }
 
@@ -61,7 +63,7 @@ Result<Fd> take_lock(const std::string& path) {
           path));
 }
 
-Result<Fd> listen_at(const std::string& path) {
+Result<Fd> listen_at(const std::string& path, const Access& access) {
   VR_TRY(address, socket_address(path));
   struct stat info {};
   if (::lstat(path.c_str(), &info) == 0) {
@@ -80,7 +82,9 @@ Result<Fd> listen_at(const std::string& path) {
   if (::fchmod(listener.get(), 0600) != 0) return failed(path, "cannot set its mode", errno);
   if (::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
     return failed(path, "cannot bind it", errno);
-  if (::chmod(path.c_str(), 0600) != 0) return failed(path, "cannot set its mode", errno);
+  if (access.group && ::lchown(path.c_str(), static_cast<uid_t>(-1), *access.group) != 0)
+    return failed(path, "cannot give it to the group", errno);
+  if (::chmod(path.c_str(), access.mode) != 0) return failed(path, "cannot set its mode", errno);
   if (::listen(listener.get(), static_cast<int>(kClientsMax)) != 0)
     return failed(path, "cannot listen", errno);
   return listener;
@@ -88,6 +92,7 @@ Result<Fd> listen_at(const std::string& path) {
 
 struct Client {
   Fd socket;
+  bool trusted = false;  // root, or the user the node runs as
   Clock::time_point deadline;
   std::string request;
   std::string reply;  // not empty: sending
@@ -98,9 +103,10 @@ struct Client {
 
 class ControlServer::Impl {
  public:
-  Impl(std::string path, Handler handler, Fd lock, Fd listener, Fd wake)
+  Impl(std::string path, Handler handler, Access access, Fd lock, Fd listener, Fd wake)
       : path_(std::move(path)),
         handler_(std::move(handler)),
+        access_(std::move(access)),
         lock_(std::move(lock)),
         listener_(std::move(listener)),
         wake_(std::move(wake)),
@@ -161,8 +167,22 @@ class ControlServer::Impl {
       if (errno != EAGAIN && errno != EINTR) accept_after_ = now + std::chrono::milliseconds(100);
       return;
     }
-    clients_.push_back(
-        {std::move(socket), now + std::chrono::milliseconds(kClientTimeoutMs), {}, {}, 0});
+    Client client{
+        std::move(socket), false, now + std::chrono::milliseconds(kClientTimeoutMs), {}, {}, 0};
+    ucred peer{};
+    socklen_t length = sizeof peer;
+    if (::getsockopt(client.socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0)
+      client.trusted = peer.uid == 0 || peer.uid == ::geteuid();
+    const auto others = std::ranges::count(clients_, false, &Client::trusted);
+    if (!client.trusted && static_cast<size_t>(others) >= kClientsMax / 2)
+      client.reply = error_reply("too many ask at once; try again") + "\n";
+    clients_.push_back(std::move(client));
+  }
+
+  bool may_ask(const Client& client) const {
+    if (client.trusted) return true;
+    auto name = request_name(client.request);
+    return !name || std::ranges::find(access_.open_requests, *name) != access_.open_requests.end();
   }
 
   // Does what the client's socket allows; false when the client is done with.
@@ -179,7 +199,9 @@ class ControlServer::Impl {
     client.request.append(piece, static_cast<size_t>(n));
     if (const size_t end = client.request.find('\n'); end != std::string::npos) {
       client.request.resize(end);
-      client.reply = handler_(client.request);
+      client.reply = may_ask(client)
+                         ? handler_(client.request)
+                         : error_reply("only root and the user of the node may ask for this");
       std::ranges::replace(client.reply, '\n', ' ');  // one line, whatever the handler made
       client.reply += '\n';
     } else if (client.request.size() >= kRequestMax) {
@@ -198,6 +220,7 @@ class ControlServer::Impl {
 
   const std::string path_;
   const Handler handler_;
+  const Access access_;
   const Fd lock_;
   const Fd listener_;
   const Fd wake_;
@@ -207,15 +230,15 @@ class ControlServer::Impl {
 };
 
 Result<std::unique_ptr<ControlServer>> ControlServer::start(const std::string& path,
-                                                            Handler handler) {
+                                                            Handler handler, Access access) {
   VR_TRY_VOID(socket_address(path));
-  VR_TRY_VOID(make_directory(path));
+  VR_TRY_VOID(make_directory(path, (access.mode & 077) != 0));
   VR_TRY(lock, take_lock(path));
-  VR_TRY(listener, listen_at(path));
+  VR_TRY(listener, listen_at(path, access));
   Fd wake(::eventfd(0, EFD_CLOEXEC));
   if (!wake.valid()) return failed(path, "eventfd", errno);
   try {
-    auto impl = std::make_unique<Impl>(path, std::move(handler), std::move(lock),
+    auto impl = std::make_unique<Impl>(path, std::move(handler), std::move(access), std::move(lock),
                                        std::move(listener), std::move(wake));
     return std::unique_ptr<ControlServer>(new ControlServer(std::move(impl)));
   } catch (const std::system_error& error) {

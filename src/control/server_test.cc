@@ -81,6 +81,82 @@ TEST_F(ControlTest, SocketAndItsDirectoryArePrivate) {
   EXPECT_EQ(info.st_mode & 07777, 0700u);
 }
 
+// What a user without rights gets for `request`.
+std::string as_nobody(const std::string& socket, const std::string& request) {
+  int ends[2];
+  EXPECT_EQ(::pipe(ends), 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    if (::setgid(65534) != 0 || ::setuid(65534) != 0) ::_exit(1);
+    auto reply = control_request(socket, request);
+    const std::string text = reply ? *reply : "error " + std::to_string(reply.error().code);
+    ::_exit(::write(ends[1], text.data(), text.size()) < 0 ? 1 : 0);
+  }
+  ::close(ends[1]);
+  Fd from(ends[0]);
+  std::string text(4096, '\0');
+  const ssize_t n = ::read(from.get(), text.data(), text.size());
+  text.resize(n < 0 ? 0 : static_cast<size_t>(n));
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
+  return text;
+}
+
+TEST_F(ControlTest, OtherUsersMayAskWhatIsOpenToThemAndNothingElse) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root to become another user";
+  fs::permissions(root_, fs::perms(0755));
+  auto server = ControlServer::start(socket_, echo, {.mode = 0666, .open_requests = {"status"}});
+  ASSERT_TRUE(server);
+  EXPECT_EQ(as_nobody(socket_, R"({"request":"status"})"), R"({"echo":{"request":"status"}})");
+  EXPECT_THAT(as_nobody(socket_, R"({"request":"stop"})"), HasSubstr("only root"));
+  EXPECT_THAT(*control_request(socket_, R"({"request":"stop"})"), HasSubstr("echo"));
+  server->reset();
+  auto closed = ControlServer::start(socket_, echo, {.mode = 0600, .open_requests = {"status"}});
+  ASSERT_TRUE(closed);
+  EXPECT_EQ(as_nobody(socket_, R"({"request":"status"})"), "error " + std::to_string(EACCES));
+}
+
+TEST_F(ControlTest, AGroupMayBeGivenTheSocket) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root to give files away";
+  auto server = ControlServer::start(socket_, echo, {.mode = 0660, .group = 12345});
+  ASSERT_TRUE(server);
+  struct stat info {};
+  ASSERT_EQ(::stat(socket_.c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 07777, 0660u);
+  EXPECT_EQ(info.st_gid, 12345u);
+  ASSERT_EQ(::stat((root_ / "state").c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 07777, 0711u);
+}
+
+TEST_F(ControlTest, OtherUsersCannotTakeAllThePlaces) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root to become another user";
+  fs::permissions(root_, fs::perms(0755));
+  auto server = ControlServer::start(socket_, echo, {.mode = 0666, .open_requests = {"status"}});
+  ASSERT_TRUE(server);
+  int ready[2], done[2];
+  ASSERT_EQ(::pipe(ready), 0);
+  ASSERT_EQ(::pipe(done), 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::close(done[1]);
+    if (::setgid(65534) != 0 || ::setuid(65534) != 0) ::_exit(1);
+    std::vector<Fd> held;
+    for (size_t i = 0; i < kClientsMax; ++i) held.push_back(connect());  // and say nothing
+    char byte = 1;
+    if (::write(ready[1], &byte, 1) != 1) ::_exit(1);
+    (void)!::read(done[0], &byte, 1);  // until the test ends
+    ::_exit(0);
+  }
+  ::close(done[0]);
+  char byte = 0;
+  ASSERT_EQ(::read(ready[0], &byte, 1), 1);
+  EXPECT_TRUE(control_request(socket_, "{}", std::chrono::milliseconds(kClientTimeoutMs / 2)));
+  ::close(done[1]);
+  ::waitpid(child, nullptr, 0);
+  for (int fd : ready) ::close(fd);
+}
+
 TEST_F(ControlTest, SecondNodeIsRefusedAndTheFirstStaysReachable) {
   auto first = start(echo);
   auto second = ControlServer::start(socket_, echo);

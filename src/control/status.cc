@@ -90,7 +90,9 @@ std::string to_json(const NodeStatus& status) {
     json["exports"].push_back(Json{{"name", entry.name},
                                    {"path", entry.path},
                                    {"files", entry.files},
-                                   {"agents", entry.agents}});
+                                   {"agents", entry.agents},
+                                   {"watched", entry.watched},
+                                   {"why_not_watched", entry.why_not_watched}});
   json["leases"] = Json{{"shared", lease_json(status.leases.shared)},
                         {"exclusive", lease_json(status.leases.exclusive)},
                         {"granted_shared", lease_json(status.leases.granted_shared)},
@@ -129,6 +131,8 @@ Result<NodeStatus> status_from_json(const std::string& text) {
     read(element, "path", entry.path);
     read_number(element, "files", entry.files);
     read_number(element, "agents", entry.agents);
+    read(element, "watched", entry.watched);
+    read(element, "why_not_watched", entry.why_not_watched);
     status.exports.push_back(std::move(entry));
   });
   if (const auto leases = json.find("leases"); leases != json.end() && leases->is_object()) {

@@ -26,6 +26,8 @@ struct ExportStatus {
   std::string path;
   uint64_t files = 0;   // known to the home now
   uint64_t agents = 0;  // nodes with a session
+  bool watched = true;  // what is changed in the directory itself is noticed
+  std::string why_not_watched;
 };
 
 struct LeaseCount {

@@ -20,9 +20,10 @@ std::string peers_table(const NodeStatus& status) {
 }
 
 std::string exports_table(const NodeStatus& status) {
-  TextTable table({"EXPORT", "PATH", "FILES", "AGENTS"}, {2, 3});
+  TextTable table({"EXPORT", "PATH", "FILES", "AGENTS", "OUTSIDE CHANGES"}, {2, 3});
   for (const ExportStatus& entry : status.exports)
-    table.add({entry.name, entry.path, std::to_string(entry.files), std::to_string(entry.agents)});
+    table.add({entry.name, entry.path, std::to_string(entry.files), std::to_string(entry.agents),
+               entry.watched ? "seen" : "not seen: " + entry.why_not_watched});
   return table.print();
 }
 

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <mutex>
 #include <optional>
+#include <utility>
 
 #include "base/check.h"
 #include "net/dialer.h"
@@ -97,6 +98,11 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
   }
 
   uint32_t lanes() const { return options_.lanes; }
+  size_t queued_messages() const {
+    size_t sum = 0;
+    for (const auto& link : links_) sum += link->lane->queued().messages;
+    return sum;
+  }
   bool connected() const {
     std::lock_guard lock(mutex_);
     return connected_ > 0;
@@ -186,6 +192,7 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     hello.resume = welcomed_.has_value();
     hello.lane = link.index;
     hello.lanes = options_.lanes;
+    hello.home_name = options_.home_name;
     return hello;
   }
   wire::Hello greet(Link& link) {
@@ -225,8 +232,8 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     welcomed_ = who;
     if (connected_++ > 0) return;
     reported_.clear();
-    spdlog::info("home {} ({}) connected, session {}{}", w.node_name, options_.address, w.session,
-                 fresh ? "" : " resumed");
+    spdlog::debug("home {} ({}) connected, session {}{}", w.node_name, options_.address, w.session,
+                  fresh ? "" : " resumed");
     notify_locked([this, info = HomeInfo{.node_name = w.node_name,
                                          .incarnation = w.incarnation,
                                          .session = w.session,
@@ -249,7 +256,10 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
                      fmt::format("{} refuses us ({}): {}", options_.address,
                                  wire::to_string(refuse.reason), refuse.text)});
     }
-    if (refuse.reason != wire::RefuseReason::Busy) link.backoff_ms = options_.backoff_max_ms;
+    // NameTaken may be this very node before its restart, whose end the home has not seen yet.
+    const bool passes =
+        refuse.reason == wire::RefuseReason::Busy || refuse.reason == wire::RefuseReason::NameTaken;
+    if (!passes) link.backoff_ms = options_.refused_backoff_ms;
     dial_later(link);
   }
 
@@ -266,7 +276,7 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
   void report_locked(const Error& error) {
     if (connected_ > 0 || error.what == reported_) return;
     reported_ = error.what;
-    spdlog::warn("home {}: {}", options_.address, error.what);
+    spdlog::debug("home {}: {}", options_.address, error.what);
     notify_locked([this, error] {
       if (callbacks_.on_disconnected) callbacks_.on_disconnected(error);
     });
@@ -295,7 +305,8 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
   void begin_reset_locked(const std::string& why) {
     if (resetting_ || stopped_) return;
     resetting_ = true;
-    spdlog::warn("home {}: session reset: {}", options_.address, why);
+    spdlog::debug("home {}: session reset: {}", options_.address, why);
+    reset_why_ = why;
     auto left = std::make_shared<std::atomic<size_t>>(links_.size());
     for (auto& link : links_) {
       link->lane->loop().post([self = shared_from_this(), l = link.get(), left] {
@@ -313,8 +324,8 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     if (++generation_ == 0) generation_ = 1;  // 0 stands for any
     welcomed_.reset();
     connected_ = 0;
-    notify_locked([this] {
-      if (callbacks_.on_reset) callbacks_.on_reset();
+    notify_locked([this, why = std::exchange(reset_why_, {})] {
+      if (callbacks_.on_reset) callbacks_.on_reset(why);
       std::lock_guard again(mutex_);
       if (stopped_) return;
       resetting_ = false;
@@ -338,6 +349,7 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
   uint32_t generation_ = 1;
   std::optional<Welcomed> welcomed_;
   uint32_t connected_ = 0;  // lanes
+  std::string reset_why_;   // of the reset under way
   std::string reported_;    // the last reason given to on_disconnected
 };
 
@@ -352,6 +364,7 @@ uint32_t AgentSession::lanes() const { return impl_->lanes(); }
 Status AgentSession::send(uint32_t lane, const coherence::ToHome& message, uint32_t generation) {
   return impl_->send(lane, message, generation);
 }
+size_t AgentSession::queued_messages() const { return impl_->queued_messages(); }
 bool AgentSession::connected() const { return impl_->connected(); }
 Instant AgentSession::renewed_at() const { return impl_->renewed_at(); }
 std::vector<LaneStats> AgentSession::stats() const { return impl_->stats(); }

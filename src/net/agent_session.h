@@ -37,11 +37,13 @@ struct AgentSessionOptions {
   std::string address;  // "host:port", "[v6]:port"; a host name is resolved again with every dial
   std::string cluster;
   std::string node_name;
+  std::string home_name;     // only a home of this name is spoken to; empty: any
   uint64_t incarnation = 0;  // random, new with each start of the node
   uint32_t lanes = 0;        // 0: one per loop. Lane i lives on loop i % loops
   int64_t backoff_min_ms = 100, backoff_max_ms = 2000;
-  int64_t connect_timeout_ms = 5000;  // of one connect and of the handshake
-  int64_t ping_interval_ms = 2000;    // on every lane
+  int64_t refused_backoff_ms = 10000;  // after a refusal that somebody must mend
+  int64_t connect_timeout_ms = 5000;   // of one connect and of the handshake
+  int64_t ping_interval_ms = 2000;     // on every lane
   int64_t silence_max_ms =
       8000;  // a connection that says nothing for so long is closed and dialled again
 };
@@ -60,7 +62,7 @@ class AgentSession {
     // The session is void: whatever was sent and not answered is lost. Runs after the last
     // on_message of the old session and before the first of the next. What is sent until it returns
     // is dropped.
-    std::function<void()> on_reset;
+    std::function<void(const std::string& why)> on_reset;
   };
 
   // `loops` outlive the session.
@@ -81,6 +83,10 @@ class AgentSession {
   // nothing was sent. With `generation` (HomeInfo), a message of an older session is dropped: a
   // thread that was about to send when the session was reset.
   Status send(uint32_t lane, const coherence::ToHome& message, uint32_t generation = 0);
+
+  // Messages that the home has not acknowledged: those under way, and while it is away all that
+  // wait for it. Cheap.
+  size_t queued_messages() const;
 
   bool connected() const;  // at least one lane
   // When the oldest of the last answered pings of all lanes was *sent*: from then on the home has

@@ -22,6 +22,7 @@ namespace {
 
 // Each costs some KiB per lane; with TLS off, anybody who knows the cluster's name can ask for one.
 constexpr size_t kSessionsMax = 4096;
+constexpr size_t kTurnedAwayMax = 256;
 
 struct Session {
   SessionInfo info;
@@ -31,6 +32,7 @@ struct Session {
 
   // The first loop's.
   bool ending = false;
+  std::string end_why;
   std::vector<Guest> waiting;  // for the end: the node has come back as another
 
   std::mutex mutex;
@@ -92,9 +94,22 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     VR_TRY(encoded, wire::encode(message));
     if (auto session = find(id)) {
       VR_CHECK(lane < session->lanes.size());
-      session->lanes[lane]->send(std::move(encoded));
+      Lane& to = *session->lanes[lane];
+      to.send(std::move(encoded));
+      const Lane::Queued queued = to.queued();
+      if (queued.bytes > options_.queued_max_bytes ||
+          queued.messages > options_.queued_max_messages)
+        end_later(*session, fmt::format("it does not take what it has asked for: {} messages of {} "
+                                        "MiB wait for it on one lane",
+                                        queued.messages, queued.bytes >> 20));
     }
     return {};
+  }
+
+  void pause(SessionId id, bool on) {
+    auto session = find(id);
+    if (!session) return;
+    for (const auto& lane : session->lanes) on ? lane->pause() : lane->resume();
   }
 
   void end_session(SessionId id) {
@@ -173,37 +188,73 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     if (stopped_) return;
     const wire::Hello& hello = guest.hello;
     if (hello.version != wire::kProtocolVersion)
-      return refuse(
+      return turn_away(
           std::move(guest), wire::RefuseReason::Version,
           fmt::format("{} speaks protocol version {}", options_.node_name, wire::kProtocolVersion));
     if (hello.cluster != options_.cluster) {
       // The name of our cluster is not for strangers; theirs they know.
       auto text =
           fmt::format("{} is not a node of cluster '{}'", options_.node_name, hello.cluster);
-      return refuse(std::move(guest), wire::RefuseReason::Cluster, text);
+      return turn_away(std::move(guest), wire::RefuseReason::Cluster, text);
     }
+    if (!hello.home_name.empty() && hello.home_name != options_.node_name)
+      return turn_away(std::move(guest), wire::RefuseReason::WrongNode,
+                       fmt::format("this is node {}, not {}; correct the name or the address of "
+                                   "the [[peer]]",
+                                   options_.node_name, hello.home_name));
     auto it = by_name_.find(hello.node_name);
     SessionPtr session = it == by_name_.end() ? nullptr : it->second;
     bool same = session && session->info.incarnation == hello.incarnation &&
                 session->epoch == hello.session_epoch;
     if (same && session->info.lanes != hello.lanes)
-      return refuse(std::move(guest), wire::RefuseReason::BadHello,
-                    "another number of lanes than before");
+      return turn_away(std::move(guest), wire::RefuseReason::BadHello,
+                       "another number of lanes than before");
     if (hello.resume && (!same || session->ending))
-      return refuse(std::move(guest), wire::RefuseReason::SessionUnknown, "the session is over");
+      return turn_away(std::move(guest), wire::RefuseReason::SessionUnknown, "the session is over");
     if (session && (!same || session->ending)) {
       if (session->waiting.size() >= wire::kLanesMax)
-        return refuse(std::move(guest), wire::RefuseReason::Busy,
-                      "the older session is still ending");
+        return turn_away(std::move(guest), wire::RefuseReason::Busy,
+                         "the older session is still ending");
       bool restarted = session->info.incarnation != hello.incarnation;
+      // Two nodes of one name would end each other's sessions for ever. The connections of one that
+      // is dead are closed by its kernel, or fall silent.
+      if (restarted && !session->ending && alive(*session)) {
+        auto text = fmt::format(
+            "a node named {} is already connected from {}; give this one another name or stop the "
+            "other",
+            hello.node_name, session->info.address);
+        return turn_away(std::move(guest), wire::RefuseReason::NameTaken, text);
+      }
       session->waiting.push_back(std::move(guest));
       return begin_end(session,
                        restarted ? "the node has restarted" : "the node has begun another session");
     }
     if (!session && by_name_.size() >= kSessionsMax)
-      return refuse(std::move(guest), wire::RefuseReason::Busy, "too many nodes");
+      return turn_away(std::move(guest), wire::RefuseReason::Busy, "too many nodes");
     if (!session) session = create(guest);
     join(session, std::move(guest));
+  }
+
+  // Tells the log once what it tells the guest each time: those who are refused come again.
+  void turn_away(Guest guest, wire::RefuseReason reason, const std::string& text) {
+    if (turned_away_.size() >= kTurnedAwayMax) turned_away_.clear();
+    std::string& told = turned_away_[guest.hello.node_name];
+    if (std::string now = guest.address.substr(0, guest.address.rfind(':')) + text; told != now) {
+      told = std::move(now);
+      spdlog::warn("node {} at {} refused ({}): {}", guest.hello.node_name, guest.address,
+                   wire::to_string(reason), text);
+    }
+    refuse(std::move(guest), reason, text);
+  }
+
+  bool alive(Session& session) const {
+    {
+      std::lock_guard lock(session.mutex);
+      if (session.connected == 0) return false;
+    }
+    Instant latest = session.lanes[0]->last_heard();
+    for (const auto& lane : session.lanes) latest = std::max(latest, lane->last_heard());
+    return EventLoop::now() - latest < options_.alive_ms * 1'000'000;
   }
 
   SessionPtr create(const Guest& guest) {
@@ -230,12 +281,13 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
       session->lanes.push_back(std::move(lane));
     }
     by_name_[session->info.node_name] = session;
+    turned_away_.erase(session->info.node_name);
     {
       std::unique_lock lock(mutex_);
       by_id_[session->info.id] = session;
     }
-    spdlog::info("node {} at {}: session {}", session->info.node_name, session->info.address,
-                 session->info.id);
+    spdlog::debug("node {} at {}: session {}", session->info.node_name, session->info.address,
+                  session->info.id);
     if (callbacks_.on_session) callbacks_.on_session(session->info);
     return session;
   }
@@ -320,7 +372,9 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
   void begin_end(const SessionPtr& session, const std::string& why) {
     if (session->ending) return;
     session->ending = true;
-    spdlog::warn("node {}: session {} is over: {}", session->info.node_name, session->info.id, why);
+    spdlog::debug("node {}: session {} is over: {}", session->info.node_name, session->info.id,
+                  why);
+    session->end_why = why;
     {
       std::unique_lock lock(mutex_);
       by_id_.erase(session->info.id);
@@ -336,7 +390,7 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
   }
   void finish_end(const SessionPtr& session) {
     if (stopped_) return;
-    if (callbacks_.on_reset) callbacks_.on_reset(session->info.id);
+    if (callbacks_.on_reset) callbacks_.on_reset(session->info.id, session->end_why);
     by_name_.erase(session->info.node_name);
     auto waiting = std::move(session->waiting);
     for (Guest& guest : waiting) greet(std::move(guest));
@@ -355,6 +409,7 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
   Knocks knocks_;
   std::map<std::string, SessionPtr> by_name_;  // also those that are ending
   SessionId next_id_ = 1;
+  std::map<std::string, std::string> turned_away_;  // by node name: what the log was told last
 
   mutable std::shared_mutex mutex_;
   std::unordered_map<SessionId, SessionPtr> by_id_;
@@ -371,6 +426,8 @@ uint16_t HomeServer::port() const { return impl_->port(); }
 Status HomeServer::send(SessionId session, uint32_t lane, const coherence::ToAgent& message) {
   return impl_->send(session, lane, message);
 }
+void HomeServer::pause(SessionId session) { impl_->pause(session, true); }
+void HomeServer::resume(SessionId session) { impl_->pause(session, false); }
 void HomeServer::end_session(SessionId session) { impl_->end_session(session); }
 std::optional<Instant> HomeServer::last_heard(SessionId session) const {
   return impl_->last_heard(session);

@@ -41,6 +41,12 @@ struct HomeServerOptions {
   int64_t handshake_timeout_ms = 5000;
   int64_t silence_max_ms =
       8000;  // a connection that says nothing for so long is closed; the session stays
+  // A node that was heard of so recently over a connection that stands is alive: another start of a
+  // node of its name is refused. Agents ping every 2 seconds.
+  int64_t alive_ms = 5000;
+  // What one lane keeps for a node that does not take it: asking for more ends its session.
+  uint64_t queued_max_bytes = uint64_t{1} << 30;
+  size_t queued_max_messages = size_t{1} << 20;
 };
 
 class HomeServer {
@@ -55,7 +61,7 @@ class HomeServer {
     std::function<void(SessionId, uint32_t lane, coherence::ToHome&&)> on_message;
     // The session is void, after its last message: the node came back as another, or end_session().
     // The next session of the same node is announced after this.
-    std::function<void(SessionId)> on_reset;
+    std::function<void(SessionId, const std::string& why)> on_reset;
     // The session's first lane came up, or its last went down (for status). Optional.
     std::function<void(SessionId, bool connected)> on_connection;
   };
@@ -73,6 +79,12 @@ class HomeServer {
 
   // Like AgentSession::send(). A message for a session that is gone is dropped. Any thread.
   Status send(SessionId session, uint32_t lane, const coherence::ToAgent& message);
+
+  // Stops reading what the node sends, on all its lanes, until resume(): its messages wait in its
+  // own memory. Never for long, and never for something that a message of its own must bring. Any
+  // thread.
+  void pause(SessionId session);
+  void resume(SessionId session);
 
   // Makes the session void, as when its lease expired: on_reset follows, and the node is told when
   // it comes back. Any thread.

@@ -54,8 +54,6 @@ void Knocks::on_readable(uint64_t id) {
 }
 
 void refuse(Guest guest, wire::RefuseReason reason, const std::string& text) {
-  spdlog::warn("node {} at {} refused ({}): {}", guest.hello.node_name, guest.address,
-               wire::to_string(reason), text);
   auto encoded = wire::encode(wire::Refuse{.reason = reason, .text = text});
   if (!encoded) return;
   iovec piece{encoded->header.data(), encoded->header.size()};

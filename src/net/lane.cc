@@ -40,7 +40,13 @@ void Lane::send(wire::Encoded message, uint32_t generation) {
   counters_.sent(message.type);
   queue_bytes_ += message.size();
   queue_.push_back(std::move(message));
+  note_queued_locked();
   flush_locked();
+}
+
+void Lane::note_queued_locked() {
+  queued_messages_.store(queue_.size(), std::memory_order_relaxed);
+  queued_bytes_.store(queue_bytes_, std::memory_order_relaxed);
 }
 
 void Lane::add_control(FrameType type, uint64_t sequence) {
@@ -199,6 +205,7 @@ Status Lane::acknowledged(uint64_t sequence) {
       ++first_;
       --unsent_;
     }
+    note_queued_locked();
   }
   return {};
 }
@@ -261,6 +268,7 @@ bool Lane::read_some() {
   while (stream) {
     // First what an earlier read, or the handshake's, has left.
     while (true) {
+      if (paused_) break;
       auto frame = reader_.next();
       if (!frame) return lost(frame.error());
       if (!*frame) break;
@@ -268,6 +276,7 @@ bool Lane::read_some() {
       if (epoch_ != epoch) return false;  // a callback has detached us
       if (!status) return lost(status.error());
     }
+    if (paused_) more = false;
     if (budget == 0 || !more) break;
     IoResult result = reader_.fill(*stream);
     if (result.bytes > 0) {
@@ -321,12 +330,10 @@ Status Lane::attach(std::unique_ptr<Stream> stream, FrameReader reader, uint64_t
   reader_.set_limits({});
   ping_open_ = false;
   last_heard_ = EventLoop::now().ns;
-  auto watch = loop_.watch(stream_->fd(), [this] { read_some(); });
-  if (!watch) {
+  if (auto watching = watch_readable(); !watching) {
     detach();
-    return std::unexpected(watch.error());
+    return watching;
   }
-  readable_ = std::move(*watch);
   counters_.connected();
   tick();
   {
@@ -338,6 +345,30 @@ Status Lane::attach(std::unique_ptr<Stream> stream, FrameReader reader, uint64_t
     if (self->epoch_ == epoch && self->stream_) self->read_some();
   });
   return {};
+}
+
+Status Lane::watch_readable() {
+  if (paused_) return {};
+  VR_TRY(watch, loop_.watch(stream_->fd(), [this] { read_some(); }));
+  readable_ = std::move(watch);
+  return {};
+}
+
+void Lane::pause() {
+  if (paused_.exchange(true)) return;
+  loop_.post([self = shared_from_this()] {
+    if (self->paused_) self->readable_.reset();
+  });
+}
+
+void Lane::resume() {
+  if (!paused_.exchange(false)) return;
+  loop_.post([self = shared_from_this()] {
+    self->last_heard_ = EventLoop::now().ns;
+    if (self->paused_ || !self->stream_ || self->readable_) return;
+    if (auto watching = self->watch_readable(); !watching) return self->lose(watching.error());
+    self->read_some();
+  });
 }
 
 void Lane::detach() {
@@ -373,6 +404,7 @@ void Lane::close() {
   first_ = 1;
   unsent_ = written_ = 0;
   queue_bytes_ = 0;
+  note_queued_locked();
   received_ = ack_told_ = bytes_unacked_ = 0;
   violations_ = 0;
   renewed_at_ = 0;
@@ -386,6 +418,7 @@ void Lane::open(uint32_t generation) {
 
 void Lane::tick() {
   Instant now = EventLoop::now();
+  if (paused_) last_heard_ = now.ns;  // it may speak, and we do not listen
   if (now - last_heard() > options_.silence_max_ms * 1'000'000)
     return lose({ETIMEDOUT, fmt::format("nothing heard for {} ms", options_.silence_max_ms)});
   if (options_.ping_interval_ms > 0 && !ping_open_) {

@@ -61,6 +61,19 @@ class Lane : public std::enable_shared_from_this<Lane> {
   // lane's.
   void send(wire::Encoded message, uint32_t generation = 0);
   LaneStats stats() const;
+  // Messages not acknowledged, and their bytes.
+  struct Queued {
+    size_t messages = 0;
+    uint64_t bytes = 0;
+  };
+  Queued queued() const {
+    return {queued_messages_.load(std::memory_order_relaxed),
+            queued_bytes_.load(std::memory_order_relaxed)};
+  }
+  // While paused nothing is read, whatever connection comes: the peer's sending stops when the
+  // sockets are full. Its silence does not count. What was read before is still delivered.
+  void pause();
+  void resume();
   Instant last_heard() const {
     return {last_heard_.load()};
   }  // any byte; the construction before the first
@@ -93,6 +106,8 @@ class Lane : public std::enable_shared_from_this<Lane> {
 
  private:
   bool read_some();  // true when there may be more
+  Status watch_readable();
+  void note_queued_locked();
   Status handle(const FrameReader::Frame& frame);
   Status acknowledged(uint64_t sequence);
   void tick();
@@ -110,6 +125,9 @@ class Lane : public std::enable_shared_from_this<Lane> {
   Handlers handlers_;
   LaneCounters counters_;
   std::atomic<int64_t> last_heard_, renewed_at_{0};
+  std::atomic<bool> paused_{false};
+  std::atomic<size_t> queued_messages_{0};  // of queue_, for those who do not want the lock
+  std::atomic<uint64_t> queued_bytes_{0};
 
   // The loop's own.
   FrameReader reader_;

@@ -52,7 +52,7 @@ TestHome::TestHome(uint64_t incarnation, uint16_t port,
       seen.events.push_back("session " + std::to_string(info.id) + " " + info.node_name);
     });
   };
-  callbacks.on_reset = [this](SessionId id) {
+  callbacks.on_reset = [this](SessionId id, const std::string&) {
     journal.note([&] { seen.events.push_back("reset " + std::to_string(id)); });
   };
   callbacks.on_connection = [this](SessionId, bool up) {
@@ -81,6 +81,7 @@ TestAgent::TestAgent(std::string address, std::string name, uint64_t incarnation
                               .lanes = 3,
                               .backoff_min_ms = 2,
                               .backoff_max_ms = 20,
+                              .refused_backoff_ms = 20,
                               .ping_interval_ms = 20};
   if (tweak) tweak(options);
   AgentSession::Callbacks callbacks;
@@ -100,7 +101,9 @@ TestAgent::TestAgent(std::string address, std::string name, uint64_t incarnation
   callbacks.on_disconnected = [this](const Error& error) {
     journal.note([&] { seen.events.push_back("disconnected " + error.what); });
   };
-  callbacks.on_reset = [this] { journal.note([&] { seen.events.push_back("reset"); }); };
+  callbacks.on_reset = [this](const std::string&) {
+    journal.note([&] { seen.events.push_back("reset"); });
+  };
   session = std::make_unique<AgentSession>(loops.all(), options, callbacks);
   auto status = session->start();
   VR_CHECK_MSG(status.has_value(), status ? "" : status.error().what.c_str());

@@ -559,6 +559,10 @@ uint64_t AgentService::call(Caller caller, Operation operation, ThenReply then, 
 
 void AgentService::call_as(uint64_t id, Caller caller, Operation operation, ThenReply then,
                            uint64_t unique) {
+  if (environment_.backlogged && !gives_up(operation) && environment_.backlogged()) {
+    then(Reply{.call = id, .error = EHOSTDOWN, .outcome = {}});
+    return;
+  }
   Call message{.call = id, .caller = std::move(caller), .operation = std::move(operation)};
   const FileId file = file_of(message.operation);
   const int64_t started = net::EventLoop::now().ns;

@@ -60,6 +60,9 @@ class AgentService {
     std::vector<net::EventLoop*> loops;
     std::function<const fuse::Channel*()> notify_channel;
     KernelNames* kernel_names = nullptr;
+    // So much waits for the home already that nothing new may: calls fail with EHOSTDOWN. Unset:
+    // never.
+    std::function<bool()> backlogged = {};
   };
 
   AgentService(std::string home_name, const coherence::AgentOptions& options, bool local, Send send,

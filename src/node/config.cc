@@ -41,6 +41,23 @@ Status read_tls(const Section& top, Config& config) {
   return {};
 }
 
+// The socket's mode: read and write, which connecting takes, for the user at least.
+Status read_control(const Section& control, Config& config) {
+  VR_TRY_VOID(control.only({"socket", "group", "mode"}));
+  VR_TRY_VOID(control.path("socket", config.control_socket));
+  VR_TRY_VOID(control.name("group", config.control_group));
+  std::string mode = control.has("group") ? "0660" : "0666";
+  VR_TRY_VOID(control.string("mode", mode));
+  const auto [end, error] =
+      std::from_chars(mode.data(), mode.data() + mode.size(), config.control_mode, 8);
+  if (error != std::errc() || end != mode.data() + mode.size() || mode.size() > 4 ||
+      (config.control_mode & ~0666u) != 0 || (config.control_mode & 0600u) != 0600u)
+    return control.bad("mode", fmt::format("'{}' is no mode of a socket; write \"0666\" (all may "
+                                           "ask), \"0660\" (the group) or \"0600\" (only root)",
+                                           mode));
+  return {};
+}
+
 Status read_log(const Section& log, Config& config) {
   VR_TRY_VOID(log.only({"file", "level"}));
   VR_TRY_VOID(log.path("file", config.log_file));
@@ -136,8 +153,7 @@ Status read_top(const Section& top, Config& config) {
   config.control_socket = config.state_dir + "/control.sock";
   VR_TRY(control, top.section("control"));
   if (control) {
-    VR_TRY_VOID(control->only({"socket"}));
-    VR_TRY_VOID(control->path("socket", config.control_socket));
+    VR_TRY_VOID(read_control(*control, config));
   }
   if (config.control_socket.size() > kSocketPathMax) {
     const std::string why = fmt::format(
@@ -188,6 +204,9 @@ Result<Endpoint> parse_endpoint(std::string_view text) {
     port = text.substr(colon + 1);
   }
   if (host.empty()) return wrong("has no host");
+  // A resolver would take it for an IPv4 address of one number.
+  if (host.find_first_not_of("0123456789") == std::string_view::npos)
+    return wrong("is a number without an address");
   if (host.size() > 253) return wrong("has a host name longer than 253 letters");
   auto graphic = [](char c) { return c > ' ' && c < 0x7f && c != '/' && c != '[' && c != ']'; };
   if (!std::ranges::all_of(host, graphic)) return wrong("has a letter no host name has");

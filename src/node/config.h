@@ -54,7 +54,9 @@ struct Config {
   Endpoint listen{"0.0.0.0", kDefaultPort};
   unsigned loops = 1;          // event loops
   std::string control_socket;  // <state_dir>/control.sock unless given
-  std::string log_file;        // empty: standard error
+  std::string control_group;   // the socket's; empty: the node's own
+  unsigned control_mode = 0666;
+  std::string log_file;  // empty: standard error
   LogLevel log_level = LogLevel::Info;
   uint64_t dirty_max_bytes = uint64_t{256} << 20;
   int64_t flush_after_ms = 1000;
@@ -66,6 +68,8 @@ struct Config {
 
 // Reads and checks `text`, alone: nothing outside is looked at. `file` is for the error lines.
 Result<Config> parse_config(std::string_view text, const std::string& file);
+// The number of a group of this machine.
+Result<unsigned> group_number(const std::string& name);
 // What only the machine can tell: exports exist and are directories, none lies inside another or
 // inside the mount or holds it, and the node's own files are in neither. Never touches the mount
 // point itself, which may hang or be dead.

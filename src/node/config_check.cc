@@ -1,5 +1,6 @@
 // The part of the configuration check that looks at the machine.
 #include <fmt/format.h>
+#include <grp.h>
 #include <sys/stat.h>
 
 #include <cerrno>
@@ -70,6 +71,26 @@ Status check_nesting(const Config& config, const std::vector<Resolved>& exports)
   return {};
 }
 
+// The library that writes the log would make the directory without a word, also where only a letter
+// is wrong.
+Status check_log(const Config& config) {
+  if (config.log_file.empty()) return {};
+  const std::string parent = config.log_file.substr(0, config.log_file.rfind('/'));
+  if (is_within(parent, config.state_dir)) return {};  // the node makes that one
+  struct stat info {};
+  if (!parent.empty() && ::stat(parent.c_str(), &info) != 0)
+    return bad(config, "log.file",
+               errno == ENOENT
+                   ? fmt::format("the directory {} does not exist; create it", parent)
+                   : fmt::format("{}: {}; correct the path", parent, std::strerror(errno)));
+  if (!parent.empty() && !S_ISDIR(info.st_mode))
+    return bad(config, "log.file", fmt::format("{} is not a directory; correct the path", parent));
+  if (::stat(config.log_file.c_str(), &info) == 0 && S_ISDIR(info.st_mode))
+    return bad(config, "log.file",
+               fmt::format("{} is a directory; name a file in it", config.log_file));
+  return {};
+}
+
 }  // namespace
 
 std::string normal_path(std::string_view absolute) {
@@ -106,6 +127,18 @@ std::string resolve_parents(const std::string& path) {
   return path;
 }
 
+Result<unsigned> group_number(const std::string& name) {
+  group entry{};
+  group* found = nullptr;
+  std::vector<char> buffer(64 << 10);
+  const int code = ::getgrnam_r(name.c_str(), &entry, buffer.data(), buffer.size(), &found);
+  if (found == nullptr)
+    return fail(code != 0 ? code : ENOENT,
+                fmt::format("this machine has no group '{}'; make it (groupadd {}) or name another",
+                            name, name));
+  return entry.gr_gid;
+}
+
 Status check_config(const Config& config) {
   // The node's own files come first: their parents are looked at below, which must not be under the
   // mount.
@@ -123,6 +156,10 @@ Status check_config(const Config& config) {
         fmt::format("{} lies inside the mount {}: the node would wait for itself; move it out",
                     file.path, config.mount));
   }
+  VR_TRY_VOID(check_log(config));
+  if (!config.control_group.empty())
+    if (auto found = group_number(config.control_group); !found)
+      return bad(config, "control.group", found.error().what);
   std::vector<Resolved> exports;
   for (size_t i = 0; i < config.exports.size(); ++i) {
     VR_TRY(resolved, check_export(config, i));

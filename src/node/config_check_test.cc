@@ -50,6 +50,26 @@ TEST_F(CheckConfigTest, SeparateDirectoriesAreFine) {
   EXPECT_EQ(refusal(), "(accepted)");
 }
 
+TEST_F(CheckConfigTest, TheControlSocketsGroupMustExist) {
+  config_.control_group = "root";
+  EXPECT_EQ(refusal(), "(accepted)");
+  config_.control_group = "no-such-group";
+  EXPECT_THAT(refusal(), HasSubstr("key 'control.group': this machine has no group"));
+}
+
+TEST_F(CheckConfigTest, TheLogsDirectoryMustExist) {
+  config_.log_file = root_ / "typo/node.log";
+  EXPECT_EQ(refusal(), "/etc/node.toml: key 'log.file': the directory " +
+                           (root_ / "typo").string() + " does not exist; create it");
+  config_.log_file = root_ / "srv";
+  EXPECT_THAT(refusal(), HasSubstr("is a directory; name a file in it"));
+  std::ofstream(root_ / "plain") << "file";
+  config_.log_file = root_ / "plain/node.log";
+  EXPECT_THAT(refusal(), HasSubstr("key 'log.file'"));
+  config_.log_file = root_ / "state/node.log";
+  EXPECT_EQ(refusal(), "(accepted)") << "the node makes its own directory";
+}
+
 TEST_F(CheckConfigTest, ExportMustBeADirectoryThatExists) {
   add("x", root_ / "srv/x");
   EXPECT_EQ(refusal(), "/etc/node.toml: key 'export[0].path': " + (root_ / "srv/x").string() +

@@ -16,6 +16,8 @@ tls = "off"                 # "off" is all there is now: use a network you trust
 
 #[control]
 #socket = "/run/vremote/control.sock"  # by default <state_dir>/control.sock
+#mode = "0666"      # who may ask the node (status, vremote run, libvremote): all; "0660" the group, "0600" only root
+#group = "vremote"  # the socket's group; with it the mode is "0660" unless given
 
 [log]
 #file = "/var/log/vremote.log"  # by default standard error

@@ -254,7 +254,7 @@ TEST(EndpointTest, RoundTripsEveryForm) {
 TEST(EndpointTest, RefusesWhatIsNoEndpoint) {
   for (const char* text :
        {"", ":1", "h:", "h:0", "h:65536", "h:x", "h:1x", "::1", "[::1", "[::1]7", "[::1]:", "[]:1",
-        "[h]:1", "a b:1", "h/x:1", "h:+1", "h:99999999999999999999"}) {
+        "[h]:1", "a b:1", "h/x:1", "h:+1", "h:99999999999999999999", "21119", "21119:1"}) {
     auto endpoint = parse_endpoint(text);
     EXPECT_FALSE(endpoint) << text;
     if (!endpoint) {
@@ -263,6 +263,22 @@ TEST(EndpointTest, RefusesWhatIsNoEndpoint) {
   }
   EXPECT_THAT(refusal("node='n'\nlisten='::1'"),
               HasSubstr("key 'listen': '::1' is an IPv6 address without [ ]"));
+  EXPECT_THAT(refusal("node='n'\nlisten='21119'"),
+              HasSubstr("key 'listen': '21119' is a number without an address"));
+}
+
+TEST(ConfigTest, WhoMayAskTheNodeIsAModeOrAGroup) {
+  auto mode = [](const std::string& control) {
+    auto config = parse_config("node='n'\n[control]\n" + control, "/etc/node.toml");
+    return config ? config->control_mode : 0u;
+  };
+  EXPECT_EQ(mode(""), 0666u);
+  EXPECT_EQ(mode("mode='0600'"), 0600u);
+  EXPECT_EQ(mode("group='staff'"), 0660u);
+  EXPECT_EQ(mode("group='staff'\nmode='0666'"), 0666u);
+  for (const char* bad : {"", "660x", "0777", "0066", "01666", "8", "-1"})
+    EXPECT_THAT(refusal(std::string("node='n'\n[control]\nmode='") + bad + "'"),
+                HasSubstr("key 'control.mode': '" + std::string(bad) + "' is no mode"));
 }
 
 TEST(ReadConfigTest, SaysWhyAFileCannotBeRead) {

@@ -3,13 +3,13 @@
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <thread>
 
 #include "base/overload.h"
-#include "coherence/operation_needs.h"
 
 namespace vremote::node {
 
@@ -26,6 +26,15 @@ void cut_extents(std::vector<Extent>& extents, uint64_t size) {
   std::erase_if(extents, [](const Extent& extent) { return extent.bytes.empty(); });
 }
 
+uint64_t work_of(const Flush& flush) {
+  uint64_t bytes = 0;
+  for (const Extent& extent : flush.extents) bytes += extent.bytes.size();
+  return bytes;
+}
+uint64_t work_of(const Fetch& fetch) {
+  return std::min(fetch.range.byte_length(), store::kReadMax);
+}
+
 }  // namespace
 
 // An operation between its call and its reply. Touched by one thread at a time: the one that runs
@@ -37,16 +46,17 @@ struct HomeService::Running {
   std::vector<OperationNeed> needs;
   size_t held = 0;
   bool second_part = false;
-  bool gather = false;  // takes its leases and does nothing with them
+  std::optional<Why> only_takes;  // its leases, and does nothing with them: nobody waits for it
 };
 
 HomeService::HomeService(std::vector<std::unique_ptr<store::Store>> stores,
                          HelperThreads& disk_threads, Metrics& metrics, Deliver deliver,
-                         CloseSession close_session)
+                         CloseSession close_session, UndoneWork::Throttle throttle)
     : stores_(std::move(stores)),
       metrics_(metrics),
       deliver_(std::move(deliver)),
       close_session_(std::move(close_session)),
+      undone_(std::move(throttle)),
       queues_(disk_threads) {}
 
 HomeService::~HomeService() = default;
@@ -102,6 +112,7 @@ void HomeService::node_gone(NodeId node) {
   {
     std::lock_guard lock(locks_mutex_);
     std::erase_if(lock_waiters_, [&](const auto& entry) { return entry.first.node == node; });
+    lock_waiters_of_.erase(node);
     std::vector<LockTable::Ticket> woken;
     locks_.node_gone(node, woken);
     for (LockTable::Ticket ticket : woken) reply_lock({}, ticket, 0, {}, touched);
@@ -133,6 +144,7 @@ void HomeService::reply_lock(FileId file, LockTable::Ticket ticket, int error, O
   if (auto waiter = lock_waiters_.find(ticket); waiter != lock_waiters_.end()) {
     file = waiter->second;
     lock_waiters_.erase(waiter);
+    if (auto it = lock_waiters_of_.find(ticket.node); --it->second == 0) lock_waiters_of_.erase(it);
   }
   Reply reply{.call = ticket.call, .error = error, .outcome = std::move(outcome)};
   queues_.push(file, [this, file, node = ticket.node, reply = std::move(reply)](bool) mutable {
@@ -171,7 +183,13 @@ void HomeService::lock(NodeId node, const Call& call) {
             reply_lock(c.file, ticket, EDEADLK, {}, touched);
             break;
           case LockTable::Decision::Waits:
-            lock_waiters_.emplace(ticket, c.file);
+            if (size_t& of_node = lock_waiters_of_[node]; of_node < kRequestsMax) {
+              ++of_node;
+              lock_waiters_.emplace(ticket, c.file);
+            } else {
+              (void)locks_.cancel(c.file, ticket, woken);
+              reply_lock(c.file, ticket, ENOLCK, {}, touched);
+            }
             break;
         }
         break;
@@ -226,9 +244,14 @@ void HomeService::enqueue(HomeActions&& actions, std::vector<FileId>& touched) {
                    },
                    [&](ApplyFlush& a) {
                      touched.push_back(a.flush.file);
-                     queues_.push(a.flush.file, [this, a = std::move(a)](bool may_block) mutable {
-                       return run(a, may_block);
-                     });
+                     const uint64_t work = work_of(a.flush);
+                     undone_.begin(a.node, work);
+                     queues_.push(a.flush.file,
+                                  [this, work, a = std::move(a)](bool may_block) mutable {
+                                    if (!run(a, may_block)) return false;
+                                    undone_.end(a.node, work);
+                                    return true;
+                                  });
                    },
                    [&](ApplyAttributes& a) {
                      touched.push_back(a.file);
@@ -242,8 +265,12 @@ void HomeService::enqueue(HomeActions&& actions, std::vector<FileId>& touched) {
                    },
                    [&](ServeFetch& a) {
                      touched.push_back(a.fetch.file);
-                     queues_.push(a.fetch.file,
-                                  [this, a](bool may_block) mutable { return run(a, may_block); });
+                     undone_.begin(a.node, work_of(a.fetch));
+                     queues_.push(a.fetch.file, [this, a](bool may_block) mutable {
+                       if (!run(a, may_block)) return false;
+                       undone_.end(a.node, work_of(a.fetch));
+                       return true;
+                     });
                    },
                    [&](OperationReady& a) {
                      touched.push_back(a.file);
@@ -378,6 +405,18 @@ bool HomeService::run(ServeFetch& action, bool may_block) {
 // -------------------------------------------------------------------------------------------------------------------
 
 void HomeService::start(NodeId node, Call&& call) {
+  bool too_many = false;
+  {
+    std::lock_guard lock(operations_mutex_);
+    size_t& of_node = operations_of_[node];
+    too_many = of_node >= kRequestsMax;
+    if (!too_many) ++of_node;
+  }
+  if (too_many) {
+    deliver_(node, file_of(call.operation),
+             Reply{.call = call.call, .error = ENOBUFS, .outcome = {}});
+    return;
+  }
   auto running = std::make_unique<Running>();
   running->node = node;
   running->needs = first_needs(node, call.operation);
@@ -426,7 +465,7 @@ void HomeService::advance(OperationId id) {
   } else {
     const FileId file = file_of(running->call.operation);
     queues_.push(file, [this, running](bool may_block) {
-      if (!may_block && !is_quick(running->call.operation)) return false;
+      if (!may_block && !running->only_takes && !is_quick(running->call.operation)) return false;
       execute(*running);
       return true;
     });
@@ -444,6 +483,48 @@ void HomeService::refuse(OperationId id, int error) {
   end(*running, fail(error));
 }
 
+OperationId HomeService::start_taking(Why why, FileId file, std::vector<OperationNeed> needs) {
+  auto running = std::make_unique<Running>();
+  running->only_takes = why;
+  running->second_part = true;
+  running->call.operation = SyncCall{file, false};
+  running->needs = std::move(needs);
+  OperationId id = 0;
+  {
+    std::lock_guard lock(operations_mutex_);
+    id = running->id = next_operation_++;
+    operations_.emplace(id, std::move(running));
+  }
+  advance(id);
+  return id;
+}
+
+bool HomeService::changed_outside(FileId file, const OutsideChange& change) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!home_.knows(file)) return true;
+  }
+  {
+    std::lock_guard lock(operations_mutex_);
+    if (!changing_outside_.insert(file).second) return false;
+  }
+  metrics_.add(Counter::OutsideChanges);
+  start_taking(Why::ChangedOutside, file, outside_needs(file, change));
+  return true;
+}
+
+std::vector<FileId> HomeService::files_of(std::string_view handle) const {
+  std::vector<FileId> files;
+  for (const auto& store : stores_)
+    if (auto file = store->find(handle)) files.push_back(*file);
+  return files;
+}
+
+std::vector<FileId> HomeService::known_files() const {
+  std::lock_guard lock(mutex_);
+  return home_.known_files();
+}
+
 bool HomeService::gather(int64_t patience_ms) {
   std::vector<FileId> files;
   {
@@ -451,20 +532,11 @@ bool HomeService::gather(int64_t patience_ms) {
     files = home_.files_dirty_elsewhere();
   }
   std::vector<OperationId> started;
-  for (FileId file : files) {
-    auto running = std::make_unique<Running>();
-    running->gather = running->second_part = true;
-    running->call.operation = SyncCall{file, false};
-    running->needs = {{file, Resource::Attributes, LeaseMode::Shared, kUnit, {}},
-                      {file, Resource::Data, LeaseMode::Shared, PageRange::all(), {}}};
-    {
-      std::lock_guard lock(operations_mutex_);
-      running->id = next_operation_++;
-      started.push_back(running->id);
-      operations_.emplace(running->id, std::move(running));
-    }
-    advance(started.back());
-  }
+  for (FileId file : files)
+    started.push_back(
+        start_taking(Why::Gather, file,
+                     {{file, Resource::Attributes, LeaseMode::Shared, kUnit, {}},
+                      {file, Resource::Data, LeaseMode::Shared, PageRange::all(), {}}}));
   for (int64_t waited = 0;; waited += 5) {
     bool done = true;
     {
@@ -477,8 +549,8 @@ bool HomeService::gather(int64_t patience_ms) {
 }
 
 void HomeService::execute(Running& running) {
-  if (running.gather) {
-    end(running, Outcome{});  // nobody waits for a reply to call 0
+  if (running.only_takes) {
+    end(running, Outcome{});
     return;
   }
   end(running, store_of(file_of(running.call.operation))
@@ -506,7 +578,7 @@ void HomeService::end(Running& running, Result<Outcome> outcome) {
           listed.push_back(entry.file);  // 0: a mount point, not of this export
   // The reply before anything that the end of the operation sets free: whoever gets it may still
   // rely on it (names, for instance).
-  deliver_(running.node, file, std::move(reply));
+  if (!running.only_takes) deliver_(running.node, file, std::move(reply));
   std::vector<FileId> touched;
   {
     std::lock_guard lock(mutex_);
@@ -526,6 +598,9 @@ void HomeService::end(Running& running, Result<Outcome> outcome) {
   }
   {
     std::lock_guard lock(operations_mutex_);
+    if (running.only_takes == Why::ChangedOutside) changing_outside_.erase(file);
+    if (!running.only_takes)
+      if (auto it = operations_of_.find(running.node); --it->second == 0) operations_of_.erase(it);
     operations_.erase(running.id);
   }
   pump(touched);

@@ -19,6 +19,9 @@ using namespace coherence;
 namespace {
 
 constexpr size_t kDiskThreads = 16;
+// Messages that wait for a home that is away. Programs that give up and try again add one each
+// time.
+constexpr size_t kQueuedForHomeMax = 65536;
 constexpr int kPurgeWaitsForWriteBacks = 6016;  // Linux 6.16, "fuse: remove tmp folio" (rule K9)
 
 uint64_t random_number() {
@@ -60,6 +63,7 @@ Status NodeDaemon::start(std::function<void()> ended) {
   kernel_names_ = std::make_unique<KernelNames>(*purge_threads_, *loops_.front());
   VR_TRY_VOID(start_control());
   VR_TRY_VOID(open_stores());
+  watch_exports();
   VR_TRY_VOID(start_server());
   VR_TRY_VOID(start_mount(std::move(ended)));
   VR_TRY_VOID(start_peers());
@@ -115,6 +119,10 @@ Status NodeDaemon::open_stores() {
       [this](NodeId node, const std::string& reason) {
         spdlog::error("session {} breaks the protocol and is ended: {}", node.value, reason);
         if (node.value != 0) server_->end_session(node.value);
+      },
+      [this](NodeId node, bool stop) {
+        if (node.value == 0) return;
+        stop ? server_->pause(node.value) : server_->resume(node.value);
       });
   local_agent_ = std::make_unique<AgentService>(
       config_.node, agent_options(), true,
@@ -123,6 +131,15 @@ Status NodeDaemon::open_stores() {
   for (size_t i = 0; i < config_.exports.size(); ++i)
     exports_.add({config_.exports[i].name, local_agent_.get(), home_->root(i)});
   return {};
+}
+
+// Before anybody can cache anything.
+void NodeDaemon::watch_exports() {
+  outside_ = std::make_unique<OutsideWatcher>(*home_);
+  for (size_t i = 0; i < config_.exports.size(); ++i)
+    if (const std::string& why = outside_->why_not(i); !why.empty())
+      spdlog::warn("export {}: changes made in {} itself are not noticed: {}; use the mount",
+                   config_.exports[i].name, config_.exports[i].path, why);
 }
 
 Status NodeDaemon::start_server() {
@@ -143,15 +160,15 @@ Status NodeDaemon::start_server() {
     return out;
   };
   callbacks.on_session = [this](const net::SessionInfo& info) {
-    spdlog::info("{} opens session {}", info.node_name, info.id);
+    spdlog::info("{} at {} opens session {}", info.node_name, info.address, info.id);
     std::lock_guard lock(sessions_mutex_);
     session_lanes_[info.id] = info.lanes;
   };
   callbacks.on_message = [this](net::SessionId session, uint32_t, ToHome&& message) {
     home_->receive(NodeId{session}, std::move(message));
   };
-  callbacks.on_reset = [this](net::SessionId session) {
-    spdlog::warn("session {} is over: its leases are free", session);
+  callbacks.on_reset = [this](net::SessionId session, const std::string& why) {
+    spdlog::warn("session {} is over: {}; its leases are free", session, why);
     {
       std::lock_guard lock(sessions_mutex_);
       session_lanes_.erase(session);
@@ -166,8 +183,9 @@ Status NodeDaemon::start_server() {
 }
 
 void NodeDaemon::connected(Peer& peer, const net::HomeInfo& info) {
-  spdlog::info("connected to {} ({}), {} exports", info.node_name,
-               info.fresh ? "new session" : "session goes on", info.exports.size());
+  spdlog::info("connected to {} at {} ({}), {} exports", info.node_name,
+               to_string(peer.config.address), info.fresh ? "new session" : "session goes on",
+               info.exports.size());
   {
     std::lock_guard lock(peer.mutex);
     peer.connected = true;
@@ -201,16 +219,21 @@ Status NodeDaemon::start_peers() {
     options.address = to_string(config.address);
     options.cluster = config_.cluster;
     options.node_name = config_.node;
+    options.home_name = config.name;
     options.incarnation = incarnation_;
     options.lanes = config_.loops;
     const uint32_t lanes = config_.loops;
+    AgentService::Environment environment_of_peer = environment();
+    environment_of_peer.backlogged = [&p] {
+      return p.session->queued_messages() > kQueuedForHomeMax;
+    };
     p.agent = std::make_unique<AgentService>(
         config.name, agent_options(), false,
         [&p, lanes](FileId file, ToHome&& message) {
           if (auto sent = p.session->send(lane_of(file, lanes), message, p.generation); !sent)
             spdlog::error("a message cannot be sent: {}", sent.error().what);
         },
-        environment());
+        std::move(environment_of_peer));
     net::AgentSession::Callbacks callbacks;
     callbacks.on_message = [&p](uint32_t, ToAgent&& message) {
       p.agent->receive(std::move(message));
@@ -223,8 +246,8 @@ Status NodeDaemon::start_peers() {
       p.last_error = why.what;
       spdlog::warn("{}: {}", p.config.name, why.what);
     };
-    callbacks.on_reset = [&p] {
-      spdlog::warn("{} restarted: its leases are void", p.config.name);
+    callbacks.on_reset = [&p](const std::string& why) {
+      spdlog::warn("{}: {}; the leases it gave are void", p.config.name, why);
       p.was_reset = true;
     };
     p.session = std::make_unique<net::AgentSession>(raw(loops_), options, std::move(callbacks));
@@ -256,10 +279,18 @@ Status NodeDaemon::start_mount(std::function<void()> ended) {
 }
 
 Status NodeDaemon::start_control() {
+  control::Access access{.mode = config_.control_mode,
+                         .group = {},
+                         // All that only tells; what changes something is for the node's user.
+                         .open_requests = {"ping", "status", "namespace"}};
+  if (!config_.control_group.empty()) {
+    VR_TRY(group, group_number(config_.control_group));
+    access.group = group;
+  }
   VR_TRY(server,
-         control::ControlServer::start(config_.control_socket, [this](const std::string& request) {
-           return control(request);
-         }));
+         control::ControlServer::start(
+             config_.control_socket,
+             [this](const std::string& request) { return control(request); }, std::move(access)));
   control_ = std::move(server);
   return {};
 }
@@ -313,6 +344,7 @@ bool NodeDaemon::stop(int64_t patience_ms) {
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
     }
   }
+  if (outside_) outside_->stop();
   leave_homes(std::min<int64_t>(patience_ms, 1000));
   // What other nodes have written here and not flushed is better on this disk before this node is
   // gone.
@@ -445,7 +477,8 @@ control::NodeStatus NodeDaemon::status() const {
   const HomeCounts home = home_->counts();
   for (size_t i = 0; i < config_.exports.size(); ++i)
     s.exports.push_back({config_.exports[i].name, config_.exports[i].path,
-                         home_->store_counts(i).known, sessions.size()});
+                         home_->store_counts(i).known, sessions.size(),
+                         outside_->why_not(i).empty(), outside_->why_not(i)});
   AgentStatistics statistics;
   AgentCounts counts;
   for (AgentService* agent : agents()) {
@@ -484,6 +517,7 @@ control::NodeStatus NodeDaemon::status() const {
   set("write_backs_without_exclusive", statistics.write_backs_without_exclusive);
   set("resident_pages", counts.resident_pages);
   set("requests_waiting", counts.waiting);
+  set("outside_overflows", outside_->overflows());
   set("home_files", home.files);
   set("home_requests_waiting", home.waiting);
   set("home_recalls_pending", home.recalls);

@@ -24,6 +24,7 @@
 #include "node/home_service.h"
 #include "node/inode_table.h"
 #include "node/kernel_names.h"
+#include "node/outside_watcher.h"
 
 namespace vremote::node {
 
@@ -54,6 +55,7 @@ class NodeDaemon {
   };
 
   Status open_stores();
+  void watch_exports();
   Status start_server();
   Status start_peers();
   Status start_mount(std::function<void()> ended);
@@ -84,6 +86,7 @@ class NodeDaemon {
   std::unique_ptr<KernelNames> kernel_names_;
   std::unique_ptr<AgentService> local_agent_;
   std::unique_ptr<HomeService> home_;
+  std::unique_ptr<OutsideWatcher> outside_;
   std::unique_ptr<net::HomeServer> server_;
   mutable std::mutex sessions_mutex_;
   std::map<uint32_t, uint32_t> session_lanes_;

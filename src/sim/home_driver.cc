@@ -6,7 +6,6 @@
 #include <cstring>
 
 #include "base/check.h"
-#include "coherence/operation_needs.h"
 
 namespace vremote::sim {
 
@@ -74,7 +73,7 @@ void HomeDriver::receive(NodeId node, ToHome message) {
                             });
                           VR_CHECK(first_needs(node, call.operation).empty() && !needs.empty());
                           truncations_[id] =
-                              Truncation{node, call.call, set.file, set.size, needs, 1};
+                              Truncation{node, call.call, set.file, set.size, false, needs, 1};
                           home_.acquire(id, needs.front(), actions);
                         },
                         [&](Flush& flush) { home_.receive(node, std::move(flush), actions); },
@@ -86,6 +85,19 @@ void HomeDriver::receive(NodeId node, ToHome message) {
 void HomeDriver::offer(NodeId node, FileId file, Resource resource, LeaseMode mode) {
   HomeActions actions;
   home_.offer(node, file, resource, mode, actions);
+  take(actions);
+}
+
+void HomeDriver::changed_outside(FileId file, const OutsideChange& change) {
+  if (!home_.knows(file)) return;
+  for (const auto& [id, other] : truncations_)
+    if (other.of_nobody && other.file == file) return;  // the daemon tells it later
+  const OperationId id = next_operation_++;
+  std::vector<OperationNeed> needs = outside_needs(file, change);
+  scheduler_.trace(-1, number(file), "home    changed from outside, operation {}", id);
+  truncations_[id] = Truncation{{}, 0, file, 0, true, needs, 1};
+  HomeActions actions;
+  home_.acquire(id, needs.front(), actions);
   take(actions);
 }
 
@@ -206,6 +218,12 @@ void HomeDriver::operation_ready(const OperationReady& ready) {
   }
   const Truncation t = it->second;
   HomeActions actions;
+  if (t.of_nobody && (ready.error != 0 || t.asked == t.needs.size())) {
+    truncations_.erase(it);
+    home_.finish(ready.operation, t.file, actions);
+    take(actions);
+    return;
+  }
   if (ready.error != 0) {
     scheduler_.trace(-1, number(t.file), "home    truncation of n{} fails with {}", t.node.value,
                      ready.error);

@@ -1,8 +1,10 @@
 // The driver around the real Home, with a disk in memory: exactly the contract of rule I4.
 //
 // One queue per file; grants, recalls, flushes, fetches and ready operations pass through it one
-// after the other, each at its own time. The only operation is a truncation: what operation_needs.h
-// says, then the disk.
+// after the other, each at its own time. The operations are truncations, which take what
+// operation_needs.h says and then change the disk, and those of nobody after a change from outside,
+// which change nothing: the model's disk has no other users, so what such an operation must not do
+// is disturb.
 #pragma once
 
 #include <deque>
@@ -11,6 +13,7 @@
 #include <set>
 
 #include "coherence/home.h"
+#include "coherence/operation_needs.h"
 #include "sim/mistakes.h"
 #include "sim/scheduler.h"
 
@@ -26,6 +29,9 @@ class HomeDriver {
   void receive(NodeId node, coherence::ToHome message);
   void offer(NodeId node, FileId file, coherence::Resource resource, coherence::LeaseMode mode);
 
+  // Somebody may have changed the file on the disk without asking.
+  void changed_outside(FileId file, const coherence::OutsideChange& change);
+
   coherence::Home& home() { return home_; }
   const std::vector<std::byte>& disk(FileId file) { return files_[file].disk; }
   std::string dump() const;
@@ -37,6 +43,7 @@ class HomeDriver {
     uint64_t call = 0;
     FileId file;
     uint64_t size = 0;
+    bool of_nobody = false;  // after a change from outside: only takes its needs
     std::vector<coherence::OperationNeed>
         needs;  // what the daemon takes (coherence/operation_needs.h)
     size_t asked = 0;

@@ -10,6 +10,8 @@ using namespace coherence;
 
 World::World(uint64_t seed, const Breaks& breaks)
     : scheduler_(std::make_unique<Scheduler>(seed)), breaks_(breaks) {
+  // Numbers of its own: worlds without such changes stay what they were before there were any.
+  if (Prng own(~seed); own.chance(15)) outside_.emplace(own);
   draw();
 }
 
@@ -77,12 +79,13 @@ void World::draw() {
   const uint64_t operations = uint64_t{node_count_} * processes_per_node_ * 40;
   steps_max_ = 200'000 + operations * 2'000;
   plan_ = fmt::format(
-      "{} nodes, {} processes each, {} files{}{}, readahead {}{}, residency {} us, flush after {} "
+      "{} nodes, {} processes each, {} files{}{}{}, readahead {}{}, residency {} us, flush after "
+      "{} "
       "us",
       node_count_, processes_per_node_, file_count, wide ? ", wide" : "",
-      truncates ? ", truncations" : "", kernel_options_.readahead_max,
-      kernel_options_.readahead_in_pieces ? " in pieces" : "", agent_options_.residency_ns / 1000,
-      agent_options_.flush_after_ns / 1000);
+      truncates ? ", truncations" : "", outside_ ? ", changes from outside" : "",
+      kernel_options_.readahead_max, kernel_options_.readahead_in_pieces ? " in pieces" : "",
+      agent_options_.residency_ns / 1000, agent_options_.flush_after_ns / 1000);
 }
 
 void World::send_to_home(NodeId node, ToHome message) {
@@ -159,6 +162,12 @@ Co<> World::background(uint32_t node) {
       home_->offer(NodeId{node}, file_id(file),
                    random.chance(50) ? Resource::Attributes : Resource::Data,
                    random.chance(50) ? LeaseMode::Exclusive : LeaseMode::Shared);
+    }
+    if (outside_ && outside_->chance(10)) {
+      const auto file = static_cast<uint32_t>(outside_->below(files_.size()));
+      home_->changed_outside(file_id(file), outside_->chance(50)
+                                                ? OutsideChange{.attributes = true, .data = true}
+                                                : OutsideChange{.attributes = true});
     }
   }
 }

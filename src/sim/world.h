@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "base/prng.h"
 #include "sim/history.h"
 #include "sim/home_driver.h"
 #include "sim/link.h"
@@ -65,6 +66,7 @@ class World {
   uint32_t node_count_ = 2;
   uint32_t processes_per_node_ = 1;
   bool offers_ = false;
+  std::optional<Prng> outside_;  // draws changes from outside, in some worlds
   uint32_t check_every_ = 1;
   uint64_t changes_ = 0;
   uint64_t messages_ = 0;

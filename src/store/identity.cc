@@ -87,6 +87,8 @@ void Store::forget(FileId file) {
   if (file != root_id_) table_->forget(file);
 }
 
+std::optional<FileId> Store::find(std::string_view handle) const { return table_->find(handle); }
+
 std::vector<KnownFile> Store::known() const {
   std::vector<KnownFile> result;
   for (auto& [file, handle] : table_->referenced()) result.push_back({file, std::move(handle)});

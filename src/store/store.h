@@ -27,6 +27,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -102,6 +103,11 @@ class Store {
   void unpin(FileId file);
   // No agent knows the file any more. It may be used again as long as it is remembered (S4).
   void forget(FileId file);
+
+  // The file of a handle, when it is known (S2). Empty without handles.
+  std::optional<FileId> find(std::string_view handle) const;
+  // For watching: the exported directory itself.
+  int root_descriptor() const { return root_.get(); }
 
   // The files in use, and the way back in after a restart: EINVAL when the handle does not belong
   // to the id, ESTALE when the file is gone, EOPNOTSUPP without handles.

@@ -11,6 +11,7 @@ void Table::learn(FileId id, const std::string& handle, OpenRef file) {
   Entry& entry = it->second;
   if (fresh) {
     entry.handle = handle;
+    if (!handle.empty()) by_handle_.emplace(entry.handle, id);
     unreferenced_.push_front(id);
     entry.unreferenced_place = unreferenced_.begin();
   } else if (!entry.referenced) {
@@ -88,6 +89,13 @@ bool Table::pinned(FileId id) const {
   std::lock_guard lock(mutex_);
   auto it = entries_.find(id);
   return it != entries_.end() && it->second.pins > 0;
+}
+
+std::optional<FileId> Table::find(std::string_view handle) const {
+  std::lock_guard lock(mutex_);
+  auto it = by_handle_.find(handle);
+  if (it == by_handle_.end()) return std::nullopt;
+  return it->second;
 }
 
 void Table::forget(FileId id) {
@@ -185,6 +193,9 @@ void Table::erase(Entries::iterator it, Closing& closing) {
   if (entry.pins > 0) --pinned_;
   if (!entry.referenced) unreferenced_.erase(entry.unreferenced_place);
   if (entry.file != nullptr) closing.push_back(std::move(entry.file));
+  if (auto named = by_handle_.find(entry.handle);
+      named != by_handle_.end() && named->second == it->first)
+    by_handle_.erase(named);
   entries_.erase(it);
 }
 

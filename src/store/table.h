@@ -10,6 +10,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -49,6 +50,8 @@ class Table {
   bool unpin(FileId id);
   bool pinned(FileId id) const;
 
+  std::optional<FileId> find(std::string_view handle) const;
+
   void forget(FileId id);
   // The file has no name any more: closes it unless it is pinned. Without a handle it cannot come
   // back and is dropped.
@@ -84,8 +87,9 @@ class Table {
   const size_t open_max_, unreferenced_max_;
   mutable std::mutex mutex_;
   Entries entries_;
-  std::list<FileId> open_;          // most recently used first
-  std::list<FileId> unreferenced_;  // oldest last
+  std::unordered_map<std::string_view, FileId> by_handle_;  // views of the entries' own
+  std::list<FileId> open_;                                  // most recently used first
+  std::list<FileId> unreferenced_;                          // oldest last
   size_t pinned_ = 0;
 };
 

@@ -12,6 +12,7 @@ bool valid_label(std::string_view s) {
     if (c < 0x20 || c == 0x7f) return false;
   return true;
 }
+bool valid_home(std::string_view s) { return s.empty() || valid_label(s); }
 constexpr size_t kTextMax = 1024;
 
 bool valid_export_path(std::string_view s) {
@@ -36,12 +37,16 @@ const char* to_string(RefuseReason reason) {
       return "bad hello";
     case RefuseReason::Busy:
       return "busy";
+    case RefuseReason::NameTaken:
+      return "name taken";
+    case RefuseReason::WrongNode:
+      return "wrong node";
   }
   return "unknown reason";
 }
 
 Result<Encoded> encode(const Hello& m) {
-  if (!valid_label(m.cluster) || !valid_label(m.node_name))
+  if (!valid_label(m.cluster) || !valid_label(m.node_name) || !valid_home(m.home_name))
     return fail(EINVAL, "bad cluster or node name");
   if (m.lanes == 0 || m.lanes > kLanesMax || m.lane >= m.lanes || m.received > kSequenceMax)
     return fail(EINVAL, "bad lane in a hello");
@@ -49,8 +54,9 @@ Result<Encoded> encode(const Hello& m) {
   BulkWriter bulk;
   auto cluster = b.CreateString(m.cluster);
   auto node_name = b.CreateString(m.node_name);
+  auto home_name = b.CreateString(m.home_name);
   b.Finish(fb::CreateHello(b, m.version, m.features, cluster, node_name, m.incarnation,
-                           m.session_epoch, m.resume, m.lane, m.lanes, m.received));
+                           m.session_epoch, m.resume, m.lane, m.lanes, m.received, home_name));
   return finish(FrameType::Hello, b, bulk);
 }
 
@@ -66,8 +72,9 @@ Result<Hello> decode_hello(std::span<const std::byte> header) {
           .resume = root->resume(),
           .lane = root->lane(),
           .lanes = root->lanes(),
-          .received = root->received()};
-  if (!valid_label(m.cluster) || !valid_label(m.node_name))
+          .received = root->received(),
+          .home_name = std::string(optional_view(root->home_name()))};
+  if (!valid_label(m.cluster) || !valid_label(m.node_name) || !valid_home(m.home_name))
     return malformed("bad cluster or node name in a hello");
   if (m.lanes == 0 || m.lanes > kLanesMax || m.lane >= m.lanes || m.received > kSequenceMax)
     return malformed("bad lane in a hello");
@@ -138,7 +145,7 @@ Result<Encoded> encode(const Refuse& m) {
 
 Result<Refuse> decode_refuse(std::span<const std::byte> header) {
   Root<fb::Refuse> root(header);
-  if (!root || root->reason() > static_cast<uint8_t>(RefuseReason::Busy))
+  if (!root || root->reason() > static_cast<uint8_t>(RefuseReason::WrongNode))
     return malformed("malformed refusal");
   Refuse m{.reason = RefuseReason{root->reason()}, .text = {}};
   if (root->text() != nullptr) {

@@ -38,6 +38,7 @@ struct Hello {
   uint32_t lane = 0;
   uint32_t lanes = 1;
   uint64_t received = 0;  // the last message received on this lane in this session
+  std::string home_name;  // whom it wants to speak to; empty: whoever answers
   bool operator==(const Hello&) const = default;
 };
 
@@ -69,7 +70,9 @@ enum class RefuseReason : uint8_t {
   Cluster = 1,
   SessionUnknown = 2,
   BadHello = 3,
-  Busy = 4
+  Busy = 4,
+  NameTaken = 5,  // a node of this name is connected and alive
+  WrongNode = 6   // the Hello was for a node of another name
 };
 const char* to_string(RefuseReason reason);
 

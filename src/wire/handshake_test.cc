@@ -18,7 +18,8 @@ Hello hello() {
           .resume = true,
           .lane = 1,
           .lanes = 2,
-          .received = kSequenceMax};
+          .received = kSequenceMax,
+          .home_name = "home"};
 }
 Welcome welcome() {
   return {
@@ -64,6 +65,7 @@ TEST(HandshakeTest, TheLargestHelloFitsWhatAStrangerMayMakeUsKeep) {
   Hello h = hello();
   h.cluster = std::string(255, 'c');
   h.node_name = std::string(255, 'n');
+  h.home_name = std::string(255, 'h');
   auto encoded = encode(h);
   ASSERT_TRUE(encoded);
   EXPECT_LE(encoded->header.size() - kPreambleSize, kHelloMax);
@@ -94,6 +96,8 @@ TEST(HandshakeTest, ImpossibleLanesAndNamesAreRefused) {
   EXPECT_TRUE(refused([](Hello& h) { h.cluster = ""; }));
   EXPECT_TRUE(refused([](Hello& h) { h.node_name = "a\nb"; }));
   EXPECT_TRUE(refused([](Hello& h) { h.node_name = std::string(256, 'x'); }));
+  EXPECT_TRUE(refused([](Hello& h) { h.home_name = "a/b"; }));
+  EXPECT_FALSE(refused([](Hello& h) { h.home_name = ""; })) << "whoever answers";
 }
 
 TEST(HandshakeTest, DamageIsHarmlessAndWhatIsTakenIsWithinTheBounds) {
