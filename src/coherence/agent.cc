@@ -104,6 +104,11 @@ bool Agent::has_entries(FileId dir) const {
   return f != nullptr && f->has_entries();
 }
 
+bool Agent::may_be_mapped(FileId id) const {
+  const FileAgent* f = find(id);
+  return f != nullptr && f->may_be_mapped();
+}
+
 std::optional<uint32_t> Agent::peek_mode(FileId id) const {
   const FileAgent* f = find(id);
   return f == nullptr ? std::nullopt : f->peek_mode();

@@ -211,6 +211,8 @@ class Agent {
   // Takes (or has) an Entries lease on a directory: ReplyEntries.
   void entries(Instant now, Token token, FileId dir, AgentActions& actions);
   bool has_entries(FileId dir) const;
+  // Whether a writable mapping may exist here (K2).
+  bool may_be_mapped(FileId file) const;
   // The mode bits when an Attributes lease is held.
   std::optional<uint32_t> peek_mode(FileId file) const;
   // True only when it is certain, under an Attributes lease, that the file has no extended
