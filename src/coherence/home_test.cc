@@ -519,7 +519,8 @@ TEST(HomeTest, AChangeFromOutsideYieldsToATruncationThatItsHolderWaitsFor) {
   w.truncation(2, "n1").expect_nothing();
   w.is_busy("n1").expect("ready 2");
   w.truncation_goes_on(2, "n1", 0).expect("ready 2");
-  w.finishes(2).expect_nothing();
+  w.finishes(2).expect("grant n1 Exclusive attributes", "recall n1 attributes");  // B4
+  w.acks("n1").expect_nothing();  // of its pages
   w.acks("n1").expect("ready 1");
   w.finishes(1).expect_nothing();
 }
