@@ -348,22 +348,21 @@ void AgentService::close(FileId file, bool may_map) {
   });
 }
 
-void AgentService::attributes(uint64_t unique, FileId file, Then then) {
+void AgentService::attributes(Waiting waiting, FileId file, Then then) {
   Shard& shard = shard_of(file);
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
     agent.attributes(
-        now,
-        add_pending(shard, {.file = file, .waiting = {nullptr, unique}, .then = std::move(then)}),
-        file, actions);
+        now, add_pending(shard, {.file = file, .waiting = waiting, .then = std::move(then)}), file,
+        actions);
   });
 }
 
-void AgentService::flush(uint64_t unique, FileId file, Then then) {
+void AgentService::flush(Waiting waiting, FileId file, Then then) {
   Shard& shard = shard_of(file);
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
     agent.flush(
         now,
-        add_pending(shard, {.file = file, .waiting = {nullptr, unique}, .then = std::move(then)}),
+        add_pending(shard, {.file = file, .waiting = waiting, .then = std::move(then)}),
         file, actions);
   });
 }
@@ -396,9 +395,9 @@ bool AgentService::has_no_xattrs(FileId file) {
   return shard.agent.has_no_xattrs(file);
 }
 
-void AgentService::list(uint64_t unique, const Caller& caller, FileId dir, uint64_t cookie,
+void AgentService::list(Waiting waiting, const Caller& caller, FileId dir, uint64_t cookie,
                         uint32_t bytes_max, bool attributes, ThenReply then) {
-  Then leased = [this, unique, caller, dir, cookie, bytes_max, attributes,
+  Then leased = [this, waiting, caller, dir, cookie, bytes_max, attributes,
                  then = std::move(then)](Answer lease) mutable {
     if (lease.error != 0) {
       then(Reply{.call = 0, .error = lease.error, .outcome = {}});
@@ -416,15 +415,26 @@ void AgentService::list(uint64_t unique, const Caller& caller, FileId dir, uint6
       }
       then(std::move(reply));
     };
-    call(caller, ReadDirectoryCall{dir, cookie, bytes_max, attributes}, std::move(listed), unique);
+    call(caller, ReadDirectoryCall{dir, cookie, bytes_max, attributes}, std::move(listed), waiting);
   };
   Shard& shard = shard_of(dir);
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
-    agent.entries(
-        now,
-        add_pending(shard, {.file = dir, .waiting = {nullptr, unique}, .then = std::move(leased)}),
-        dir, actions);
+    agent.entries(now,
+                  add_pending(shard, {.file = dir, .waiting = waiting, .then = std::move(leased)}),
+                  dir, actions);
   });
+}
+
+std::optional<uint32_t> AgentService::waiting_thread(uint64_t unique) {
+  for (auto& shard : shards_) {
+    std::lock_guard lock(shard->mutex);
+    if (auto it = shard->pending.find(unique); it != shard->pending.end())
+      return it->second.waiting.tid;
+  }
+  std::lock_guard lock(calls_mutex_);
+  for (const auto& [id, pending] : calls_)
+    if (pending.waiting.unique == unique) return pending.waiting.tid;
+  return std::nullopt;
 }
 
 void AgentService::interrupt(uint64_t unique) {
@@ -439,7 +449,7 @@ void AgentService::interrupt(uint64_t unique) {
   {
     std::lock_guard lock(calls_mutex_);
     for (auto it = calls_.begin(); it != calls_.end(); ++it) {
-      if (it->second.unique != unique) continue;
+      if (it->second.waiting.unique != unique) continue;
       then = std::move(it->second.then);
       calls_.erase(it);  // its reply, if there is ever one, finds nobody
       break;
@@ -459,7 +469,7 @@ void AgentService::forget(FileId file) {
 // ---- names
 // ------------------------------------------------------------------------------------------------------------------------
 
-void AgentService::lookup(uint64_t unique, const Caller& caller, FileId dir, std::string name,
+void AgentService::lookup(Waiting waiting, const Caller& caller, FileId dir, std::string name,
                           ThenFile then) {
   Shard& shard = shard_of(dir);
   NameCache::Answer known;
@@ -479,22 +489,21 @@ void AgentService::lookup(uint64_t unique, const Caller& caller, FileId dir, std
     return;
   }
   if (has_lease) {
-    lookup_at_home(unique, caller, dir, std::move(name), std::move(then));
+    lookup_at_home(waiting, caller, dir, std::move(name), std::move(then));
     return;
   }
-  Then leased = [this, unique, caller, dir, name = std::move(name),
+  Then leased = [this, waiting, caller, dir, name = std::move(name),
                  then = std::move(then)](Answer lease) mutable {
     if (lease.error != 0) {
       then(fail(lease.error));
       return;
     }
-    lookup_at_home(unique, caller, dir, std::move(name), std::move(then));
+    lookup_at_home(waiting, caller, dir, std::move(name), std::move(then));
   };
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
-    agent.entries(
-        now,
-        add_pending(shard, {.file = dir, .waiting = {nullptr, unique}, .then = std::move(leased)}),
-        dir, actions);
+    agent.entries(now,
+                  add_pending(shard, {.file = dir, .waiting = waiting, .then = std::move(leased)}),
+                  dir, actions);
   });
 }
 
@@ -523,7 +532,7 @@ void AgentService::forget_name(FileId dir, const std::string& name) {
   shard.names.forget(dir, name);
 }
 
-void AgentService::lookup_at_home(uint64_t unique, const Caller& caller, FileId dir,
+void AgentService::lookup_at_home(Waiting waiting, const Caller& caller, FileId dir,
                                   std::string name, ThenFile then) {
   LookupCall operation{dir, name};
   const uint64_t asked = name_changes(dir);
@@ -545,20 +554,20 @@ void AgentService::lookup_at_home(uint64_t unique, const Caller& caller, FileId 
       then(fail(reply.error != 0 ? reply.error : EIO));
     }
   };
-  call(caller, std::move(operation), std::move(found), unique);
+  call(caller, std::move(operation), std::move(found), waiting);
 }
 
 // ---- operations
 // -------------------------------------------------------------------------------------------------------------------
 
-uint64_t AgentService::call(Caller caller, Operation operation, ThenReply then, uint64_t unique) {
+uint64_t AgentService::call(Caller caller, Operation operation, ThenReply then, Waiting waiting) {
   const uint64_t id = reserve_call();
-  call_as(id, std::move(caller), std::move(operation), std::move(then), unique);
+  call_as(id, std::move(caller), std::move(operation), std::move(then), waiting);
   return id;
 }
 
 void AgentService::call_as(uint64_t id, Caller caller, Operation operation, ThenReply then,
-                           uint64_t unique) {
+                           Waiting waiting) {
   if (environment_.backlogged && !gives_up(operation) && environment_.backlogged()) {
     then(Reply{.call = id, .error = EHOSTDOWN, .outcome = {}});
     return;
@@ -572,7 +581,7 @@ void AgentService::call_as(uint64_t id, Caller caller, Operation operation, Then
   };
   {
     std::lock_guard lock(calls_mutex_);
-    calls_.emplace(id, PendingCall{message, std::move(timed), unique});
+    calls_.emplace(id, PendingCall{message, std::move(timed), waiting});
   }
   // In order with what the file's agent sends.
   Shard& shard = shard_of(file);

@@ -44,6 +44,7 @@ struct Answer {
 struct Waiting {
   const fuse::Channel* channel = nullptr;
   uint64_t unique = 0;
+  uint32_t tid = 0;  // of the thread that waits; 0: unknown
 };
 
 class AgentService {
@@ -81,19 +82,19 @@ class AgentService {
   void write_back(FileId file, uint64_t offset, Bytes bytes);
   void open(FileId file, bool may_map, Then then);
   void close(FileId file, bool may_map);
-  void attributes(uint64_t unique, FileId file, Then then);
-  void flush(uint64_t unique, FileId file, Then then);
+  void attributes(Waiting waiting, FileId file, Then then);
+  void flush(Waiting waiting, FileId file, Then then);
   void truncate(uint64_t unique, FileId file, uint64_t size, Then ready);
   void truncate_done(FileId file, bool done, uint64_t size);
   // The child's FileId, or an errno.
   using ThenFile = std::move_only_function<void(Result<FileId>)>;
-  void lookup(uint64_t unique, const coherence::Caller& caller, FileId dir, std::string name,
+  void lookup(Waiting waiting, const coherence::Caller& caller, FileId dir, std::string name,
               ThenFile then);
   std::optional<uint32_t> peek_mode(FileId file);
   bool has_no_xattrs(FileId file);
   // Lists a directory at the home and remembers its names while the Entries lease is held; with
   // `attributes`, the home also offers the leases that a walk of the files will want.
-  void list(uint64_t unique, const coherence::Caller& caller, FileId dir, uint64_t cookie,
+  void list(Waiting waiting, const coherence::Caller& caller, FileId dir, uint64_t cookie,
             uint32_t bytes_max, bool attributes, ThenReply then);
   // The kernel's thread `tid`, which looked up `name` of `dir` (its node number), is about to be
   // told so: `file`, or that there is none. True: the kernel may keep it.
@@ -101,19 +102,22 @@ class AgentService {
                  uint32_t tid);
   // A remembered name led to a file that its home no longer knows: the next lookup asks the home.
   void forget_name(FileId dir, const std::string& name);
+  // The thread whose request waits here, if it does.
+  std::optional<uint32_t> waiting_thread(uint64_t unique);
+  // Ends the wait of the request with EINTR where that is possible.
   void interrupt(uint64_t unique);
   // After the kernel forgot a node number of the file: drops what is known when it has no other.
   void forget(FileId file);
 
   // ---- operations ----
-  // Runs at the home; `then` is called exactly once. Returns the call's id. With `unique`,
+  // Runs at the home; `then` is called exactly once. Returns the call's id. With `waiting`,
   // interrupt() ends the wait with EINTR.
   uint64_t call(coherence::Caller caller, coherence::Operation operation, ThenReply then,
-                uint64_t unique = 0);
+                Waiting waiting = {});
   // For those who must know the id before the reply can come.
   uint64_t reserve_call() { return next_call_.fetch_add(1, std::memory_order_relaxed); }
   void call_as(uint64_t id, coherence::Caller caller, coherence::Operation operation,
-               ThenReply then, uint64_t unique = 0);
+               ThenReply then, Waiting waiting = {});
   // The same for one that changes names in directories: what is remembered of them is not used
   // meanwhile.
   struct Change {
@@ -183,7 +187,7 @@ class AgentService {
   bool may_give_names(FileId dir);
   bool follow_rename(const coherence::RenameCall& rename, const std::vector<Change>& changes,
                      uint32_t tid);
-  void lookup_at_home(uint64_t unique, const coherence::Caller& caller, FileId dir,
+  void lookup_at_home(Waiting waiting, const coherence::Caller& caller, FileId dir,
                       std::string name, ThenFile then);
   coherence::Token add_pending(Shard& shard, Pending pending);
 
@@ -197,7 +201,7 @@ class AgentService {
   struct PendingCall {
     coherence::Call call;  // kept for a home that restarts
     ThenReply then;
-    uint64_t unique = 0;  // of the kernel's request that an interrupt may end
+    Waiting waiting;  // the kernel's request that an interrupt may end
   };
   std::mutex calls_mutex_;
   std::unordered_map<uint64_t, PendingCall> calls_;

@@ -33,7 +33,7 @@ void FuseServer::handle(const Context& c, const fuse::GetAttr&) {
   }
   auto node = inode(c);
   if (!node) return;
-  node->agent->attributes(c.unique, node->file, [this, c, node = *node](Answer answer) {
+  node->agent->attributes(c.waiting(), node->file, [this, c, node = *node](Answer answer) {
     if (answer.error != 0) {
       (void)c.channel->reply_error(c.unique, answer.error);
     } else {
@@ -231,7 +231,7 @@ void FuseServer::write_synced(const Context& c, const Inode& node, const fuse::W
 
 void FuseServer::sync(const Context& c, const Inode& node, bool data_only,
                       std::move_only_function<void(int error)> then) {
-  node.agent->flush(0, node.file,
+  node.agent->flush(c.waiting(), node.file,
                     [this, c, node, data_only, then = std::move(then)](Answer flushed) mutable {
                       if (flushed.error != 0) {
                         then(flushed.error);

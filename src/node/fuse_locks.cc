@@ -59,7 +59,7 @@ void FuseServer::set_lock(const Context& c, const fuse::FileLock& lock, bool wai
       handle_locks_[lock.fh].owners.insert({operation.kind, operation.owner});
       locked_nodes_.insert(c.node);
     }
-    if (wait) lock_waits_[c.unique] = {node->agent, node->file, id};
+    if (wait) lock_waits_[c.unique] = {node->agent, node->file, id, {c.channel, c.pid}, false};
   }
   node->agent->call_as(id, c.caller, operation, [this, c, wait](Reply&& reply) {
     if (wait) {

@@ -65,7 +65,7 @@ Attributes FuseServer::root_attributes() const {
 void FuseServer::reply_entry(const Context& c, AgentService* agent, FileId file,
                              std::optional<Named> named, std::move_only_function<void()> stale) {
   agent->attributes(
-      c.unique, file,
+      c.waiting(), file,
       [this, c, agent, file, named = std::move(named),
        stale = std::move(stale)](Answer answer) mutable {
         if (answer.error == ESTALE && stale) {
@@ -118,7 +118,7 @@ void FuseServer::handle(const Context& c, const fuse::Lookup& r) {
 void FuseServer::look_up(const Context& c, const Inode& dir, std::string name, bool again) {
   const int64_t started = net::EventLoop::now().ns;
   dir.agent->lookup(
-      c.unique, c.caller, dir.file, name,
+      c.waiting(), c.caller, dir.file, name,
       [this, c, dir, name, again, started](Result<FileId> file) {
         metrics_.record(Latency::Lookup, net::EventLoop::now().ns - started);
         if (!file) {
@@ -242,7 +242,7 @@ void FuseServer::created(const Context& c, const Inode& inode, uint32_t flags) {
       (void)c.channel->reply_error(c.unique, error);
       return;
     }
-    inode.agent->attributes(0, inode.file, [this, c, inode, flags, fh, fopen_flags](Answer answer) {
+    inode.agent->attributes({}, inode.file, [this, c, inode, flags, fh, fopen_flags](Answer answer) {
       if (answer.error != 0) {
         inode.agent->close(inode.file, (flags & O_ACCMODE) == O_RDWR);
         forget(inode.node, 1);
@@ -387,7 +387,7 @@ void FuseServer::read_directory(const Context& c, const fuse::ReadDir& r, bool p
       return;
     }
   }
-  node->agent->list(c.unique, c.caller, node->file, cookie, kListingBytes, plus,
+  node->agent->list(c.waiting(), c.caller, node->file, cookie, kListingBytes, plus,
                     [this, c, r, plus, directory, cookie](Reply&& reply) {
                       auto* page = std::get_if<DirectoryPage>(&reply.outcome);
                       if (reply.error != 0 || page == nullptr) {

@@ -61,16 +61,12 @@ Status FuseServer::start(std::function<void()> ended) {
     VR_TRY(clone, channels_.front()->clone());
     channels_.push_back(std::make_unique<fuse::Channel>(std::move(clone)));
   }
-  for (size_t i = 0; i < channels_.size(); ++i)
-    dispatching_.emplace_back(0);  // all of them before the first thread looks
   for (auto& channel : channels_) {
     // Blocked in read(2), a thread is woken alone; several in epoll are all woken for each request.
     const int flags = fcntl(channel->fd(), F_GETFL);
     if (flags < 0 || fcntl(channel->fd(), F_SETFL, flags & ~O_NONBLOCK) < 0)
       return fail(errno, "/dev/fuse: cannot be made blocking");
-    threads_.emplace_back([this, &channel, &dispatching = dispatching_[threads_.size()]] {
-      serve(*channel, dispatching);
-    });
+    threads_.emplace_back([this, &channel] { serve(*channel); });
   }
   if (capabilities_.inc_epoch && capabilities_.expire_only)
     kernel_names_.enable(channels_.front().get());
@@ -112,7 +108,7 @@ Status FuseServer::answer_init() {
   }
 }
 
-void FuseServer::serve(const fuse::Channel& channel, std::atomic<uint64_t>& dispatching) {
+void FuseServer::serve(const fuse::Channel& channel) {
   pthread_setname_np(pthread_self(), "vremote-fuse");
   sigset_t all;
   sigfillset(&all);
@@ -140,9 +136,7 @@ void FuseServer::serve(const fuse::Channel& channel, std::atomic<uint64_t>& disp
     }
     placement.request_from(request->header.pid);
     kernel_names_.request_from(request->header.pid);
-    dispatching = request->header.wire_unique();
     dispatch(channel, *request, buffer);
-    dispatching = 0;
   }
   if (!ended_told_.exchange(true) && ended_) ended_();
 }
@@ -213,7 +207,7 @@ void FuseServer::call(const Context& c, AgentService* agent, Operation operation
                       AgentService::ThenReply then, std::vector<AgentService::Change> changes) {
   {
     std::lock_guard lock(calls_mutex_);
-    calls_.emplace(c.unique, c.channel);
+    calls_.emplace(c.unique, WaitingCall{c.channel, c.pid});
   }
   AgentService::ThenReply unless_interrupted = [this, unique = c.unique,
                                                 then = std::move(then)](Reply&& reply) mutable {
@@ -232,36 +226,6 @@ void FuseServer::call(const Context& c, AgentService* agent, Operation operation
     agent->call_changing(std::move(changes), std::move(caller), std::move(operation),
                          std::move(unless_interrupted), c.pid);
   }
-}
-
-void FuseServer::interrupt(const Context& c, uint64_t unique) {
-  // Another thread is just taking the request on: it may not be waiting anywhere yet. The kernel
-  // sends the interrupt again.
-  for (const std::atomic<uint64_t>& dispatching : dispatching_) {
-    if (dispatching != unique) continue;
-    (void)c.channel->reply_error(c.unique, EAGAIN);
-    return;
-  }
-  {
-    std::lock_guard lock(calls_mutex_);
-    if (auto it = calls_.find(unique); it != calls_.end()) {
-      (void)it->second->reply_error(unique, EINTR);
-      calls_.erase(it);
-      return;
-    }
-  }
-  LockWait wait;
-  {
-    std::lock_guard lock(locks_mutex_);
-    if (auto it = lock_waits_.find(unique); it != lock_waits_.end()) wait = it->second;
-  }
-  if (wait.agent != nullptr) {
-    wait.agent->call(
-        {}, LockCall{.file = wait.file, .action = LockAction::Cancel, .waiting_call = wait.call},
-        [](Reply&&) {});
-    return;
-  }
-  for (const ExportRoot& root : exports_.all()) root.agent->interrupt(unique);
 }
 
 // As the kernel would have judged it, had it known the file (default_permissions).

@@ -10,7 +10,6 @@
 #pragma once
 
 #include <atomic>
-#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -36,6 +35,7 @@ struct FuseServerOptions {
   unsigned threads = 1;
   uint32_t readahead_kib = 1024;
   bool allow_mmap = true;
+  net::EventLoop* loop = nullptr;  // for timers; outlives the server
 };
 
 class FuseServer {
@@ -64,19 +64,25 @@ class FuseServer {
     uint64_t node = 0;
     coherence::Caller caller;
     uint32_t pid = 0;
-    Waiting waiting() const { return {channel, unique}; }
+    Waiting waiting() const { return {channel, unique, pid}; }
   };
   struct Directory;  // an open directory stream
 
-  // An operation at the home on behalf of a kernel request, which FUSE_INTERRUPT ends with EINTR
-  // while it waits (the operation itself may still be carried out). With `changes`, one that
-  // changes names.
+  // An operation at the home on behalf of a kernel request. When its process is killed while it
+  // waits, it is answered EINTR (the operation itself may still be carried out). With `changes`,
+  // one that changes names.
   void call(const Context& c, AgentService* agent, coherence::Operation operation,
             AgentService::ThenReply then, std::vector<AgentService::Change> changes = {});
+  // fuse_interrupts.cc
   void interrupt(const Context& c, uint64_t unique);
+  // Who waits for the answer of a request that an interrupt may end; 0: of a foreign pid namespace.
+  std::optional<uint32_t> waiting_thread(uint64_t unique);
+  bool interrupt_lock(uint64_t unique);  // false: it is none
+  void give_up(uint64_t unique);
+  void ask_again_later(uint64_t interrupt);
 
   Status answer_init();
-  void serve(const fuse::Channel& channel, std::atomic<uint64_t>& dispatching);
+  void serve(const fuse::Channel& channel);
   void dispatch(const fuse::Channel& channel, const fuse::Request& request,
                 fuse::ReceiveBuffer& buffer);
 
@@ -167,18 +173,24 @@ class FuseServer {
   std::vector<std::string> lacks_;
   std::vector<std::unique_ptr<fuse::Channel>> channels_;
   std::vector<std::thread> threads_;
-  std::deque<std::atomic<uint64_t>>
-      dispatching_;  // by thread: the request that dispatch() has, or 0
   fuse::BufferPool buffers_{8};
   std::function<void()> ended_;
   std::atomic<bool> ended_told_{false}, refuses_writes_{false};
+  struct WaitingCall {
+    const fuse::Channel* channel = nullptr;
+    uint32_t tid = 0;
+  };
   std::mutex calls_mutex_;
-  std::map<uint64_t, const fuse::Channel*>
-      calls_;  // requests that wait for an operation, by unique
+  std::map<uint64_t, WaitingCall> calls_;  // requests that wait for an operation, by unique
+  std::mutex interrupts_mutex_;
+  std::vector<uint64_t> interrupts_;  // to be asked for again when the timer ends
+  net::Timer interrupts_timer_;
   struct LockWait {
     AgentService* agent = nullptr;
     FileId file;
     uint64_t call = 0;
+    WaitingCall from;
+    bool cancelled = false;
   };
   struct HandleLocks {
     std::set<std::pair<coherence::LockKind, uint64_t>>

@@ -270,6 +270,7 @@ Status NodeDaemon::start_mount(std::function<void()> ended) {
   server.threads = std::max(1u, config_.loops / 2);
   server.readahead_kib = config_.readahead_kib;
   server.allow_mmap = allow_mmap_;
+  server.loop = loops_.front().get();
   fuse_ =
       std::make_unique<FuseServer>(*mount_, exports_, inodes_, *kernel_names_, metrics_, server);
   VR_TRY_VOID(fuse_->start(std::move(ended)));

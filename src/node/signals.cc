@@ -1,0 +1,54 @@
+#include "node/signals.h"
+
+#include <signal.h>
+
+#include <charconv>
+#include <fstream>
+#include <initializer_list>
+#include <sstream>
+#include <string>
+
+namespace vremote::node {
+namespace {
+
+constexpr uint64_t mask_of(std::initializer_list<int> signals) {
+  uint64_t mask = 0;
+  for (int signal : signals) mask |= uint64_t{1} << (signal - 1);
+  return mask;
+}
+
+// By default these end nobody. (Stopped processes stop when the operation is done.)
+constexpr uint64_t kHarmless =
+    mask_of({SIGCHLD, SIGCONT, SIGURG, SIGWINCH, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU});
+
+uint64_t field(std::string_view status, std::string_view name) {
+  const size_t at = status.find(name);
+  if (at == std::string_view::npos) return 0;
+  const char* first = status.data() + at + name.size();
+  const char* const last = status.data() + status.size();
+  while (first != last && (*first == '\t' || *first == ' ')) ++first;
+  uint64_t value = 0;
+  std::from_chars(first, last, value, 16);
+  return value;
+}
+
+}  // namespace
+
+bool has_fatal_signal(std::string_view status) {
+  const uint64_t pending = field(status, "\nSigPnd:") | field(status, "\nShdPnd:");
+  // The kernel turns most fatal signals into SIGKILL for each thread; not those that dump core.
+  if ((pending & mask_of({SIGKILL})) != 0) return true;
+  const uint64_t spared =
+      field(status, "\nSigBlk:") | field(status, "\nSigIgn:") | field(status, "\nSigCgt:");
+  return (pending & ~spared & ~kHarmless) != 0;
+}
+
+bool is_being_killed(uint32_t tid) {
+  if (tid == 0) return true;
+  std::ifstream file("/proc/" + std::to_string(tid) + "/status");
+  std::ostringstream text;
+  text << file.rdbuf();
+  return !file || has_fatal_signal(text.view());
+}
+
+}  // namespace vremote::node

@@ -1,0 +1,49 @@
+#include "node/signals.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+namespace vremote::node {
+namespace {
+
+uint64_t bit(int signal) { return signal == 0 ? 0 : uint64_t{1} << (signal - 1); }
+
+struct Masks {
+  uint64_t own = 0, shared = 0, blocked = 0, ignored = 0, caught = 0;
+};
+
+bool fatal(const Masks& m) {
+  return has_fatal_signal(fmt::format(
+      "Name:\tSigPnd:\nSigQ:\t0/9\nSigPnd:\t{:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{:016x}\n"
+      "SigIgn:\t{:016x}\nSigCgt:\t{:016x}\nCapInh:\tffffffffffffffff\n",
+      m.own, m.shared, m.blocked, m.ignored, m.caught));
+}
+
+TEST(SignalsTest, WhatEndsTheProcessIsFatal) {
+  EXPECT_TRUE(fatal({.own = bit(SIGKILL)}));
+  EXPECT_TRUE(fatal({.shared = bit(SIGKILL)}));
+  EXPECT_TRUE(fatal({.shared = bit(SIGQUIT)}));  // dumps core: the kernel does not make it SIGKILL
+  EXPECT_TRUE(fatal({.own = bit(SIGUSR1)}));
+  EXPECT_TRUE(fatal({.own = bit(SIGUSR1) | bit(SIGTERM), .caught = bit(SIGUSR1)}));
+  EXPECT_TRUE(fatal({.own = bit(SIGKILL), .caught = ~uint64_t{0}}));
+}
+
+TEST(SignalsTest, WhatAHandlerTakesOrNobodyNoticesIsNot) {
+  EXPECT_FALSE(fatal({}));
+  EXPECT_FALSE(fatal({.own = bit(SIGUSR1), .caught = bit(SIGUSR1)}));
+  EXPECT_FALSE(fatal({.shared = bit(SIGINT), .ignored = bit(SIGINT)}));
+  EXPECT_FALSE(fatal({.shared = bit(SIGTERM), .blocked = bit(SIGTERM)}));
+  for (int signal : {SIGCHLD, SIGURG, SIGWINCH, SIGCONT, SIGSTOP, SIGTSTP})
+    EXPECT_FALSE(fatal({.shared = bit(signal)})) << signal;
+}
+
+TEST(SignalsTest, OfThreadsNobodyKnowsTheWorstIsTaken) {
+  EXPECT_FALSE(is_being_killed(static_cast<uint32_t>(getpid())));
+  EXPECT_TRUE(is_being_killed(0));
+  EXPECT_TRUE(is_being_killed(~uint32_t{0}));
+}
+
+}  // namespace
+}  // namespace vremote::node
