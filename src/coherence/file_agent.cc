@@ -293,6 +293,8 @@ void FileAgent::reset(Instant, AgentActions& actions) {
 void FileAgent::step(Instant now, AgentActions& actions) {
   stepped_at_ = now;
   keep_resident(cut_off_);
+  some_active_ =
+      std::any_of(requests_.begin(), requests_.end(), [](const Request& r) { return r.active; });
   for (bool moved = true; moved;) {
     moved = false;
     wake_.reset();

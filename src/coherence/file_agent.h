@@ -208,6 +208,8 @@ class FileAgent {
   uint32_t truncations_ = 0;     // unanswered (K8)
   int32_t write_error_ = 0;      // a flush failed at the home; told once, at fsync or close
   std::list<Request> requests_;  // in order of arrival
+  // Whether one of them may be active: thousands of waiting fills need not look for it each.
+  bool some_active_ = false;
   std::list<PendingRecall> recalls_;
   std::map<uint64_t, uint64_t> flights_;  // flushes under way -> bytes
   std::deque<PageRange>

@@ -92,9 +92,12 @@ bool FileAgent::advance_read(Instant now, Request& request, AgentActions& action
     // K3: while this fill stands for the absence of its pages, it is not answered.
     if (!mistakes.has(Mistake::FillFromRecalled) && recall_pending(Resource::Data, request.range))
       return false;
-    for (const Request& other : requests_) {
-      if (!other.active || !other.range.overlaps(request.range)) continue;
-      if (other.kind == Kind::Write || (other.kind == Kind::Truncate && !may_write())) return false;
+    if (some_active_) {
+      for (const Request& other : requests_) {
+        if (!other.active || !other.range.overlaps(request.range)) continue;
+        if (other.kind == Kind::Write || (other.kind == Kind::Truncate && !may_write()))
+          return false;
+      }
     }
   } else if (recall_pending(Resource::Data, request.range)) {
     return false;
@@ -177,7 +180,7 @@ bool FileAgent::advance_write(Instant now, Request& request, AgentActions& actio
       ask_data(request, LeaseMode::Exclusive, false, actions);
       return false;
     }
-    request.active = true;
+    request.active = some_active_ = true;
   }
   // Purge before apply: the purge may write back an older mapped page, which must not land on top
   // of these bytes (K12).
@@ -260,7 +263,7 @@ bool FileAgent::advance_truncate(Request& request, AgentActions& actions) {
   // With a writable mapping the kernel holds its write-backs until the truncation is answered: a
   // purge could not end (K8). The kernel itself drops those pages right after our answer.
   if (!may_write() && kernel_.resident().overlaps(request.range)) return false;
-  request.active = true;
+  request.active = some_active_ = true;
   actions.push_back(ReplyTruncateReady{request.token});
   return false;
 }

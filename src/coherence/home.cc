@@ -132,7 +132,7 @@ void Home::receive(NodeId node, const LeaseRequest& message, HomeActions& action
                                 .range = message.range,
                                 .want_data = message.want_data,
                                 .holding = false});
-  promote(message.file, fs, message.resource, actions);
+  promote(message.file, fs, message.resource, actions, message.range);
 }
 
 void Home::receive(NodeId node, const RecallAck& message, HomeActions& actions) {
@@ -167,7 +167,7 @@ void Home::receive(NodeId node, const RecallAck& message, HomeActions& actions) 
     }
     rs.holders.reduce(given, node, recall->second.to);
     rs.recalls.erase(recall);
-    promote(message.file, fs, resource, actions);
+    promote(message.file, fs, resource, actions, given);
     erase_if_idle(message.file, actions);
     return;
   }
@@ -354,10 +354,15 @@ bool Home::recall_conflicts(FileId file, ResourceState& rs, Resource resource, c
   return !wanted.empty();
 }
 
-void Home::promote(FileId file, FileState& fs, Resource resource, HomeActions& actions) {
+void Home::promote(FileId file, FileState& fs, Resource resource, HomeActions& actions,
+                   PageRange changed) {
   ResourceState& rs = fs.of(resource);
+  // This one grants when nothing has changed but time.
+  if (mistakes_.has(Mistake::GrantBeforeAcks)) changed = PageRange::all();
   for (auto it = rs.waiters.begin(); it != rs.waiters.end();) {
-    if (it->holding || it->suspended || blocked(rs, it)) {
+    // The others wait for what they waited for before. A database that recovers may have thousands
+    // waiting for a page each: looking at all of them for each ack would take it minutes.
+    if (!it->range.overlaps(changed) || it->holding || it->suspended || blocked(rs, it)) {
       ++it;
       continue;
     }
@@ -403,6 +408,9 @@ void Home::promote(FileId file, FileState& fs, Resource resource, HomeActions& a
     Waiter granted = *it;
     no_longer_waits(granted);
     it = rs.waiters.erase(it);
+    // Whoever was behind it in line comes later in the list.
+    changed = {std::min(changed.first, granted.range.first),
+               std::max(changed.end, granted.range.end)};
     grant(file, fs, resource, granted, actions);
   }
   bounce(file, fs, actions);

@@ -181,7 +181,9 @@ class Home {
   struct FileState;
 
   FileState& state(FileId file);
-  void promote(FileId file, FileState& fs, Resource resource, HomeActions& actions);
+  // Grants what has become possible by a change of leases, requests or recalls within `changed`.
+  void promote(FileId file, FileState& fs, Resource resource, HomeActions& actions,
+               PageRange changed = PageRange::all());
   bool blocked(const ResourceState& rs, std::list<Waiter>::const_iterator waiter) const;
   bool recall_conflicts(FileId file, ResourceState& rs, Resource resource, const Waiter& waiter,
                         HomeActions& actions);

@@ -1,5 +1,7 @@
 #include "coherence/home.h"
 
+#include <chrono>
+
 #include "coherence/home_test_world.h"
 
 namespace vremote::coherence {
@@ -589,6 +591,52 @@ TEST(HomeTest, PendingRecallsAreToldForStatus) {
   EXPECT_EQ(w.home.counts().waiting, 1u);
   EXPECT_TRUE(w.home.pending_recalls(0).empty());
   w.acks("n1").expect("grant n2 Exclusive 3-5");
+}
+
+// ---- many at once
+// ------------------------------------------------------------------------------------------------------------------
+
+// A database that recovers on another node reads thousands of pages ahead, each of which the first
+// node must give up. Looking at every waiting request for every ack takes minutes.
+TEST(HomeTest, AnAckCostsLittleHoweverManyRequestsWait) {
+  constexpr uint64_t kRequests = 4000;
+  const FileId file{.export_index = 0, .generation = 1, .inode = 7};
+  const NodeId holder{1}, reader{2};
+  Home home;
+  HomeActions actions;
+  home.receive(holder,
+               LeaseRequest{.file = file,
+                            .request = 1,
+                            .resource = Resource::Data,
+                            .mode = Exclusive,
+                            .range = PageRange::all()},
+               actions);
+  const auto seen = std::get<SendGrant>(actions.at(0)).grant.sequence;
+  const auto started = std::chrono::steady_clock::now();
+  std::vector<Recall> recalls;
+  for (uint64_t i = 0; i < kRequests; ++i) {
+    actions.clear();
+    home.receive(reader,
+                 LeaseRequest{.file = file,
+                              .request = i + 1,
+                              .resource = Resource::Data,
+                              .mode = Shared,
+                              .range = pages(10 * i, 10 * i)},
+                 actions);
+    ASSERT_EQ(actions.size(), 1u);
+    recalls.push_back(std::get<SendRecall>(actions.at(0)).recall);
+  }
+  for (const Recall& recall : recalls) {
+    actions.clear();
+    home.receive(
+        holder,
+        RecallAck{.file = file, .recall = recall.recall, .given = recall.range, .seen = seen},
+        actions);
+    ASSERT_EQ(actions.size(), 1u);
+    EXPECT_EQ(std::get<SendGrant>(actions.at(0)).node, reader);
+  }
+  // Well below a second; minutes when each ack looks at all.
+  EXPECT_LT(std::chrono::steady_clock::now() - started, std::chrono::seconds(20));
 }
 
 }  // namespace
