@@ -188,9 +188,12 @@ void AgentService::note_received(Shard& shard, const ToAgent& message, Instant n
     shard.recalls.emplace(recall->recall, now);
   if (const auto* ack = std::get_if<FlushAck>(&message)) {
     if (ack->error == ESTALE) {
-      spdlog::warn(
-          "{}: bytes for inode {} have no file any more: it was removed, or its origin restarted",
-          home_name_, ack->file.inode);
+      // A file that was written, removed and closed: nobody can miss the bytes. After a restart of
+      // the home it may have been one that is still open.
+      if (home_restarted_)
+        spdlog::warn(
+            "{}: bytes for inode {} have no file any more: it was removed, or its origin restarted",
+            home_name_, ack->file.inode);
     } else if (ack->error != 0) {
       spdlog::error("{}: bytes for inode {} could not be stored: {}", home_name_, ack->file.inode,
                     strerror(ack->error));
@@ -360,10 +363,9 @@ void AgentService::attributes(Waiting waiting, FileId file, Then then) {
 void AgentService::flush(Waiting waiting, FileId file, Then then) {
   Shard& shard = shard_of(file);
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
-    agent.flush(
-        now,
-        add_pending(shard, {.file = file, .waiting = waiting, .then = std::move(then)}),
-        file, actions);
+    agent.flush(now,
+                add_pending(shard, {.file = file, .waiting = waiting, .then = std::move(then)}),
+                file, actions);
   });
 }
 
@@ -667,6 +669,7 @@ void AgentService::receive(ToAgent&& message) {
 }
 
 void AgentService::reset() {
+  home_restarted_ = true;
   for (auto& shard : shards_)
     with(*shard,
          [](Agent& agent, Instant now, AgentActions& actions) { agent.reset(now, actions); });

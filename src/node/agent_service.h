@@ -198,6 +198,7 @@ class AgentService {
   std::array<std::unique_ptr<Shard>, kShards> shards_;
   std::atomic<uint64_t> next_token_{1};
   std::atomic<uint64_t> next_call_{1};
+  std::atomic<bool> home_restarted_{false};  // at some time
   struct PendingCall {
     coherence::Call call;  // kept for a home that restarts
     ThenReply then;
