@@ -184,6 +184,47 @@ TEST_F(PosixTest, FallocateAllocatesPunchesAndExtends) {
   EXPECT_EQ(100001, stat_of(a("f")).st_size);
 }
 
+TEST_F(PosixTest, CopiesAtTheOriginSeeAndChangeWhatEveryNodeHas) {
+  Fd from = open_at(a("from"), O_RDWR | O_CREAT);
+  ASSERT_EQ(0, put(a("to"), pattern(50'000, 1)));
+  Fd reader = open_at(c("to"), O_RDONLY);
+  EXPECT_TRUE(pattern(50'000, 1) == read_at(reader, 0, 60'000));  // cached there
+  // Bytes, and a size, that only A knows.
+  ASSERT_EQ(0, write_at(from, 0, pattern(300'000, 2)));
+  Fd in = open_at(b("from"), O_RDONLY);
+  Fd out = open_at(b("to"), O_WRONLY);
+  const auto copy = [&](const Fd& target, off_t from_offset, off_t offset, size_t length) {
+    size_t copied = 0;
+    while (copied < length) {
+      const ssize_t n =
+          ::copy_file_range(in.get(), &from_offset, target.get(), &offset, length - copied, 0);
+      if (n < 0) ADD_FAILURE() << std::strerror(errno);
+      if (n <= 0) break;
+      copied += static_cast<size_t>(n);
+    }
+    return copied;
+  };
+  const auto written = [] {
+    const std::string status = cluster->status(1), key = "\"direct_writes\":";
+    return std::stoull(status.substr(status.find(key) + key.size()));
+  };
+  const uint64_t before = written();
+  ASSERT_EQ(200'000u, copy(out, 100'000, 10'001, 1 << 20));
+  EXPECT_EQ(before, written()) << "through the page cache, not at the origin";
+  std::string wanted = pattern(50'000, 1).substr(0, 10'001) + pattern(300'000, 2).substr(100'000);
+  EXPECT_EQ(210'001, stat_of(a("to")).st_size);
+  EXPECT_TRUE(wanted == read_at(reader, 0, 300'000));
+  EXPECT_TRUE(wanted == read_all(a("to")));
+  EXPECT_TRUE(wanted == read_all(b("to")));
+
+  // Where a mapping may exist the kernel copies, with the same outcome.
+  Fd mapped = open_at(b("to"), O_RDWR);
+  ASSERT_EQ(5'000u, copy(mapped, 0, 20'000, 5'000));
+  EXPECT_LT(before, written());
+  wanted.replace(20'000, 5'000, pattern(300'000, 2), 0, 5'000);
+  EXPECT_TRUE(wanted == read_at(reader, 0, 300'000));
+}
+
 TEST_F(PosixTest, FsyncReachesTheOriginsDisk) {
   Fd fd = open_at(b("f"), O_WRONLY | O_CREAT);
   ASSERT_EQ(0, write_at(fd, 0, "durable"));

@@ -113,6 +113,11 @@ void Agent::names_given(FileId dir) {
   if (FileAgent* f = find(dir)) f->names_given();
 }
 
+bool Agent::may_be_mapped(FileId id) const {
+  const FileAgent* f = find(id);
+  return f != nullptr && f->may_be_mapped();
+}
+
 std::optional<uint32_t> Agent::peek_mode(FileId id) const {
   const FileAgent* f = find(id);
   return f == nullptr ? std::nullopt : f->peek_mode();

@@ -221,6 +221,8 @@ class Agent {
   // The kernel may be told that it may keep names of the directory until EndNames.
   bool may_give_names(FileId dir) const;
   void names_given(FileId dir);
+  // Whether a writable mapping may exist here (K2).
+  bool may_be_mapped(FileId file) const;
   // The mode bits when an Attributes lease is held.
   std::optional<uint32_t> peek_mode(FileId file) const;
   // True only when it is certain, under an Attributes lease, that the file has no extended

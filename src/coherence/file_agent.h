@@ -90,6 +90,7 @@ class FileAgent {
            flights_.empty();
   }
   FileId id() const { return id_; }
+  bool may_be_mapped() const { return mapping_opens_ > 0; }
   std::optional<uint32_t> peek_mode() const {
     if (attributes_mode_ == LeaseMode::None) return std::nullopt;
     return attributes_.mode;

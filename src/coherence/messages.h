@@ -248,6 +248,18 @@ struct SeekCall {
   uint32_t whence = 0;
 };
 
+// copy_file_range(2) between two files of one export: an Offset with the bytes copied, fewer than
+// asked where `from` ends.
+struct CopyCall {
+  FileId from;
+  FileId file;
+  uint64_t from_offset = 0;
+  uint64_t offset = 0;
+  uint64_t length = 0;  // 1 to kCopyMax
+};
+inline constexpr uint64_t kCopyMax =
+    64 << 20;  // no node waits longer for others' leases than this takes
+
 // Advisory locks (lock_table.h). They are kept at the home alone.
 enum class LockKind : uint8_t { Range = 0, Flock = 1 };  // fcntl(2), POSIX or OFD; flock(2)
 enum class LockType : uint8_t { Read = 0, Write = 1, Unlock = 2 };
@@ -275,10 +287,11 @@ struct LeaveCall {
   FileId file;
 };
 
-using Operation = std::variant<LookupCall, CreateCall, SymlinkCall, LinkCall, RemoveCall,
-                               RenameCall, SetAttributesCall, ReadLinkCall, ReadDirectoryCall,
-                               StatFsCall, SyncCall, GetXattrCall, ListXattrCall, SetXattrCall,
-                               RemoveXattrCall, AllocateCall, SeekCall, LockCall, LeaveCall>;
+using Operation =
+    std::variant<LookupCall, CreateCall, SymlinkCall, LinkCall, RemoveCall, RenameCall,
+                 SetAttributesCall, ReadLinkCall, ReadDirectoryCall, StatFsCall, SyncCall,
+                 GetXattrCall, ListXattrCall, SetXattrCall, RemoveXattrCall, AllocateCall, SeekCall,
+                 LockCall, LeaveCall, CopyCall>;
 
 struct Call {
   uint64_t call = 0;

@@ -110,6 +110,24 @@ std::vector<OperationNeed> second_needs(NodeId caller, const Operation& operatio
                              {}});
             return needs;
           },
+          // Without the Attributes of the source: its bytes bring the size they need (Flush).
+          [&](const CopyCall& c) {
+            const PageRange target = PageRange::of_bytes(c.offset, c.length);
+            const PageRange source{c.from_offset >> kPageShift, kPageEnd};
+            Needs needs = attributes({c.file});
+            if (c.from == c.file) {
+              needs.push_back({c.file,
+                               Resource::Data,
+                               LeaseMode::Exclusive,
+                               {std::min(source.first, target.first), kPageEnd},
+                               {}});
+              return needs;
+            }
+            needs.push_back({c.file, Resource::Data, LeaseMode::Exclusive, target, {}});
+            const OperationNeed read{c.from, Resource::Data, LeaseMode::Shared, source, {}};
+            needs.insert(c.from < c.file ? needs.end() - 1 : needs.end(), read);
+            return needs;
+          },
           // Where the holes are is known once every node's dirty bytes are on disk.
           [&](const SeekCall& c) {
             return Needs{{c.file, Resource::Attributes, LeaseMode::Shared, kUnit, {}},

@@ -10,6 +10,7 @@
 namespace vremote::coherence {
 namespace {
 
+using test::pages;
 using test::pages_from;
 using enum LeaseMode;
 
@@ -39,6 +40,9 @@ std::vector<Operation> all_operations() {
           RemoveXattrCall{.file = kHigh, .name = "user.a"},
           AllocateCall{.file = kHigh, .offset = 5000, .length = 1},
           SeekCall{.file = kHigh, .offset = 0, .whence = 3},
+          CopyCall{.from = {0, 1, 40}, .file = kHigh, .length = 1},
+          CopyCall{.from = kLow, .file = kHigh, .length = 1},
+          CopyCall{.from = kHigh, .file = kHigh, .offset = 8192, .length = 1},
           LockCall{.file = kHigh}};
 }
 
@@ -159,6 +163,22 @@ TEST(OperationNeedsTest, AChangeFromOutsideTakesWhatItMadeOldFromEveryNode) {
   EXPECT_EQ(chmod[0].resource, Resource::Attributes);
 }
 
+TEST(OperationNeedsTest, ACopyTakesTheBytesOfItsSourceAndAllOfWhatItChanges) {
+  const auto needs = needs_of(
+      CopyCall{.from = kHigh, .file = kLow, .from_offset = 4096, .offset = 5000, .length = 8192},
+      {});
+  ASSERT_EQ(needs.size(), 3u);
+  EXPECT_EQ(needs[0].resource, Resource::Attributes);
+  EXPECT_EQ(needs[0].file, kLow);
+  EXPECT_EQ(needs[1].file, kLow);
+  EXPECT_EQ(needs[1].mode, Exclusive);
+  EXPECT_EQ(needs[1].range, pages(1, 3));
+  EXPECT_EQ(needs[2].file, kHigh);
+  EXPECT_EQ(needs[2].mode, Shared);
+  EXPECT_EQ(needs[2].range, pages_from(1)) << "what makes the source longer must be on disk, too";
+  for (const auto& need : needs) EXPECT_EQ(need.except, std::nullopt);
+}
+
 TEST(OperationNeedsTest, WhatIsDoneTwiceWithoutHarmIsTold) {
   EXPECT_TRUE(is_idempotent(LookupCall{}));
   EXPECT_TRUE(is_idempotent(SetAttributesCall{}));
@@ -168,6 +188,7 @@ TEST(OperationNeedsTest, WhatIsDoneTwiceWithoutHarmIsTold) {
   EXPECT_FALSE(is_idempotent(RemoveCall{}));
   EXPECT_FALSE(is_idempotent(LinkCall{}));
   EXPECT_FALSE(is_idempotent(AllocateCall{}));
+  EXPECT_FALSE(is_idempotent(CopyCall{}));
 }
 
 TEST(OperationNeedsTest, OnlyWhatLetsGoIsNeverRefusedForLackOfRoom) {

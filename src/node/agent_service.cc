@@ -385,6 +385,12 @@ void AgentService::truncate_done(FileId file, bool done, uint64_t size) {
   });
 }
 
+bool AgentService::may_be_mapped(FileId file) {
+  Shard& shard = shard_of(file);
+  std::lock_guard lock(shard.mutex);
+  return shard.agent.may_be_mapped(file);
+}
+
 std::optional<uint32_t> AgentService::peek_mode(FileId file) {
   Shard& shard = shard_of(file);
   std::lock_guard lock(shard.mutex);

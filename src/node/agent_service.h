@@ -90,6 +90,7 @@ class AgentService {
   using ThenFile = std::move_only_function<void(Result<FileId>)>;
   void lookup(Waiting waiting, const coherence::Caller& caller, FileId dir, std::string name,
               ThenFile then);
+  bool may_be_mapped(FileId file);
   std::optional<uint32_t> peek_mode(FileId file);
   bool has_no_xattrs(FileId file);
   // Lists a directory at the home and remembers its names while the Entries lease is held; with

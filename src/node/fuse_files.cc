@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "fuse/reply.h"
@@ -283,6 +284,44 @@ void FuseServer::handle(const Context& c, const fuse::LSeek& r) {
       (void)c.channel->reply_error(c.unique, reply.error != 0 ? reply.error : EIO);
     } else {
       (void)c.channel->reply(c.unique, fuse::lseek_out(at->value));
+    }
+  });
+}
+
+// With EOPNOTSUPP the kernel copies through its page cache, page by page and as coherently.
+void FuseServer::handle(const Context& c, const fuse::CopyFileRange& r) {
+  auto from = inode(c);
+  if (!from) return;
+  auto file = inode(c, r.node_out);
+  if (!file) return;
+  if (refuses_writes_) {
+    (void)c.channel->reply_error(c.unique, ENOTCONN);
+    return;
+  }
+  // After our answer the kernel throws the target's pages away without writing them back: a store
+  // through a mapping that came in between would be lost. So not where somebody may have one.
+  if (from->agent != file->agent || from->file.export_index != file->file.export_index ||
+      r.length == 0 || file->agent->may_be_mapped(file->file)) {
+    (void)c.channel->reply_error(c.unique, EOPNOTSUPP);
+    return;
+  }
+  const CopyCall operation{.from = from->file,
+                           .file = file->file,
+                           .from_offset = r.offset_in,
+                           .offset = r.offset_out,
+                           .length = std::min(r.length, kCopyMax)};
+  call(c, file->agent, operation, [c, reply_64 = r.reply_64](Reply&& reply) {
+    const auto* copied = std::get_if<Offset>(&reply.outcome);
+    if (reply.error != 0 || copied == nullptr) {
+      // What the disk below cannot do, the kernel can; it would take ENOSYS as said for good.
+      const bool unable = reply.error == EINVAL || reply.error == ENOSYS || reply.error == EXDEV;
+      (void)c.channel->reply_error(c.unique, unable             ? EOPNOTSUPP
+                                             : reply.error != 0 ? reply.error
+                                                                : EIO);
+    } else if (reply_64) {
+      (void)c.channel->reply(c.unique, fuse::copy_out_64(copied->value));
+    } else {
+      (void)c.channel->reply(c.unique, fuse::write_out(static_cast<uint32_t>(copied->value)));
     }
   });
 }

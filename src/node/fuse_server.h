@@ -112,6 +112,7 @@ class FuseServer {
   void handle(const Context& c, const fuse::Fsync& r);
   void handle(const Context& c, const fuse::Fallocate& r);
   void handle(const Context& c, const fuse::LSeek& r);
+  void handle(const Context& c, const fuse::CopyFileRange& r);
   void open_file(const Context& c, const Inode& inode, uint32_t flags,
                  std::move_only_function<void(int error, uint64_t fh, uint32_t fopen_flags)> then);
   void truncate(const Context& c, const Inode& inode, coherence::SetAttributesCall call,

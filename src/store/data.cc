@@ -161,6 +161,36 @@ Result<coherence::Outcome> Store::run(const Caller&, const coherence::AllocateCa
   return Outcome{};
 }
 
+Result<coherence::Outcome> Store::run(const Caller& caller, const coherence::CopyCall& call) {
+  if (call.from.export_index != export_index_) return fail(EXDEV);
+  if (call.offset > kOffsetMax || call.length > kOffsetMax - call.offset ||
+      call.from_offset > kOffsetMax || call.length > kOffsetMax - call.from_offset)
+    return fail(EFBIG);
+  VR_TRY(from, acquire(call.from));
+  VR_TRY(file, acquire(call.file));
+  VR_TRY(in, from->readable());
+  VR_TRY(out, file->writable());
+  std::shared_lock lock(size_locks_->of(call.file));
+  auto in_offset = static_cast<off_t>(call.from_offset);
+  auto out_offset = static_cast<off_t>(call.offset);
+  uint64_t copied = 0;
+  while (copied < call.length) {
+    const ssize_t n = ::copy_file_range(in, &in_offset, out, &out_offset, call.length - copied, 0);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && copied == 0) return fail(errno);
+    if (n <= 0) break;
+    copied += static_cast<uint64_t>(n);
+  }
+  // As writing does for who is not root; we are.
+  if (caller.uid != 0 && copied > 0) {
+    coherence::SetAttributesCall strip;
+    strip.file = call.file;
+    strip.clear_suid = true;
+    if (auto stripped = run(caller, strip); !stripped) return std::unexpected(stripped.error());
+  }
+  return coherence::Offset{copied};
+}
+
 // Locks and sessions are the home's: a disk knows nothing of them.
 Result<coherence::Outcome> Store::run(const Caller&, const coherence::LockCall&) {
   return fail(EOPNOTSUPP, "locks are not kept on the disk");

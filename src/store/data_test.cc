@@ -130,6 +130,28 @@ TEST_P(DataTest, AllocateHasEveryMode) {
   EXPECT_EQ(allocate(store->root(), 0, 4096, 0), EISDIR);
 }
 
+TEST_P(DataTest, CopiesBetweenFilesUpToTheEndOfTheSource) {
+  FileId from = make("from", "0123456789");
+  FileId to = make("to", "abcdefghij");
+  const auto copy = [&](CopyCall call) -> Result<uint64_t> {
+    auto done = run(call);
+    if (!done) return std::unexpected(done.error());
+    return std::get<Offset>(*done).value;
+  };
+  EXPECT_EQ(copy({from, to, 2, 4, 3}), 3u);
+  EXPECT_EQ(content(to, 0, 100), "abcd234hij");
+  EXPECT_EQ(copy({from, to, 8, 20, 1 << 20}), 2u);
+  EXPECT_EQ(content(to, 10, 100), std::string(10, '\0') + "89");
+  EXPECT_EQ(copy({from, to, 100, 0, 5}), 0u);
+  EXPECT_EQ(copy({from, from, 0, 10, 4}), 4u);
+  EXPECT_EQ(content(from, 0, 100), "01234567890123");
+  EXPECT_EQ(code(copy({store->root(), to, 0, 0, 5})), EISDIR);
+  EXPECT_EQ(code(copy({from, to, 0, UINT64_MAX, 5})), EFBIG);
+  FileId elsewhere = from;
+  elsewhere.export_index += 1;
+  EXPECT_EQ(code(copy({elsewhere, to, 0, 0, 5})), EXDEV);
+}
+
 TEST_P(DataTest, TryReadAnswersFromMemoryOnly) {
   FileId f = make("f", std::string(10000, 'x'));
   reopen();

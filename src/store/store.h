@@ -163,6 +163,7 @@ class Store {
   Result<Outcome> run(const Caller&, const coherence::RemoveXattrCall&);
   Result<Outcome> run(const Caller&, const coherence::AllocateCall&);
   Result<Outcome> run(const Caller&, const coherence::SeekCall&);
+  Result<Outcome> run(const Caller&, const coherence::CopyCall&);
   Result<Outcome> run(const Caller&, const coherence::LockCall&);
   Result<Outcome> run(const Caller&, const coherence::LeaveCall&);
 

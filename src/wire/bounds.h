@@ -55,6 +55,10 @@ inline bool valid(const coherence::LockCall& c) {
   return c.action <= coherence::LockAction::Release && c.kind <= coherence::LockKind::Flock &&
          c.type <= coherence::LockType::Unlock && c.start <= c.end && c.end <= kOffsetMax;
 }
+inline bool valid(const coherence::CopyCall& c) {
+  return c.length > 0 && c.length <= coherence::kCopyMax && valid_bytes(c.offset, c.length) &&
+         valid_bytes(c.from_offset, c.length);
+}
 inline bool valid(coherence::Resource resource) { return resource <= coherence::Resource::Data; }
 inline bool valid(coherence::LeaseMode mode) { return mode <= coherence::LeaseMode::Exclusive; }
 

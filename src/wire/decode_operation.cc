@@ -96,6 +96,15 @@ Result<Operation> decode(const fb::SeekCall& c) {
   return SeekCall{from_fb(*c.file()), c.offset(), c.whence()};
 }
 Result<Operation> decode(const fb::LeaveCall& c) { return LeaveCall{from_fb(*c.file())}; }
+Result<Operation> decode(const fb::CopyCall& c) {
+  CopyCall out{.from = from_fb(*c.from()),
+               .file = from_fb(*c.file()),
+               .from_offset = c.from_offset(),
+               .offset = c.offset(),
+               .length = c.length()};
+  if (!valid(out)) return malformed("bad range to copy");
+  return out;
+}
 Result<Operation> decode(const fb::LockCall& c) {
   LockCall out{.file = from_fb(*c.file()),
                .action = static_cast<LockAction>(c.action()),
@@ -146,6 +155,8 @@ Result<Operation> decode_operation(const fb::CallFrame& call, const Bytes& bulk)
       return decode(*call.operation_as_RemoveXattrCall());
     case fb::Operation::AllocateCall:
       return decode(*call.operation_as_AllocateCall());
+    case fb::Operation::CopyCall:
+      return decode(*call.operation_as_CopyCall());
     case fb::Operation::SeekCall:
       return decode(*call.operation_as_SeekCall());
     case fb::Operation::LeaveCall:

@@ -112,6 +112,13 @@ class OperationEncoder {
     auto file = to_fb(c.file);
     return done(fb::Operation::LeaveCall, fb::CreateLeaveCall(b_, &file));
   }
+  Result<EncodedOperation> operator()(const CopyCall& c) {
+    if (!valid(c)) return fail(EINVAL, "bad range to copy");
+    auto from = to_fb(c.from);
+    auto file = to_fb(c.file);
+    return done(fb::Operation::CopyCall,
+                fb::CreateCopyCall(b_, &from, &file, c.from_offset, c.offset, c.length));
+  }
   Result<EncodedOperation> operator()(const LockCall& c) {
     if (!valid(c)) return fail(EINVAL, "bad lock");
     auto file = to_fb(c.file);

@@ -86,6 +86,7 @@ std::vector<Operation> operations() {
           AllocateCall{kFile, 4096, 1 << 20, 3},
           SeekCall{kFile, ~uint64_t{0}, 4},
           LeaveCall{kFile},
+          CopyCall{kFile, FileId{0, 1, 99}, 5000, 1 << 30, 4097},
           LockCall{.file = kFile,
                    .action = LockAction::Wait,
                    .kind = LockKind::Flock,
@@ -152,6 +153,9 @@ class Printer {
   void operator()(const SetXattrCall& c) { fields("SetXattr", c.file, c.name, c.value, c.flags); }
   void operator()(const RemoveXattrCall& c) { fields("RemoveXattr", c.file, c.name); }
   void operator()(const AllocateCall& c) { fields("Allocate", c.file, c.offset, c.length, c.mode); }
+  void operator()(const CopyCall& c) {
+    fields("Copy", c.from, c.file, c.from_offset, c.offset, c.length);
+  }
   void operator()(const SeekCall& c) { fields("Seek", c.file, c.offset, c.whence); }
   void operator()(const LeaveCall& c) { fields("Leave", c.file); }
   void operator()(const LockCall& c) {
