@@ -110,9 +110,7 @@ std::vector<OperationNeed> second_needs(NodeId caller, const Operation& operatio
                              {}});
             return needs;
           },
-          // Without the Attributes of the source: its bytes bring the size they need (Flush), and
-          // an operation takes
-          // the Attributes of what it changes.
+          // Without the Attributes of the source: its bytes bring the size they need (Flush).
           [&](const CopyCall& c) {
             const PageRange target = PageRange::of_bytes(c.offset, c.length);
             const PageRange source{c.from_offset >> kPageShift, kPageEnd};

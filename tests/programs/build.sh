@@ -3,7 +3,7 @@
 # directory of its own) and once on the local disk. The three agree bit for bit, and each node runs what the other has linked.
 # At most 900 seconds.
 . "$TESTS/lib.sh"
-readonly kTargets=(wire_test fuse_test)
+readonly kTargets=(fuse_test)
 export CCACHE_DISABLE=1
 
 mkdir "$NODE1/source"

@@ -65,8 +65,8 @@ for name in one two; do
 done
 [ -z "$(git status --porcelain)" ] || fail "after commits in one tree: $(git status --porcelain | head -3)"
 
-# Packed by one node while the other clones; then both look at every object.
-together git -C "$NODE1/repository" gc -q --prune=now -- git clone -q "$NODE2/repository" "$SCRATCH/clone"
+# Packed by one node while the other clones; then both look at every object. (A local clone copies files: git itself forbids that beside a gc.)
+together git -C "$NODE1/repository" gc -q --prune=now -- git clone -q --no-local "$NODE2/repository" "$SCRATCH/clone"
 together git -C "$NODE2/repository" repack -adq -- git clone -q --no-local "$NODE1/repository" "$NODE1/clone"
 for root in "$NODE1/repository" "$NODE2/repository" "$NODE1/clone" "$NODE2/clone" "$SCRATCH/clone"; do
   git -C "$root" fsck --full --strict >"$SCRATCH/fsck" 2>&1 || { cat "$SCRATCH/fsck"; fail "fsck of $root"; }
