@@ -4,9 +4,11 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 
 #include "bench/benchmarks.h"
 #include "bench/file_access.h"
+#include "bench/one_processor.h"
 
 namespace vremote::bench {
 namespace {
@@ -44,7 +46,9 @@ void warm(Target& target) {
   read_whole(target.fd.get(), block);
 }
 
-double time_writes(Target& target, const Offsets& offsets) {
+double time_writes(Target& target, const Offsets& offsets, bool one_processor) {
+  std::optional<OneProcessor> bound;
+  if (one_processor) bound.emplace();
   return seconds_per_call(kWrites, [&](int i) {
     must(::pwrite(target.fd.get(), target.page.data(), kPage, offsets[i]) == kPage, "pwrite");
   });
@@ -95,33 +99,40 @@ std::vector<Comparison> warm_reads(const Setup& setup) {
 std::vector<Comparison> exclusive_writes(const Setup& setup) {
   auto offsets = std::make_shared<Offsets>(kWriteBytes);
   std::vector<Comparison> all;
-  for (int node : {1, 2}) {
-    for (int access : {O_WRONLY, O_RDWR}) {
-      const std::string file = "/write" + std::to_string(node) + (access == O_RDWR ? "rw" : "w");
-      make_file(setup.cluster.shared(node) + file, kWriteBytes, kBlock);
-      auto shared = std::make_shared<Target>(open_file(setup.cluster.shared(node) + file, access));
-      auto null = std::make_shared<Target>(open_file(setup.null_fuse.file(), access));
-      for (uint64_t at = 0; at < kWriteBytes; at += kPage)
-        must(
-            ::pwrite(shared->fd.get(), shared->page.data(), kPage, static_cast<off_t>(at)) == kPage,
-            "pwrite");
-      all.push_back({.group = "b) 4 KiB random writes under an Exclusive lease",
-                     .name = std::string(access == O_RDWR ? "O_RDWR" : "O_WRONLY") +
-                             (node == 1 ? ", on the origin" : ", on the other node"),
-                     .baseline_name = "a FUSE file system that drops them",
-                     .target = kWriteTarget,
-                     .prepare = {},
-                     .ours =
-                         [=, &cluster = setup.cluster] {
-                           const uint64_t before = cluster.counter(node, "lease_requests");
-                           const double seconds = time_writes(*shared, *offsets);
-                           must(cluster.counter(node, "lease_requests") == before,
-                                "a write had to ask for its lease");
-                           return seconds;
-                         },
-                     .baseline = [=] { return time_writes(*null, *offsets); }});
-    }
-  }
+  const auto add = [&](int node, int access, bool one_processor) {
+    const std::string file = "/write" + std::to_string(node) + (access == O_RDWR ? "rw" : "w");
+    make_file(setup.cluster.shared(node) + file, kWriteBytes, kBlock);
+    auto shared = std::make_shared<Target>(open_file(setup.cluster.shared(node) + file, access));
+    auto null = std::make_shared<Target>(open_file(setup.null_fuse.file(), access));
+    for (uint64_t at = 0; at < kWriteBytes; at += kPage)
+      must(::pwrite(shared->fd.get(), shared->page.data(), kPage, static_cast<off_t>(at)) == kPage,
+           "pwrite");
+    all.push_back(
+        {.group = one_processor
+                      ? "b) 4 KiB random writes under an Exclusive lease, on one processor"
+                      : "d) the same where the scheduler puts them, wake-ups included",
+         .name = std::string(access == O_RDWR ? "O_RDWR" : "O_WRONLY") +
+                 (node == 1 ? ", on the origin" : ", on the other node"),
+         .baseline_name = "a FUSE file system that drops them",
+         .target = one_processor ? std::optional(kWriteTarget) : std::nullopt,
+         .prepare = {},
+         .ours =
+             [=, &cluster = setup.cluster] {
+               const uint64_t before = cluster.counter(node, "lease_requests");
+               const double seconds = time_writes(*shared, *offsets, one_processor);
+               must(cluster.counter(node, "lease_requests") == before,
+                    "a write had to ask for its lease");
+               return seconds;
+             },
+         .baseline =
+             [=, &cluster = setup.cluster] {
+               (void)cluster.counter(node, "lease_requests");  // as above: it wakes processors up
+               return time_writes(*null, *offsets, one_processor);
+             }});
+  };
+  for (int node : {1, 2})
+    for (int access : {O_WRONLY, O_RDWR}) add(node, access, true);
+  add(2, O_WRONLY, false);
   return all;
 }
 

@@ -4,6 +4,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -51,6 +52,26 @@ TEST_F(CacheTest, RepeatedStatsAndWalksOfWhatNobodyChangesAskNobody) {
     EXPECT_TRUE(settled(node, [&] { EXPECT_EQ(7, stat_of(path).st_size); }));
     EXPECT_TRUE(settled(node, [&] { EXPECT_FALSE(exists(path + ".none")); })) << "negative names";
   }
+}
+
+TEST_F(CacheTest, RepeatedListingsAskNoOtherNode) {
+  for (int i = 0; i < 50; ++i) ASSERT_EQ(0, put(a("f" + std::to_string(i)), ""));
+  const auto listed = [&] {
+    size_t n = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(b())) n += entry.exists() ? 1 : 0;
+    return n;
+  };
+  EXPECT_EQ(51u, listed());  // with the probe
+  EXPECT_EQ(51u, listed());
+  const uint64_t before = counter(1, "messages_out_call");
+  EXPECT_EQ(51u, listed());
+  EXPECT_EQ(counter(1, "messages_out_call"), before);
+  ASSERT_OK(::unlink(a("f7").c_str()));
+  EXPECT_EQ(50u, listed());
+  ASSERT_OK(::unlink(b("f8").c_str()));
+  EXPECT_EQ(49u, listed());
+  EXPECT_EQ(0, put(b("g"), ""));
+  EXPECT_EQ(50u, listed());
 }
 
 TEST_F(CacheTest, AKeptNameEndsWhenAnotherNodeChangesIt) {

@@ -152,7 +152,10 @@ void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<Af
                 send_(file, std::move(a.message));
               }
             },
-            [&](EntriesLost& a) { shard.names.lost(a.dir); },
+            [&](EntriesLost& a) {
+              shard.names.lost(a.dir);
+              shard.listings.forget(a.dir);
+            },
             [&](EndNames& a) {
               const auto ended = [this, a] {
                 with(shard_of(a.dir), [&](Agent& agent, Instant now, AgentActions& next) {
@@ -411,11 +414,19 @@ void AgentService::list(Waiting waiting, const Caller& caller, FileId dir, uint6
       then(Reply{.call = 0, .error = lease.error, .outcome = {}});
       return;
     }
+    if (std::optional<DirectoryPage> known = listed_before(dir, cookie)) {
+      environment_.metrics->add(Counter::HitsWithoutMessage);
+      then(Reply{.call = 0, .error = 0, .outcome = std::move(*known)});
+      return;
+    }
     const uint64_t asked = name_changes(dir);
-    ThenReply listed = [this, dir, asked, then = std::move(then)](Reply&& reply) mutable {
+    ThenReply listed = [this, dir, cookie, asked, then = std::move(then)](Reply&& reply) mutable {
       if (const auto* page = std::get_if<DirectoryPage>(&reply.outcome)) {
         Shard& shard = shard_of(dir);
         std::lock_guard lock(shard.mutex);
+        if (shard.agent.may_give_names(dir) && !shard.names.changing(dir) &&
+            shard.names.changes() == asked)
+          shard.listings.remember(dir, cookie, *page);
         if (shard.agent.has_entries(dir))
           for (const DirectoryEntry& entry : page->entries)
             if (entry.file.generation != 0 && entry.name != "." && entry.name != "..")
@@ -431,6 +442,14 @@ void AgentService::list(Waiting waiting, const Caller& caller, FileId dir, uint6
                   add_pending(shard, {.file = dir, .waiting = waiting, .then = std::move(leased)}),
                   dir, actions);
   });
+}
+
+std::optional<DirectoryPage> AgentService::listed_before(FileId dir, uint64_t cookie) {
+  Shard& shard = shard_of(dir);
+  std::lock_guard lock(shard.mutex);
+  if (!shard.agent.may_give_names(dir) || shard.names.changing(dir)) return std::nullopt;
+  const DirectoryPage* page = shard.listings.find(dir, cookie);
+  return page == nullptr ? std::nullopt : std::optional(*page);
 }
 
 std::optional<uint32_t> AgentService::waiting_thread(uint64_t unique) {
@@ -611,6 +630,7 @@ void AgentService::call_changing(std::vector<Change> changes, Caller caller, Ope
     Shard& shard = shard_of(change.dir);
     std::lock_guard lock(shard.mutex);
     shard.names.begin_change(change.dir);
+    shard.listings.forget(change.dir);
   }
   const auto* rename = std::get_if<RenameCall>(&operation);
   const bool followed = rename == nullptr || follow_rename(*rename, changes, tid);

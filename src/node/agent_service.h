@@ -24,6 +24,7 @@
 #include "fuse/channel.h"
 #include "net/event_loop.h"
 #include "node/helper_threads.h"
+#include "node/listing_cache.h"
 #include "node/name_cache.h"
 
 namespace vremote::node {
@@ -154,6 +155,7 @@ class AgentService {
     coherence::Agent agent;
     std::unordered_map<coherence::Token, Pending> pending;
     NameCache names;
+    ListingCache listings;
     std::unordered_map<uint64_t, Instant> recalls, under_way;  // when they began, for the latencies
     net::Timer timer;
     std::optional<Instant> armed;
@@ -185,6 +187,7 @@ class AgentService {
   void arm(Shard& shard);
   void deliver_outbox(Shard& shard);
   uint64_t name_changes(FileId dir);
+  std::optional<coherence::DirectoryPage> listed_before(FileId dir, uint64_t cookie);
   bool follow_rename(const coherence::RenameCall& rename, const std::vector<Change>& changes,
                      uint32_t tid);
   void lookup_at_home(Waiting waiting, const coherence::Caller& caller, FileId dir,

@@ -242,18 +242,19 @@ void FuseServer::created(const Context& c, const Inode& inode, uint32_t flags) {
       (void)c.channel->reply_error(c.unique, error);
       return;
     }
-    inode.agent->attributes({}, inode.file, [this, c, inode, flags, fh, fopen_flags](Answer answer) {
-      if (answer.error != 0) {
-        inode.agent->close(inode.file, (flags & O_ACCMODE) == O_RDWR);
-        forget(inode.node, 1);
-        (void)c.channel->reply_error(c.unique, answer.error);
-        return;
-      }
-      const auto entry = fuse::entry_out(inode.node, 0, answer.attributes,
-                                         shown_inode(inode, answer.attributes.inode),
-                                         fuse::kNotCached, fuse::kNotCached);
-      (void)c.channel->reply(c.unique, fuse::create_out(entry, fh, fopen_flags));
-    });
+    inode.agent->attributes(
+        {}, inode.file, [this, c, inode, flags, fh, fopen_flags](Answer answer) {
+          if (answer.error != 0) {
+            inode.agent->close(inode.file, (flags & O_ACCMODE) == O_RDWR);
+            forget(inode.node, 1);
+            (void)c.channel->reply_error(c.unique, answer.error);
+            return;
+          }
+          const auto entry = fuse::entry_out(inode.node, 0, answer.attributes,
+                                             shown_inode(inode, answer.attributes.inode),
+                                             fuse::kNotCached, fuse::kNotCached);
+          (void)c.channel->reply(c.unique, fuse::create_out(entry, fh, fopen_flags));
+        });
   });
 }
 
