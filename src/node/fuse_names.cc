@@ -65,7 +65,7 @@ Attributes FuseServer::root_attributes() const {
 void FuseServer::reply_entry(const Context& c, AgentService* agent, FileId file,
                              std::optional<Named> named, std::move_only_function<void()> stale) {
   agent->attributes(
-      c.waiting(), file,
+      c.waiting(), file, false,
       [this, c, agent, file, named = std::move(named),
        stale = std::move(stale)](Answer answer) mutable {
         if (answer.error == ESTALE && stale) {
@@ -242,18 +242,19 @@ void FuseServer::created(const Context& c, const Inode& inode, uint32_t flags) {
       (void)c.channel->reply_error(c.unique, error);
       return;
     }
-    inode.agent->attributes({}, inode.file, [this, c, inode, flags, fh, fopen_flags](Answer answer) {
-      if (answer.error != 0) {
-        inode.agent->close(inode.file, (flags & O_ACCMODE) == O_RDWR);
-        forget(inode.node, 1);
-        (void)c.channel->reply_error(c.unique, answer.error);
-        return;
-      }
-      const auto entry = fuse::entry_out(inode.node, 0, answer.attributes,
-                                         shown_inode(inode, answer.attributes.inode),
-                                         fuse::kNotCached, fuse::kNotCached);
-      (void)c.channel->reply(c.unique, fuse::create_out(entry, fh, fopen_flags));
-    });
+    inode.agent->attributes(
+        {}, inode.file, false, [this, c, inode, flags, fh, fopen_flags](Answer answer) {
+          if (answer.error != 0) {
+            inode.agent->close(inode.file, (flags & O_ACCMODE) == O_RDWR);
+            forget(inode.node, 1);
+            (void)c.channel->reply_error(c.unique, answer.error);
+            return;
+          }
+          const auto entry = fuse::entry_out(inode.node, 0, answer.attributes,
+                                             shown_inode(inode, answer.attributes.inode),
+                                             fuse::kNotCached, fuse::kNotCached);
+          (void)c.channel->reply(c.unique, fuse::create_out(entry, fh, fopen_flags));
+        });
   });
 }
 
