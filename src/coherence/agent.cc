@@ -22,6 +22,7 @@ FileAgent* Agent::find(FileId id) const {
 
 void Agent::settle(Instant now, FileAgent& file, AgentActions& actions) {
   file.step(now, actions);
+  release_throttled(actions);
   set_deadline(file.id(), file.deadline());
   if (file.done()) {
     set_deadline(file.id(), std::nullopt);
@@ -229,6 +230,11 @@ void Agent::receive(Instant now, const FlushAck& message, AgentActions& actions)
     FileAgent* f = find(id);
     if (f != nullptr && !f->send_dirty(PageRange::all(), false, actions)) break;
   }
+  release_throttled(actions);
+}
+
+// Bytes leave memory not by flushes alone: a truncation drops them, a recall takes them.
+void Agent::release_throttled(AgentActions& actions) {
   while (!shared_->throttled.empty() && shared_->dirty_bytes <= shared_->options.dirty_max_bytes) {
     const AgentShared::Throttled& write = shared_->throttled.front();
     actions.push_back(ReplyWritten{write.token, write.offset, write.length});

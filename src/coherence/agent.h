@@ -292,6 +292,7 @@ class Agent {
   FileAgent& file(FileId id);
   FileAgent* find(FileId id) const;
   void settle(Instant now, FileAgent& file, AgentActions& actions);
+  void release_throttled(AgentActions& actions);
   void set_deadline(FileId id, std::optional<Instant> at);
 
   std::unique_ptr<AgentShared> shared_;

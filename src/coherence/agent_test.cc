@@ -450,6 +450,18 @@ TEST(AgentTest, AnAppendElsewhereThanTheKernelThinksIsPushed) {
   w.size_is_pushed().expect("attributes 3 size 8010");
 }
 
+// Seed 20174 of the simulator: only acks of flushes let a throttled writer go on.
+TEST(AgentTest, AThrottledWriterGoesOnWhenATruncationDropsTheBytes) {
+  AgentOptions options;
+  options.dirty_max_bytes = 4096;
+  options.flush_window_bytes = 0;
+  AgentWorld w(options);
+  w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all());
+  w.writes(1, 8192, 8192, 'W').expect_nothing();
+  w.truncates(2, 0).expect("truncate 2");
+  w.truncation_done(0).expect("written 1 @8192+8192");
+}
+
 // ---- sizes the kernel may have too large (kernel_size.h)
 
 AgentOptions with_settling() {

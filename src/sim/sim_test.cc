@@ -29,7 +29,7 @@ INSTANTIATE_TEST_SUITE_P(Seeds, EveryWorld, testing::Range<uint64_t>(0, 8));
 TEST(SimulatorTest, SeedsThatFailedOnceKeepThePromise) {
   Breaks races;
   races.size_races = true;
-  for (uint64_t seed : {31709u, 222279u, 417622u}) {
+  for (uint64_t seed : {20174u, 31709u, 222279u, 417622u, 516591u}) {
     const Summary summary = run_seeds({seed, 1}, {}, 1, false);
     EXPECT_EQ(summary.failures, 0u) << seed;
   }
