@@ -22,6 +22,7 @@ FileAgent* Agent::find(FileId id) const {
 
 void Agent::settle(Instant now, FileAgent& file, AgentActions& actions) {
   file.step(now, actions);
+  release_throttled(actions);
   set_deadline(file.id(), file.deadline());
   if (file.done()) {
     set_deadline(file.id(), std::nullopt);
@@ -87,9 +88,13 @@ void Agent::close(Instant now, FileId id, bool may_map, AgentActions& actions) {
   settle(now, f, actions);
 }
 
-void Agent::attributes(Instant now, Token token, FileId id, AgentActions& actions) {
+void Agent::attributes(Instant now, Token token, FileId id, bool own, AgentActions& actions) {
   FileAgent& f = file(id);
-  f.attributes(token);
+  if (own) {
+    f.own_attributes(token, actions);
+  } else {
+    f.attributes(now, token);
+  }
   settle(now, f, actions);
 }
 
@@ -140,10 +145,15 @@ void Agent::truncate(Instant now, Token token, FileId id, uint64_t size, AgentAc
   settle(now, f, actions);
 }
 
-void Agent::truncate_done(Instant now, FileId id, bool done, uint64_t size, AgentActions& actions) {
+void Agent::truncate_done(Instant now, FileId id, bool done, uint64_t size, bool under_lock,
+                          AgentActions& actions) {
   FileAgent& f = file(id);
-  f.truncate_done(now, done, size);
+  f.truncate_done(now, done, size, under_lock, actions);
   settle(now, f, actions);
+}
+
+void Agent::size_told(FileId id, uint64_t size) {
+  if (FileAgent* f = find(id)) f->size_told(size);
 }
 
 void Agent::interrupt(Instant now, Token token, FileId id, AgentActions& actions) {
@@ -163,7 +173,7 @@ void Agent::forget(Instant now, FileId id, AgentActions& actions) {
 void Agent::purge_returned(Instant now, PurgeId purge, FileId id, AgentActions& actions) {
   FileAgent* f = find(id);
   VR_CHECK(f != nullptr);
-  f->purge_returned(purge);
+  f->purge_returned(now, purge);
   settle(now, *f, actions);
 }
 
@@ -178,6 +188,20 @@ void Agent::names_ended(Instant now, uint64_t ending, FileId dir, AgentActions& 
   FileAgent* f = find(dir);
   if (f == nullptr) return;
   f->names_ended(ending);
+  settle(now, *f, actions);
+}
+
+void Agent::size_settled(Instant now, uint64_t settle_id, FileId id, AgentActions& actions) {
+  FileAgent* f = find(id);
+  if (f == nullptr) return;
+  f->size_settled(settle_id);
+  settle(now, *f, actions);
+}
+
+void Agent::settle_ended(Instant now, uint64_t settle_id, FileId id, AgentActions& actions) {
+  FileAgent* f = find(id);
+  if (f == nullptr) return;
+  f->settle_ended(settle_id);
   settle(now, *f, actions);
 }
 
@@ -206,6 +230,11 @@ void Agent::receive(Instant now, const FlushAck& message, AgentActions& actions)
     FileAgent* f = find(id);
     if (f != nullptr && !f->send_dirty(PageRange::all(), false, actions)) break;
   }
+  release_throttled(actions);
+}
+
+// Bytes leave memory not by flushes alone: a truncation drops them, a recall takes them.
+void Agent::release_throttled(AgentActions& actions) {
   while (!shared_->throttled.empty() && shared_->dirty_bytes <= shared_->options.dirty_max_bytes) {
     const AgentShared::Throttled& write = shared_->throttled.front();
     actions.push_back(ReplyWritten{write.token, write.offset, write.length});

@@ -86,6 +86,18 @@ struct PushSize {
   FileId file;
   uint64_t size = 0;
 };
+// Make the kernel's size of the file at most `size`, on threads that may block: unless
+// `behind_truncation` it is made to ask for attributes (`own` below) until the size is there. Then
+// size_settled(); and settle_ended() when no such question is on its way any more, or the
+// truncation is through: the inode's lock has been free since, or, where it is not held, a moment
+// has passed (kernel_size.h).
+struct SettleSize {
+  uint64_t settle = 0;
+  FileId file;
+  uint64_t size = 0;
+  bool behind_truncation = false;
+  bool under_lock = false;
+};
 struct SendToHome {
   ToHome message;
 };
@@ -101,8 +113,8 @@ struct EndNames {
 
 using AgentAction =
     std::variant<ReplyData, ReplyWritten, ReplyOpened, ReplyAttributes, ReplyFlushed,
-                 ReplyTruncateReady, ReplyEntries, ReplyError, StartPurge, PushSize, DropAttributes,
-                 SendToHome, EntriesLost, EndNames>;
+                 ReplyTruncateReady, ReplyEntries, ReplyError, StartPurge, PushSize, SettleSize,
+                 DropAttributes, SendToHome, EntriesLost, EndNames>;
 using AgentActions = std::vector<AgentAction>;
 
 struct AgentOptions {
@@ -114,6 +126,11 @@ struct AgentOptions {
                                       // given back after this
   int64_t busy_after_ns = 5'000'000;  // K8: how long a recall may wait for a truncation of ours
                                       // before the home hears of it
+  // How long the kernel's size of a file is waited for (kernel_size.h, Z4); 0: the driver cannot
+  // settle sizes.
+  int64_t settle_ns = 0;
+  // By then a thread of the kernel has gone on from an answer it got.
+  int64_t moment_ns = 1'000'000;
   int64_t flush_after_ns = 1'000'000'000;   // dirty bytes older than this go to the home
   uint64_t dirty_max_bytes = 256u << 20;    // beyond it writers wait
   uint64_t flush_window_bytes = 16u << 20;  // background flushes under way at once
@@ -167,7 +184,8 @@ struct AgentCounts {
 struct AgentStatistics {
   uint64_t fills = 0, direct_reads = 0, direct_writes = 0, write_backs = 0, lease_requests = 0,
            fetches = 0, flushes = 0, flush_bytes = 0, recalls = 0, purges = 0, size_pushes = 0,
-           hits_without_message = 0, void_fetches = 0, write_backs_without_exclusive = 0;
+           size_settles = 0, hits_without_message = 0, void_fetches = 0,
+           write_backs_without_exclusive = 0;
 
   AgentStatistics& operator+=(const AgentStatistics& s) {
     fills += s.fills;
@@ -181,6 +199,7 @@ struct AgentStatistics {
     recalls += s.recalls;
     purges += s.purges;
     size_pushes += s.size_pushes;
+    size_settles += s.size_settles;
     hits_without_message += s.hits_without_message;
     void_fetches += s.void_fetches;
     write_backs_without_exclusive += s.write_backs_without_exclusive;
@@ -214,7 +233,8 @@ class Agent {
   // may be given out.
   void open(Instant now, Token token, FileId file, bool may_map, AgentActions& actions);
   void close(Instant now, FileId file, bool may_map, AgentActions& actions);
-  void attributes(Instant now, Token token, FileId file, AgentActions& actions);
+  // `own`: asked for by SettleSize; answered at once, EAGAIN without a lease.
+  void attributes(Instant now, Token token, FileId file, bool own, AgentActions& actions);
   // Takes (or has) an Entries lease on a directory: ReplyEntries.
   void entries(Instant now, Token token, FileId dir, AgentActions& actions);
   bool has_entries(FileId dir) const;
@@ -232,7 +252,12 @@ class Agent {
   void flush(Instant now, Token token, FileId file, AgentActions& actions);
   // A size-changing SETATTR (or an O_TRUNC open) is unanswered from here until truncate_done().
   void truncate(Instant now, Token token, FileId file, uint64_t size, AgentActions& actions);
-  void truncate_done(Instant now, FileId file, bool done, uint64_t size, AgentActions& actions);
+  // `under_lock`: the kernel holds the inode's lock from the request until all is cut (SETATTR; not
+  // O_TRUNC).
+  void truncate_done(Instant now, FileId file, bool done, uint64_t size, bool under_lock,
+                     AgentActions& actions);
+  // Another answer than ReplyAttributes has the kernel take this for the size.
+  void size_told(FileId file, uint64_t size);
   // FUSE_INTERRUPT: a request that still waits is answered EINTR; one that is being carried out is
   // finished.
   void interrupt(Instant now, Token token, FileId file, AgentActions& actions);
@@ -243,6 +268,8 @@ class Agent {
   void purge_returned(Instant now, PurgeId purge, FileId file, AgentActions& actions);
   void size_pushed(Instant now, uint64_t push, FileId file, AgentActions& actions);
   void names_ended(Instant now, uint64_t ending, FileId dir, AgentActions& actions);
+  void size_settled(Instant now, uint64_t settle, FileId file, AgentActions& actions);
+  void settle_ended(Instant now, uint64_t settle, FileId file, AgentActions& actions);
   void receive(Instant now, Grant message, AgentActions& actions);
   void receive(Instant now, const Recall& message, AgentActions& actions);
   void receive(Instant now, const FlushAck& message, AgentActions& actions);
@@ -265,6 +292,7 @@ class Agent {
   FileAgent& file(FileId id);
   FileAgent* find(FileId id) const;
   void settle(Instant now, FileAgent& file, AgentActions& actions);
+  void release_throttled(AgentActions& actions);
   void set_deadline(FileId id, std::optional<Instant> at);
 
   std::unique_ptr<AgentShared> shared_;

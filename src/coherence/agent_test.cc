@@ -431,7 +431,8 @@ TEST(AgentTest, ASizeTheKernelKnowsIsNotPushed) {
   AgentWorld w;
   w.has_attributes(Exclusive, 5000).has(Exclusive, PageRange::all());
   w.stats(1).expect("attributes 1 size 5000");
-  w.writes(2, 5000, 100, 'W').expect("written 2 @5000+100");
+  w.writes(2, 5000, 100, 'W').expect("drop attributes", "written 2 @5000+100");
+  w.later_ms(1).expect_nothing();  // nothing that was asked before is on its way any more
   w.stats(3).expect("attributes 3 size 5100");
   w.truncates(4, 10).expect("truncate 4");
   w.truncation_done(10).expect_nothing();
@@ -449,6 +450,80 @@ TEST(AgentTest, AnAppendElsewhereThanTheKernelThinksIsPushed) {
   w.size_is_pushed().expect("attributes 3 size 8010");
 }
 
+// Seed 20174 of the simulator: only acks of flushes let a throttled writer go on.
+TEST(AgentTest, AThrottledWriterGoesOnWhenATruncationDropsTheBytes) {
+  AgentOptions options;
+  options.dirty_max_bytes = 4096;
+  options.flush_window_bytes = 0;
+  AgentWorld w(options);
+  w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all());
+  w.writes(1, 8192, 8192, 'W').expect_nothing();
+  w.truncates(2, 0).expect("truncate 2");
+  w.truncation_done(0).expect("written 1 @8192+8192");
+}
+
+// ---- sizes the kernel may have too large (kernel_size.h)
+
+AgentOptions with_settling() {
+  AgentOptions options;
+  options.settle_ns = 100'000'000;
+  return options;
+}
+
+TEST(AgentTest, AShortAnswerWaitsUntilTheKernelHasNoLargerSize) {  // Z2
+  AgentWorld w(with_settling());
+  w.has_attributes(Exclusive, 8192).has(Exclusive, PageRange::all());
+  w.stats(1).expect("attributes 1 size 8192");
+  w.recalls_attributes().expect("drop attributes", "ack 0-0");  // another node truncates
+  w.fills(2, pages(2, 2)).expect("ask Shared attributes");
+  w.grants_attributes(100).expect("settle size 100");
+  w.asks_itself(3).expect("attributes 3 size 100");
+  w.size_is_settled().expect("data 2 end");
+  w.settle_ends().expect_nothing();
+}
+
+TEST(AgentTest, ASmallerSizeIsToldWhenTheKernelHasTakenItIn) {  // Z2: or a program's stat would cut
+  AgentWorld w(with_settling());
+  w.has_attributes(Exclusive, 8192).has(Exclusive, PageRange::all());
+  w.stats(1).expect("attributes 1 size 8192");
+  w.recalls_attributes().expect("drop attributes", "ack 0-0");
+  w.stats(2).expect("ask Shared attributes");
+  w.grants_attributes(100).expect("settle size 100");
+  w.size_is_settled().expect("attributes 2 size 100");
+}
+
+TEST(AgentTest, WhileTheKernelCutsTheSizeStays) {  // Z3
+  AgentWorld w(with_settling());
+  w.has_attributes(Exclusive, 8192).has(Exclusive, PageRange::all());
+  w.truncates(1, 100).expect("truncate 1");
+  w.truncation_done(100).expect("settle size 100 behind the truncation");
+  w.recalls_attributes().expect_nothing();
+  w.size_is_settled().expect_nothing();
+  w.settle_ends().expect("ack 0-0");
+}
+
+TEST(AgentTest, AWriterThatArrivesProvesThatATruncationIsThrough) {  // both hold the inode's lock
+  AgentWorld w(with_settling());
+  w.has_attributes(Exclusive, 8192).has(Exclusive, PageRange::all());
+  w.truncates(1, 100).expect("truncate 1");
+  w.truncation_done(100).expect("settle size 100 behind the truncation");
+  w.writes(2, 100, 50, 'W').expect("written 2 @100+50");
+}
+
+TEST(AgentTest, NobodyWaitsForASizeForever) {  // Z4
+  AgentWorld w(with_settling());
+  w.has_attributes(Exclusive, 8192).has(Exclusive, PageRange::all());
+  w.truncates(1, 100).expect("truncate 1");
+  w.truncation_done(100).expect("settle size 100 behind the truncation");
+  w.recalls_attributes().expect_nothing();
+  w.later_ms(100).expect("ack 0-0");
+}
+
+TEST(AgentTest, WithoutALeaseTheAgentsOwnQuestionIsNotKeptWaiting) {
+  AgentWorld w(with_settling());
+  w.asks_itself(1).expect("error 1 11");
+}
+
 // ---- files in use
 // ---------------------------------------------------------------------------------------------------------------
 
@@ -459,6 +534,13 @@ TEST(AgentTest, WhatTheKernelKeepsOfTheAttributesGoesBeforeTheirLease) {
   w.recalls_attributes().expect("drop attributes", "ack 0-0");
   w.has_attributes(Shared, kSize);
   w.recalls_attributes().expect("ack 0-0");  // it has asked for none since
+}
+
+TEST(AgentTest, ALongerFileMakesTheKernelAskForItsSizeBeforeTheWriteIsAnswered) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, 5000).has(Exclusive, PageRange::all());
+  w.stats(1).expect("attributes 1 size 5000");
+  w.writes(2, 5000, 100, 'W').expect("drop attributes", "written 2 @5000+100");
 }
 
 TEST(AgentTest, AWriteBackMakesTheKernelAskForTheTimesAnew) {

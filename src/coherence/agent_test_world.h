@@ -89,7 +89,7 @@ class AgentWorld {
     return event([&] { agent.close(now_, file, may_map, actions_); });
   }
   AgentWorld& stats(Token token) {
-    return event([&] { agent.attributes(now_, token, file, actions_); });
+    return event([&] { agent.attributes(now_, token, file, false, actions_); });
   }
   AgentWorld& lists(Token token) {
     return event([&] { agent.entries(now_, token, file, actions_); });
@@ -101,7 +101,7 @@ class AgentWorld {
     return event([&] { agent.truncate(now_, token, file, size, actions_); });
   }
   AgentWorld& truncation_done(uint64_t size, bool done = true) {
-    return event([&] { agent.truncate_done(now_, file, done, size, actions_); });
+    return event([&] { agent.truncate_done(now_, file, done, size, true, actions_); });
   }
   AgentWorld& interrupts(Token token) {
     return event([&] { agent.interrupt(now_, token, file, actions_); });
@@ -125,6 +125,16 @@ class AgentWorld {
   }
 
   // The kernel knows the size of the oldest push.
+  // The kernel's size is what the last settle wanted; and nothing is cut for it any more.
+  AgentWorld& size_is_settled() {
+    return event([&] { agent.size_settled(now_, settle_, file, actions_); });
+  }
+  AgentWorld& settle_ends() {
+    return event([&] { agent.settle_ended(now_, settle_, file, actions_); });
+  }
+  AgentWorld& asks_itself(Token token) {
+    return event([&] { agent.attributes(now_, token, file, true, actions_); });
+  }
   AgentWorld& size_is_pushed() {
     return event([&] {
       if (pushes_.empty()) {
@@ -366,6 +376,7 @@ class AgentWorld {
       if (const auto* purge = std::get_if<StartPurge>(&action)) purges_.push_back(*purge);
       if (const auto* push = std::get_if<PushSize>(&action)) pushes_.push_back(push->push);
       if (const auto* names = std::get_if<EndNames>(&action)) endings_.push_back(names->ending);
+      if (const auto* settle = std::get_if<SettleSize>(&action)) settle_ = settle->settle;
       if (const auto* send = std::get_if<SendToHome>(&action)) {
         if (const auto* m = std::get_if<LeaseRequest>(&send->message)) requests_.push_back(*m);
         if (const auto* m = std::get_if<Fetch>(&send->message)) fetches_.push_back(*m);
@@ -405,6 +416,9 @@ class AgentWorld {
       return fmt::format("purge {}", text(a->range));
     if (const auto* a = std::get_if<PushSize>(&action)) return fmt::format("push size {}", a->size);
     if (std::holds_alternative<DropAttributes>(action)) return "drop attributes";
+    if (const auto* a = std::get_if<SettleSize>(&action))
+      return fmt::format("settle size {}{}", a->size,
+                         a->behind_truncation ? " behind the truncation" : "");
     if (std::holds_alternative<EntriesLost>(action)) return "names lost";
     if (const auto* a = std::get_if<EndNames>(&action))
       return a->at_once ? "end names at once" : "end names";
@@ -442,6 +456,7 @@ class AgentWorld {
   std::deque<Flush> flushes_;
   std::vector<StartPurge> purges_;
   std::deque<uint64_t> pushes_, endings_;
+  uint64_t settle_ = 0;
   Instant now_{1'000'000'000};
   Timestamp wall_{1'700'000'000, 0};
   uint64_t sequence_ = 0, recall_ = 0;

@@ -12,7 +12,10 @@ constexpr uint64_t kTouchedAhead = 64;  // pages a sequential user will want nex
 }  // namespace
 
 FileAgent::FileAgent(FileId id, AgentShared& shared)
-    : id_(id), shared_(shared), kernel_(shared.options.mistakes) {}
+    : id_(id),
+      shared_(shared),
+      kernel_(shared.options.mistakes),
+      kernel_size_(shared.options.settle_ns, shared.options.moment_ns) {}
 
 void FileAgent::read(Instant, const ReadEvent& event) {
   known_to_kernel();
@@ -35,6 +38,7 @@ void FileAgent::read(Instant, const ReadEvent& event) {
 
 void FileAgent::write(WriteEvent event) {
   known_to_kernel();
+  inode_lock_is_held();
   ++shared_.statistics.direct_writes;
   Request request;
   request.kind = Kind::Write;
@@ -50,6 +54,7 @@ void FileAgent::write(WriteEvent event) {
 }
 
 void FileAgent::write_back(Instant now, uint64_t offset, const Bytes& bytes, Timestamp now_wall) {
+  changed_ = now;
   ++shared_.statistics.write_backs;
   if (!leases_.covers(PageRange::of_bytes(offset, bytes.size()), LeaseMode::Exclusive))
     ++shared_.statistics.write_backs_without_exclusive;
@@ -81,9 +86,10 @@ void FileAgent::close(bool may_map, AgentActions& actions) {
   }
 }
 
-void FileAgent::attributes(Token token) {
+void FileAgent::attributes(Instant now, Token token) {
   known_to_kernel();
   Request request;
+  request.arrived = now;
   request.kind = Kind::Attributes;
   request.token = token;
   requests_.push_back(std::move(request));
@@ -108,6 +114,7 @@ void FileAgent::flush(Instant, Token token, AgentActions& actions) {
 
 void FileAgent::truncate(Token token, uint64_t size) {
   known_to_kernel();
+  inode_lock_is_held();
   ++truncations_;
   Request request;
   request.kind = Kind::Truncate;
@@ -117,7 +124,8 @@ void FileAgent::truncate(Token token, uint64_t size) {
   requests_.push_back(std::move(request));
 }
 
-void FileAgent::truncate_done(Instant now, bool done, uint64_t size) {
+void FileAgent::truncate_done(Instant now, bool done, uint64_t size, bool under_lock,
+                              AgentActions& actions) {
   VR_CHECK(truncations_ > 0);
   --truncations_;
   std::erase_if(requests_, [&](const Request& r) { return r.kind == Kind::Truncate && r.active; });
@@ -127,7 +135,10 @@ void FileAgent::truncate_done(Instant now, bool done, uint64_t size) {
   set_dirty_bytes(before);
   size_floor_ = std::min(size_floor_, size);
   told_at_most(size);
-  truncated_until_ = now + shared_.options.residency_ns;
+  if (const auto settle = kernel_size_.truncated(now, size, under_lock, &shared_.next_id)) {
+    ++shared_.statistics.size_settles;
+    actions.push_back(SettleSize{settle->id, id_, size, true, under_lock});
+  }
   if (dirty_attributes_.has_size) dirty_attributes_.has_size = false;
   if (attributes_mode_ != LeaseMode::None) attributes_.size = size;
   void_data({size >> kPageShift, kPageEnd});
@@ -154,15 +165,21 @@ void FileAgent::forget(Instant now) {
   kernel_.forgotten();
   kernel_has_attributes_ = false;
   kernel_has_names_ = false;
+  kernel_size_.forgotten();
 }
 
-void FileAgent::purge_returned(PurgeId purge) { kernel_.purge_returned(purge); }
+void FileAgent::purge_returned(Instant now, PurgeId purge) {
+  changed_ = now;
+  kernel_.purge_returned(purge);
+}
 
 void FileAgent::size_pushed(uint64_t push) {
   for (Request& request : requests_) {
     if (request.push != push) continue;
     request.push = 0;
     request.pushed = true;
+    // Nothing smaller was told since: what was pushed is there.
+    if (told_size_ && request.push_size > 0) told_size_ = std::max(*told_size_, request.push_size);
   }
 }
 
@@ -214,6 +231,7 @@ void FileAgent::granted(Instant now, Grant message, AgentActions&) {
         request.data_request = 0;
         if (message.error == EAGAIN) {  // bounced (K8): somebody needs our Attributes first
           request.pinned = false;
+          kernel_size_.give_way();
           break;
         }
         request.error = message.error;
@@ -357,7 +375,7 @@ bool FileAgent::advance(Instant now, Request& request, AgentActions& actions) {
     case Kind::Write:
       return advance_write(now, request, actions);
     case Kind::Attributes:
-      return advance_attributes(request, actions);
+      return advance_attributes(now, request, actions);
     case Kind::Entries:
       if (entries_ != LeaseMode::None && !recall_pending(Resource::Entries, kUnit)) {
         actions.push_back(ReplyEntries{request.token});
@@ -439,6 +457,7 @@ void FileAgent::names_ended(uint64_t ending) {
 
 void FileAgent::drop_attributes(AgentActions& actions) {
   if (!std::exchange(kernel_has_attributes_, false)) return;
+  changed_ = stepped_at_;
   if (!shared_.options.mistakes.has(Mistake::KeepAttributes))
     actions.push_back(DropAttributes{id_});
 }
@@ -471,7 +490,8 @@ bool FileAgent::done() const {
   return seen_ == 0 && requests_.empty() && recalls_.empty() && opens_ == 0 && truncations_ == 0 &&
          leases_.empty() && attributes_mode_ == LeaseMode::None && entries_ == LeaseMode::None &&
          entries_request_ == 0 && clean() && kernel_.purges_in_flight() == 0 &&
-         kernel_.resident().empty();
+         kernel_.resident().empty() &&
+         (kernel_size_.nothing_told() || shared_.options.settle_ns == 0);
 }
 
 LeaseMode FileAgent::held(Resource resource, uint64_t page) const {

@@ -21,10 +21,12 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include "coherence/agent.h"
 #include "coherence/dirty_store.h"
 #include "coherence/kernel_cache.h"
+#include "coherence/kernel_size.h"
 #include "coherence/lease_map.h"
 
 namespace vremote::coherence {
@@ -56,16 +58,25 @@ class FileAgent {
   void write_back(Instant now, uint64_t offset, const Bytes& bytes, Timestamp now_wall);
   void open(Token token, bool may_map);
   void close(bool may_map, AgentActions& actions);
-  void attributes(Token token);
+  void attributes(Instant now, Token token);
+  void own_attributes(Token token, AgentActions& actions);
   void entries(Token token);
   void flush(Instant now, Token token, AgentActions& actions);
   void truncate(Token token, uint64_t size);
-  void truncate_done(Instant now, bool done, uint64_t size);
+  void truncate_done(Instant now, bool done, uint64_t size, bool under_lock, AgentActions& actions);
+  void size_told(uint64_t size) {
+    told_at_most(size);
+    kernel_size_.told(size);
+  }
   void interrupt(Token token, AgentActions& actions);
   void forget(Instant now);
 
-  void purge_returned(PurgeId purge);
+  void purge_returned(Instant now, PurgeId purge);
   void size_pushed(uint64_t push);
+  void size_settled(uint64_t settle) { kernel_size_.seen(settle); }
+  void settle_ended(uint64_t settle) {
+    if (kernel_size_.ended(settle)) cut_off_ = {};
+  }
   void granted(Instant now, Grant message, AgentActions& actions);
   void recalled(const Recall& message);
   void flush_acked(const FlushAck& message);
@@ -122,8 +133,10 @@ class FileAgent {
     Bytes data;
     uint64_t kernel_end = 0;  // write: where the kernel will think that it ended
     Attributes told;          // attributes: the answer, once it is decided
+    Instant arrived;          // attributes
     uint64_t told_order = 0;  // of two answers the greater is the later truth
     uint64_t push = 0;        // attributes: waits for this push of the size
+    uint64_t push_size = 0;   // 0: something smaller was told since
     bool pushed = false;
     PageSet purge;            // open: pages that must not stay cached without Exclusive
     uint64_t flush_upto = 0;  // flush: done when no flush up to this id is under way
@@ -139,7 +152,7 @@ class FileAgent {
   };
 
   bool advance(Instant now, Request& request, AgentActions& actions);  // true: answered, remove it
-  bool advance_attributes(Request& request, AgentActions& actions);
+  bool advance_attributes(Instant now, Request& request, AgentActions& actions);
   bool advance_read(Instant now, Request& request, AgentActions& actions);
   bool advance_write(Instant now, Request& request, AgentActions& actions);
   bool advance_open(Request& request, AgentActions& actions);
@@ -172,8 +185,20 @@ class FileAgent {
   template <class Source>
   void apply_write(Instant now, uint64_t offset, const Source& bytes, Timestamp wall,
                    uint64_t kernel_end);
+  bool answers_at_once(Instant now, const Request& request) const;
+  bool size_is_settled(Instant now, AgentActions& actions);
+  // The kernel holds it until all that a truncation cuts is cut.
+  void inode_lock_is_held() {
+    if (told_size_) told_size_ = std::max(*told_size_, std::exchange(written_end_, 0));
+    kernel_size_.lock_is_held();
+    cut_off_ = {};
+  }
+  void wake_at(Instant at) { wake_ = wake_ ? std::min(*wake_, at) : at; }
   void told_at_most(uint64_t size) {
+    for (Request& request : requests_)
+      if (request.push_size > size) request.push_size = 0;
     if (told_size_) told_size_ = std::min(*told_size_, size);
+    written_end_ = std::min(written_end_, size);
   }
 
   FileId id_;
@@ -189,15 +214,16 @@ class FileAgent {
   DirtyAttributes dirty_attributes_;
   // At most what the kernel takes the file's size for, since it was last told; unset: not told yet.
   std::optional<uint64_t> told_size_;
+  uint64_t written_end_ = 0;  // a write was answered since; its caller sets the size to this
+  Instant changed_;           // the last purge's return, or answer that changes the inode
+  KernelSize kernel_size_;
   uint64_t last_told_ = 0;
   // It may answer stat(2) by itself. Our own WRITEs and SETATTRs end that (fuse_write_update_attr,
   // fuse_do_setattr).
   bool kernel_has_attributes_ = false;
   bool kernel_has_names_ = false;
   uint64_t ending_ = 0;  // of those names, under way
-  // Until then the kernel may not have taken in the new size of a truncation it asked for.
-  Instant truncated_until_;
-  PageSet cut_off_;  // pages a truncation of ours cut, which the kernel may still show
+  PageSet cut_off_;      // pages a truncation of ours cut, which the kernel may still show
   Instant dirty_since_;
   uint32_t opens_ = 0, mapping_opens_ = 0;
   bool told_in_use_ = false;

@@ -33,7 +33,8 @@ void FileAgent::apply_write(Instant now, uint64_t offset, const Source& bytes, T
   if (dirty_.empty()) dirty_since_ = now;
   touch(PageRange::of_bytes(offset, bytes.size()));
   wrote(offset, bytes, wall, true);
-  if (told_size_) told_size_ = std::max(*told_size_, kernel_end);
+  written_end_ = std::max(written_end_, kernel_end);
+  kernel_size_.told_by_write(now, std::max(kernel_end, offset + bytes.size()));
 }
 
 template void FileAgent::wrote(uint64_t, const Bytes&, Timestamp, bool);

@@ -36,6 +36,12 @@ bool FileAgent::advance_recall(Instant now, const PendingRecall& recall, AgentAc
         request.pinned = false;
       }
       if (!cut_off_.empty()) return false;
+      if (recall.to == LeaseMode::None) {
+        if (const auto until = kernel_size_.cutting_until(now)) {  // Z3
+          wake_at(*until);
+          return false;
+        }
+      }
       // K16: another node may make the file longer. The page with the end in it must not keep what
       // lies behind it.
       if (const PageRange behind = behind_end(recall); kernel_.resident().overlaps(behind)) {

@@ -47,19 +47,26 @@ void FileAgent::ask_data(Request& request, LeaseMode mode, bool want_data, Agent
 // K16: the kernel throws an answer away when the inode changed in any way since it asked (a purge,
 // another answer), and goes on with the size it had: a read at the old end would miss what another
 // node has appended. So a size larger than the one it was last told is made known first.
-bool FileAgent::advance_attributes(Request& request, AgentActions& actions) {
+bool FileAgent::advance_attributes(Instant now, Request& request, AgentActions& actions) {
   if (request.push != 0) return false;
   if (!request.pushed) {
     if (!need_attributes(request, LeaseMode::Shared, actions)) return false;
+    if (shared_.options.settle_ns != 0 && !size_is_settled(now, actions)) return false;
     request.told = attributes_;
     request.told_order = ++last_told_;
     request.told.blocks = std::max(request.told.blocks,
                                    std::min((request.told.size + 511) / 512, dirty_.bytes() / 512));
-    if (told_size_ && request.told.size > *told_size_) {
+    // What a write of our own has told the kernel counts only when nothing can come between: its
+    // caller may not have taken in the answer.
+    if (told_size_ &&
+        request.told.size >
+            std::max(*told_size_, answers_at_once(now, request) ? written_end_ : uint64_t{0})) {
       // The answer was true when the question was there; the lease need not wait for the push.
       request.pinned = false;
       request.push = shared_.next_id++;
       ++shared_.statistics.size_pushes;
+      kernel_size_.told(request.told.size);
+      request.push_size = request.told.size;
       actions.push_back(PushSize{request.push, id_, request.told.size});
       return false;
     }
@@ -77,12 +84,46 @@ bool FileAgent::advance_attributes(Request& request, AgentActions& actions) {
     other.told = request.told;
     other.told_order = request.told_order;
   }
-  told_size_ = request.told.size;
+  // A larger size counts as taken in only when nothing can have come between, or by its push.
+  if (!told_size_ || request.told.size < *told_size_ || answers_at_once(now, request))
+    told_size_ = request.told.size;
+  kernel_size_.told(request.told.size);
   const bool lasting = covers(attributes_mode_, LeaseMode::Shared) &&
                        !recall_pending(Resource::Attributes, kUnit) && truncations_ == 0;
   kernel_has_attributes_ = kernel_has_attributes_ || lasting;
   actions.push_back(ReplyAttributes{request.token, request.told, lasting});
   return true;
+}
+
+// Whether nothing can have come between the question and this answer.
+bool FileAgent::answers_at_once(Instant now, const Request& request) const {
+  return request.arrived == now && kernel_.purges_in_flight() == 0 &&
+         now >= changed_ + shared_.options.moment_ns;
+}
+
+// Never waits: its asker holds nothing but is waited for.
+void FileAgent::own_attributes(Token token, AgentActions& actions) {
+  if (attributes_mode_ == LeaseMode::None) {
+    actions.push_back(ReplyError{token, EAGAIN});
+    return;
+  }
+  if (told_size_) told_at_most(attributes_.size);
+  kernel_size_.told(attributes_.size);
+  actions.push_back(ReplyAttributes{token, attributes_});
+}
+
+// Z2. The caller keeps the Attributes lease here.
+bool FileAgent::size_is_settled(Instant now, AgentActions& actions) {
+  std::optional<KernelSize::Settle> start;
+  if (shared_.options.mistakes.has(Mistake::UnsettledSizes) ||
+      kernel_size_.settled(now, attributes_.size, &shared_.next_id, &start))
+    return true;
+  if (start) {
+    ++shared_.statistics.size_settles;
+    actions.push_back(SettleSize{start->id, id_, start->size, false, false});
+  }
+  wake_at(kernel_size_.settling_until());
+  return false;
 }
 
 bool FileAgent::advance_read(Instant now, Request& request, AgentActions& actions) {
@@ -112,11 +153,18 @@ bool FileAgent::advance_read(Instant now, Request& request, AgentActions& action
       return false;
     if (request.offset + request.size > attributes_.size) {
       // The answer depends on the true size: it must not change until we have given it.
-      if (!request.pinned && recall_pending(Resource::Attributes, kUnit)) return false;
+      // (A recall that waits for the kernel to cut pages waits for this fill, too: Z3.)
+      if (!request.pinned && recall_pending(Resource::Attributes, kUnit) &&
+          (!fill || !kernel_size_.cutting(now) || attributes_mode_ == LeaseMode::None))
+        return false;
       request.pinned = true;
       available = request.offset < attributes_.size ? attributes_.size - request.offset : 0;
     }
   }
+  // The kernel may ignore that a short answer is the end, and the reader would take the rest of the
+  // page, which is zero, for bytes of the file. Before the data is asked for: a grant is used at
+  // once (K10).
+  if (fill && available < request.size && !size_is_settled(now, actions)) return false;
   const LeaseMode mode = fill && may_write() ? LeaseMode::Exclusive : LeaseMode::Shared;
   if (!fill && available == 0) {
     actions.push_back(ReplyData{request.token, {}, 0});
@@ -139,15 +187,10 @@ bool FileAgent::advance_read(Instant now, Request& request, AgentActions& action
   }
   if (!request.asked_message) ++shared_.statistics.hits_without_message;
   if (!request.have_data) request.data = {};
-  // A fill that waited for our own truncation: the kernel ignores a short answer until it has taken
-  // in the truncation's, and its reader would take the rest of the page, which is zero, for bytes
-  // of the file.
-  if (fill && available < request.size && now < truncated_until_) {
-    wake_ = wake_ ? std::min(*wake_, truncated_until_) : truncated_until_;
-    return false;
-  }
-  if (fill && available < request.size)
+  if (fill && available < request.size) {
+    changed_ = now;
     told_at_most(request.offset + available);  // the kernel takes a short answer for the end
+  }
   if (fill) kernel_.fill_answered(request.fill, request.range, now + shared_.options.residency_ns);
   actions.push_back(ReplyData{
       request.token, dirty_.compose(request.offset, available, request.data_offset, request.data),
@@ -175,6 +218,12 @@ bool FileAgent::advance_write(Instant now, Request& request, AgentActions& actio
       actions.push_back(ReplyError{request.token, EFBIG});
       return true;
     }
+    if (extends && request.offset + request.size > attributes_.size) {
+      if (const auto until = kernel_size_.cutting_until(now)) {  // Z3
+        wake_at(*until);
+        return false;
+      }
+    }
     if (recall_pending(Resource::Data, request.range)) return false;
     if (!leases_.covers(request.range, LeaseMode::Exclusive)) {
       ask_data(request, LeaseMode::Exclusive, false, actions);
@@ -197,6 +246,9 @@ bool FileAgent::advance_write(Instant now, Request& request, AgentActions& actio
       return false;
     }
   }
+  // Readers here see the bytes from now on, and the size they ask for must not be the kernel's own
+  // from before.
+  if (request.offset + request.size > attributes_.size) drop_attributes(actions);
   apply_write(now, request.offset, request.bytes, request.wall, request.kernel_end);
   if (!request.asked_message) ++shared_.statistics.hits_without_message;
   if (shared_.dirty_bytes > shared_.options.dirty_max_bytes) {
@@ -213,6 +265,7 @@ bool FileAgent::advance_write(Instant now, Request& request, AgentActions& actio
 // What write() and step() would do at once with the same event, without their bookkeeping: most
 // writes are these.
 std::optional<uint64_t> FileAgent::write_now(Instant now, const WriteNowEvent& event) {
+  inode_lock_is_held();
   if (!requests_.empty() || !recalls_.empty() || truncations_ > 0) return std::nullopt;
   if (attributes_mode_ == LeaseMode::None) return std::nullopt;
   const uint64_t size = attributes_.size;
@@ -225,7 +278,8 @@ std::optional<uint64_t> FileAgent::write_now(Instant now, const WriteNowEvent& e
       !leases_.covers(range, LeaseMode::Exclusive) || kernel_.resident().overlaps(range) ||
       shared_.dirty_bytes >= shared_.options.dirty_max_bytes)
     return std::nullopt;
-  if (end > size && kernel_.keep_until({size >> kPageShift, ((end - 1) >> kPageShift) + 1}, now))
+  if (end > size && (kernel_.keep_until({size >> kPageShift, ((end - 1) >> kPageShift) + 1}, now) ||
+                     kernel_size_.cutting(now) || kernel_has_attributes_))
     return std::nullopt;
   known_to_kernel();
   ++shared_.statistics.direct_writes;

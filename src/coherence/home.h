@@ -27,6 +27,8 @@
 //  the busy node yields to it, once; when that node's truncation then waits for
 //      the one that yielded, both hold what the other needs and cannot let go: the one that yielded
 //      fails with EINTR.
+//  B4  When a truncation ends, its node gets the Attributes before all that wait: its kernel may
+//      show what was cut until it has the answer, and nobody else learns the new size before that.
 //
 // Tried before: granting only what was asked (a message per 128 KiB of a file nobody else uses);
 // recalling whole leases (two writers on two halves of a file pass it to and fro).

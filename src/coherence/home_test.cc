@@ -394,6 +394,16 @@ TEST(HomeTest, AnOperationYieldsAlsoWhenOthersBeforeItWaitForTheBusyNode) {  // 
 
 // Seed 222279 of the simulator: the node that truncates shows what it cut until its kernel has the
 // answer, and another had seen the new size before.
+TEST(HomeTest, WithoutB4ATruncatedSizeIsSeenElsewhereFirst) {
+  Mistakes mistakes;
+  mistakes.add(Mistake::TruncationSeenElsewhereFirst);
+  HomeWorld w(mistakes);
+  w.has("n1", Exclusive, pages(0, 9));
+  w.truncation(1, "n1").expect("ready 1");
+  w.asks_attributes("n2", Shared).expect_nothing();
+  w.finishes(1).expect("grant n2 Shared attributes");
+}
+
 TEST(HomeTest, NobodyLearnsATruncatedSizeBeforeTheNodeThatTruncated) {  // B4
   HomeWorld w;
   w.has("n1", Exclusive, pages(0, 9));
@@ -520,7 +530,7 @@ TEST(HomeTest, AChangeFromOutsideYieldsToATruncationThatItsHolderWaitsFor) {
   w.is_busy("n1").expect("ready 2");
   w.truncation_goes_on(2, "n1", 0).expect("ready 2");
   w.finishes(2).expect("grant n1 Exclusive attributes", "recall n1 attributes");  // B4
-  w.acks("n1").expect_nothing();  // of its pages
+  w.acks("n1").expect_nothing();                                                  // of its pages
   w.acks("n1").expect("ready 1");
   w.finishes(1).expect_nothing();
 }

@@ -25,6 +25,7 @@ enum class Mistake : uint8_t {
   ShrinkBelowHolders,            // a truncation does not recall the pages beyond the new end
   TruncationSeenElsewhereFirst,  // B4: others may learn a truncation's size before its own node
   KeepAttributes,                // the kernel keeps attributes whose lease is gone
+  UnsettledSizes,                // Z2: answers rely on a size smaller than the kernel may have
   kCount,
 };
 
@@ -68,6 +69,8 @@ constexpr std::string_view name_of(Mistake m) {
       return "truncation-seen-elsewhere-first";
     case Mistake::KeepAttributes:
       return "keep-attributes";
+    case Mistake::UnsettledSizes:
+      return "unsettled-sizes";
     case Mistake::kCount:
       break;
   }

@@ -23,6 +23,7 @@
 #include "fuse/kernel_test_support.h"
 #include "fuse/mount.h"
 #include "fuse/mountinfo.h"
+#include "fuse/own_view.h"
 #include "fuse/probe.h"
 
 namespace vremote::fuse {
@@ -237,6 +238,24 @@ TEST_F(FuseKernelTest, AStoreBeyondTheEndGrowsTheFileUnderMappings) {
   EXPECT_EQ(static_cast<volatile char*>(map)[kSize], '+');
   EXPECT_EQ(fs_.count("read"), 0u);
   ::munmap(map, kSize + 4096);
+}
+
+// No answer to a read, and no notification, is sure to do that (K16).
+TEST_F(FuseKernelTest, AStatOfOurOwnMakesTheKernelTakeInASmallerSize) {
+  ASSERT_NO_FATAL_FAILURE(start());
+  if (!OwnView::possible()) GTEST_SKIP() << "no CAP_DAC_READ_SEARCH here";
+  const Fd fd = open(O_RDONLY);
+  fs_.cut(100);
+  OwnView view(mount_->path(), mount_->connection_id());
+  const auto own = view.open(kFileNode, 1);
+  ASSERT_TRUE(own) << own.error().what;
+  EXPECT_EQ(OwnView::size(*own).value_or(0), kSize);
+  view.ask(*own);
+  EXPECT_EQ(OwnView::size(*own).value_or(0), 100u);
+  OwnView::pass_lock(*own);
+  const auto unknown = view.open(4711);
+  ASSERT_FALSE(unknown);
+  EXPECT_EQ(unknown.error().code, ESTALE);
 }
 
 TEST_F(FuseKernelTest, TheDirectoryIsListed) {

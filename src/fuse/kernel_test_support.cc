@@ -267,6 +267,11 @@ Negotiation OneFile::negotiation() const {
   return negotiation_;
 }
 
+void OneFile::cut(size_t size) {
+  std::lock_guard lock(mutex_);
+  content_.resize(size);
+}
+
 void OneFile::append(const std::string& text) {
   const std::lock_guard lock(mutex_);
   content_ += text;

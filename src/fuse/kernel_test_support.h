@@ -88,6 +88,7 @@ class OneFile {
   Negotiation negotiation() const;
   std::string content() const;
   void append(const std::string& text);  // as another node would
+  void cut(size_t size);                 // the same
   int wait_for_end() const;  // what receive() ended with; 0 when it goes on for some seconds
 
  private:

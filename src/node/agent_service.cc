@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <thread>
 
 #include "base/overload.h"
 #include "coherence/operation_needs.h"
@@ -142,6 +143,7 @@ void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<Af
                 });
               });
             },
+            [&](SettleSize& a) { environment_.purge_threads->submit([this, a] { settle(a); }); },
             [&](SendToHome& a) {
               const FileId file = file_of(a.message);
               note_sent(shard, a.message);
@@ -354,12 +356,12 @@ void AgentService::close(FileId file, bool may_map) {
   });
 }
 
-void AgentService::attributes(Waiting waiting, FileId file, Then then) {
+void AgentService::attributes(Waiting waiting, FileId file, bool own, Then then) {
   Shard& shard = shard_of(file);
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
     agent.attributes(
         now, add_pending(shard, {.file = file, .waiting = waiting, .then = std::move(then)}), file,
-        actions);
+        own, actions);
   });
 }
 
@@ -382,9 +384,83 @@ void AgentService::truncate(uint64_t unique, FileId file, uint64_t size, Then re
   });
 }
 
-void AgentService::truncate_done(FileId file, bool done, uint64_t size) {
+void AgentService::truncate_done(FileId file, bool done, uint64_t size, bool under_lock) {
   with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) {
-    agent.truncate_done(now, file, done, size, actions);
+    agent.truncate_done(now, file, done, size, under_lock, actions);
+  });
+}
+
+void AgentService::size_told(FileId file, uint64_t size) {
+  Shard& shard = shard_of(file);
+  std::lock_guard lock(shard.mutex);
+  shard.agent.size_told(file, size);
+}
+
+// Several threads share a settle; the last of them ends it.
+struct AgentService::Settling {
+  SettleSize settle;
+  Fd file;
+  std::atomic<uint32_t> asking{1};
+};
+
+void AgentService::settle(const SettleSize& wanted) {
+  auto settling = std::make_shared<Settling>();
+  settling->settle = wanted;
+  fuse::OwnView* view = environment_.own_view();
+  const std::optional<uint64_t> node = environment_.inodes->find(this, wanted.file);
+  if (view != nullptr && node) {
+    if (auto file = view->open(*node)) {
+      settling->file = std::move(*file);
+    } else if (file.error().code != ESTALE) {
+      spdlog::debug("size of a file: {}", file.error().what);
+    }
+  }
+  if (!settling->file.valid()) {  // the kernel does not know it, or cannot be asked
+    settled(wanted);
+    settle_ended(settling);
+    return;
+  }
+  if (wanted.under_lock) {
+    ++settling->asking;
+    environment_.purge_threads->submit([this, settling] {
+      fuse::OwnView::pass_lock(settling->file);
+      settle_ended(settling);
+    });
+  }
+  const Instant give_up = net::EventLoop::now() + kSettlePatience;
+  for (int64_t pause_ns = 20'000; net::EventLoop::now() < give_up;
+       pause_ns = std::min<int64_t>(2 * pause_ns, 5'000'000)) {
+    const auto size = fuse::OwnView::size(settling->file);
+    if (!size || *size <= wanted.size) {
+      settled(wanted);
+      break;
+    }
+    if (!wanted.behind_truncation && settling->asking == 1) {
+      ++settling->asking;
+      environment_.purge_threads->submit([this, view, settling] {
+        view->ask(settling->file);
+        settle_ended(settling);
+      });
+    }
+    std::this_thread::sleep_for(std::chrono::nanoseconds(pause_ns));
+  }
+  // An O_TRUNC: what cuts the pages holds no lock, and follows the size at once.
+  if (wanted.behind_truncation && !wanted.under_lock)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  settle_ended(settling);
+}
+
+void AgentService::settled(const SettleSize& wanted) {
+  with(shard_of(wanted.file), [&](Agent& agent, Instant now, AgentActions& actions) {
+    agent.size_settled(now, wanted.settle, wanted.file, actions);
+  });
+}
+
+void AgentService::settle_ended(const std::shared_ptr<Settling>& settling) {
+  if (--settling->asking != 0) return;
+  const SettleSize& wanted = settling->settle;
+  with(shard_of(wanted.file), [&](Agent& agent, Instant now, AgentActions& actions) {
+    agent.settle_ended(now, wanted.settle, wanted.file, actions);
   });
 }
 

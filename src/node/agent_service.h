@@ -22,6 +22,7 @@
 #include "base/result.h"
 #include "coherence/agent.h"
 #include "fuse/channel.h"
+#include "fuse/own_view.h"
 #include "net/event_loop.h"
 #include "node/helper_threads.h"
 #include "node/listing_cache.h"
@@ -51,6 +52,8 @@ struct Waiting {
 class AgentService {
  public:
   using Then = std::move_only_function<void(Answer)>;
+  // AgentOptions::settle_ns, where sizes can be settled.
+  static constexpr int64_t kSettlePatience = 100'000'000;
   using ThenReply = std::move_only_function<void(coherence::Reply&&)>;
   // Sends to the home. Remote: never blocks, and is called under a shard's lock. For this machine's
   // own home `local` is set and messages are handed over in order without a lock.
@@ -65,6 +68,7 @@ class AgentService {
     // So much waits for the home already that nothing new may: calls fail with EHOSTDOWN. Unset:
     // never.
     std::function<bool()> backlogged = {};
+    std::function<fuse::OwnView*()> own_view;  // may give nothing
   };
 
   AgentService(std::string home_name, const coherence::AgentOptions& options, bool local, Send send,
@@ -83,10 +87,13 @@ class AgentService {
   void write_back(FileId file, uint64_t offset, Bytes bytes);
   void open(FileId file, bool may_map, Then then);
   void close(FileId file, bool may_map);
-  void attributes(Waiting waiting, FileId file, Then then);
+  // `own`: of a thread in OwnView::ask().
+  void attributes(Waiting waiting, FileId file, bool own, Then then);
+  // Another answer has the kernel take this for the file's size.
+  void size_told(FileId file, uint64_t size);
   void flush(Waiting waiting, FileId file, Then then);
   void truncate(uint64_t unique, FileId file, uint64_t size, Then ready);
-  void truncate_done(FileId file, bool done, uint64_t size);
+  void truncate_done(FileId file, bool done, uint64_t size, bool under_lock);
   // The child's FileId, or an errno.
   using ThenFile = std::move_only_function<void(Result<FileId>)>;
   void lookup(Waiting waiting, const coherence::Caller& caller, FileId dir, std::string name,
@@ -184,6 +191,10 @@ class AgentService {
   void answer(Shard& shard, coherence::Token token, Answer answer, std::vector<After>& after);
   void note_sent(Shard& shard, const coherence::ToHome& message);
   void note_received(Shard& shard, const coherence::ToAgent& message, Instant now);
+  struct Settling;
+  void settle(const coherence::SettleSize& wanted);
+  void settled(const coherence::SettleSize& wanted);
+  void settle_ended(const std::shared_ptr<Settling>& settling);
   void arm(Shard& shard);
   void deliver_outbox(Shard& shard);
   uint64_t name_changes(FileId dir);

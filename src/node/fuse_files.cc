@@ -34,7 +34,8 @@ void FuseServer::handle(const Context& c, const fuse::GetAttr&) {
   }
   auto node = inode(c);
   if (!node) return;
-  node->agent->attributes(c.waiting(), node->file, [this, c, node = *node](Answer answer) {
+  const bool own = mount_view_.asks(c.pid);
+  node->agent->attributes(c.waiting(), node->file, own, [this, c, node = *node](Answer answer) {
     if (answer.error != 0) {
       (void)c.channel->reply_error(c.unique, answer.error);
     } else {
@@ -46,19 +47,20 @@ void FuseServer::handle(const Context& c, const fuse::GetAttr&) {
 }
 
 void FuseServer::truncate(const Context& c, const Inode& node, SetAttributesCall call,
-                          AgentService::ThenReply then) {
+                          bool under_lock, AgentService::ThenReply then) {
   const uint64_t size = call.size;
   // Not interruptible: its kernel side has begun. The token is not the request's unique for that
   // reason.
   node.agent->truncate(
-      0, node.file, size, [node, c, size, call, then = std::move(then)](Answer ready) mutable {
+      0, node.file, size,
+      [node, c, size, call, under_lock, then = std::move(then)](Answer ready) mutable {
         if (ready.error != 0) {
           then(Reply{.call = 0, .error = ready.error, .outcome = {}});
           return;
         }
         node.agent->call(c.caller, call,
-                         [node, size, then = std::move(then)](Reply&& reply) mutable {
-                           node.agent->truncate_done(node.file, reply.error == 0, size);
+                         [node, size, under_lock, then = std::move(then)](Reply&& reply) mutable {
+                           node.agent->truncate_done(node.file, reply.error == 0, size, under_lock);
                            then(std::move(reply));
                          });
       });
@@ -89,13 +91,14 @@ void FuseServer::handle(const Context& c, const fuse::SetAttr& r) {
     if (reply.error != 0 || made == nullptr) {
       (void)c.channel->reply_error(c.unique, reply.error != 0 ? reply.error : EIO);
     } else {
+      node.agent->size_told(node.file, made->attributes.size);
       (void)c.channel->reply(
           c.unique, fuse::attr_out(made->attributes, shown_inode(node, made->attributes.inode),
                                    fuse::kNotCached));
     }
   };
   if (call.has_size) {
-    truncate(c, *node, call, std::move(then));
+    truncate(c, *node, call, true, std::move(then));
   } else {
     FuseServer::call(c, node->agent, call, std::move(then));
   }
@@ -123,16 +126,17 @@ void FuseServer::open_file(
   call.file = node.file;
   call.has_size = true;
   call.clear_suid = true;
-  truncate(c, node, call, [node, may_map, opened = std::move(opened)](Reply&& reply) mutable {
-    if (reply.error != 0) {
-      node.agent->open(node.file, may_map,
-                       [opened = std::move(opened), error = reply.error](Answer) mutable {
-                         opened(Answer{.error = error});
-                       });
-      return;
-    }
-    node.agent->open(node.file, may_map, std::move(opened));
-  });
+  truncate(c, node, call, false,
+           [node, may_map, opened = std::move(opened)](Reply&& reply) mutable {
+             if (reply.error != 0) {
+               node.agent->open(node.file, may_map,
+                                [opened = std::move(opened), error = reply.error](Answer) mutable {
+                                  opened(Answer{.error = error});
+                                });
+               return;
+             }
+             node.agent->open(node.file, may_map, std::move(opened));
+           });
 }
 
 void FuseServer::handle(const Context& c, const fuse::Open& r) {

@@ -65,7 +65,7 @@ Attributes FuseServer::root_attributes() const {
 void FuseServer::reply_entry(const Context& c, AgentService* agent, FileId file,
                              std::optional<Named> named, std::move_only_function<void()> stale) {
   agent->attributes(
-      c.waiting(), file,
+      c.waiting(), file, false,
       [this, c, agent, file, named = std::move(named),
        stale = std::move(stale)](Answer answer) mutable {
         if (answer.error == ESTALE && stale) {
@@ -243,7 +243,7 @@ void FuseServer::created(const Context& c, const Inode& inode, uint32_t flags) {
       return;
     }
     inode.agent->attributes(
-        {}, inode.file, [this, c, inode, flags, fh, fopen_flags](Answer answer) {
+        {}, inode.file, false, [this, c, inode, flags, fh, fopen_flags](Answer answer) {
           if (answer.error != 0) {
             inode.agent->close(inode.file, (flags & O_ACCMODE) == O_RDWR);
             forget(inode.node, 1);

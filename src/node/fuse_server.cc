@@ -45,6 +45,7 @@ FuseServer::FuseServer(fuse::Mount& mount, Exports& exports, InodeTable& inodes,
                        KernelNames& kernel_names, Metrics& metrics,
                        const FuseServerOptions& options)
     : mount_(mount),
+      mount_view_(mount.path(), mount.connection_id()),
       exports_(exports),
       inodes_(inodes),
       kernel_names_(kernel_names),
@@ -325,6 +326,10 @@ void FuseServer::handle(const Context& c, const fuse::ListXattr& r) {
 }
 
 void FuseServer::handle(const Context& c, const fuse::SetXattr& r) {
+  if (r.name == fuse::OwnView::kLockName) {
+    (void)c.channel->reply_error(c.unique, EOPNOTSUPP);
+    return;
+  }
   if (c.node == FUSE_ROOT_ID) {
     (void)c.channel->reply_error(c.unique, EPERM);
     return;

@@ -53,6 +53,7 @@ class FuseServer {
 
   // For notifications; valid from start() on.
   const fuse::Channel* channel() const { return channels_.front().get(); }
+  fuse::OwnView& mount_view() { return mount_view_; }
   const fuse::Capabilities& capabilities() const { return capabilities_; }
   const std::vector<std::string>& lacks() const { return lacks_; }
 
@@ -116,7 +117,7 @@ class FuseServer {
   void open_file(const Context& c, const Inode& inode, uint32_t flags,
                  std::move_only_function<void(int error, uint64_t fh, uint32_t fopen_flags)> then);
   void truncate(const Context& c, const Inode& inode, coherence::SetAttributesCall call,
-                AgentService::ThenReply then);
+                bool under_lock, AgentService::ThenReply then);
   void write_synced(const Context& c, const Inode& inode, const fuse::Write& r, Bytes bytes);
   void sync(const Context& c, const Inode& inode, bool data_only,
             std::move_only_function<void(int error)> then);
@@ -165,6 +166,7 @@ class FuseServer {
   Attributes root_attributes() const;
 
   fuse::Mount& mount_;
+  fuse::OwnView mount_view_;
   Exports& exports_;
   InodeTable& inodes_;
   KernelNames& kernel_names_;

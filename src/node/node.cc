@@ -76,6 +76,7 @@ Status NodeDaemon::start(std::function<void()> ended) {
 AgentOptions NodeDaemon::agent_options() const {
   AgentOptions options;
   options.writable_mappings = allow_mmap_;
+  options.settle_ns = fuse::OwnView::possible() ? AgentService::kSettlePatience : 0;
   options.dirty_max_bytes = config_.dirty_max_bytes;
   options.flush_after_ns = config_.flush_after_ms * 1'000'000;
   return options;
@@ -87,7 +88,10 @@ AgentService::Environment NodeDaemon::environment() {
           .metrics = &metrics_,
           .loops = raw(loops_),
           .notify_channel = [this] { return notify_.load(); },
-          .kernel_names = kernel_names_.get()};
+          .kernel_names = kernel_names_.get(),
+          .own_view = [this]() -> fuse::OwnView* {
+            return notify_.load() == nullptr ? nullptr : &fuse_->mount_view();
+          }};
 }
 
 Status NodeDaemon::open_stores() {

@@ -37,7 +37,7 @@ class Daemon {
                              Bytes bytes) = 0;  // answered when it returns
   virtual void on_open(Token token, FileId file, bool may_map) = 0;
   virtual void on_release(FileId file, bool may_map) = 0;
-  virtual void on_get_attributes(Token token, FileId file) = 0;
+  virtual void on_get_attributes(Token token, FileId file, bool own) = 0;
   virtual void on_fsync(Token token, FileId file) = 0;
   virtual void on_set_size(Token token, FileId file, uint64_t size) = 0;
   virtual void on_interrupt(Token token, FileId file) = 0;
@@ -60,7 +60,7 @@ struct KernelOptions {
   bool readahead_in_pieces = false;
   uint64_t background_max = UINT64_MAX;  // requests that fills, write-backs and RELEASE share
   bool forgets = true;
-  // The kernel's races around i_size, which no daemon can see, let alone win (docs/simulation.md):
+  // The kernel's races around i_size, which no daemon can see (docs/simulation.md):
   // a size (of attributes, of a short fill) thrown away because a purge, a write or another short
   // fill came between; truncate_pagecache() for an old size that cuts newer bytes; the guessed end
   // of an append. Off: i_size follows the daemon's answers at the instant they are given.
@@ -134,6 +134,11 @@ class ModelKernel {
   Co<> push_size(FileId file, uint64_t size);
   void drop_attributes(FileId file);             // FUSE_NOTIFY_INVAL_INODE with a negative offset
   void push_begins(FileId file, uint64_t size);  // without the races the size follows at once
+  // statx() of the daemon's own: with AT_STATX_FORCE_SYNC, as if a program asked; and the kernel's
+  // idea of the size (AT_STATX_DONT_SYNC).
+  Co<> own_stat(FileId file);
+  bool size_at_most(FileId file, uint64_t size);
+  Co<> inode_lock_passes(FileId file);
 
   // ---- background of the machine ----
   void reclaim_something();
@@ -236,7 +241,7 @@ class ModelKernel {
   Co<bool> fault(Inode& in, uint64_t page);
   void set_size(Inode& in, uint64_t size);
   Co<> look_up(Inode& in);  // every call comes through it: counts a user
-  Co<> refresh_attributes(Inode& in, Attributes& out);
+  Co<> refresh_attributes(Inode& in, Attributes& out, bool own = false);
   Co<> drop_handle(Inode& in, Handle* handle);
   Co<> release(Inode& in, bool may_map);
 

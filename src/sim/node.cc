@@ -29,7 +29,8 @@ Node::Node(Scheduler& scheduler, History& history, const Breaks& breaks, NodeId 
       hooks_(std::move(hooks)),
       agent_(agent),
       kernel_(scheduler, history, *this, static_cast<int>(id.value), kernel),
-      purge_slot_(scheduler) {}
+      purge_slot_(scheduler),
+      settle_ns_(agent.settle_ns) {}
 
 void Node::take(FileId file, AgentActions& actions) {
   for (AgentAction& action : actions) perform(file, action);
@@ -127,6 +128,11 @@ void Node::perform(FileId file, AgentAction& action) {
             kernel_.push_begins(a.file, a.size);
             scheduler_.spawn(run_push(a.push, a.file, a.size));
           },
+          [&](SettleSize& a) {
+            scheduler_.trace(number(), f, "agent   settles size {}, s{}{}", a.size, a.settle,
+                             a.behind_truncation ? " behind a truncation" : "");
+            scheduler_.spawn(run_settle(a));
+          },
           [&](SendToHome& a) {
             scheduler_.trace(number(), f, "agent   sends {}", describe(a.message));
             hooks_.send(id_, std::move(a.message));
@@ -145,6 +151,57 @@ Co<> Node::run_push(uint64_t id, FileId file, uint64_t size) {
   after_push_ = true;
   take(file, actions);
   after_push_ = false;
+}
+
+// One helper asks until it is seen that the size is there, and goes away; each question may stay in
+// the kernel for longer.
+Co<> Node::run_settle(SettleSize settle) {
+  const Instant give_up = scheduler_.now() + settle_ns_;
+  auto asking = std::make_shared<uint32_t>(1);
+  if (settle.behind_truncation) {
+    ++*asking;
+    struct Pass {
+      static Co<> run(Node& node, SettleSize what, std::shared_ptr<uint32_t> count) {
+        co_await node.scheduler_.sleep(Delay::KernelQueue);
+        co_await node.kernel_.inode_lock_passes(what.file);
+        co_await node.end_settle(what, count);
+      }
+    };
+    scheduler_.spawn(Pass::run(*this, settle, asking));
+  }
+  co_await scheduler_.sleep(Delay::KernelQueue);
+  int64_t pause_ns = 2'000;
+  while (!kernel_.size_at_most(settle.file, settle.size) && scheduler_.now() < give_up) {
+    if (!settle.behind_truncation && *asking == 1) {
+      ++*asking;
+      struct Ask {
+        static Co<> run(Node& node, SettleSize what, std::shared_ptr<uint32_t> count) {
+          co_await node.kernel_.own_stat(what.file);
+          co_await node.end_settle(what, count);
+        }
+      };
+      scheduler_.spawn(Ask::run(*this, settle, asking));
+    }
+    co_await Scheduler::Sleep{scheduler_, pause_ns};
+    pause_ns *= 2;
+  }
+  if (kernel_.size_at_most(settle.file, settle.size)) {
+    co_await scheduler_.sleep(Delay::PurgeReport);
+    scheduler_.trace(number(), file_number(settle.file), "kernel  size settled s{}", settle.settle);
+    AgentActions actions;
+    agent_.size_settled(scheduler_.now(), settle.settle, settle.file, actions);
+    take(settle.file, actions);
+  }
+  co_await end_settle(settle, asking);
+}
+
+Co<> Node::end_settle(SettleSize settle, std::shared_ptr<uint32_t> asking) {
+  if (--*asking != 0) co_return;
+  co_await scheduler_.sleep(Delay::PurgeReport);
+  scheduler_.trace(number(), file_number(settle.file), "kernel  settle s{} ended", settle.settle);
+  AgentActions actions;
+  agent_.settle_ended(scheduler_.now(), settle.settle, settle.file, actions);
+  take(settle.file, actions);
 }
 
 Co<> Node::run_purge(PurgeId id, FileId file, PageRange range) {
@@ -191,7 +248,8 @@ void Node::deliver(FileId file, ToAgent message) {
                           }
                           const Truncation t = it->second;
                           calls_.erase(it);
-                          agent_.truncate_done(now, t.file, reply.error == 0, t.size, actions);
+                          agent_.truncate_done(now, t.file, reply.error == 0, t.size, true,
+                                               actions);
                           kernel_.answer(t.token, Answer{.error = reply.error,
                                                          .bytes = {},
                                                          .offset = 0,
@@ -262,9 +320,9 @@ void Node::on_release(FileId file, bool may_map) {
   take(file, actions);
 }
 
-void Node::on_get_attributes(Token token, FileId file) {
+void Node::on_get_attributes(Token token, FileId file, bool own) {
   AgentActions actions;
-  agent_.attributes(scheduler_.now(), token, file, actions);
+  agent_.attributes(scheduler_.now(), token, file, own, actions);
   take(file, actions);
 }
 

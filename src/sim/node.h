@@ -40,7 +40,7 @@ class Node final : public Daemon {
   void on_write_back(FileId file, uint64_t offset, Bytes bytes) override;
   void on_open(Token token, FileId file, bool may_map) override;
   void on_release(FileId file, bool may_map) override;
-  void on_get_attributes(Token token, FileId file) override;
+  void on_get_attributes(Token token, FileId file, bool own) override;
   void on_fsync(Token token, FileId file) override;
   void on_set_size(Token token, FileId file, uint64_t size) override;
   void on_interrupt(Token token, FileId file) override;
@@ -56,6 +56,8 @@ class Node final : public Daemon {
   void take(FileId file, coherence::AgentActions& actions);
   void perform(FileId file, coherence::AgentAction& action);
   Co<> run_push(uint64_t id, FileId file, uint64_t size);
+  Co<> run_settle(coherence::SettleSize settle);
+  Co<> end_settle(coherence::SettleSize settle, std::shared_ptr<uint32_t> asking);
   Co<> run_purge(coherence::PurgeId id, FileId file, PageRange range);
   void schedule_tick();
   int number() const { return static_cast<int>(id_.value); }
@@ -72,6 +74,7 @@ class Node final : public Daemon {
   uint64_t purges_running_ = 0;
   Condition purge_slot_;
   std::optional<Instant> tick_at_;
+  int64_t settle_ns_ = 0;
   bool after_push_ = false;  // while the agent hears that a push is done: the attributes it tells
                              // now may be older than others
 };

@@ -26,6 +26,9 @@ TEST_P(EachMistake, IsFound) {
 std::vector<std::string> findable() {
   std::vector<std::string> names = break_names();
   std::erase(names, "no-residency");  // costs progress, not coherence: see below
+  // One world in 40,000 notices: HomeTest.WithoutB4ATruncatedSizeIsSeenElsewhereFirst instead.
+  std::erase(names, "truncation-seen-elsewhere-first");
+  std::erase(names, "unsettled-sizes");  // shows with the kernel's races only: see below
   return names;
 }
 
@@ -45,6 +48,16 @@ TEST(MistakesTest, WithoutResidencyReadersFaultMoreOften) {
   const Summary without = run_seeds({1, 400}, breaks, 1, true);
   EXPECT_FALSE(without.finding) << without.finding->what;
   EXPECT_GT(without.counts.kernel.refaults, with.counts.kernel.refaults);
+}
+
+TEST(MistakesTest, WithoutSettlingReadersFindZeroesBehindTheEnd) {
+  Breaks races;
+  races.size_races = true;
+  Breaks unsettled = races;
+  ASSERT_TRUE(add_break("unsettled-sizes", unsettled));
+  const Summary settled = run_seeds({1, 1000}, races, 1, true);
+  EXPECT_EQ(settled.failures, 0u) << settled.finding->what;
+  EXPECT_GT(run_seeds({1, 1000}, unsettled, 1, true).failures, 3u);
 }
 
 TEST(MistakesTest, AnUnknownNameIsRefused) {

@@ -19,7 +19,7 @@ Co<> ModelKernel::look_up(Inode& in) {
   co_await scheduler_.sleep(Delay::KernelQueue);
   const Token token = upcall(in, call, Tells::Size);
   scheduler_.trace(node_, static_cast<int>(in.number), "kernel  LOOKUP t{}", token);
-  daemon_.on_get_attributes(token, in.id);
+  daemon_.on_get_attributes(token, in.id, false);
   co_await AnswerWait{call};
   if (options_.size_races) in.size = call.answer.attributes.size;
   ++in.version;
@@ -73,8 +73,8 @@ Co<> ModelKernel::close(uint32_t file, Handle* handle) {
   co_await drop_handle(in, handle);
 }
 
-Co<> ModelKernel::refresh_attributes(Inode& in, Attributes& out) {
-  if (in.fresh) {  // fuse_update_get_attr
+Co<> ModelKernel::refresh_attributes(Inode& in, Attributes& out, bool own) {
+  if (in.fresh && !own) {  // fuse_update_get_attr
     out.size = in.size;
     ++counts_.attribute_hits;
     co_return;
@@ -83,9 +83,11 @@ Co<> ModelKernel::refresh_attributes(Inode& in, Attributes& out) {
   Upcall call;
   co_await scheduler_.sleep(Delay::KernelQueue);
   const Token token = upcall(in, call, Tells::Size);
-  scheduler_.trace(node_, static_cast<int>(in.number), "kernel  GETATTR t{}", token);
-  daemon_.on_get_attributes(token, in.id);
+  scheduler_.trace(node_, static_cast<int>(in.number), "kernel  GETATTR t{}{}", token,
+                   own ? " of our own" : "");
+  daemon_.on_get_attributes(token, in.id, own);
   co_await AnswerWait{call};
+  if (call.answer.error != 0) co_return;
   out = call.answer.attributes;
   if (in.version > version || in.size_unstable)
     co_return;  // an older truth than what is known (fuse_change_attributes)
@@ -104,6 +106,29 @@ Co<Attributes> ModelKernel::stat(uint32_t file) {
   co_await refresh_attributes(in, attributes);
   --in.users;
   co_return attributes;
+}
+
+Co<> ModelKernel::own_stat(FileId file) {
+  Inode& in = inode(static_cast<uint32_t>(file.inode - 1));
+  if (!in.known) co_return;
+  ++in.users;
+  Attributes attributes;
+  co_await refresh_attributes(in, attributes, true);
+  --in.users;
+}
+
+bool ModelKernel::size_at_most(FileId file, uint64_t size) {
+  const Inode& in = inode(static_cast<uint32_t>(file.inode - 1));
+  return !in.known || in.size <= size;
+}
+
+Co<> ModelKernel::inode_lock_passes(FileId file) {
+  Inode& in = inode(static_cast<uint32_t>(file.inode - 1));
+  if (!in.known) co_return;
+  ++in.users;
+  co_await lock(in);
+  unlock(in);
+  --in.users;
 }
 
 // filemap_read(): page by page; after each wait the page is looked up again, and the size is looked
@@ -240,13 +265,13 @@ Co<int32_t> ModelKernel::truncate(uint32_t file, uint64_t size) {
   in.size_unstable = true;
   Upcall call;
   call.new_size = size;
-  const uint64_t before = in.size;
   co_await scheduler_.sleep(Delay::KernelQueue);
   const Token token = upcall(in, call, Tells::NewSize);
   scheduler_.trace(node_, static_cast<int>(file), "kernel  SETATTR t{} size {}", token, size);
   daemon_.on_set_size(token, in.id, size);
   co_await AnswerWait{call};
   const int32_t error = call.answer.error;
+  const uint64_t before = in.size;
   if (error == 0) {
     ++in.version;
     in.fresh = false;
