@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <optional>
 
 #include "posix_support.h"
 
@@ -132,6 +133,46 @@ TEST_F(PosixTest, ExtendedAttributesAreSharedBetweenNodes) {
   ASSERT_OK(::removexattr(c("f").c_str(), "user.one"));
   EXPECT_ERROR(ENODATA, ::getxattr(b("f").c_str(), "user.one", got.data(), got.size()));
   EXPECT_EQ(1, ::getxattr(b("f").c_str(), "user.two", got.data(), got.size()));
+}
+
+// As setfacl(1) writes it: version 2, then (tag, permissions, id) of each entry
+// (linux/posix_acl_xattr.h).
+std::string access_list(std::optional<uint32_t> denied_user) {
+  std::string acl("\2\0\0\0", 4);
+  const auto add = [&](uint16_t tag, uint16_t permissions, uint32_t id) {
+    for (int i = 0; i < 2; ++i) acl += static_cast<char>(tag >> 8 * i);
+    for (int i = 0; i < 2; ++i) acl += static_cast<char>(permissions >> 8 * i);
+    for (int i = 0; i < 4; ++i) acl += static_cast<char>(id >> 8 * i);
+  };
+  add(0x01, 6, ~0u);                            // user::rw-
+  if (denied_user) add(0x02, 0, *denied_user);  // user:ID:---
+  add(0x04, 4, ~0u);                            // group::r--
+  add(0x10, 4, ~0u);                            // mask::r--
+  add(0x20, 0, ~0u);                            // other::---
+  return acl;
+}
+
+TEST_F(PosixTest, AccessControlListsAreObeyedOnEveryNode) {
+  constexpr unsigned kDenied = kUser, kOther = 12346;
+  ASSERT_EQ(0, put(a("f"), "secret"));
+  ASSERT_OK(::chown(a("f").c_str(), 0, kGroup));
+  ASSERT_OK(::chmod(a("f").c_str(), 0640));
+  const auto opens = [&](const std::string& path, unsigned user) {
+    return as_user(user, kGroup, [&] { return open_at(path, O_RDONLY).valid() ? 0 : errno; });
+  };
+  for (const std::string& path : {a("f"), b("f"), c("f")}) EXPECT_EQ(0, opens(path, kDenied));
+  const std::string with = access_list(kDenied), without = access_list(std::nullopt);
+  if (::setxattr(b("f").c_str(), "system.posix_acl_access", with.data(), with.size(), 0) != 0 &&
+      errno == EOPNOTSUPP)
+    GTEST_SKIP() << "the file system below has no access control lists";
+  for (const std::string& path : {a("f"), b("f"), c("f")}) {
+    EXPECT_EQ(EACCES, opens(path, kDenied)) << path;
+    EXPECT_EQ(0, opens(path, kOther)) << path;
+  }
+  ASSERT_OK(
+      ::setxattr(a("f").c_str(), "system.posix_acl_access", without.data(), without.size(), 0));
+  for (const std::string& path : {a("f"), b("f"), c("f")})
+    EXPECT_EQ(0, opens(path, kDenied)) << path << ": the list of before is remembered";
 }
 
 TEST_F(PosixTest, SpecialFilesAreLocalKindsWithSharedNames) {

@@ -16,10 +16,12 @@ constexpr uint64_t kRequired = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_MAX_PAGE
 
 // Taken when the kernel has them. READDIRPLUS tells us when a program will look at the files it
 // lists. The lock flags above stay set although a lock may be refused: left out, the kernel would
-// grant locks on its own, and every node would get its own.
+// grant locks on its own, and every node would get its own. POSIX_ACL: without it the kernel stores
+// access control lists and obeys none; it forgets them with the attributes
+// (fuse_reverse_inval_inode).
 constexpr uint64_t kOptional = FUSE_PARALLEL_DIROPS | FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO |
                                FUSE_INIT_EXT | FUSE_HANDLE_KILLPRIV_V2 | kInitHasResend |
-                               kInitHasExpireOnly | FUSE_ABORT_ERROR;
+                               kInitHasExpireOnly | FUSE_ABORT_ERROR | FUSE_POSIX_ACL;
 
 // Left out on purpose, each for what it would do:
 //   WRITEBACK_CACHE       dirty pages nobody was asked about; sizes decided by the kernel
@@ -29,7 +31,7 @@ constexpr uint64_t kOptional = FUSE_PARALLEL_DIROPS | FUSE_DO_READDIRPLUS | FUSE
 //   PASSTHROUGH           reads and writes past us
 //   REQUEST_TIMEOUT       a request may wait for a lease as long as it takes
 //   HANDLE_KILLPRIV       its first version strips bits it must not
-//   CACHE_SYMLINKS, POSIX_ACL, OVER_IO_URING, SETXATTR_EXT  not built
+//   CACHE_SYMLINKS, OVER_IO_URING, SETXATTR_EXT  not built
 
 void describe_lacks(const Capabilities& can, const InitOptions& options, uint64_t offered,
                     std::vector<std::string>& lacks) {

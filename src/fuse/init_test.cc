@@ -21,7 +21,8 @@ TEST(InitTest, TakesExactlyTheFlagsOfTheDesign) {
                             FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_EXPLICIT_INVAL_DATA |
                             FUSE_INIT_EXT | kInitDirectIoAllowMmap | FUSE_ATOMIC_O_TRUNC |
                             FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS | FUSE_HANDLE_KILLPRIV_V2 |
-                            kInitHasResend | kInitHasExpireOnly | FUSE_ABORT_ERROR);
+                            kInitHasResend | kInitHasExpireOnly | FUSE_ABORT_ERROR |
+                            FUSE_POSIX_ACL);
   EXPECT_TRUE(n->lacks.empty());
   EXPECT_FALSE(n->again);
 }
