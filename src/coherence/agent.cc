@@ -60,12 +60,15 @@ void Agent::write(Instant now, WriteEvent event, AgentActions& actions) {
   settle(now, f, actions);
 }
 
-std::optional<uint64_t> Agent::write_now(Instant now, const WriteNowEvent& event) {
+std::optional<Agent::WrittenNow> Agent::write_now(Instant now, const WriteNowEvent& event) {
   FileAgent* f = find(event.file);
   if (f == nullptr) return std::nullopt;
+  // Behind bytes that wait to be flushed there is no earlier deadline than theirs.
+  const bool waiting = f->waits_to_flush();
   const std::optional<uint64_t> offset = f->write_now(now, event);
-  if (offset) set_deadline(event.file, f->deadline());
-  return offset;
+  if (!offset) return std::nullopt;
+  if (!waiting) set_deadline(event.file, f->deadline());
+  return WrittenNow{*offset, !waiting};
 }
 
 void Agent::write_back(Instant now, FileId id, uint64_t offset, Bytes bytes, Timestamp now_wall,

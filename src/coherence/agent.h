@@ -223,8 +223,12 @@ class Agent {
   void write(Instant now, WriteEvent event, AgentActions& actions);
   // Carries the write out if nothing has to happen first (every lease held, nothing cached, nobody
   // waits) and returns where it went; nullopt: nothing was done, use write(). No action comes of
-  // it but what next_deadline() tells.
-  std::optional<uint64_t> write_now(Instant now, const WriteNowEvent& event);
+  // it but what next_deadline() tells, if that is new.
+  struct WrittenNow {
+    uint64_t offset = 0;
+    bool new_deadline = false;
+  };
+  std::optional<WrittenNow> write_now(Instant now, const WriteNowEvent& event);
   // A page-cache write-back. It is accepted at once, always; the driver answers it right after this
   // call returns (K7).
   void write_back(Instant now, FileId file, uint64_t offset, Bytes bytes, Timestamp now_wall,

@@ -299,7 +299,7 @@ class AgentWorld {
                                                                   .append = append,
                                                                   .now_wall = wall_});
       if (went) {
-        actions_.push_back(ReplyWritten{token, *went, size});
+        actions_.push_back(ReplyWritten{token, went->offset, size});
         return;
       }
       agent.write(now_,

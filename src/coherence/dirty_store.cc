@@ -46,6 +46,7 @@ void DirtyStore::write(uint64_t offset, const Bytes& bytes) {
                   }
                   page.bytes = bytes.part(at, length);
                   page.own = nullptr;
+                  page.whole = true;
                   page.valid.assign(1, Piece{0, static_cast<uint16_t>(kPageSize)});
                 });
 }
@@ -59,8 +60,7 @@ void DirtyStore::write(uint64_t offset, std::span<const std::byte> bytes) {
 
 // The page, new or again with bytes that no flush carries.
 DirtyStore::Page& DirtyStore::dirty_page(uint64_t index) {
-  auto [it, fresh] = pages_.try_emplace(index);
-  Page& page = it->second;
+  auto [page, fresh] = pages_.get(index);
   if (fresh) {
     ++unsent_;
   } else if (page.flush != 0) {
@@ -81,6 +81,7 @@ void DirtyStore::copy_into(Page& page, uint32_t first, std::span<const std::byte
     page.bytes = Bytes(std::move(memory), view);
   }
   std::memcpy(page.own + first, part.data(), part.size());
+  if (page.whole) return;
   Piece added{static_cast<uint16_t>(first), static_cast<uint16_t>(first + part.size())};
   for (const Piece& piece : page.valid)
     if (piece.first <= added.first && added.end <= piece.end) return;
@@ -98,19 +99,20 @@ void DirtyStore::copy_into(Page& page, uint32_t first, std::span<const std::byte
                                  [](const Piece& a, const Piece& b) { return a.first < b.first; }),
                 added);
   page.valid = std::move(merged);
+  page.whole = page.valid.front().first == 0 && page.valid.front().end == kPageSize;
 }
 
 bool DirtyStore::covers(uint64_t offset, uint64_t length) const {
   if (length == 0) return true;
   PageRange range = PageRange::of_bytes(offset, length);
-  auto it = pages_.lower_bound(range.first);
-  for (uint64_t index = range.first; index < range.end; ++index, ++it) {
-    if (it == pages_.end() || it->first != index) return false;
+  for (uint64_t index = range.first; index < range.end; ++index) {
+    const Page* page = pages_.find(index);
+    if (page == nullptr) return false;
     const uint64_t start = index << kPageShift;
     const uint64_t first = std::max(offset, start) - start;
     const uint64_t end = std::min(offset + length, start + kPageSize) - start;
     bool inside = false;
-    for (const Piece& piece : it->second.valid)
+    for (const Piece& piece : page->valid)
       inside = inside || (piece.first <= first && end <= piece.end);
     if (!inside) return false;
   }
@@ -138,14 +140,15 @@ std::vector<Bytes> DirtyStore::compose(uint64_t offset, uint64_t length, uint64_
   };
   if (length > 0) {
     for (auto it = pages_.lower_bound(offset >> kPageShift);
-         it != pages_.end() && it->first << kPageShift < end; ++it) {
-      const uint64_t start = it->first << kPageShift;
-      for (const Piece& piece : it->second.valid) {
+         it != pages_.end() && (*it).number << kPageShift < end; ++it) {
+      const auto [number, page] = *it;
+      const uint64_t start = number << kPageShift;
+      for (const Piece& piece : page.valid) {
         const uint64_t first = std::max(start + piece.first, at);
         const uint64_t stop = std::min(start + piece.end, end);
         if (first >= stop) continue;
         fill_from_base(first);
-        append(pieces, it->second.bytes.part(first - start, stop - first));
+        append(pieces, page.bytes.part(first - start, stop - first));
         at = stop;
       }
     }
@@ -159,16 +162,16 @@ std::vector<Extent> DirtyStore::take_unsent(PageRange range, uint64_t flush, uin
   std::vector<Extent> extents;
   *bytes_taken = 0;
   if (unsent_ == 0) return extents;
-  for (auto it = pages_.lower_bound(range.first); it != pages_.end() && it->first < range.end;
+  for (auto it = pages_.lower_bound(range.first); it != pages_.end() && (*it).number < range.end;
        ++it) {
-    Page& page = it->second;
+    const auto [number, page] = *it;
     if (page.flush != 0) continue;
     if (*bytes_taken + kPageSize > bytes_max) break;
     page.flush = flush;
-    sent_[flush].push_back(it->first);
+    sent_[flush].push_back(number);
     --unsent_;
     for (const Piece& piece : page.valid) {
-      const uint64_t offset = (it->first << kPageShift) + piece.first;
+      const uint64_t offset = (number << kPageShift) + piece.first;
       Bytes bytes = page.bytes.part(piece.first, piece.end - piece.first);
       *bytes_taken += bytes.size();
       if (!extents.empty() && extents.back().offset + extents.back().bytes.size() == offset &&
@@ -187,24 +190,24 @@ PageSet DirtyStore::acked(uint64_t flush) {
   auto sent = sent_.find(flush);
   if (sent == sent_.end()) return clean;
   for (uint64_t index : sent->second) {
-    auto it = pages_.find(index);
-    if (it == pages_.end() || it->second.flush != flush) continue;  // given up, or written since
+    const Page* page = pages_.find(index);
+    if (page == nullptr || page->flush != flush) continue;  // given up, or written since
     clean.add({index, index + 1});
-    pages_.erase(it);
+    pages_.erase(index);
   }
   sent_.erase(sent);
   return clean;
 }
 
 void DirtyStore::resend() {
-  for (auto& [index, page] : pages_) page.flush = 0;
+  for (auto [index, page] : pages_) page.flush = 0;
   unsent_ = pages_.size();
   sent_.clear();
 }
 
 void DirtyStore::remove(PageRange range) {
-  for (auto it = pages_.lower_bound(range.first); it != pages_.end() && it->first < range.end;) {
-    if (it->second.flush == 0) --unsent_;
+  for (auto it = pages_.lower_bound(range.first); it != pages_.end() && (*it).number < range.end;) {
+    if ((*it).page.flush == 0) --unsent_;
     it = pages_.erase(it);
   }
 }
@@ -212,10 +215,11 @@ void DirtyStore::remove(PageRange range) {
 void DirtyStore::truncate(uint64_t size) {
   const uint64_t last = size >> kPageShift;
   const uint16_t keep = static_cast<uint16_t>(size & (kPageSize - 1));
-  if (auto it = pages_.find(last); it != pages_.end() && keep > 0) {
-    Page& page = it->second;
+  if (Page* found = pages_.find(last); found != nullptr && keep > 0) {
+    Page& page = *found;
     std::erase_if(page.valid, [&](const Piece& piece) { return piece.first >= keep; });
     if (!page.valid.empty()) page.valid.back().end = std::min(page.valid.back().end, keep);
+    page.whole = false;
     if (page.valid.empty()) remove({last, last + 1});
     remove({last + 1, kPageEnd});
   } else {
@@ -225,21 +229,21 @@ void DirtyStore::truncate(uint64_t size) {
 
 bool DirtyStore::overlaps(PageRange range) const {
   auto it = pages_.lower_bound(range.first);
-  return it != pages_.end() && it->first < range.end;
+  return it != pages_.end() && (*it).number < range.end;
 }
 
 PageRange DirtyStore::clean_around(PageRange range) const {
   PageRange wide = PageRange::all();
   auto below = pages_.lower_bound(range.first);
-  if (below != pages_.begin()) wide.first = std::prev(below)->first + 1;
+  if (below != pages_.begin()) wide.first = (*--below).number + 1;
   auto above = pages_.lower_bound(range.end);
-  if (above != pages_.end()) wide.end = above->first;
+  if (above != pages_.end()) wide.end = (*above).number;
   return wide;
 }
 
 PageSet DirtyStore::pages() const {
   PageSet set;
-  for (const auto& [index, page] : pages_) set.add({index, index + 1});
+  for (const auto [index, page] : pages_) set.add({index, index + 1});
   return set;
 }
 

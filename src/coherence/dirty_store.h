@@ -14,6 +14,7 @@
 #include "base/bytes.h"
 #include "base/page_range.h"
 #include "coherence/messages.h"
+#include "coherence/page_index.h"
 
 namespace vremote::coherence {
 
@@ -55,17 +56,19 @@ class DirtyStore {
   struct Piece {
     uint16_t first = 0, end = 0;  // bytes of the page, end <= 4096
   };
+  // What every write looks at comes first: random writes find none of it in a processor's nearer
+  // caches.
   struct Page {
-    Bytes bytes;  // kPageSize bytes
-    std::byte* own =
-        nullptr;  // the same memory when it is ours to change (and nobody else refers to it)
-    std::vector<Piece> valid;  // disjoint, in order
     uint64_t flush = 0;        // the flush that carries all of it; 0: not sent, or written since
+    std::byte* own = nullptr;  // the same memory as `bytes` when it is ours to change
+    Bytes bytes;               // kPageSize bytes
+    bool whole = false;        // all of them are dirty; else `valid` tells which
+    std::vector<Piece> valid;  // disjoint, in order
   };
   Page& dirty_page(uint64_t index);
   static void copy_into(Page& page, uint32_t first, std::span<const std::byte> part);
 
-  std::map<uint64_t, Page> pages_;
+  PageIndex<Page> pages_;
   std::map<uint64_t, std::vector<uint64_t>> sent_;  // flush -> the pages it carries
   uint64_t unsent_ = 0;                             // pages with flush == 0
 };

@@ -478,8 +478,7 @@ std::optional<Instant> FileAgent::deadline() const {
   if (forgotten_ && seen_ > 0 && release_at_ && *release_at_ > stepped_at_ &&
       (!at || *release_at_ < *at))
     at = release_at_;
-  if ((dirty_.has_unsent() || dirty_attributes_.has_mtime || dirty_attributes_.has_size) &&
-      truncations_ == 0 && !shared_.due.contains(id_)) {
+  if (waits_to_flush() && truncations_ == 0 && !shared_.due.contains(id_)) {
     Instant due = dirty_since_ + shared_.options.flush_after_ns;
     if (!at || due < *at) at = due;
   }

@@ -100,6 +100,9 @@ class FileAgent {
     return dirty_.empty() && !dirty_attributes_.has_size && !dirty_attributes_.has_mtime &&
            flights_.empty();
   }
+  bool waits_to_flush() const {
+    return dirty_.has_unsent() || dirty_attributes_.has_mtime || dirty_attributes_.has_size;
+  }
   FileId id() const { return id_; }
   bool may_be_mapped() const { return mapping_opens_ > 0; }
   std::optional<uint32_t> peek_mode() const {

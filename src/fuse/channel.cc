@@ -19,8 +19,9 @@ namespace {
 
 constexpr const char* kDevice = "/dev/fuse";
 constexpr size_t kPartsMax = 1024;  // UIO_MAXIOV
-constexpr size_t kNameMax = 1024;   // FUSE_NAME_MAX of every kernel; newer ones take more
-constexpr int kErrnoEnd = 512;      // the kernel refuses replies with errors from here on
+constexpr size_t kSmallReply = 256;
+constexpr size_t kNameMax = 1024;  // FUSE_NAME_MAX of every kernel; newer ones take more
+constexpr int kErrnoEnd = 512;     // the kernel refuses replies with errors from here on
 
 Result<Fd> open_device() {
   Fd fd(::open(kDevice, O_RDWR | O_CLOEXEC | O_NONBLOCK));
@@ -49,6 +50,16 @@ iovec part_of(std::span<const std::byte> bytes) {
 template <typename T>
 std::span<const std::byte> bytes_of(const T& value) {
   return std::as_bytes(std::span<const T, 1>(&value, 1));
+}
+
+// A reply or notification is one write(2) of all of it.
+Status written(size_t length, auto write) {
+  while (true) {
+    const ssize_t done = write();
+    if (done == static_cast<ssize_t>(length)) return {};
+    if (done >= 0) return fail(EIO, "/dev/fuse took only a part of a reply");
+    if (errno != EINTR) return fail(errno);
+  }
 }
 
 // What is not there cannot be stale.
@@ -89,14 +100,26 @@ Status Channel::send(uint64_t unique, int32_t code, std::span<const iovec> parts
   fuse_out_header head{};
   head.unique = unique;
   head.error = code;
-
-  std::array<iovec, kPartsMax> all;  // left uninitialised: only the first `count` are used
-  std::vector<std::byte> joined;
-  size_t count = 1;
   size_t length = sizeof(head);
   for (const iovec& part : parts) length += part.iov_len;
   VR_CHECK(length <= std::numeric_limits<uint32_t>::max());
   head.len = static_cast<uint32_t>(length);
+
+  // Joined, since the kernel pins the memory of each part.
+  if (length <= kSmallReply) {
+    std::array<std::byte, kSmallReply> small;
+    std::memcpy(small.data(), &head, sizeof(head));
+    size_t at = sizeof(head);
+    for (const iovec& part : parts) {
+      if (part.iov_len > 0) std::memcpy(small.data() + at, part.iov_base, part.iov_len);
+      at += part.iov_len;
+    }
+    return written(length, [&] { return ::write(fd_.get(), small.data(), length); });
+  }
+
+  std::array<iovec, kPartsMax> all;  // left uninitialised: only the first `count` are used
+  std::vector<std::byte> joined;
+  size_t count = 1;
   all[0] = part_of(bytes_of(head));
 
   if (parts.size() < kPartsMax) {
@@ -111,12 +134,7 @@ Status Channel::send(uint64_t unique, int32_t code, std::span<const iovec> parts
     all[count++] = part_of(joined);
   }
 
-  while (true) {
-    const ssize_t written = ::writev(fd_.get(), all.data(), static_cast<int>(count));
-    if (written == static_cast<ssize_t>(length)) return {};
-    if (written >= 0) return fail(EIO, "/dev/fuse took only a part of a reply");
-    if (errno != EINTR) return fail(errno);
-  }
+  return written(length, [&] { return ::writev(fd_.get(), all.data(), static_cast<int>(count)); });
 }
 
 Status Channel::reply_error(uint64_t unique, int error) const {

@@ -460,12 +460,14 @@ Result<Request> decode(std::span<const std::byte> buffer) {
                                     head.opcode, buffer.size(), head.len, extensions));
   }
   Reader in(buffer.subspan(sizeof(head), buffer.size() - sizeof(head) - extensions));
-  Body body = body_of(header.opcode, header.node, in);
+  Result<Request> request(std::in_place);  // made where it is returned: moving it costs
+  request->header = header;
+  request->body = body_of(header.opcode, header.node, in);
   if (in.bad()) {
     return fail(EPROTO,
                 fmt::format("malformed FUSE request {} of {} bytes", head.opcode, buffer.size()));
   }
-  return Request{header, std::move(body)};
+  return request;
 }
 
 bool wants_reply(uint32_t opcode) {

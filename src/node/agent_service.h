@@ -166,6 +166,7 @@ class AgentService {
     std::unordered_map<uint64_t, Instant> recalls, under_way;  // when they began, for the latencies
     net::Timer timer;
     std::optional<Instant> armed;
+    uint64_t written_now = 0;
     size_t index = 0;
     // Messages for the home of this very machine, in order; handed over by one thread at a time.
     std::mutex outbox_mutex;
@@ -187,7 +188,8 @@ class AgentService {
   void with(Shard& shard, Event event);
   void carry_out(Shard& shard, coherence::AgentActions& actions, std::vector<After>& after);
   void finish(After& after);
-  void answer_write(const Waiting& to, int error, uint32_t length, int64_t started_ns);
+  void answer_write(const Waiting& to, int error, uint32_t length,
+                    std::optional<int64_t> started_ns);
   void answer(Shard& shard, coherence::Token token, Answer answer, std::vector<After>& after);
   void note_sent(Shard& shard, const coherence::ToHome& message);
   void note_received(Shard& shard, const coherence::ToAgent& message, Instant now);

@@ -284,7 +284,7 @@ void Node::on_write(Token token, FileId file, uint64_t offset, Bytes bytes, bool
                              .append = append,
                              .now_wall = scheduler_.wall()};
   if (const auto went = agent_.write_now(scheduler_.now(), direct)) {
-    actions.push_back(ReplyWritten{token, *went, static_cast<uint32_t>(bytes.size())});
+    actions.push_back(ReplyWritten{token, went->offset, static_cast<uint32_t>(bytes.size())});
     take(file, actions);
     return;
   }
