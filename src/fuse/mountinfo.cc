@@ -7,7 +7,6 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
-#include <ranges>
 
 #include "base/fd.h"
 
@@ -83,9 +82,10 @@ Result<std::vector<MountEntry>> read_mountinfo() {
     text.append(chunk.data(), static_cast<size_t>(length));
   }
   std::vector<MountEntry> entries;
-  for (const auto line : std::views::split(text, '\n')) {
-    if (auto entry = parse_mount_entry({line.begin(), line.end()}))
-      entries.push_back(std::move(*entry));
+  for (std::string_view rest = text; !rest.empty();) {
+    const std::string_view line = rest.substr(0, rest.find('\n'));
+    rest.remove_prefix(std::min(line.size() + 1, rest.size()));
+    if (auto entry = parse_mount_entry(line)) entries.push_back(std::move(*entry));
   }
   return entries;
 }

@@ -13,10 +13,8 @@
 #include <filesystem>
 #include <string_view>
 
-#define TOML_EXCEPTIONS 0
-#include <toml++/toml.h>
-
 #include "base/fd.h"
+#include "base/toml.h"
 #include "intercept/namespace_json.h"
 
 namespace vremote::intercept {

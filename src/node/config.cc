@@ -241,8 +241,9 @@ Result<Config> parse_config(std::string_view text, const std::string& file) {
   auto parsed = toml::parse(text, std::string_view(file));
   if (!parsed) {
     const auto at = parsed.error().source().begin;
-    return fail(EINVAL, fmt::format("{}:{}:{}: not valid TOML: {}", file, at.line, at.column,
-                                    std::string_view(parsed.error().description())));
+    return fail(EINVAL,
+                one_line(fmt::format("{}:{}:{}: not valid TOML: {}", file, at.line, at.column,
+                                     std::string_view(parsed.error().description()))));
   }
   Config config;
   config.file = file;

@@ -39,6 +39,12 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 
 }  // namespace
 
+std::string one_line(std::string text) {
+  std::ranges::replace_if(
+      text, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
+  return text;
+}
+
 std::unexpected<Error> Section::bad(std::string_view key, std::string_view why) const {
   const toml::node* node = table_.get(key);
   return bad_at(node != nullptr ? *node : static_cast<const toml::node&>(table_),
@@ -46,14 +52,15 @@ std::unexpected<Error> Section::bad(std::string_view key, std::string_view why) 
 }
 
 Status Section::only(std::initializer_list<std::string_view> keys) const {
-  for (const auto& [key, value] : table_) {
-    if (std::ranges::find(keys, key.str()) != keys.end()) continue;
-    auto nearest = std::ranges::min_element(
-        keys, {}, [&](auto known) { return edit_distance(known, key.str()); });
-    std::string mend = edit_distance(*nearest, key.str()) <= 2
+  for (const auto& [name, value] : table_) {
+    const std::string_view key = name.str();
+    if (std::ranges::find(keys, key) != keys.end()) continue;
+    auto nearest =
+        std::ranges::min_element(keys, {}, [key](auto known) { return edit_distance(known, key); });
+    std::string mend = edit_distance(*nearest, key) <= 2
                            ? fmt::format("did you mean '{}'?", *nearest)
                            : fmt::format("known here: {}", fmt::join(keys, ", "));
-    return bad_at(value, prefix_ + std::string(key.str()), "unknown key; " + mend);
+    return bad_at(value, prefix_ + std::string(key), "unknown key; " + mend);
   }
   return {};
 }
@@ -137,11 +144,7 @@ std::unexpected<Error> Section::bad_at(const toml::node& node, const std::string
   const auto at = node.source().begin;
   std::string place = file_;
   if (at.line > 0) place += fmt::format(":{}:{}", at.line, at.column);
-  std::string line = fmt::format("{}: key '{}': {}", place, key, why);
-  // A quoted key or a value may hold a newline; an error is one line.
-  std::ranges::replace_if(
-      line, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
-  return fail(EINVAL, std::move(line));
+  return fail(EINVAL, one_line(fmt::format("{}: key '{}': {}", place, key, why)));
 }
 std::unexpected<Error> Section::wrong_type(std::string_view key, const toml::node& node,
                                            std::string_view wanted) const {

@@ -5,10 +5,6 @@
 // values.
 #pragma once
 
-#define TOML_EXCEPTIONS 0
-#define TOML_ENABLE_FORMATTERS 0
-#include <toml++/toml.h>
-
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
@@ -17,9 +13,13 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/toml.h"
 #include "node/config.h"
 
 namespace vremote::node {
+
+// An error is one line, also when a quoted key or a value in it holds a newline.
+std::string one_line(std::string text);
 
 class Section {
  public:

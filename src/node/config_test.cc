@@ -118,6 +118,11 @@ TEST(ConfigTest, TheExampleIsAcceptedAlsoWithItsCommentedKeys) {
 TEST(ConfigTest, SyntaxErrorsTellThePlace) {
   EXPECT_THAT(refusal("node = 'n1'\nmount = \n"), HasSubstr("/etc/node.toml:2:"));
   EXPECT_THAT(refusal("node = 'n1'\nnode = 'n2'\n"), HasSubstr("/etc/node.toml:2:"));
+  // What the library itself does not expect (base/toml.h).
+  EXPECT_THAT(refusal("[,log]\n"), HasSubstr("/etc/node.toml:1:"));
+  EXPECT_THAT(refusal("[[[export]]]\n"), HasSubstr("/etc/node.toml:1:"));
+  EXPECT_THAT(refusal("nodeλ = 'n1'\n"), HasSubstr("/etc/node.toml:1:"));
+  EXPECT_THAT(refusal("node = 'n1'\nx = f\n"), HasSubstr("/etc/node.toml:2:"));  // one line
 }
 
 TEST(ConfigTest, UnknownKeysAreRefusedWithPlaceAndMend) {

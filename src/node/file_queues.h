@@ -3,7 +3,8 @@
 // another.
 //
 // An item that need not wait runs on whichever thread pumps; one that would wait for the disk is
-// taken over by a helper thread, and with it all behind it.
+// taken over by a helper thread, and with it all behind it. The helpers must have stopped before
+// the queues go: one may still be closing a queue whose last item is done.
 #pragma once
 
 #include <deque>

@@ -27,6 +27,7 @@ TEST(FileQueuesTest, ItemsOfOneFileRunInOrderWhicheverThreadRunsThem) {
   }
   queues.pump(file);
   while (left.load() > 0) std::this_thread::yield();
+  helpers.stop();
   ASSERT_EQ(order.size(), static_cast<size_t>(kItems));
   for (int i = 0; i < kItems; ++i) EXPECT_EQ(order[i], i);
 }
