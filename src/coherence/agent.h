@@ -133,6 +133,9 @@ struct AgentOptions {
   int64_t moment_ns = 1'000'000;
   int64_t flush_after_ns = 1'000'000'000;  // dirty bytes older than this go to the home
   uint64_t dirty_max_bytes = 256u << 20;   // beyond it writers wait
+  // What the origin would refuse when the bytes come, refused when they are written. This is ext4's
+  // limit.
+  uint64_t file_max_bytes = (uint64_t{1} << 44) - kPageSize;
   // K15: the kernel cuts an append that is longer than this. A piece may be shorter by the place of
   // the caller's buffer in its first page.
   uint64_t max_write = 1u << 20;

@@ -218,7 +218,7 @@ bool FileAgent::advance_write(Instant now, Request& request, AgentActions& actio
       request.offset = attributes_.size;
       request.range = PageRange::of_bytes(request.offset, request.size);
     }
-    if (request.offset + request.size > static_cast<uint64_t>(INT64_MAX)) {
+    if (request.offset + request.size > shared_.options.file_max_bytes) {
       actions.push_back(ReplyError{request.token, EFBIG});
       return true;
     }
@@ -278,7 +278,7 @@ std::optional<uint64_t> FileAgent::write_now(Instant now, const WriteNowEvent& e
   const uint64_t size = attributes_.size;
   const uint64_t offset = event.append ? size : event.offset;
   const uint64_t end = offset + event.bytes.size();
-  if (end > static_cast<uint64_t>(INT64_MAX) || end < offset) return std::nullopt;
+  if (end > shared_.options.file_max_bytes || end < offset) return std::nullopt;
   const bool extends = event.append || end > size;
   const PageRange range = PageRange::of_bytes(offset, event.bytes.size());
   if (!covers(attributes_mode_, extends ? LeaseMode::Exclusive : LeaseMode::Update) ||
