@@ -16,22 +16,6 @@
 namespace vremote::live {
 namespace {
 
-// Runs `body` in a child; its process number. `body`'s value becomes the exit status.
-pid_t in_child(const std::function<int()>& body) {
-  const pid_t pid = ::fork();
-  if (pid == 0) {
-    PosixTest::cluster->in_child();
-    ::_exit(body());
-  }
-  return pid;
-}
-
-int status_of(pid_t pid) {
-  int status = 0;
-  ::waitpid(pid, &status, 0);
-  return status;
-}
-
 // A handler that is called every `microseconds`; interrupted calls are not taken up again.
 void disturb(long microseconds) {
   struct sigaction action {};
@@ -39,17 +23,6 @@ void disturb(long microseconds) {
   ::sigaction(SIGALRM, &action, nullptr);
   const itimerval often{{0, microseconds}, {0, microseconds}};
   ::setitimer(ITIMER_REAL, &often, nullptr);
-}
-
-// Until the process waits in the kernel for an answer of its node.
-bool waits_for_its_node(pid_t pid) {
-  for (int i = 0; i < 5000; ++i) {
-    std::ifstream file("/proc/" + std::to_string(pid) + "/stack");
-    std::string stack((std::istreambuf_iterator<char>(file)), {});
-    if (stack.find("request_wait_answer") != std::string::npos) return true;
-    ::usleep(1000);
-  }
-  return false;
 }
 
 // Several programs stop when a file operation ends with EINTR, which no local disk gives.

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
 
 namespace vremote::live {
 
@@ -79,6 +80,32 @@ std::string pattern(size_t size, unsigned seed) {
     ch = static_cast<char>('!' + (x >> 33) % 90);
   }
   return text;
+}
+
+pid_t in_child(const std::function<int()>& body) {
+  std::fflush(nullptr);
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    PosixTest::cluster->in_child();
+    ::_exit(body());
+  }
+  return pid;
+}
+
+int status_of(pid_t pid) {
+  int status = 0;
+  ::waitpid(pid, &status, 0);
+  return status;
+}
+
+bool waits_for_its_node(pid_t pid) {
+  for (int i = 0; i < 5000; ++i) {
+    std::ifstream file("/proc/" + std::to_string(pid) + "/stack");
+    std::string stack((std::istreambuf_iterator<char>(file)), {});
+    if (stack.find("request_wait_answer") != std::string::npos) return true;
+    ::usleep(1000);
+  }
+  return false;
 }
 
 int as_user(unsigned uid, unsigned gid, const std::function<int()>& body) {

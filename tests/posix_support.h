@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include <functional>
 #include <string>
@@ -55,6 +56,15 @@ bool exists(const std::string& path);
 int64_t mtime_ns(const struct stat& st);
 // A text of `size` bytes that no shift maps to itself.
 std::string pattern(size_t size, unsigned seed = 1);
+// Runs `body` in a child; its process number. `body`'s value becomes the exit status.
+pid_t in_child(const std::function<int()>& body);
+int status_of(pid_t pid);  // waits for its end
+inline bool ended_well(pid_t pid) {
+  const int status = status_of(pid);
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+// Until the process waits in the kernel for an answer of its node.
+bool waits_for_its_node(pid_t pid);
 // Runs `body` in a child with this uid and gid; its value (errno or 0) comes back.
 int as_user(unsigned uid, unsigned gid, const std::function<int()>& body);
 

@@ -131,8 +131,16 @@ struct AgentOptions {
   int64_t settle_ns = 0;
   // By then a thread of the kernel has gone on from an answer it got.
   int64_t moment_ns = 1'000'000;
-  int64_t flush_after_ns = 1'000'000'000;   // dirty bytes older than this go to the home
-  uint64_t dirty_max_bytes = 256u << 20;    // beyond it writers wait
+  int64_t flush_after_ns = 1'000'000'000;  // dirty bytes older than this go to the home
+  uint64_t dirty_max_bytes = 256u << 20;   // beyond it writers wait
+  // What the origin would refuse when the bytes come, refused when they are written. This is ext4's
+  // limit.
+  uint64_t file_max_bytes = (uint64_t{1} << 44) - kPageSize;
+  // K15: the kernel cuts an append that is longer than this. A piece may be shorter by the place of
+  // the caller's buffer in its first page.
+  uint64_t max_write = 1u << 20;
+  int64_t append_gap_ns = 100'000'000;      // how long the next piece of an append is waited for
+  int64_t append_turn_ns = 1'000'000'000;   // and for how long all of them may keep others out
   uint64_t flush_window_bytes = 16u << 20;  // background flushes under way at once
   Mistakes mistakes;
 };
@@ -151,6 +159,7 @@ struct WriteEvent {
   uint64_t offset = 0;  // the kernel's guess when append
   Bytes bytes;
   bool append = false;
+  uint64_t handle = 0;  // by which it was written: pieces of one append share it
   Timestamp now_wall;
 };
 // A write whose bytes are still where the kernel put them.
@@ -159,6 +168,7 @@ struct WriteNowEvent {
   uint64_t offset = 0;  // the kernel's guess when append
   std::span<const std::byte> bytes;
   bool append = false;
+  uint64_t handle = 0;
   Timestamp now_wall;
 };
 

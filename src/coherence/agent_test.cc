@@ -370,6 +370,92 @@ TEST(AgentTest, TheEndIsDecidedAnewWhenTheAttributesWereAway) {
   w.grants_attributes(20'000).expect("written 1 @20000+5");
 }
 
+// The kernel cuts an append into pieces of at most 1 MiB, each sent after the answer to the one
+// before.
+constexpr uint32_t kPiece = 1 << 20;
+constexpr AgentOptions kLateFlush{.flush_after_ns = 1'000'000'000'000};
+
+TEST(AgentTest, ALongAppendKeepsOthersOutBetweenItsPieces) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, 100).has(Exclusive, PageRange::all());
+  w.appends(1, 0, kPiece, 'R').expect("written 1 @100+1048576");
+  w.recalls_attributes().expect_nothing();
+  w.appends(2, kPiece, kPiece, 'S').expect("written 2 @1048676+1048576");
+  w.appends(3, 2 * kPiece, 9, 'T').expect("written 3 @2097252+9", "ack 0-0 size 2097261");
+}
+
+TEST(AgentTest, APieceThatNeedsALeaseKeepsItsTurn) {
+  AgentWorld w(kLateFlush);
+  w.has_attributes(Exclusive, 0).has(Exclusive, pages(0, 255));
+  w.appends(1, 0, kPiece, 'R').expect("written 1 @0+1048576");
+  w.recalls_attributes().expect_nothing();
+  w.appends(2, kPiece, 5000, 'S').expect("ask Exclusive 256-257");
+  w.later_ms(5000).expect_nothing();
+  w.grants('.').expect("written 2 @1048576+5000", "ack 0-0 size 1053576");
+}
+
+// A buffer that does not begin on a page has a place fewer in the first request.
+TEST(AgentTest, APieceMayBeShorterByThePlaceInItsPage) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, 0).has(Exclusive, PageRange::all());
+  w.appends(1, 0, kPiece - 4095, 'R').expect("written 1 @0+1044481");
+  w.recalls_attributes().expect_nothing();
+  w.appends(2, kPiece - 4095, 10, 'S').expect("written 2 @1044481+10", "ack 0-0 size 1044491");
+}
+
+TEST(AgentTest, AShortAppendKeepsNobodyOut) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, 0).has(Exclusive, PageRange::all());
+  w.appends(1, 0, kPiece - 4096, 'R').expect("written 1 @0+1044480");
+  w.recalls_attributes().expect("ack 0-0 size 1044480");
+}
+
+TEST(AgentTest, ThePieceThatDoesNotComeIsNotWaitedForForLong) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, 0).has(Exclusive, PageRange::all());
+  w.appends(1, 0, kPiece, 'R').expect("written 1 @0+1048576");
+  w.recalls_attributes().expect_nothing();
+  w.later_ms(99).expect_nothing();
+  w.later_ms(1).expect("ack 0-0 size 1048576");
+}
+
+TEST(AgentTest, AnAppendWithoutEndLosesItsTurn) {
+  AgentWorld w(kLateFlush);
+  w.has_attributes(Exclusive, 0).has(Exclusive, PageRange::all());
+  w.appends(1, 0, kPiece, 'R').expect("written 1 @0+1048576");
+  w.recalls_attributes().expect_nothing();
+  for (uint64_t i = 1; i < 20; ++i) {
+    w.later_ms(50);
+    w.appends(1 + i, i * kPiece, kPiece, 'S')
+        .expect(fmt::format("written {} @{}+1048576", 1 + i, i * kPiece));
+  }
+  w.later_ms(50).expect("ack 0-0 size 20971520");
+  w.appends(30, 20 * kPiece, kPiece, 'S').expect("ask Exclusive attributes");
+  w.grants_attributes(30 * kPiece).expect("written 30 @31457280+1048576");
+}
+
+// The kernel begins no other write of the file before that in pieces has ended.
+TEST(AgentTest, AnotherWriteEndsTheTurnOfALongAppend) {
+  for (int other = 0; other < 3; ++other) {
+    AgentWorld w;
+    w.has_attributes(Exclusive, 0).has(Exclusive, PageRange::all());
+    w.appends(1, 0, kPiece, 'R').expect("written 1 @0+1048576");
+    w.recalls_attributes().expect_nothing();
+    switch (other) {
+      case 0:
+        w.writes(2, 0, 5000, 'S').expect("ack 0-0 size 1048576", "ask Update attributes");
+        break;
+      case 1:
+        w.appends_by(2, 2, kPiece, 5000, 'S')
+            .expect("ack 0-0 size 1048576", "ask Exclusive attributes");
+        break;
+      case 2:
+        w.truncates(2, 0).expect("truncate 2", "ack 0-0 size 1048576");
+        break;
+    }
+  }
+}
+
 // ---- sizes: K16
 // -----------------------------------------------------------------------------------------------------------------
 

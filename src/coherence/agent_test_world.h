@@ -77,6 +77,10 @@ class AgentWorld {
   AgentWorld& appends(Token token, uint64_t guess, uint32_t size, char c) {
     return write(token, guess, size, c, true);
   }
+  // By another handle than the other writes.
+  AgentWorld& appends_by(uint64_t handle, Token token, uint64_t guess, uint32_t size, char c) {
+    return write(token, guess, size, c, true, handle);
+  }
   AgentWorld& writes_back(uint64_t page, char c) {
     return event([&] {
       agent.write_back(now_, file, page << kPageShift, repeated(c, kPageSize), wall_, actions_);
@@ -289,7 +293,8 @@ class AgentWorld {
 
  private:
   // As drivers do: at once when nothing has to happen first.
-  AgentWorld& write(Token token, uint64_t offset, uint32_t size, char c, bool append) {
+  AgentWorld& write(Token token, uint64_t offset, uint32_t size, char c, bool append,
+                    uint64_t handle = 1) {
     return event([&] {
       const Bytes bytes = repeated(c, size);
       const auto went = size > kPageSize ? std::nullopt
@@ -297,6 +302,7 @@ class AgentWorld {
                                                                   .offset = offset,
                                                                   .bytes = bytes.view(),
                                                                   .append = append,
+                                                                  .handle = handle,
                                                                   .now_wall = wall_});
       if (went) {
         actions_.push_back(ReplyWritten{token, went->offset, size});
@@ -308,6 +314,7 @@ class AgentWorld {
                    .offset = offset,
                    .bytes = bytes,
                    .append = append,
+                   .handle = handle,
                    .now_wall = wall_},
                   actions_);
     });

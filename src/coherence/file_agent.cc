@@ -48,6 +48,9 @@ void FileAgent::write(WriteEvent event) {
   request.range = PageRange::of_bytes(event.offset, event.bytes.size());
   request.bytes = std::move(event.bytes);
   request.append = event.append;
+  request.handle = event.handle;
+  // The kernel lets no other write of the file begin before the one in pieces has ended.
+  if (!event.append || !continues(event.handle, event.offset)) turn_.reset();
   request.kernel_end = event.offset + request.size;
   request.wall = event.now_wall;
   requests_.push_back(std::move(request));
@@ -79,6 +82,7 @@ void FileAgent::open(Token token, bool may_map) {
 void FileAgent::close(bool may_map, AgentActions& actions) {
   VR_CHECK(opens_ > 0 && (!may_map || mapping_opens_ > 0));
   --opens_;
+  if (opens_ == 0) turn_.reset();
   if (may_map) --mapping_opens_;
   if (opens_ == 0 && told_in_use_) {
     told_in_use_ = false;
@@ -116,6 +120,7 @@ void FileAgent::truncate(Token token, uint64_t size) {
   known_to_kernel();
   inode_lock_is_held();
   ++truncations_;
+  turn_.reset();
   Request request;
   request.kind = Kind::Truncate;
   request.token = token;
@@ -232,6 +237,7 @@ void FileAgent::granted(Instant now, Grant message, AgentActions&) {
         if (message.error == EAGAIN) {  // bounced (K8): somebody needs our Attributes first
           request.pinned = false;
           kernel_size_.give_way();
+          if (request.append) turn_.reset();
           break;
         }
         request.error = message.error;
@@ -287,6 +293,7 @@ void FileAgent::reset(Instant, AgentActions& actions) {
   seen_ = 0;
   size_floor_ = 0;
   told_in_use_ = false;
+  turn_.reset();
   recalls_.clear();
   for (auto& [flush, bytes] : flights_) shared_.flush_bytes_in_flight -= bytes;
   flights_.clear();

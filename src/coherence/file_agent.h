@@ -126,6 +126,7 @@ class FileAgent {
     Bytes bytes;                    // write
     Timestamp wall;
     bool append = false;
+    uint64_t handle = 0;
     bool pinned = false;         // keeps the Attributes lease here
     bool active = false;         // write: being carried out; truncate: sent
     bool asked_message = false;  // needed at least one message
@@ -152,6 +153,15 @@ class FileAgent {
     PageRange range;
     std::optional<Instant> stuck_since;  // K8: waits beside an unanswered truncation
     bool told_busy = false;
+  };
+
+  // K15: an append that the kernel cut into pieces goes on. Its Attributes lease stays here between
+  // them, for a while.
+  struct AppendTurn {
+    uint64_t handle = 0;
+    uint64_t kernel_end = 0;  // where the kernel thinks that the next piece begins
+    Instant until;            // of waiting for that
+    Instant last;             // of the whole turn
   };
 
   bool advance(Instant now, Request& request, AgentActions& actions);  // true: answered, remove it
@@ -197,6 +207,10 @@ class FileAgent {
     cut_off_ = {};
   }
   void wake_at(Instant at) { wake_ = wake_ ? std::min(*wake_, at) : at; }
+  bool continues(uint64_t handle, uint64_t offset) const {
+    return turn_ && turn_->handle == handle && turn_->kernel_end == offset;
+  }
+  void appended(Instant now, uint64_t handle, uint64_t kernel_offset, uint64_t length);
   void told_at_most(uint64_t size) {
     for (Request& request : requests_)
       if (request.push_size > size) request.push_size = 0;
@@ -235,7 +249,8 @@ class FileAgent {
   bool forgotten_ = true;
   std::optional<Instant> release_at_;
   Instant stepped_at_;
-  uint32_t truncations_ = 0;     // unanswered (K8)
+  uint32_t truncations_ = 0;  // unanswered (K8)
+  std::optional<AppendTurn> turn_;
   int32_t write_error_ = 0;      // a flush failed at the home; told once, at fsync or close
   std::list<Request> requests_;  // in order of arrival
   // Whether one of them may be active: thousands of waiting fills need not look for it each.

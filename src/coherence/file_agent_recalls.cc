@@ -35,6 +35,11 @@ bool FileAgent::advance_recall(Instant now, const PendingRecall& recall, AgentAc
         if (truncations_ == 0 || request.active) return false;
         request.pinned = false;
       }
+      // K15: the rest of an append is about to come.
+      if (turn_ && now < turn_->until) {
+        wake_ = wake_ ? std::min(*wake_, turn_->until) : turn_->until;
+        return false;
+      }
       if (!cut_off_.empty()) return false;
       if (recall.to == LeaseMode::None) {
         if (const auto until = kernel_size_.cutting_until(now)) {  // Z3
@@ -59,6 +64,7 @@ bool FileAgent::advance_recall(Instant now, const PendingRecall& recall, AgentAc
       told_in_use_ = opens_ > 0;
       dirty_attributes_ = {};
       if (!covers(recall.to, LeaseMode::Shared)) drop_attributes(actions);
+      turn_.reset();
       if (recall.to == LeaseMode::None) {
         attributes_mode_ = LeaseMode::None;
       } else if (attributes_mode_ != LeaseMode::None) {

@@ -208,13 +208,17 @@ bool FileAgent::advance_write(Instant now, Request& request, AgentActions& actio
     const uint64_t known_size =
         attributes_mode_ != LeaseMode::None ? attributes_.size : size_floor_;
     const bool extends = request.append || end > known_size;
+    // K15: a piece goes right behind the one before it, whoever else has asked meanwhile.
+    if (request.append && continues(request.handle, request.kernel_end - request.size) &&
+        now < turn_->last && covers(attributes_mode_, LeaseMode::Exclusive))
+      request.pinned = true;
     if (!need_attributes(request, extends ? LeaseMode::Exclusive : LeaseMode::Update, actions))
       return false;
     if (request.append) {
       request.offset = attributes_.size;
       request.range = PageRange::of_bytes(request.offset, request.size);
     }
-    if (request.offset + request.size > static_cast<uint64_t>(INT64_MAX)) {
+    if (request.offset + request.size > shared_.options.file_max_bytes) {
       actions.push_back(ReplyError{request.token, EFBIG});
       return true;
     }
@@ -250,8 +254,11 @@ bool FileAgent::advance_write(Instant now, Request& request, AgentActions& actio
   // from before.
   if (request.offset + request.size > attributes_.size) drop_attributes(actions);
   apply_write(now, request.offset, request.bytes, request.wall, request.kernel_end);
+  if (request.append)
+    appended(now, request.handle, request.kernel_end - request.size, request.size);
   if (!request.asked_message) ++shared_.statistics.hits_without_message;
   if (shared_.dirty_bytes > shared_.options.dirty_max_bytes) {
+    if (turn_) turn_->until = turn_->last;  // the kernel cannot go on before our answer
     shared_.throttled.push_back(
         {request.token, request.offset, static_cast<uint32_t>(request.size)});
     send_dirty(PageRange::all(), false, actions);
@@ -271,7 +278,7 @@ std::optional<uint64_t> FileAgent::write_now(Instant now, const WriteNowEvent& e
   const uint64_t size = attributes_.size;
   const uint64_t offset = event.append ? size : event.offset;
   const uint64_t end = offset + event.bytes.size();
-  if (end > static_cast<uint64_t>(INT64_MAX) || end < offset) return std::nullopt;
+  if (end > shared_.options.file_max_bytes || end < offset) return std::nullopt;
   const bool extends = event.append || end > size;
   const PageRange range = PageRange::of_bytes(offset, event.bytes.size());
   if (!covers(attributes_mode_, extends ? LeaseMode::Exclusive : LeaseMode::Update) ||
@@ -285,7 +292,26 @@ std::optional<uint64_t> FileAgent::write_now(Instant now, const WriteNowEvent& e
   ++shared_.statistics.direct_writes;
   ++shared_.statistics.hits_without_message;
   apply_write(now, offset, event.bytes, event.now_wall, event.offset + event.bytes.size());
+  if (event.append) {
+    appended(now, event.handle, event.offset, event.bytes.size());
+  } else {
+    turn_.reset();
+  }
   return offset;
+}
+
+// K15: a piece as long as a request can be may be followed by another of the same record.
+void FileAgent::appended(Instant now, uint64_t handle, uint64_t kernel_offset, uint64_t length) {
+  const Instant last =
+      continues(handle, kernel_offset) ? turn_->last : now + shared_.options.append_turn_ns;
+  turn_.reset();
+  if (length + kPageSize <= shared_.options.max_write || now >= last ||
+      shared_.options.mistakes.has(Mistake::LetGoBetweenPieces))
+    return;
+  turn_ = {.handle = handle,
+           .kernel_end = kernel_offset + length,
+           .until = std::min(last, now + shared_.options.append_gap_ns),
+           .last = last};
 }
 
 bool FileAgent::advance_open(Request& request, AgentActions& actions) {

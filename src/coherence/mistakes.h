@@ -26,6 +26,7 @@ enum class Mistake : uint8_t {
   TruncationSeenElsewhereFirst,  // B4: others may learn a truncation's size before its own node
   KeepAttributes,                // the kernel keeps attributes whose lease is gone
   UnsettledSizes,                // Z2: answers rely on a size smaller than the kernel may have
+  LetGoBetweenPieces,            // K15: others may append between the pieces of a long append
   kCount,
 };
 
@@ -71,6 +72,8 @@ constexpr std::string_view name_of(Mistake m) {
       return "keep-attributes";
     case Mistake::UnsettledSizes:
       return "unsettled-sizes";
+    case Mistake::LetGoBetweenPieces:
+      return "let-go-between-pieces";
     case Mistake::kCount:
       break;
   }

@@ -1,6 +1,7 @@
 #include "coherence/operation_needs.h"
 
 #include <algorithm>
+#include <string_view>
 
 #include "base/overload.h"
 
@@ -8,6 +9,8 @@ namespace vremote::coherence {
 namespace {
 
 using Needs = std::vector<OperationNeed>;
+
+constexpr std::string_view kFileCapabilities = "security.capability";
 
 // The caller keeps its Entries lease: it sees to its own names (it asks the home for each while the
 // operation runs).
@@ -44,6 +47,12 @@ std::vector<OperationNeed> first_needs(NodeId caller, const Operation& operation
             Needs needs{entries(std::min(c.from_dir, c.to_dir), LeaseMode::Exclusive, caller),
                         entries(std::max(c.from_dir, c.to_dir), LeaseMode::Exclusive, caller)};
             return needs;
+          },
+          // A program that has been changed loses its capabilities: the disk takes them away when
+          // the bytes come.
+          [&](const GetXattrCall& c) {
+            if (c.name != kFileCapabilities) return Needs{};
+            return Needs{{c.file, Resource::Data, LeaseMode::Shared, PageRange::all(), {}}};
           },
           [&](const auto&) { return Needs{}; },
       },
@@ -133,7 +142,13 @@ std::vector<OperationNeed> second_needs(NodeId caller, const Operation& operatio
             return Needs{{c.file, Resource::Attributes, LeaseMode::Shared, kUnit, {}},
                          {c.file, Resource::Data, LeaseMode::Shared, PageRange::all(), {}}};
           },
-          [&](const SetXattrCall& c) { return attributes({c.file}); },
+          // Bytes that come to the disk later would take the new ones away.
+          [&](const SetXattrCall& c) {
+            Needs needs = attributes({c.file});
+            if (c.name == kFileCapabilities)
+              needs.push_back({c.file, Resource::Data, LeaseMode::Shared, PageRange::all(), {}});
+            return needs;
+          },
           [&](const RemoveXattrCall& c) { return attributes({c.file}); },
           [&](const auto&) { return Needs{}; },
       },

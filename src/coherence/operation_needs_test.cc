@@ -179,6 +179,19 @@ TEST(OperationNeedsTest, ACopyTakesTheBytesOfItsSourceAndAllOfWhatItChanges) {
   for (const auto& need : needs) EXPECT_EQ(need.except, std::nullopt);
 }
 
+TEST(OperationNeedsTest, CapabilitiesAreReadAndSetWhenAllThatWasWrittenIsOnDisk) {
+  const auto needs = needs_of(GetXattrCall{.file = kLow, .name = "security.capability"}, {});
+  ASSERT_EQ(needs.size(), 1u);
+  EXPECT_EQ(needs[0].resource, Resource::Data);
+  EXPECT_EQ(needs[0].mode, Shared);
+  EXPECT_EQ(needs[0].range, PageRange::all());
+  EXPECT_TRUE(needs_of(GetXattrCall{.file = kLow, .name = "user.a"}, {}).empty());
+  const auto set = needs_of(SetXattrCall{.file = kLow, .name = "security.capability"}, {});
+  ASSERT_EQ(set.size(), 2u);
+  EXPECT_EQ(set[0].resource, Resource::Attributes);
+  EXPECT_EQ(set[1].range, PageRange::all());
+}
+
 TEST(OperationNeedsTest, WhatIsDoneTwiceWithoutHarmIsTold) {
   EXPECT_TRUE(is_idempotent(LookupCall{}));
   EXPECT_TRUE(is_idempotent(SetAttributesCall{}));

@@ -303,8 +303,7 @@ void AgentService::read(Waiting waiting, FileId file, uint64_t offset, uint32_t 
   });
 }
 
-void AgentService::write(Waiting waiting, FileId file, uint64_t offset, Bytes bytes, bool append,
-                         Then then) {
+void AgentService::write(Waiting waiting, FileId file, Placement at, Bytes bytes, Then then) {
   Shard& shard = shard_of(file);
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
     const Token token =
@@ -315,24 +314,28 @@ void AgentService::write(Waiting waiting, FileId file, uint64_t offset, Bytes by
     agent.write(now,
                 {.token = token,
                  .file = file,
-                 .offset = offset,
+                 .offset = at.offset,
                  .bytes = std::move(bytes),
-                 .append = append,
+                 .append = at.append,
+                 .handle = at.handle,
                  .now_wall = wall_now()},
                 actions);
   });
 }
 
-bool AgentService::write_now(Waiting waiting, FileId file, uint64_t offset,
-                             std::span<const std::byte> bytes, bool append) {
+bool AgentService::write_now(Waiting waiting, FileId file, Placement at,
+                             std::span<const std::byte> bytes) {
   Shard& shard = shard_of(file);
   const Instant now = net::EventLoop::now();
   bool timed = false;
   {
     std::lock_guard lock(shard.mutex);
-    const auto done = shard.agent.write_now(
-        now,
-        {.file = file, .offset = offset, .bytes = bytes, .append = append, .now_wall = wall_now()});
+    const auto done = shard.agent.write_now(now, {.file = file,
+                                                  .offset = at.offset,
+                                                  .bytes = bytes,
+                                                  .append = at.append,
+                                                  .handle = at.handle,
+                                                  .now_wall = wall_now()});
     if (!done) return false;
     if (done->new_deadline) arm(shard);
     timed = ++shard.written_now % kTimedWrites == 0;

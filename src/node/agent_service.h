@@ -80,10 +80,14 @@ class AgentService {
   // ---- the kernel's requests; any thread ----
   void read(Waiting waiting, FileId file, uint64_t offset, uint32_t size, bool fill);
   // `then` empty: answered to the kernel as a WRITE.
-  void write(Waiting waiting, FileId file, uint64_t offset, Bytes bytes, bool append, Then then);
+  struct Placement {
+    uint64_t offset = 0;  // the kernel's guess when append
+    bool append = false;
+    uint64_t handle = 0;
+  };
+  void write(Waiting waiting, FileId file, Placement at, Bytes bytes, Then then);
   // Answers a WRITE that needs nothing first; false: nothing was done, use write(). Copies.
-  bool write_now(Waiting waiting, FileId file, uint64_t offset, std::span<const std::byte> bytes,
-                 bool append);
+  bool write_now(Waiting waiting, FileId file, Placement at, std::span<const std::byte> bytes);
   void write_back(FileId file, uint64_t offset, Bytes bytes);
   void open(FileId file, bool may_map, Then then);
   void close(FileId file, bool may_map);

@@ -24,6 +24,10 @@ constexpr uint32_t kCopiedMax = kPageSize;
 constexpr uint64_t kHandleMayMap = 1;
 constexpr int kHandleShift = 1;
 
+AgentService::Placement placement_of(const fuse::Write& r) {
+  return {.offset = r.offset, .append = (r.flags & O_APPEND) != 0, .handle = r.fh};
+}
+
 }  // namespace
 
 void FuseServer::handle(const Context& c, const fuse::GetAttr&) {
@@ -169,9 +173,9 @@ void FuseServer::handle(const Context& c, const fuse::Write& r, fuse::ReceiveBuf
   if (!node) return;
   const uint32_t length = static_cast<uint32_t>(r.payload.size());
   const bool synced = (r.flags & (O_SYNC | O_DSYNC)) != 0;
-  const bool append = (r.flags & O_APPEND) != 0;
+  const AgentService::Placement at = placement_of(r);
   if (length <= kCopiedMax && !r.write_back && !refuses_writes_ && !synced && !r.kill_suidgid &&
-      node->agent->write_now(c.waiting(), node->file, r.offset, r.payload, append))
+      node->agent->write_now(c.waiting(), node->file, at, r.payload))
     return;
   Bytes bytes = buffer.cut(r.payload);
   if (r.write_back) {
@@ -190,7 +194,7 @@ void FuseServer::handle(const Context& c, const fuse::Write& r, fuse::ReceiveBuf
     strip = !mode || (*mode & S_ISUID) != 0 || (*mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
   }
   if (!synced && !strip) {
-    node->agent->write(c.waiting(), node->file, r.offset, std::move(bytes), append, {});
+    node->agent->write(c.waiting(), node->file, at, std::move(bytes), {});
     return;
   }
   if (!strip) {
@@ -209,8 +213,8 @@ void FuseServer::handle(const Context& c, const fuse::Write& r, fuse::ReceiveBuf
                      } else if ((copy.flags & (O_SYNC | O_DSYNC)) != 0) {
                        write_synced(c, node, copy, std::move(bytes));
                      } else {
-                       node.agent->write(c.waiting(), node.file, copy.offset, std::move(bytes),
-                                         (copy.flags & O_APPEND) != 0, {});
+                       node.agent->write(c.waiting(), node.file, placement_of(copy),
+                                         std::move(bytes), {});
                      }
                    });
 }
@@ -218,7 +222,7 @@ void FuseServer::handle(const Context& c, const fuse::Write& r, fuse::ReceiveBuf
 void FuseServer::write_synced(const Context& c, const Inode& node, const fuse::Write& r,
                               Bytes bytes) {
   const bool data_only = (r.flags & O_SYNC) != O_SYNC;
-  node.agent->write(c.waiting(), node.file, r.offset, std::move(bytes), (r.flags & O_APPEND) != 0,
+  node.agent->write(c.waiting(), node.file, placement_of(r), std::move(bytes),
                     [this, c, node, data_only](Answer wrote) {
                       if (wrote.error != 0) {
                         (void)c.channel->reply_error(c.unique, wrote.error);

@@ -32,7 +32,9 @@ class Daemon {
  public:
   virtual ~Daemon() = default;
   virtual void on_read(Token token, FileId file, uint64_t offset, uint32_t size, bool fill) = 0;
-  virtual void on_write(Token token, FileId file, uint64_t offset, Bytes bytes, bool append) = 0;
+  // `handle`: who writes; appends only.
+  virtual void on_write(Token token, FileId file, uint64_t offset, Bytes bytes, bool append,
+                        uint64_t handle) = 0;
   virtual void on_write_back(FileId file, uint64_t offset,
                              Bytes bytes) = 0;  // answered when it returns
   virtual void on_open(Token token, FileId file, bool may_map) = 0;
@@ -59,6 +61,7 @@ struct KernelOptions {
   uint64_t readahead_max = 1;  // pages of one window
   bool readahead_in_pieces = false;
   uint64_t background_max = UINT64_MAX;  // requests that fills, write-backs and RELEASE share
+  uint64_t append_piece = UINT64_MAX;    // bytes of one WRITE of an append
   bool forgets = true;
   // The kernel's races around i_size, which no daemon can see (docs/simulation.md):
   // a size (of attributes, of a short fill) thrown away because a purge, a write or another short
@@ -256,6 +259,7 @@ class ModelKernel {
   Token next_token_ = 1;
   uint64_t next_folio_ = 1;
   uint64_t background_ = 0;
+  uint64_t writers_ = 0;  // names for them, as handles are
   Condition background_free_;
   KernelCounts counts_;
 };

@@ -276,12 +276,14 @@ void Node::on_read(Token token, FileId file, uint64_t offset, uint32_t size, boo
   take(file, actions);
 }
 
-void Node::on_write(Token token, FileId file, uint64_t offset, Bytes bytes, bool append) {
+void Node::on_write(Token token, FileId file, uint64_t offset, Bytes bytes, bool append,
+                    uint64_t handle) {
   AgentActions actions;
   const WriteNowEvent direct{.file = file,
                              .offset = offset,
                              .bytes = bytes.view(),
                              .append = append,
+                             .handle = handle,
                              .now_wall = scheduler_.wall()};
   if (const auto went = agent_.write_now(scheduler_.now(), direct)) {
     actions.push_back(ReplyWritten{token, went->offset, static_cast<uint32_t>(bytes.size())});
@@ -293,6 +295,7 @@ void Node::on_write(Token token, FileId file, uint64_t offset, Bytes bytes, bool
                    .offset = offset,
                    .bytes = std::move(bytes),
                    .append = append,
+                   .handle = handle,
                    .now_wall = scheduler_.wall()};
   agent_.write(scheduler_.now(), std::move(event), actions);
   take(file, actions);

@@ -36,7 +36,8 @@ class Node final : public Daemon {
   std::string dump() const;
 
   void on_read(Token token, FileId file, uint64_t offset, uint32_t size, bool fill) override;
-  void on_write(Token token, FileId file, uint64_t offset, Bytes bytes, bool append) override;
+  void on_write(Token token, FileId file, uint64_t offset, Bytes bytes, bool append,
+                uint64_t handle) override;
   void on_write_back(FileId file, uint64_t offset, Bytes bytes) override;
   void on_open(Token token, FileId file, bool may_map) override;
   void on_release(FileId file, bool may_map) override;

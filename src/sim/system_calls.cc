@@ -206,26 +206,33 @@ Co<ModelKernel::Written> ModelKernel::write_direct(uint32_t file, uint64_t offse
   const PageRange range = PageRange::of_bytes(offset, bytes.size());
   co_await write_back_and_wait(in, range);
   co_await invalidate(in, range);
-  Upcall call;
-  co_await scheduler_.sleep(Delay::KernelQueue);
-  const Token token = upcall(in, call, Tells::WrittenEnd);
-  scheduler_.trace(node_, static_cast<int>(file), "kernel  WRITE t{} {}+{}{}", token, offset,
-                   bytes.size(), append ? " append" : "");
-  daemon_.on_write(token, in.id, offset, bytes, append);
-  if (interrupted) {
-    scheduler_.after(Delay::KernelQueue, [this, token, id = in.id] {
-      if (upcalls_.contains(token)) daemon_.on_interrupt(token, id);
-    });
-  }
-  co_await AnswerWait{call};
   Written result;
-  result.error = call.answer.error;
-  result.offset = call.answer.offset;
-  if (result.error == 0) {
-    if (call.answer.length != bytes.size()) {
-      scheduler_.fail(fmt::format("a write is whole: n{} t{} wrote {} of {} bytes", node_, token,
-                                  call.answer.length, bytes.size()));
+  // fuse_direct_io(): what is longer than a request goes in pieces, one after the other's answer.
+  const uint64_t handle = ++writers_;
+  for (uint64_t done = 0; done < bytes.size() && result.error == 0;) {
+    const uint64_t length =
+        append ? std::min<uint64_t>(bytes.size() - done, options_.append_piece) : bytes.size();
+    Upcall call;
+    co_await scheduler_.sleep(Delay::KernelQueue);
+    const Token token = upcall(in, call, Tells::WrittenEnd);
+    scheduler_.trace(node_, static_cast<int>(file), "kernel  WRITE t{} {}+{}{}", token,
+                     offset + done, length, append ? " append" : "");
+    daemon_.on_write(token, in.id, offset + done, bytes.part(done, length), append, handle);
+    if (interrupted) {
+      scheduler_.after(Delay::KernelQueue, [this, token, id = in.id] {
+        if (upcalls_.contains(token)) daemon_.on_interrupt(token, id);
+      });
     }
+    co_await AnswerWait{call};
+    result.error = call.answer.error;
+    if (result.error == 0 && call.answer.length != length) {
+      scheduler_.fail(fmt::format("a write is whole: n{} t{} wrote {} of {} bytes", node_, token,
+                                  call.answer.length, length));
+    }
+    if (done == 0) result.offset = call.answer.offset;
+    done += length;
+  }
+  if (result.error == 0) {
     ++in.version;
     in.fresh = false;
     if (options_.size_races)

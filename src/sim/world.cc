@@ -76,6 +76,9 @@ void World::draw() {
   agent_options_.moment_ns = 100'000'000;  // longer than any delay
   agent_options_.mistakes = breaks_.protocol;
 
+  // Only the longest records of files that grow by appends are cut.
+  kernel_options_.append_piece = agent_options_.max_write = 2 * kPageSize;
+
   offers_ = random.chance(30);
   check_every_ = wide ? 16 : 1;
   const uint64_t operations = uint64_t{node_count_} * processes_per_node_ * 40;

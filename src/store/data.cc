@@ -147,17 +147,30 @@ Result<coherence::Outcome> Store::run(const Caller&, const coherence::SyncCall& 
   return Outcome{};
 }
 
-Result<coherence::Outcome> Store::run(const Caller&, const coherence::AllocateCall& call) {
+// As changing a file does for who is not root; we are.
+Status Store::strip_as(const Caller& caller, FileId file) {
+  if (caller.uid == 0) return {};
+  coherence::SetAttributesCall strip;
+  strip.file = file;
+  strip.clear_suid = true;
+  if (auto stripped = run(caller, strip); !stripped) return std::unexpected(stripped.error());
+  return {};
+}
+
+Result<coherence::Outcome> Store::run(const Caller& caller, const coherence::AllocateCall& call) {
   if (call.offset > kOffsetMax || call.length > kOffsetMax - call.offset) return fail(EFBIG);
   VR_TRY(file, acquire(call.file));
   VR_TRY(fd, file->writable());
-  std::unique_lock lock(size_locks_->of(call.file));
-  int result = 0;
-  do {
-    result = ::fallocate(fd, static_cast<int>(call.mode), static_cast<off_t>(call.offset),
-                         static_cast<off_t>(call.length));
-  } while (result != 0 && errno == EINTR);
-  if (result != 0) return fail(errno);
+  {
+    std::unique_lock lock(size_locks_->of(call.file));
+    int result = 0;
+    do {
+      result = ::fallocate(fd, static_cast<int>(call.mode), static_cast<off_t>(call.offset),
+                           static_cast<off_t>(call.length));
+    } while (result != 0 && errno == EINTR);
+    if (result != 0) return fail(errno);
+  }
+  VR_TRY_VOID(strip_as(caller, call.file));
   return Outcome{};
 }
 
@@ -181,13 +194,7 @@ Result<coherence::Outcome> Store::run(const Caller& caller, const coherence::Cop
     if (n <= 0) break;
     copied += static_cast<uint64_t>(n);
   }
-  // As writing does for who is not root; we are.
-  if (caller.uid != 0 && copied > 0) {
-    coherence::SetAttributesCall strip;
-    strip.file = call.file;
-    strip.clear_suid = true;
-    if (auto stripped = run(caller, strip); !stripped) return std::unexpected(stripped.error());
-  }
+  if (copied > 0) VR_TRY_VOID(strip_as(caller, call.file));
   return coherence::Offset{copied};
 }
 

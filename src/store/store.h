@@ -162,6 +162,7 @@ class Store {
   Result<Outcome> run(const Caller&, const coherence::SetXattrCall&);
   Result<Outcome> run(const Caller&, const coherence::RemoveXattrCall&);
   Result<Outcome> run(const Caller&, const coherence::AllocateCall&);
+  Status strip_as(const Caller&, FileId);
   Result<Outcome> run(const Caller&, const coherence::SeekCall&);
   Result<Outcome> run(const Caller&, const coherence::CopyCall&);
   Result<Outcome> run(const Caller&, const coherence::LockCall&);
