@@ -18,7 +18,7 @@ constexpr int64_t kStopPatienceMs = 8000;
 
 }  // namespace
 
-int run_node(const Config& config) {
+int run_node(const Config& config, coherence::Mistakes mistakes) {
   // Before any thread: all inherit the mask, and this thread alone takes the signals.
   sigset_t signals;
   sigemptyset(&signals);
@@ -34,7 +34,7 @@ int run_node(const Config& config) {
   }
   for (const std::string& warning : config.warnings) spdlog::warn("{}", warning);
   prepare_process();
-  NodeDaemon node(config);
+  NodeDaemon node(config, mistakes);
   if (auto started = node.start([] { kill(getpid(), SIGUSR1); }); !started) {
     spdlog::error("{}", started.error().what);
     if (!config.log_file.empty()) fmt::print(stderr, "vremote node: {}\n", started.error().what);

@@ -1,13 +1,14 @@
 // The daemon of one node.
 #pragma once
 
+#include "coherence/mistakes.h"
 #include "node/config.h"
 
 namespace vremote::node {
 
 // Runs the node until SIGTERM, SIGINT or the end of its mount; returns the process's exit status
 // (2: the configuration cannot work on this machine, 1: it failed while running). Call it once,
-// from the only thread of the process.
-int run_node(const Config& config);
+// from the only thread of the process. `mistakes`: for the tests' broken build; none in `vremote`.
+int run_node(const Config& config, coherence::Mistakes mistakes = {});
 
 }  // namespace vremote::node

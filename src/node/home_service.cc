@@ -51,13 +51,15 @@ struct HomeService::Running {
 
 HomeService::HomeService(std::vector<std::unique_ptr<store::Store>> stores,
                          HelperThreads& disk_threads, Metrics& metrics, Deliver deliver,
-                         CloseSession close_session, UndoneWork::Throttle throttle)
+                         CloseSession close_session, UndoneWork::Throttle throttle,
+                         Mistakes mistakes)
     : stores_(std::move(stores)),
       metrics_(metrics),
       deliver_(std::move(deliver)),
       close_session_(std::move(close_session)),
       undone_(std::move(throttle)),
-      queues_(disk_threads) {}
+      queues_(disk_threads),
+      home_(mistakes) {}
 
 HomeService::~HomeService() = default;
 

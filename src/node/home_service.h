@@ -33,7 +33,7 @@ class HomeService {
 
   HomeService(std::vector<std::unique_ptr<store::Store>> stores, HelperThreads& disk_threads,
               Metrics& metrics, Deliver deliver, CloseSession close_session,
-              UndoneWork::Throttle throttle);
+              UndoneWork::Throttle throttle, coherence::Mistakes mistakes);
   ~HomeService();
 
   void receive(NodeId node, coherence::ToHome&& message);

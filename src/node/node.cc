@@ -43,8 +43,9 @@ uint32_t lane_of(FileId file, uint32_t lanes) {
 
 }  // namespace
 
-NodeDaemon::NodeDaemon(const Config& config)
+NodeDaemon::NodeDaemon(const Config& config, Mistakes mistakes)
     : config_(config),
+      mistakes_(mistakes),
       incarnation_(random_number()),
       started_(net::EventLoop::now()),
       allow_mmap_(kernel_version() >= kPurgeWaitsForWriteBacks) {}
@@ -79,6 +80,7 @@ AgentOptions NodeDaemon::agent_options() const {
   options.settle_ns = fuse::OwnView::possible() ? AgentService::kSettlePatience : 0;
   options.dirty_max_bytes = config_.dirty_max_bytes;
   options.flush_after_ns = config_.flush_after_ms * 1'000'000;
+  options.mistakes = mistakes_;
   return options;
 }
 
@@ -127,7 +129,8 @@ Status NodeDaemon::open_stores() {
       [this](NodeId node, bool stop) {
         if (node.value == 0) return;
         stop ? server_->pause(node.value) : server_->resume(node.value);
-      });
+      },
+      mistakes_);
   local_agent_ = std::make_unique<AgentService>(
       config_.node, agent_options(), true,
       [this](FileId, ToHome&& message) { home_->receive(NodeId{0}, std::move(message)); },

@@ -30,7 +30,7 @@ namespace vremote::node {
 
 class NodeDaemon {
  public:
-  explicit NodeDaemon(const Config& config);
+  NodeDaemon(const Config& config, coherence::Mistakes mistakes);
   ~NodeDaemon();
 
   // Opens the exports, listens, dials the peers, mounts and serves. `ended` is called once when the
@@ -71,6 +71,7 @@ class NodeDaemon {
   void purge_everything(int64_t patience_ms);
 
   const Config config_;
+  const coherence::Mistakes mistakes_;
   const uint64_t incarnation_;
   const Instant started_;
   Metrics metrics_;
