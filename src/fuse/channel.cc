@@ -105,8 +105,9 @@ Status Channel::send(uint64_t unique, int32_t code, std::span<const iovec> parts
   VR_CHECK(length <= std::numeric_limits<uint32_t>::max());
   head.len = static_cast<uint32_t>(length);
 
-  // Joined, since the kernel pins the memory of each part.
-  if (length <= kSmallReply) {
+  // Joined, since the kernel pins the memory of each part. Not a notification, which may name
+  // memory that cannot be read (push_size()).
+  if (unique != 0 && length <= kSmallReply) {
     std::array<std::byte, kSmallReply> small;
     std::memcpy(small.data(), &head, sizeof(head));
     size_t at = sizeof(head);
