@@ -131,9 +131,11 @@ std::optional<uint32_t> Agent::peek_mode(FileId id) const {
   return f == nullptr ? std::nullopt : f->peek_mode();
 }
 
-bool Agent::has_no_xattrs(FileId id) const {
-  const FileAgent* f = find(id);
-  return f != nullptr && f->has_no_xattrs();
+bool Agent::has_no_xattrs(FileId id) {
+  FileAgent* f = find(id);
+  if (f == nullptr || !f->has_no_xattrs()) return false;
+  f->attributes_given();
+  return true;
 }
 
 void Agent::flush(Instant now, Token token, FileId id, AgentActions& actions) {

@@ -260,8 +260,9 @@ class Agent {
   // The mode bits when an Attributes lease is held.
   std::optional<uint32_t> peek_mode(FileId file) const;
   // True only when it is certain, under an Attributes lease, that the file has no extended
-  // attribute.
-  bool has_no_xattrs(FileId file) const;
+  // attribute. The kernel may keep that as long
+  // as the attributes.
+  bool has_no_xattrs(FileId file);
   // Everything dirty of the file to the home: ReplyFlushed.
   void flush(Instant now, Token token, FileId file, AgentActions& actions);
   // A size-changing SETATTR (or an O_TRUNC open) is unanswered from here until truncate_done().

@@ -306,8 +306,14 @@ void FuseServer::handle(const Context& c, const fuse::GetXattr& r) {
     (void)c.channel->reply_error(c.unique, ENODATA);
     return;
   }
+  // The kernel keeps access control lists until it is told to drop the attributes, also those it
+  // has only just been told.
+  const bool kept = r.name.starts_with("system.posix_acl_");
   call(c, node->agent, GetXattrCall{node->file, std::string(r.name)},
-       [this, c, size = r.size](Reply&& reply) { reply_text(c, std::move(reply), size); });
+       [this, c, size = r.size, kept](Reply&& reply) {
+         reply_text(c, std::move(reply), size);
+         if (kept) (void)channel()->invalidate_attributes(c.node);
+       });
 }
 
 void FuseServer::handle(const Context& c, const fuse::ListXattr& r) {
