@@ -58,6 +58,8 @@ std::string in_the_way(const Fd& fd, short type, off_t start, off_t length) {
          " " + std::to_string(lock.l_len);
 }
 
+bool waits_for_lock(pid_t pid) { return waits_for_its_node(pid, "lock"); }
+
 class LocksTest : public PosixTest {
  protected:
   void SetUp() override {
@@ -173,7 +175,7 @@ TEST_F(LocksTest, WhoWaitsIsWoken) {
     const pid_t waiting[] = {in_child([&] { return take(kind, open_b(), F_RDLCK, true); }),
                              in_child([&] { return take(kind, open_c(), F_RDLCK, true); }),
                              in_child([&] { return take(kind, open_a(), F_WRLCK, true); })};
-    for (const pid_t pid : waiting) ASSERT_TRUE(waits_for_its_node(pid));
+    for (const pid_t pid : waiting) ASSERT_TRUE(waits_for_lock(pid));
     for (const pid_t pid : waiting) EXPECT_EQ(0, ::waitpid(pid, nullptr, WNOHANG)) << "too early";
     EXPECT_EQ(0, try_take(kind, on_a, F_UNLCK));
     for (const pid_t pid : waiting) EXPECT_TRUE(ended_well(pid));
@@ -185,7 +187,7 @@ TEST_F(LocksTest, AnUnlockedPartWakesOnlyWhoWaitsForIt) {
   ASSERT_EQ(0, set_range(on_a, F_WRLCK, 0, 100));
   const pid_t front = in_child([&] { return set_range(open_b(), F_WRLCK, 0, 10, F_SETLKW); });
   const pid_t back = in_child([&] { return set_range(open_c(), F_WRLCK, 90, 10, F_SETLKW); });
-  ASSERT_TRUE(waits_for_its_node(front) && waits_for_its_node(back));
+  ASSERT_TRUE(waits_for_lock(front) && waits_for_lock(back));
   ASSERT_EQ(0, set_range(on_a, F_UNLCK, 50, 50));
   EXPECT_TRUE(ended_well(back));
   EXPECT_EQ(0, ::waitpid(front, nullptr, WNOHANG));
@@ -265,7 +267,7 @@ TEST_F(LocksTest, TheEndOfAProcessLetsGo) {
       Fd on_c = open_c();
       EXPECT_EQ(EAGAIN, try_take(kind, on_c, F_WRLCK));
       const pid_t waiting = in_child([&] { return take(kind, open_a(), F_WRLCK, true); });
-      ASSERT_TRUE(waits_for_its_node(waiting));
+      ASSERT_TRUE(waits_for_lock(waiting));
       if (killed) {
         ASSERT_OK(::kill(holder, SIGKILL));
       } else {
@@ -285,7 +287,7 @@ TEST_F(LocksTest, AKilledWaiterIsForgotten) {
     Fd on_a = open_a(), on_c = open_c();
     ASSERT_EQ(0, try_take(kind, on_a, F_RDLCK));
     const pid_t writer = in_child([&] { return take(kind, open_b(), F_WRLCK, true); });
-    ASSERT_TRUE(waits_for_its_node(writer));
+    ASSERT_TRUE(waits_for_lock(writer));
     EXPECT_EQ(EAGAIN, try_take(kind, on_c, F_RDLCK)) << "behind the writer that waits";
     ASSERT_OK(::kill(writer, SIGKILL));
     EXPECT_TRUE(WIFSIGNALED(status_of(writer)));

@@ -98,11 +98,13 @@ int status_of(pid_t pid) {
   return status;
 }
 
-bool waits_for_its_node(pid_t pid) {
+bool waits_for_its_node(pid_t pid, std::string_view call) {
   for (int i = 0; i < 5000; ++i) {
     std::ifstream file("/proc/" + std::to_string(pid) + "/stack");
     std::string stack((std::istreambuf_iterator<char>(file)), {});
-    if (stack.find("request_wait_answer") != std::string::npos) return true;
+    if (stack.find("request_wait_answer") != std::string::npos &&
+        stack.find(call) != std::string::npos)
+      return true;
     ::usleep(1000);
   }
   return false;

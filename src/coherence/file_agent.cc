@@ -38,7 +38,10 @@ void FileAgent::read(Instant, const ReadEvent& event) {
 
 void FileAgent::write(WriteEvent event) {
   known_to_kernel();
-  inode_lock_is_held();
+  // The kernel lets no other write of the file begin before the one in pieces has ended.
+  const bool goes_on = event.append && continues(event.handle, event.offset);
+  if (!goes_on) turn_.reset();
+  inode_lock_is_held(goes_on);
   ++shared_.statistics.direct_writes;
   Request request;
   request.kind = Kind::Write;
@@ -49,8 +52,6 @@ void FileAgent::write(WriteEvent event) {
   request.bytes = std::move(event.bytes);
   request.append = event.append;
   request.handle = event.handle;
-  // The kernel lets no other write of the file begin before the one in pieces has ended.
-  if (!event.append || !continues(event.handle, event.offset)) turn_.reset();
   request.kernel_end = event.offset + request.size;
   request.wall = event.now_wall;
   requests_.push_back(std::move(request));

@@ -203,8 +203,10 @@ class FileAgent {
   bool answers_at_once(Instant now, const Request& request) const;
   bool size_is_settled(Instant now, AgentActions& actions);
   // The kernel holds it until all that a truncation cuts is cut.
-  void inode_lock_is_held() {
-    if (told_size_) told_size_ = std::max(*told_size_, std::exchange(written_end_, 0));
+  // `same_call`: by a write that has not ended yet, and has not moved the size.
+  void inode_lock_is_held(bool same_call = false) {
+    if (told_size_ && !same_call)
+      told_size_ = std::max(*told_size_, std::exchange(written_end_, 0));
     kernel_size_.lock_is_held();
     cut_off_ = {};
   }

@@ -272,7 +272,7 @@ bool FileAgent::advance_write(Instant now, Request& request, AgentActions& actio
 // What write() and step() would do at once with the same event, without their bookkeeping: most
 // writes are these.
 std::optional<uint64_t> FileAgent::write_now(Instant now, const WriteNowEvent& event) {
-  inode_lock_is_held();
+  inode_lock_is_held(event.append && continues(event.handle, event.offset));
   if (!requests_.empty() || !recalls_.empty() || truncations_ > 0) return std::nullopt;
   if (attributes_mode_ == LeaseMode::None) return std::nullopt;
   const uint64_t size = attributes_.size;
