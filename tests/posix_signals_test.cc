@@ -130,17 +130,19 @@ TEST_F(PosixTest, WhoWaitsForASilentNodeCanBeKilledAlsoAfterAnotherSignal) {
   ASSERT_EQ(0, write_at(written, 0, "x"));
   Silence silence;
   ASSERT_TRUE(silence.works());
-  const pid_t waiting[] = {
-      in_child([&] { return exists(b("never asked for")); }),
-      in_child([&] { return ::mkdir(b("new").c_str(), 0777); }),
-      in_child([&] { return ::chmod(b("g").c_str(), 0600); }),
-      in_child([&] { return ::fsync(written.get()); }),
-      in_child([&] {
+  // One after the other: two that wait at once may wait for a lock of the kernel's in either order.
+  const std::function<int()> waiting[] = {
+      [&] { return exists(b("never asked for")); },
+      [&] { return ::mkdir(b("new").c_str(), 0777); },
+      [&] { return ::chmod(b("g").c_str(), 0600); },
+      [&] { return ::fsync(written.get()); },
+      [&] {
         disturb(30'000);  // the kernel tells of the first signal only
         return ::unlink(b("g").c_str());
-      }),
+      },
   };
-  for (const pid_t pid : waiting) {
+  for (const auto& body : waiting) {
+    const pid_t pid = in_child(body);
     ASSERT_TRUE(waits_for_its_node(pid));
     ::usleep(100'000);
     ASSERT_EQ(0, ::waitpid(pid, nullptr, WNOHANG)) << "ended without being killed";
