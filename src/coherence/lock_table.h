@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "coherence/messages.h"
+#include "coherence/mistakes.h"
 
 namespace vremote::coherence {
 
@@ -49,6 +50,8 @@ struct HeldLock {
 
 class LockTable {
  public:
+  explicit LockTable(Mistakes mistakes = {}) : mistakes_(mistakes) {}
+
   // Names a waiting request for its answer: the node's call.
   struct Ticket {
     NodeId node;
@@ -99,6 +102,7 @@ class LockTable {
   static void place(FileLocks& locks, const Request& request);
   void wake(FileId file, std::vector<Ticket>& woken);
 
+  Mistakes mistakes_;
   std::unordered_map<FileId, FileLocks, FileIdHash> files_;
 };
 
