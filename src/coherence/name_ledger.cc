@@ -5,6 +5,13 @@
 #include "base/check.h"
 
 namespace vremote::coherence {
+namespace {
+
+bool holds(const std::vector<uint64_t>& directories, uint64_t directory) {
+  return std::find(directories.begin(), directories.end(), directory) != directories.end();
+}
+
+}  // namespace
 
 bool NameLedger::give(uint64_t directory, const std::string& name, bool exists, uint32_t tid,
                       Instant now) {
@@ -23,6 +30,9 @@ bool NameLedger::move(uint64_t from, const std::string& old_name, uint64_t to,
   if (source == directories_.end() || !source->second.names.contains(old_name)) return true;
   if (!to_leased || tid == 0) return false;
   names_ += directories_[to].names.insert_or_assign(new_name, true).second ? 1 : 0;
+  // Another thread's lookup of the old name that is not over sets the time of the new one.
+  for (auto& [thread, directories] : unsettled_)
+    if (thread != tid && holds(directories, from)) add(directories, to);
   unsettle(to, tid);
   return true;
 }
@@ -37,21 +47,25 @@ void NameLedger::request_from(uint32_t tid) { settle(tid); }
 // A thread has one lookup at a time: what it looked up before is settled.
 void NameLedger::unsettle(uint64_t directory, uint32_t tid) {
   settle(tid);
-  unsettled_.emplace(tid, directory);
+  add(unsettled_[tid], directory);
+}
+
+void NameLedger::add(std::vector<uint64_t>& unsettled, uint64_t directory) {
+  if (holds(unsettled, directory)) return;
+  unsettled.push_back(directory);
   ++directories_[directory].unsettled;
 }
 
 void NameLedger::settle(uint32_t tid) {
   auto it = unsettled_.find(tid);
   if (it == unsettled_.end()) return;
-  if (auto d = directories_.find(it->second); d != directories_.end() && d->second.unsettled > 0)
-    --d->second.unsettled;
+  for (uint64_t directory : it->second) --directories_[directory].unsettled;
   unsettled_.erase(it);
 }
 
 void NameLedger::settle_ended(const std::function<bool(uint32_t tid)>& has_ended) {
   std::vector<uint32_t> ended;
-  for (const auto& [tid, directory] : unsettled_)
+  for (const auto& [tid, directories] : unsettled_)
     if (has_ended(tid)) ended.push_back(tid);
   for (uint32_t tid : ended) settle(tid);
 }
@@ -106,7 +120,10 @@ void NameLedger::forget(uint64_t directory) {
   if (it == directories_.end()) return;
   names_ -= it->second.names.size();
   directories_.erase(it);
-  std::erase_if(unsettled_, [directory](const auto& entry) { return entry.second == directory; });
+  for (auto thread = unsettled_.begin(); thread != unsettled_.end();) {
+    std::erase(thread->second, directory);
+    thread = thread->second.empty() ? unsettled_.erase(thread) : std::next(thread);
+  }
 }
 
 void NameLedger::check() const {
@@ -115,7 +132,7 @@ void NameLedger::check() const {
     names += directory.names.size();
     const auto unsettled =
         std::count_if(unsettled_.begin(), unsettled_.end(),
-                      [node = node](const auto& entry) { return entry.second == node; });
+                      [node = node](const auto& entry) { return holds(entry.second, node); });
     VR_CHECK(directory.unsettled == static_cast<uint32_t>(unsettled));
   }
   VR_CHECK(names == names_);

@@ -13,7 +13,8 @@
 //  over then. Until then an expiry may come between our reply and the kernel's use of it
 //  (fuse_dentry_revalidate sets the new time without a lock), and would be undone. The epoch needs
 //  no such care: the kernel notes it before it asks.
-//  N3  A rename takes the kernel's right to use the old name along to the new one.
+//  N3  A rename takes the kernel's right to use the old name along to the new one, and with it the
+//  lookups of the old name by other threads that are not over: they set the time of the moved name.
 //  N4  A directory from which names had to be taken is contended: for a while it is given none.
 //
 // Pure: calls in, decisions out. Not thread-safe. Directories are the kernel's node numbers,
@@ -109,11 +110,13 @@ class NameLedger {
   };
 
   void unsettle(uint64_t directory, uint32_t tid);
+  void add(std::vector<uint64_t>& unsettled, uint64_t directory);
   void settle(uint32_t tid);
 
   NameLedgerOptions options_;
   std::unordered_map<uint64_t, Directory> directories_;
-  std::unordered_map<uint32_t, uint64_t> unsettled_;  // thread -> the directory of its last lookup
+  // Thread -> the directory of its last lookup, and those that renames have taken names of it to.
+  std::unordered_map<uint32_t, std::vector<uint64_t>> unsettled_;
   std::set<uint64_t> endings_;
   uint64_t next_ending_ = 1;
   uint64_t names_ = 0;

@@ -79,6 +79,15 @@ TEST_F(NameLedgerTest, ARenamedNameIsEndedWhereItWent) {
   EXPECT_EQ(ending.names[0].name, "b");
 }
 
+TEST_F(NameLedgerTest, ALookupThatIsNotOverFollowsTheNameThatWasRenamed) {
+  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));  // slow to use the answer
+  ASSERT_TRUE(ledger.move(kDir, "a", kOther, "b", true, kThread2));
+  ledger.request_from(kThread2);
+  EXPECT_EQ(ledger.end(kOther, false, now).how, How::Epoch);
+  ledger.request_from(kThread);
+  EXPECT_EQ(ledger.end(kOther, false, now).how, How::Expiry);
+}
+
 TEST_F(NameLedgerTest, ARenameToWhereNothingIsLeasedCannotBeFollowed) {
   ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));
   EXPECT_FALSE(ledger.move(kDir, "a", kOther, "b", false, kThread));
