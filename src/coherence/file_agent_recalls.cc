@@ -8,7 +8,8 @@ namespace vremote::coherence {
 bool FileAgent::advance_recall(Instant now, const PendingRecall& recall, AgentActions& actions) {
   switch (recall.resource) {
     case Resource::Entries:
-      if (recall.to == LeaseMode::None && kernel_has_names_) {
+      if (recall.to == LeaseMode::None && kernel_has_names_ &&
+          !shared_.options.mistakes.has(Mistake::KeepNames)) {
         if (ending_ == 0) {
           ending_ = shared_.next_id++;
           actions.push_back(EntriesLost{id_});

@@ -32,21 +32,37 @@ bool LockTable::grantable(const FileLocks& locks, std::list<Request>::const_iter
   // An owner that holds a lock here already may not be made to wait behind those who wait for it.
   for (const HeldLock& lock : locks.held[index(request.kind)])
     if (lock.owner == request.owner && lock.range.overlaps(request.range)) return true;
+  if (request.passes_line) return true;
   for (auto it = locks.waiting.begin(); it != before; ++it)
     if (conflicts(*it, request)) return false;
   return true;
 }
 
-LockTable::Decision LockTable::set(const Request& request, std::vector<Ticket>& woken) {
+bool LockTable::holds_range(const LockOwner& owner) const {
+  for (const auto& [file, locks] : files_)
+    for (const HeldLock& lock : locks.held[index(LockKind::Range)])
+      if (lock.owner == owner) return true;
+  return false;
+}
+
+LockTable::Decision LockTable::set(Request request, std::vector<Ticket>& woken) {
   FileLocks& locks = files_[request.file];
+  request.passes_line = request.kind == LockKind::Range && !locks.waiting.empty() &&
+                        request.type != LockType::Unlock && holds_range(request.owner);
   if (request.type == LockType::Unlock || grantable(locks, locks.waiting.end(), request)) {
     place(locks, request);
     wake(request.file, woken);
     return Decision::Done;
   }
   if (!request.wait) return Decision::Conflict;
-  if (request.kind == LockKind::Range && closes_circle(request)) return Decision::Deadlock;
+  if (request.kind == LockKind::Range && !mistakes_.has(Mistake::AllowCircles) &&
+      closes_circle(request))
+    return Decision::Deadlock;
+  const auto converts = [&](const HeldLock& lock) { return lock.owner == request.owner; };
+  const bool lets_go = request.kind == LockKind::Flock &&
+                       std::erase_if(locks.held[index(LockKind::Flock)], converts) > 0;
   locks.waiting.push_back(request);
+  if (lets_go) wake(request.file, woken);
   return Decision::Waits;
 }
 
@@ -62,6 +78,10 @@ bool LockTable::closes_circle(const Request& request) const {
     const FileLocks& locks = files_.at(waiter->file);
     for (const HeldLock& lock : locks.held[index(LockKind::Range)])
       if (conflicts(lock, *waiter)) in_the_way.insert(lock.owner);
+    for (const Request& earlier : locks.waiting) {
+      if (&earlier == waiter || waiter->passes_line) break;
+      if (conflicts(earlier, *waiter)) in_the_way.insert(earlier.owner);
+    }
     for (const LockOwner& owner : in_the_way) {
       if (owner == request.owner) return true;
       if (!seen.insert(owner).second) continue;
@@ -118,7 +138,7 @@ void LockTable::wake(FileId file, std::vector<Ticket>& woken) {
       continue;
     }
     place(locks, *it);
-    woken.push_back(it->ticket);
+    if (!mistakes_.has(Mistake::WakeNobody)) woken.push_back(it->ticket);
     locks.waiting.erase(it);
     it =
         locks.waiting.begin();  // a downgrade may have let go of something an earlier one waits for

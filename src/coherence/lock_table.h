@@ -3,14 +3,18 @@
 //
 // Rules:
 //  L1  Two locks conflict when they are of the same kind, of different owners, overlap, and one of
-//  them is a write lock. L2  A new lock of an owner replaces what it held on those bytes (upgrade,
-//  downgrade, unlock), splitting and joining ranges as fcntl(2) says. L3  Who has to wait waits in
-//  line: a request waits for conflicting locks and for conflicting requests that came before it, so
-//  that a stream of
-//      readers does not starve a writer. Waking goes in order of arrival.
-//  L4  A byte-range request that would close a circle of waiting owners is refused (EDEADLK),
-//  across nodes. (As in the kernel, flock is not looked at.) L5  A lock dies with its owner's
-//  handle, process or node.
+//  them is a write lock.
+//  L2  A new lock of an owner replaces what it held on those bytes (upgrade, downgrade, unlock),
+//  splitting and joining ranges as fcntl(2) says. A flock that has to wait for its conversion is
+//  let go of first, as flock(2) says: two that hold it shared and both want it alone would wait for
+//  each other for ever. L3  Who has to wait waits in line: a request waits for conflicting locks
+//  and for conflicting requests that came before it, so that a stream of readers does not starve a
+//  writer. Waking goes in order of arrival. An owner that holds byte ranges already, of whatever
+//  file, passes the line: somebody in it may wait for what it holds, and no local file system would
+//  have made it wait. L4  A byte-range request that would close a circle of waiting owners is
+//  refused (EDEADLK), across nodes. Waiting in line counts, too: another thread of the owner may
+//  lock something meanwhile. (As in the kernel, flock is not looked at.) L5  A lock dies with its
+//  owner's handle, process or node.
 //
 // Pure: calls in, decisions out. Not thread-safe.
 #pragma once
@@ -23,6 +27,7 @@
 #include <vector>
 
 #include "coherence/messages.h"
+#include "coherence/mistakes.h"
 
 namespace vremote::coherence {
 
@@ -49,6 +54,8 @@ struct HeldLock {
 
 class LockTable {
  public:
+  explicit LockTable(Mistakes mistakes = {}) : mistakes_(mistakes) {}
+
   // Names a waiting request for its answer: the node's call.
   struct Ticket {
     NodeId node;
@@ -64,11 +71,12 @@ class LockTable {
     uint32_t pid = 0;
     bool wait = false;
     Ticket ticket;
+    bool passes_line = false;  // L3; set() finds it out
   };
   enum class Decision : uint8_t { Done, Conflict, Deadlock, Waits };
 
   // Sets or clears a lock. Tickets of others that got theirs by it are appended to `woken`.
-  Decision set(const Request& request, std::vector<Ticket>& woken);
+  Decision set(Request request, std::vector<Ticket>& woken);
   // The first lock in the way of `request` (F_GETLK).
   std::optional<HeldLock> test(const Request& request) const;
   // Gives up waiting. False when the request does not wait (any more).
@@ -95,10 +103,12 @@ class LockTable {
   static bool conflicts(const Request& earlier, const Request& request);
   bool grantable(const FileLocks& locks, std::list<Request>::const_iterator before,
                  const Request& request) const;
+  bool holds_range(const LockOwner& owner) const;
   bool closes_circle(const Request& request) const;
   static void place(FileLocks& locks, const Request& request);
   void wake(FileId file, std::vector<Ticket>& woken);
 
+  Mistakes mistakes_;
   std::unordered_map<FileId, FileLocks, FileIdHash> files_;
 };
 

@@ -147,6 +147,43 @@ TEST(LockTableTest, ReleasingAnOwnerCancelsItsWaitingRequests) {
   EXPECT_EQ(w.table.held(), 0u);
 }
 
+TEST(LockTableTest, WhoHoldsSomethingPassesTheLine) {
+  World w;
+  EXPECT_EQ(w.set(w.request(1, 1, LockType::Write, 0, 0)), Decision::Done);
+  EXPECT_EQ(w.set(w.request(3, 1, LockType::Write, 5, 5)), Decision::Done);
+  EXPECT_EQ(w.set(w.request(2, 1, LockType::Write, 0, 1, true)), Decision::Waits);
+  // Behind node 2 it would wait for node 1, which is about to wait for it.
+  EXPECT_EQ(w.set(w.request(3, 1, LockType::Read, 1, 1, true)), Decision::Done);
+  EXPECT_EQ(w.set(w.request(1, 1, LockType::Write, 5, 5, true)), Decision::Waits);
+  EXPECT_EQ(w.set(w.request(3, 1, LockType::Unlock, 0, kEnd)), Decision::Done);
+  EXPECT_EQ(w.woken.size(), 1u);
+}
+
+TEST(LockTableTest, ACircleMayPassThroughTheLine) {
+  World w;
+  EXPECT_EQ(w.set(w.request(1, 1, LockType::Write, 0, 0)), Decision::Done);
+  EXPECT_EQ(w.set(w.request(2, 1, LockType::Write, 0, 1, true)), Decision::Waits);
+  EXPECT_EQ(w.set(w.request(3, 1, LockType::Read, 1, 1, true)), Decision::Waits);
+  EXPECT_EQ(w.set(w.request(3, 1, LockType::Write, 5, 5)), Decision::Done);  // another thread
+  EXPECT_EQ(w.set(w.request(1, 1, LockType::Write, 5, 5, true)), Decision::Deadlock);
+}
+
+TEST(LockTableTest, TwoSharedFlocksThatBothWantToBeAloneTakeTurns) {
+  World w;
+  const auto flock = [&](uint32_t node, LockType type, bool wait) {
+    auto request = w.request(node, 1, type, 0, kEnd, wait);
+    request.kind = LockKind::Flock;
+    return request;
+  };
+  EXPECT_EQ(w.set(flock(1, LockType::Read, false)), Decision::Done);
+  EXPECT_EQ(w.set(flock(2, LockType::Read, false)), Decision::Done);
+  const auto first = flock(1, LockType::Write, true);
+  EXPECT_EQ(w.set(first), Decision::Waits);
+  EXPECT_EQ(w.set(flock(2, LockType::Write, true)), Decision::Done);  // the other has let go
+  EXPECT_EQ(w.set(flock(2, LockType::Unlock, false)), Decision::Done);
+  EXPECT_EQ(w.woken, std::vector<Ticket>{first.ticket});
+}
+
 TEST(LockTableTest, FlockAndByteRangesDoNotMeet) {
   World w;
   EXPECT_EQ(w.set(w.request(1, 1, LockType::Write, 0, kEnd)), Decision::Done);

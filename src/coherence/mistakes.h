@@ -27,6 +27,12 @@ enum class Mistake : uint8_t {
   KeepAttributes,                // the kernel keeps attributes whose lease is gone
   UnsettledSizes,                // Z2: answers rely on a size smaller than the kernel may have
   LetGoBetweenPieces,            // K15: others may append between the pieces of a long append
+  KeepNames,           // a directory's names are given up while the kernel still uses them
+  ExpireUnsettled,     // names are expired although a lookup of them may not be over
+  ExpiryOnly,          // an expiry that cannot get through is waited for, for ever
+  ForgetRenamedNames,  // the kernel's right to a name that was renamed is not followed
+  WakeNobody,          // a lock is given back and who waits for it is not told
+  AllowCircles,        // lock requests may wait for each other in a circle
   kCount,
 };
 
@@ -74,6 +80,18 @@ constexpr std::string_view name_of(Mistake m) {
       return "unsettled-sizes";
     case Mistake::LetGoBetweenPieces:
       return "let-go-between-pieces";
+    case Mistake::KeepNames:
+      return "keep-names";
+    case Mistake::ExpireUnsettled:
+      return "expire-unsettled";
+    case Mistake::ExpiryOnly:
+      return "expiry-only";
+    case Mistake::ForgetRenamedNames:
+      return "forget-renamed-names";
+    case Mistake::WakeNobody:
+      return "wake-nobody";
+    case Mistake::AllowCircles:
+      return "allow-circles";
     case Mistake::kCount:
       break;
   }

@@ -21,12 +21,12 @@
 #include "base/metrics.h"
 #include "base/result.h"
 #include "coherence/agent.h"
+#include "coherence/name_cache.h"
 #include "fuse/channel.h"
 #include "fuse/own_view.h"
 #include "net/event_loop.h"
 #include "node/helper_threads.h"
 #include "node/listing_cache.h"
-#include "node/name_cache.h"
 
 namespace vremote::node {
 
@@ -165,7 +165,7 @@ class AgentService {
     std::mutex mutex;
     coherence::Agent agent;
     std::unordered_map<coherence::Token, Pending> pending;
-    NameCache names;
+    coherence::NameCache names;
     ListingCache listings;
     std::unordered_map<uint64_t, Instant> recalls, under_way;  // when they began, for the latencies
     net::Timer timer;

@@ -59,7 +59,8 @@ HomeService::HomeService(std::vector<std::unique_ptr<store::Store>> stores,
       close_session_(std::move(close_session)),
       undone_(std::move(throttle)),
       queues_(disk_threads),
-      home_(mistakes) {}
+      home_(mistakes),
+      locks_(mistakes) {}
 
 HomeService::~HomeService() = default;
 

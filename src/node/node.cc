@@ -61,7 +61,7 @@ Status NodeDaemon::start(std::function<void()> ended) {
     loops_.push_back(std::make_unique<net::EventLoop>("vremote-net" + std::to_string(i)));
   disk_threads_ = std::make_unique<HelperThreads>("vremote-disk", kDiskThreads);
   purge_threads_ = std::make_unique<HelperThreads>("vremote-purge", HelperThreads::kUnbounded);
-  kernel_names_ = std::make_unique<KernelNames>(*purge_threads_, *loops_.front());
+  kernel_names_ = std::make_unique<KernelNames>(*purge_threads_, *loops_.front(), mistakes_);
   VR_TRY_VOID(start_control());
   VR_TRY_VOID(open_stores());
   watch_exports();

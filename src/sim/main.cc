@@ -21,6 +21,10 @@ int main(int argc, char** argv) {
   std::vector<std::string> breaks_wanted;
   app.add_option("--seeds", seeds, "How many worlds to try")->capture_default_str();
   app.add_option("--first", first, "The first seed")->capture_default_str();
+  std::string world = "pages";
+  app.add_option("--world", world, "What the worlds are of: pages, names or locks")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"pages", "names", "locks"}));
   app.add_option("--jobs", jobs, "Processes that share the work")
       ->capture_default_str()
       ->check(CLI::Range(1, 256));
@@ -37,6 +41,10 @@ int main(int argc, char** argv) {
   app.add_flag(
       "--size-races", breaks.size_races,
       "Leave in the kernel's own races around the file size (they fail: see docs/simulation.md)");
+  app.add_flag(
+      "--name-races", breaks.name_races,
+      "Do not excuse what a node is shown of a name that it is changing itself (fails: see "
+      "docs/simulation.md)");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -48,16 +56,26 @@ int main(int argc, char** argv) {
       return 2;
     }
   }
-  if (one->count() > 0) return replay(seed, breaks, lines, trace) ? 0 : 1;
+  const WorldKind kind = *world_kind(world);
+  if (one->count() > 0) return replay(seed, breaks, lines, trace, kind) ? 0 : 1;
 
   const auto start = std::chrono::steady_clock::now();
-  const Summary summary = run_seeds({first, seeds}, breaks, jobs, keep_going);
+  const Summary summary = run_seeds({first, seeds}, breaks, jobs, keep_going, kind);
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const WorldCounts& c = summary.counts;
   fmt::print("{} worlds, {} failed, {} steps, {} operations, {} messages in {:.1f} s\n",
              summary.seeds, summary.failures, c.steps, c.operations, c.messages, seconds);
-  if (statistics) {
+  if (statistics && kind == WorldKind::Names)
+    fmt::print(
+        "names: {} used without asking, {} lookups, {} looked up anew, {} given, {} expiries ({} "
+        "blocked), {} epochs\n",
+        c.names.hits, c.names.lookups, c.names.revalidations, c.names_given, c.names.expiries,
+        c.names.expiries_blocked, c.names.epochs);
+  if (statistics && kind == WorldKind::Locks)
+    fmt::print("locks: {} waited for, {} circles refused, {} processes died\n", c.lock_waits,
+               c.lock_circles, c.lock_deaths);
+  if (statistics && kind == WorldKind::Pages) {
     fmt::print(
         "kernel: {} page hits, {} fills, {} refaults, {} stores, {} write-backs ({} held back), {} "
         "purges ({} blocked), {} reclaims, {} forgets\n",
@@ -71,10 +89,11 @@ int main(int argc, char** argv) {
         c.agent.flushes, c.agent.recalls, c.agent.void_fetches, c.agent.hits_without_message);
   }
   if (!summary.finding) return 0;
-  fmt::print("\nseed {} failed: {}\nreplay: vremote-sim --seed {}{}{} --trace\n\n",
-             summary.finding->seed, summary.finding->what, summary.finding->seed,
+  fmt::print("\nseed {} failed: {}\nreplay: vremote-sim{} --seed {}{}{} --trace\n\n",
+             summary.finding->seed, summary.finding->what,
+             kind == WorldKind::Pages ? std::string() : " --world " + world, summary.finding->seed,
              breaks_wanted.empty() ? "" : " --break=", fmt::join(breaks_wanted, " --break="));
   std::fflush(stdout);
-  replay(summary.finding->seed, breaks, lines, false);
+  replay(summary.finding->seed, breaks, lines, false, kind);
   return 1;
 }

@@ -13,9 +13,38 @@ constexpr DriverBreak kDriverBreaks[] = {
     {"deaf-to-busy", &Breaks::deaf_to_busy},
     {"unordered-home", &Breaks::unordered_home},
     {"early-grant-data", &Breaks::early_grant_data},
+    {"deaf-to-death", &Breaks::deaf_to_death},
 };
 
 }  // namespace
+
+std::string_view name_of(WorldKind kind) {
+  switch (kind) {
+    case WorldKind::Pages:
+      return "pages";
+    case WorldKind::Names:
+      return "names";
+    case WorldKind::Locks:
+      return "locks";
+  }
+  return "?";
+}
+
+std::optional<WorldKind> world_kind(std::string_view name) {
+  for (WorldKind kind : {WorldKind::Pages, WorldKind::Names, WorldKind::Locks})
+    if (name_of(kind) == name) return kind;
+  return {};
+}
+
+WorldKind world_of(std::string_view break_name) {
+  using coherence::Mistake;
+  for (Mistake m : {Mistake::KeepNames, Mistake::ExpireUnsettled, Mistake::ExpiryOnly,
+                    Mistake::ForgetRenamedNames})
+    if (coherence::name_of(m) == break_name) return WorldKind::Names;
+  for (Mistake m : {Mistake::WakeNobody, Mistake::AllowCircles})
+    if (coherence::name_of(m) == break_name) return WorldKind::Locks;
+  return break_name == "deaf-to-death" ? WorldKind::Locks : WorldKind::Pages;
+}
 
 bool add_break(std::string_view name, Breaks& breaks) {
   for (unsigned i = 0; i < static_cast<unsigned>(coherence::Mistake::kCount); ++i) {

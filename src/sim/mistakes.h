@@ -11,6 +11,14 @@
 
 namespace vremote::sim {
 
+enum class WorldKind : uint8_t {
+  Pages,  // files, their pages and sizes (world.h)
+  Names,  // directories and the kernels' dentries (name_world.h)
+  Locks,  // locks of processes (lock_world.h)
+};
+std::string_view name_of(WorldKind kind);
+std::optional<WorldKind> world_kind(std::string_view name);
+
 struct Breaks {
   coherence::Mistakes protocol;
   bool fixed_purge_pool = false;  // K5: one purge of a node runs at a time
@@ -22,8 +30,12 @@ struct Breaks {
   bool early_grant_data = false;  // I4: the bytes of a grant are read when the home decides, not at
                                   // its turn in the queue
 
+  bool deaf_to_death = false;  // the home does not hear that a process which held locks has ended
+
   // Not a mistake of ours: the kernel's own races around i_size, left in (model_kernel.h).
   bool size_races = false;
+  // The same for what a node is shown of a name that it is changing itself (name_history.h).
+  bool name_races = false;
 
   bool has(coherence::Mistake m) const { return protocol.has(m); }
 };
@@ -31,5 +43,7 @@ struct Breaks {
 // False when no such name.
 bool add_break(std::string_view name, Breaks& breaks);
 std::vector<std::string> break_names();
+// In which worlds it can show.
+WorldKind world_of(std::string_view break_name);
 
 }  // namespace vremote::sim

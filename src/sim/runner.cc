@@ -31,6 +31,11 @@ void add(WorldCounts& to, const WorldCounts& c) {
   to.messages += c.messages;
   to.kernel += c.kernel;
   to.agent += c.agent;
+  to.names += c.names;
+  to.names_given += c.names_given;
+  to.lock_waits += c.lock_waits;
+  to.lock_circles += c.lock_circles;
+  to.lock_deaths += c.lock_deaths;
 }
 
 void note_failure(Slot& slot, const std::string& what) {
@@ -42,12 +47,12 @@ void note_failure(Slot& slot, const std::string& what) {
 
 // Runs this child's share from `seed` on; returns when it is done, or never.
 void run_share(Slot& slot, uint64_t seed, uint64_t end, unsigned stride, const Breaks& breaks,
-               bool keep_going) {
+               bool keep_going, WorldKind kind) {
   for (; seed < end; seed += stride) {
     slot.seed = seed;
     slot.running = true;
-    World world(seed, breaks);
-    const Outcome outcome = world.run();
+    const auto world = make_world(kind, seed, breaks);
+    const Outcome outcome = world->run();
     add(slot.counts, outcome.counts);
     slot.running = false;
     ++slot.seeds;
@@ -57,12 +62,11 @@ void run_share(Slot& slot, uint64_t seed, uint64_t end, unsigned stride, const B
   }
 }
 
-const World* traced_world = nullptr;
+AnyWorld* traced_world = nullptr;
 
 void print_tail() {
   if (traced_world == nullptr) return;
-  for (const std::string& line : const_cast<World*>(traced_world)->scheduler().last_lines())
-    std::puts(line.c_str());
+  for (const std::string& line : traced_world->scheduler().last_lines()) std::puts(line.c_str());
   std::fflush(stdout);
 }
 
@@ -75,7 +79,8 @@ extern "C" void print_tail_on_abort(int) {
 
 }  // namespace
 
-Summary run_seeds(SeedRange range, const Breaks& breaks, unsigned jobs, bool keep_going) {
+Summary run_seeds(SeedRange range, const Breaks& breaks, unsigned jobs, bool keep_going,
+                  WorldKind kind) {
   void* memory = ::mmap(nullptr, sizeof(Slot) * jobs, PROT_READ | PROT_WRITE,
                         MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   VR_CHECK(memory != MAP_FAILED);
@@ -88,7 +93,7 @@ Summary run_seeds(SeedRange range, const Breaks& breaks, unsigned jobs, bool kee
     children[j] = ::fork();
     VR_CHECK(children[j] >= 0);
     if (children[j] == 0) {
-      run_share(slots[j], from, end, jobs, breaks, keep_going);
+      run_share(slots[j], from, end, jobs, breaks, keep_going, kind);
       std::_Exit(0);
     }
   };
@@ -117,8 +122,9 @@ Summary run_seeds(SeedRange range, const Breaks& breaks, unsigned jobs, bool kee
   return summary;
 }
 
-bool replay(uint64_t seed, const Breaks& breaks, size_t lines, bool print_all) {
-  World world(seed, breaks);
+bool replay(uint64_t seed, const Breaks& breaks, size_t lines, bool print_all, WorldKind kind) {
+  const std::unique_ptr<AnyWorld> made = make_world(kind, seed, breaks);
+  AnyWorld& world = *made;
   fmt::print("seed {}: {}\n", seed, world.plan());
   std::fflush(stdout);
   world.scheduler().trace_to(print_all ? 1 : lines, print_all);

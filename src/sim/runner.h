@@ -5,7 +5,7 @@
 #include <optional>
 #include <string>
 
-#include "sim/world.h"
+#include "sim/any_world.h"
 
 namespace vremote::sim {
 
@@ -27,9 +27,11 @@ struct Summary {
 };
 
 // `jobs` children share the range; each stops at its first failure unless `keep_going`.
-Summary run_seeds(SeedRange range, const Breaks& breaks, unsigned jobs, bool keep_going);
+Summary run_seeds(SeedRange range, const Breaks& breaks, unsigned jobs, bool keep_going,
+                  WorldKind kind = WorldKind::Pages);
 
 // One seed with its trace on stdout: the last `lines` of it, or all. True when everything held.
-bool replay(uint64_t seed, const Breaks& breaks, size_t lines, bool print_all);
+bool replay(uint64_t seed, const Breaks& breaks, size_t lines, bool print_all,
+            WorldKind kind = WorldKind::Pages);
 
 }  // namespace vremote::sim

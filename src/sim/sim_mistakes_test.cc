@@ -14,7 +14,8 @@ TEST_P(EachMistake, IsFound) {
   ASSERT_TRUE(add_break(GetParam(), breaks));
   constexpr uint64_t kAtOnce = 200, kMost = 12000;
   for (uint64_t first = 1; first <= kMost; first += kAtOnce) {
-    if (const Summary summary = run_seeds({first, kAtOnce}, breaks, 1, false); summary.finding) {
+    if (const Summary summary = run_seeds({first, kAtOnce}, breaks, 1, false, world_of(GetParam()));
+        summary.finding) {
       RecordProperty("seed", std::to_string(summary.finding->seed));
       SUCCEED() << "seed " << summary.finding->seed << ": " << summary.finding->what;
       return;

@@ -14,36 +14,23 @@
 #include <vector>
 
 #include "base/prng.h"
+#include "sim/any_world.h"
 #include "sim/history.h"
 #include "sim/home_driver.h"
 #include "sim/link.h"
-#include "sim/mistakes.h"
 #include "sim/node.h"
 #include "sim/process.h"
 
 namespace vremote::sim {
 
-struct WorldCounts {
-  uint64_t steps = 0, operations = 0, messages = 0;
-  KernelCounts kernel;
-  coherence::AgentStatistics agent;
-};
-
-struct Outcome {
-  std::string failure;  // empty: everything held
-  std::string dump;     // who holds what and waits for what, when it failed
-  WorldCounts counts;
-};
-
-class World {
+class World final : public AnyWorld {
  public:
   World(uint64_t seed, const Breaks& breaks);
-  ~World();
+  ~World() override;
 
-  Scheduler& scheduler() { return *scheduler_; }
-  Outcome run();
-  // What this seed drew, in one line.
-  const std::string& plan() const { return plan_; }
+  Scheduler& scheduler() override { return *scheduler_; }
+  Outcome run() override;
+  const std::string& plan() const override { return plan_; }
 
  private:
   void draw();

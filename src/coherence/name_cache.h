@@ -7,7 +7,7 @@
 
 #include "base/ids.h"
 
-namespace vremote::node {
+namespace vremote::coherence {
 
 class NameCache {
  public:
@@ -94,4 +94,4 @@ class NameCache {
   uint64_t changes_ = 0;
 };
 
-}  // namespace vremote::node
+}  // namespace vremote::coherence

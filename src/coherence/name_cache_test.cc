@@ -1,8 +1,8 @@
-#include "node/name_cache.h"
+#include "coherence/name_cache.h"
 
 #include <gtest/gtest.h>
 
-namespace vremote::node {
+namespace vremote::coherence {
 namespace {
 
 const FileId kDir{0, 1, 10};
@@ -62,4 +62,4 @@ TEST(NameCacheTest, AForgottenNameIsAskedForAgain) {
 }
 
 }  // namespace
-}  // namespace vremote::node
+}  // namespace vremote::coherence

@@ -1,0 +1,141 @@
+#include "coherence/name_ledger.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace vremote::coherence {
+namespace {
+
+bool holds(const std::vector<uint64_t>& directories, uint64_t directory) {
+  return std::find(directories.begin(), directories.end(), directory) != directories.end();
+}
+
+}  // namespace
+
+bool NameLedger::give(uint64_t directory, const std::string& name, bool exists, uint32_t tid,
+                      Instant now) {
+  if (tid == 0) return false;
+  Directory& d = directories_[directory];
+  if (now < d.contended_until || names_ >= kNamesMax) return false;
+  names_ += d.names.insert_or_assign(name, exists).second ? 1 : 0;
+  unsettle(directory, tid);
+  return true;
+}
+
+bool NameLedger::move(uint64_t from, const std::string& old_name, uint64_t to,
+                      const std::string& new_name, bool to_leased, uint32_t tid) {
+  if (options_.mistakes.has(Mistake::ForgetRenamedNames)) return true;
+  auto source = directories_.find(from);
+  if (source == directories_.end() || !source->second.names.contains(old_name)) return true;
+  if (!to_leased || tid == 0) return false;
+  names_ += directories_[to].names.insert_or_assign(new_name, true).second ? 1 : 0;
+  // Another thread's lookup of the old name that is not over sets the time of the new one.
+  for (auto& [thread, directories] : unsettled_)
+    if (thread != tid && holds(directories, from)) add(directories, to);
+  unsettle(to, tid);
+  return true;
+}
+
+void NameLedger::renewed(uint64_t directory, const std::string& name) {
+  if (auto d = directories_.find(directory); d != directories_.end())
+    names_ -= d->second.names.erase(name);
+}
+
+void NameLedger::request_from(uint32_t tid) { settle(tid); }
+
+// A thread has one lookup at a time: what it looked up before is settled.
+void NameLedger::unsettle(uint64_t directory, uint32_t tid) {
+  settle(tid);
+  add(unsettled_[tid], directory);
+}
+
+void NameLedger::add(std::vector<uint64_t>& unsettled, uint64_t directory) {
+  if (holds(unsettled, directory)) return;
+  unsettled.push_back(directory);
+  ++directories_[directory].unsettled;
+}
+
+void NameLedger::settle(uint32_t tid) {
+  auto it = unsettled_.find(tid);
+  if (it == unsettled_.end()) return;
+  for (uint64_t directory : it->second) --directories_[directory].unsettled;
+  unsettled_.erase(it);
+}
+
+void NameLedger::settle_ended(const std::function<bool(uint32_t tid)>& has_ended) {
+  std::vector<uint32_t> ended;
+  for (const auto& [tid, directories] : unsettled_)
+    if (has_ended(tid)) ended.push_back(tid);
+  for (uint32_t tid : ended) settle(tid);
+}
+
+NameLedger::Ending NameLedger::end(uint64_t directory, bool at_once, Instant now) {
+  Ending ending;
+  auto it = directories_.find(directory);
+  if (it == directories_.end()) return ending;
+  Directory& d = it->second;
+  d.contended_until = now + options_.contended_ns;
+  if (d.names.empty()) return ending;
+  const bool unsettled = d.unsettled > 0 && !options_.mistakes.has(Mistake::ExpireUnsettled);
+  const bool too_slow =
+      (at_once || d.names.size() > kExpiredMost) && !options_.mistakes.has(Mistake::ExpiryOnly);
+  if (unsettled || too_slow) {
+    ending.how = How::Epoch;
+    return ending;
+  }
+  ending.how = How::Expiry;
+  ending.id = next_ending_++;
+  for (auto& [name, exists] : d.names) ending.names.push_back({name, exists});
+  // The same order everywhere: a simulated world must replay.
+  std::sort(ending.names.begin(), ending.names.end(),
+            [](const Name& a, const Name& b) { return a.name < b.name; });
+  names_ -= d.names.size();
+  d.names.clear();
+  endings_.insert(ending.id);
+  return ending;
+}
+
+std::optional<Instant> NameLedger::deadline(Instant now) const {
+  if (options_.mistakes.has(Mistake::ExpiryOnly)) return {};
+  return now + options_.expiry_most_ns;
+}
+
+NameLedger::Finish NameLedger::finish(uint64_t id, bool expired) {
+  if (endings_.erase(id) == 0) return Finish::WasOver;
+  return expired ? Finish::Over : Finish::Epoch;
+}
+
+void NameLedger::epoch_advanced() {
+  for (auto& [node, directory] : directories_) {
+    directory.names.clear();
+    directory.unsettled = 0;
+  }
+  names_ = 0;
+  unsettled_.clear();
+}
+
+void NameLedger::forget(uint64_t directory) {
+  auto it = directories_.find(directory);
+  if (it == directories_.end()) return;
+  names_ -= it->second.names.size();
+  directories_.erase(it);
+  for (auto thread = unsettled_.begin(); thread != unsettled_.end();) {
+    std::erase(thread->second, directory);
+    thread = thread->second.empty() ? unsettled_.erase(thread) : std::next(thread);
+  }
+}
+
+void NameLedger::check() const {
+  uint64_t names = 0;
+  for (const auto& [node, directory] : directories_) {
+    names += directory.names.size();
+    const auto unsettled =
+        std::count_if(unsettled_.begin(), unsettled_.end(),
+                      [node = node](const auto& entry) { return holds(entry.second, node); });
+    VR_CHECK(directory.unsettled == static_cast<uint32_t>(unsettled));
+  }
+  VR_CHECK(names == names_);
+}
+
+}  // namespace vremote::coherence

@@ -1,0 +1,125 @@
+// What one kernel may know of names without asking, and how that is ended before a lease is.
+//
+// Two notifications end a name. Expiring it (FUSE_NOTIFY_INVAL_ENTRY, EXPIRE_ONLY) costs nothing
+// else, but waits for the directory's inode lock, which every create, unlink, rename, first lookup
+// or readdir in it holds until we answer: two nodes that change one directory would wait for each
+// other for ever. Advancing the epoch (FUSE_NOTIFY_INC_EPOCH, Linux 6.16) takes no lock, but drops
+// every name of the mount at its next use, and /proc then calls open files "(deleted)".
+//
+// Rules:
+//  N1  Names are expired, and the epoch is advanced when that takes too long, when a change of this
+//  node in the directory is known to be under way, or when a name of it is not settled.
+//  N2  A name is settled when the thread that looked it up has sent another request: its lookup is
+//  over then. Until then an expiry may come between our reply and the kernel's use of it
+//  (fuse_dentry_revalidate sets the new time without a lock), and would be undone. The epoch needs
+//  no such care: the kernel notes it before it asks.
+//  N3  A rename takes the kernel's right to use the old name along to the new one, and with it the
+//  lookups of the old name by other threads that are not over: they set the time of the moved name.
+//  N4  A directory from which names had to be taken is contended: for a while it is given none.
+//
+// Pure: calls in, decisions out. Not thread-safe. Directories are the kernel's node numbers,
+// threads its thread ids.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/time.h"
+#include "coherence/mistakes.h"
+
+namespace vremote::coherence {
+
+struct NameLedgerOptions {
+  int64_t contended_ns = 1'000'000'000;  // N4
+  int64_t expiry_most_ns = 10'000'000;   // N1
+  Mistakes mistakes;
+};
+
+class NameLedger {
+ public:
+  struct Name {
+    std::string name;
+    bool exists = false;  // the kernel knows a file by it, not that there is none
+  };
+  enum class How : uint8_t {
+    Nothing,  // the kernel knows none: over
+    Epoch,    // advance the epoch now and call epoch_advanced(): over
+    Expiry,   // expire `names`, beside everything else, and call finish()
+  };
+  struct Ending {
+    How how = How::Nothing;
+    uint64_t id = 0;
+    std::vector<Name> names;
+  };
+  enum class Finish : uint8_t { WasOver, Over, Epoch };
+
+  explicit NameLedger(const NameLedgerOptions& options = {}) : options_(options) {}
+
+  // Thread `tid` is about to be told, by an answer to its LOOKUP, that the kernel may keep `name`.
+  // False: it may not.
+  bool give(uint64_t directory, const std::string& name, bool exists, uint32_t tid, Instant now);
+  // An own rename is about to move a name (N3). False: that cannot be followed, so everything must
+  // be ended (end_all()) when it is done. `to_leased`: the lease on the directory it goes to is
+  // held.
+  bool move(uint64_t from, const std::string& old_name, uint64_t to, const std::string& new_name,
+            bool to_leased, uint32_t tid);
+  // An own create made the name anew; the kernel was told not to keep it.
+  void renewed(uint64_t directory, const std::string& name);
+  // A request of the thread was read.
+  void request_from(uint32_t tid);
+  // The kernel forgot the directory, and all names in it before.
+  void forget(uint64_t directory);
+
+  // Ends all names of the directory. `at_once`: not by expiry.
+  Ending end(uint64_t directory, bool at_once, Instant now);
+  // When finish(id, false) is to be called if the expiries have not come back; never with
+  // Mistake::ExpiryOnly.
+  std::optional<Instant> deadline(Instant now) const;
+  // The expiries have come back (`expired`: each has surely done what it should), or have not in
+  // time. Epoch: advance it and call epoch_advanced(). WasOver: it was called before.
+  Finish finish(uint64_t id, bool expired);
+  // True: advance the epoch and call epoch_advanced().
+  bool end_all() const { return names_ > 0; }
+  // Under the same lock as the notification: what is given from here on is noted after it, what was
+  // noted before is void.
+  void epoch_advanced();
+
+  // A thread that has ended settles nothing any more. With very many unsettled ones, see which
+  // have.
+  bool many_unsettled() const { return unsettled_.size() >= kUnsettledMany; }
+  void settle_ended(const std::function<bool(uint32_t tid)>& has_ended);
+
+  bool all_settled() const { return unsettled_.empty(); }
+  uint64_t names() const { return names_; }
+  // That the counts are those of what is there.
+  void check() const;
+
+ private:
+  static constexpr uint64_t kNamesMax = 1 << 20;
+  static constexpr size_t kExpiredMost = 1024;  // more are not worth their expiries
+  static constexpr size_t kUnsettledMany = 256;
+
+  struct Directory {
+    std::unordered_map<std::string, bool> names;  // whether it exists
+    uint32_t unsettled = 0;
+    Instant contended_until;
+  };
+
+  void unsettle(uint64_t directory, uint32_t tid);
+  void add(std::vector<uint64_t>& unsettled, uint64_t directory);
+  void settle(uint32_t tid);
+
+  NameLedgerOptions options_;
+  std::unordered_map<uint64_t, Directory> directories_;
+  // Thread -> the directory of its last lookup, and those that renames have taken names of it to.
+  std::unordered_map<uint32_t, std::vector<uint64_t>> unsettled_;
+  std::set<uint64_t> endings_;
+  uint64_t next_ending_ = 1;
+  uint64_t names_ = 0;
+};
+
+}  // namespace vremote::coherence

@@ -1,0 +1,106 @@
+#include "coherence/name_ledger.h"
+
+#include <gtest/gtest.h>
+
+namespace vremote::coherence {
+namespace {
+
+using How = NameLedger::How;
+using Finish = NameLedger::Finish;
+constexpr uint64_t kDir = 5, kOther = 6;
+constexpr uint32_t kThread = 100, kThread2 = 101;
+
+class NameLedgerTest : public testing::Test {
+ protected:
+  ~NameLedgerTest() override { ledger.check(); }
+  NameLedger ledger;
+  Instant now{1};
+};
+
+TEST_F(NameLedgerTest, ADirectoryWithoutNamesEndsAtOnce) {
+  EXPECT_EQ(ledger.end(kDir, false, now).how, How::Nothing);
+}
+
+TEST_F(NameLedgerTest, SettledNamesAreExpired) {
+  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));
+  ASSERT_TRUE(ledger.give(kDir, "b", false, kThread, now));
+  ledger.request_from(kThread);
+  const auto ending = ledger.end(kDir, false, now);
+  ASSERT_EQ(ending.how, How::Expiry);
+  ASSERT_EQ(ending.names.size(), 2u);
+  EXPECT_TRUE(ending.names[0].name == "a" && ending.names[0].exists);
+  EXPECT_TRUE(ending.names[1].name == "b" && !ending.names[1].exists);
+  EXPECT_EQ(ledger.finish(ending.id, true), Finish::Over);
+  EXPECT_EQ(ledger.finish(ending.id, false), Finish::WasOver);
+}
+
+TEST_F(NameLedgerTest, AnUnsettledNameTakesTheEpoch) {
+  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));
+  EXPECT_EQ(ledger.end(kDir, false, now).how, How::Epoch);
+}
+
+TEST_F(NameLedgerTest, AnotherThreadsRequestSettlesNothing) {
+  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));
+  ledger.request_from(kThread2);
+  EXPECT_EQ(ledger.end(kDir, false, now).how, How::Epoch);
+}
+
+TEST_F(NameLedgerTest, AnExpiryThatIsLateOrUnsureTakesTheEpoch) {
+  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));
+  ledger.request_from(kThread);
+  const auto ending = ledger.end(kDir, false, now);
+  ASSERT_TRUE(ledger.deadline(now));
+  EXPECT_EQ(ledger.finish(ending.id, false), Finish::Epoch);
+}
+
+TEST_F(NameLedgerTest, TheEpochEndsTheNamesOfAllDirectories) {
+  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));
+  ASSERT_TRUE(ledger.give(kOther, "a", true, kThread, now));
+  ledger.epoch_advanced();
+  EXPECT_FALSE(ledger.end_all());
+  EXPECT_EQ(ledger.end(kOther, true, now).how, How::Nothing);
+}
+
+TEST_F(NameLedgerTest, AContendedDirectoryIsGivenNothingForAWhile) {
+  (void)ledger.give(kDir, "a", true, kThread, now);
+  (void)ledger.end(kDir, true, now);
+  ledger.epoch_advanced();
+  EXPECT_FALSE(ledger.give(kDir, "a", true, kThread, now));
+  EXPECT_TRUE(ledger.give(kOther, "a", true, kThread, now));
+  EXPECT_TRUE(ledger.give(kDir, "a", true, kThread, now + NameLedgerOptions{}.contended_ns));
+}
+
+TEST_F(NameLedgerTest, ARenamedNameIsEndedWhereItWent) {
+  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));
+  ASSERT_TRUE(ledger.move(kDir, "a", kOther, "b", true, kThread));
+  ledger.request_from(kThread);
+  const auto ending = ledger.end(kOther, false, now);
+  ASSERT_EQ(ending.how, How::Expiry);
+  EXPECT_EQ(ending.names[0].name, "b");
+}
+
+TEST_F(NameLedgerTest, ALookupThatIsNotOverFollowsTheNameThatWasRenamed) {
+  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));  // slow to use the answer
+  ASSERT_TRUE(ledger.move(kDir, "a", kOther, "b", true, kThread2));
+  ledger.request_from(kThread2);
+  EXPECT_EQ(ledger.end(kOther, false, now).how, How::Epoch);
+  ledger.request_from(kThread);
+  EXPECT_EQ(ledger.end(kOther, false, now).how, How::Expiry);
+}
+
+TEST_F(NameLedgerTest, ARenameToWhereNothingIsLeasedCannotBeFollowed) {
+  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));
+  EXPECT_FALSE(ledger.move(kDir, "a", kOther, "b", false, kThread));
+  EXPECT_TRUE(ledger.move(kDir, "unknown", kOther, "b", false, kThread));
+}
+
+TEST_F(NameLedgerTest, ADirectoryThatIsForgottenLeavesNoThreadBehind) {
+  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));
+  ledger.forget(kDir);
+  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread2, now));
+  ledger.request_from(kThread);  // of the directory before: does not settle the other's lookup
+  EXPECT_EQ(ledger.end(kDir, false, now).how, How::Epoch);
+}
+
+}  // namespace
+}  // namespace vremote::coherence
