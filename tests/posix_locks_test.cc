@@ -7,11 +7,13 @@
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <fstream>
 #include <thread>
 #include <vector>
 
@@ -58,7 +60,16 @@ std::string in_the_way(const Fd& fd, short type, off_t start, off_t length) {
          " " + std::to_string(lock.l_len);
 }
 
-bool waits_for_lock(pid_t pid) { return waits_for_its_node(pid, "lock"); }
+// Its open() may wait for the node, too.
+bool waits_for_lock(pid_t pid) {
+  for (int i = 0; i < 5000; ++i) {
+    std::ifstream file("/proc/" + std::to_string(pid) + "/syscall");
+    if (long call = 0; file >> call && (call == SYS_fcntl || call == SYS_flock))
+      return waits_for_its_node(pid);
+    ::usleep(1000);
+  }
+  return false;
+}
 
 class LocksTest : public PosixTest {
  protected:
