@@ -13,7 +13,6 @@
 
 #include "base/overload.h"
 #include "fuse/reply.h"
-#include "node/caller_placement.h"
 #include "node/kernel_names.h"
 
 namespace vremote::node {
@@ -115,7 +114,6 @@ void FuseServer::serve(const fuse::Channel& channel) {
   sigfillset(&all);
   pthread_sigmask(SIG_BLOCK, &all, nullptr);
   fuse::ReceiveBuffer buffer = buffers_.take();
-  CallerPlacement placement;
   for (;;) {
     std::span<std::byte> memory = buffer.next();
     auto length = channel.receive(memory);
@@ -135,7 +133,6 @@ void FuseServer::serve(const fuse::Channel& channel) {
       }
       continue;
     }
-    placement.request_from(request->header.pid);
     kernel_names_.request_from(request->header.pid);
     dispatch(channel, *request, buffer);
   }

@@ -9,10 +9,7 @@ namespace {
 constexpr auto kIdle = std::chrono::seconds(10);  // then an idle thread ends
 }
 
-HelperThreads::HelperThreads(std::string name, size_t most) : name_(std::move(name)), most_(most) {
-  CPU_ZERO(&processors_);
-  ::sched_getaffinity(0, sizeof processors_, &processors_);
-}
+HelperThreads::HelperThreads(std::string name, size_t most) : name_(std::move(name)), most_(most) {}
 
 HelperThreads::~HelperThreads() { stop(); }
 
@@ -44,7 +41,6 @@ size_t HelperThreads::threads() const {
 
 void HelperThreads::run() {
   pthread_setname_np(pthread_self(), name_.substr(0, 15).c_str());
-  if (CPU_COUNT(&processors_) > 0) ::sched_setaffinity(0, sizeof processors_, &processors_);
   std::unique_lock lock(mutex_);
   while (!stopping_) {
     if (jobs_.empty()) {

@@ -5,8 +5,6 @@
 // next.
 #pragma once
 
-#include <sched.h>
-
 #include <condition_variable>
 #include <cstddef>
 #include <deque>
@@ -40,7 +38,6 @@ class HelperThreads {
 
   const std::string name_;
   const size_t most_;
-  cpu_set_t processors_;  // those of the maker: a submitter may be bound to one (CallerPlacement)
   mutable std::mutex mutex_;
   std::condition_variable work_, ended_;
   std::deque<Job> jobs_;
