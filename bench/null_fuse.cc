@@ -12,6 +12,7 @@
 #include <cerrno>
 
 #include "base/fd.h"
+#include "base/overload.h"
 #include "bench/compare.h"
 #include "fuse/buffer.h"
 #include "fuse/channel.h"
@@ -26,11 +27,6 @@ namespace {
 constexpr uint64_t kFile = 2;
 constexpr uint64_t kFileSize = uint64_t{1} << 30;
 
-template <class... Ts>
-struct Overloaded : Ts... {
-  using Ts::operator()...;
-};
-
 Attributes attributes_of(uint64_t node) {
   Attributes a;
   a.mode = node == kFile ? S_IFREG | 0644 : S_IFDIR | 0755;
@@ -43,7 +39,7 @@ Status answer(const fuse::Channel& channel, const fuse::Request& request) {
   const uint64_t unique = request.header.wire_unique();
   const uint64_t node = request.header.node;
   return std::visit(
-      Overloaded{
+      Overload{
           [&](const fuse::Write& r) {
             return channel.reply(unique, fuse::write_out(static_cast<uint32_t>(r.payload.size())));
           },

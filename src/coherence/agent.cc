@@ -31,6 +31,14 @@ void Agent::settle(Instant now, FileAgent& file, AgentActions& actions) {
   }
 }
 
+template <typename Event>
+void Agent::if_known(Instant now, FileId id, AgentActions& actions, Event event) {
+  FileAgent* f = find(id);
+  if (f == nullptr) return;
+  event(*f);
+  settle(now, *f, actions);
+}
+
 void Agent::set_deadline(FileId id, std::optional<Instant> at) {
   auto known = deadline_of_.find(id);
   if (known != deadline_of_.end()) {
@@ -162,17 +170,11 @@ void Agent::size_told(FileId id, uint64_t size) {
 }
 
 void Agent::interrupt(Instant now, Token token, FileId id, AgentActions& actions) {
-  FileAgent* f = find(id);
-  if (f == nullptr) return;
-  f->interrupt(token, actions);
-  settle(now, *f, actions);
+  if_known(now, id, actions, [&](FileAgent& f) { f.interrupt(token, actions); });
 }
 
 void Agent::forget(Instant now, FileId id, AgentActions& actions) {
-  FileAgent* f = find(id);
-  if (f == nullptr) return;
-  f->forget(now);
-  settle(now, *f, actions);
+  if_known(now, id, actions, [&](FileAgent& f) { f.forget(now); });
 }
 
 void Agent::purge_returned(Instant now, PurgeId purge, FileId id, AgentActions& actions) {
@@ -183,31 +185,19 @@ void Agent::purge_returned(Instant now, PurgeId purge, FileId id, AgentActions& 
 }
 
 void Agent::size_pushed(Instant now, uint64_t push, FileId id, AgentActions& actions) {
-  FileAgent* f = find(id);
-  if (f == nullptr) return;
-  f->size_pushed(push);
-  settle(now, *f, actions);
+  if_known(now, id, actions, [&](FileAgent& f) { f.size_pushed(push); });
 }
 
 void Agent::names_ended(Instant now, uint64_t ending, FileId dir, AgentActions& actions) {
-  FileAgent* f = find(dir);
-  if (f == nullptr) return;
-  f->names_ended(ending);
-  settle(now, *f, actions);
+  if_known(now, dir, actions, [&](FileAgent& f) { f.names_ended(ending); });
 }
 
 void Agent::size_settled(Instant now, uint64_t settle_id, FileId id, AgentActions& actions) {
-  FileAgent* f = find(id);
-  if (f == nullptr) return;
-  f->size_settled(settle_id);
-  settle(now, *f, actions);
+  if_known(now, id, actions, [&](FileAgent& f) { f.size_settled(settle_id); });
 }
 
 void Agent::settle_ended(Instant now, uint64_t settle_id, FileId id, AgentActions& actions) {
-  FileAgent* f = find(id);
-  if (f == nullptr) return;
-  f->settle_ended(settle_id);
-  settle(now, *f, actions);
+  if_known(now, id, actions, [&](FileAgent& f) { f.settle_ended(settle_id); });
 }
 
 void Agent::receive(Instant now, Grant message, AgentActions& actions) {
@@ -248,10 +238,8 @@ void Agent::release_throttled(AgentActions& actions) {
 }
 
 void Agent::receive(Instant now, FetchReply message, AgentActions& actions) {
-  FileAgent* f = find(message.file);
-  if (f == nullptr) return;
-  f->fetched(std::move(message), actions);
-  settle(now, *f, actions);
+  if_known(now, message.file, actions,
+           [&](FileAgent& f) { f.fetched(std::move(message), actions); });
 }
 
 void Agent::reset(Instant now, AgentActions& actions) {

@@ -307,6 +307,9 @@ class Agent {
   FileAgent& file(FileId id);
   FileAgent* find(FileId id) const;
   void settle(Instant now, FileAgent& file, AgentActions& actions);
+  // An event of a file that may be forgotten already.
+  template <typename Event>
+  void if_known(Instant now, FileId id, AgentActions& actions, Event event);
   void release_throttled(AgentActions& actions);
   void set_deadline(FileId id, std::optional<Instant> at);
 

@@ -109,7 +109,8 @@ class FileAgent {
     if (attributes_mode_ == LeaseMode::None) return std::nullopt;
     return attributes_.mode;
   }
-  // The kernel keeps something that goes with the attributes (an access control list, or that there is none).
+  // The kernel keeps something that goes with the attributes (an access control list, or that there
+  // is none).
   void attributes_given() { kernel_has_attributes_ = true; }
   bool has_no_xattrs() const { return attributes_mode_ != LeaseMode::None && !has_xattrs_; }
   LeaseMode held(Resource resource, uint64_t page) const;

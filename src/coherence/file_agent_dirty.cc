@@ -87,8 +87,7 @@ bool FileAgent::send_dirty(PageRange range, bool all, AgentActions& actions) {
 }
 
 void FileAgent::flush_if_due(Instant now, AgentActions& actions) {
-  if (truncations_ > 0 || clean()) return;
-  if (!dirty_.has_unsent() && !dirty_attributes_.has_mtime && !dirty_attributes_.has_size) return;
+  if (truncations_ > 0 || !waits_to_flush()) return;
   if (now - dirty_since_ < shared_.options.flush_after_ns) return;
   dirty_since_ = now;
   send_dirty(PageRange::all(), false, actions);

@@ -38,7 +38,7 @@ bool FileAgent::advance_recall(Instant now, const PendingRecall& recall, AgentAc
       }
       // K15: the rest of an append is about to come.
       if (turn_ && now < turn_->until) {
-        wake_ = wake_ ? std::min(*wake_, turn_->until) : turn_->until;
+        wake_at(turn_->until);
         return false;
       }
       if (!cut_off_.empty()) return false;
@@ -51,8 +51,7 @@ bool FileAgent::advance_recall(Instant now, const PendingRecall& recall, AgentAc
       // K16: another node may make the file longer. The page with the end in it must not keep what
       // lies behind it.
       if (const PageRange behind = behind_end(recall); kernel_.resident().overlaps(behind)) {
-        if (auto until = kernel_.keep_until(behind, now))
-          wake_ = wake_ ? std::min(*wake_, *until) : *until;
+        if (auto until = kernel_.keep_until(behind, now)) wake_at(*until);
         return false;
       }
       RecallAck ack{.file = id_,
@@ -80,7 +79,7 @@ bool FileAgent::advance_recall(Instant now, const PendingRecall& recall, AgentAc
           return false;
       if (must_purge(recall) && !shared_.options.mistakes.has(Mistake::AckBeforePurge)) {
         if (auto until = kernel_.keep_until(recall.range, now)) {
-          wake_ = wake_ ? std::min(*wake_, *until) : *until;
+          wake_at(*until);
           return false;
         }
         if (kernel_.resident().overlaps(recall.range)) return false;
@@ -99,7 +98,7 @@ void FileAgent::tell_busy(Instant now, PendingRecall& recall, AgentActions& acti
   if (!recall.stuck_since) recall.stuck_since = now;
   const Instant due = *recall.stuck_since + shared_.options.busy_after_ns;
   if (now < due) {
-    wake_ = wake_ ? std::min(*wake_, due) : due;
+    wake_at(due);
     return;
   }
   recall.told_busy = true;

@@ -246,7 +246,7 @@ bool FileAgent::advance_write(Instant now, Request& request, AgentActions& actio
   if (const uint64_t end = request.offset + request.size; end > attributes_.size) {
     if (auto until = kernel_.keep_until(
             {attributes_.size >> kPageShift, ((end - 1) >> kPageShift) + 1}, now)) {
-      wake_ = wake_ ? std::min(*wake_, *until) : *until;
+      wake_at(*until);
       return false;
     }
   }

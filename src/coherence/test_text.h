@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <string>
 
+#include "coherence/lease_mode_name.h"
 #include "coherence/messages.h"
 
 namespace vremote::coherence::test {
@@ -20,19 +21,7 @@ inline std::string text(PageRange range) {
   return fmt::format("{}-{}", range.first, range.end - 1);
 }
 
-inline const char* text(LeaseMode mode) {
-  switch (mode) {
-    case LeaseMode::None:
-      return "None";
-    case LeaseMode::Shared:
-      return "Shared";
-    case LeaseMode::Update:
-      return "Update";
-    case LeaseMode::Exclusive:
-      return "Exclusive";
-  }
-  return "?";
-}
+inline const char* text(LeaseMode mode) { return name_of(mode); }
 
 // What a lease or recall is about: pages, or the one unit of the other resources.
 inline std::string text(Resource resource, PageRange range) {

@@ -19,6 +19,7 @@
 #include <filesystem>
 
 #include "base/check.h"
+#include "base/overload.h"
 #include "fuse/fusectl.h"
 #include "fuse/mount.h"
 #include "fuse/mountinfo.h"
@@ -26,11 +27,6 @@
 
 namespace vremote::fuse::testing {
 namespace {
-
-template <class... Ts>
-struct Overloaded : Ts... {
-  using Ts::operator()...;
-};
 
 // Ends the connections of everything mounted at `point`, which is ours, and detaches it.
 void clear(const std::string& point) {
@@ -152,7 +148,7 @@ void OneFile::handle(const Request& request) {
     return a;
   };
   Status sent = std::visit(
-      Overloaded{
+      Overload{
           [&](const Init& init) {
             auto answer = negotiate(init, {.max_pages_limit = Mount::kernel_max_pages()});
             VR_CHECK(answer.has_value());

@@ -6,6 +6,8 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "base/overload.h"
+#include "coherence/lease_mode_name.h"
 
 namespace vremote::sim {
 
@@ -13,24 +15,19 @@ using namespace coherence;
 
 namespace {
 
-template <class... Ts>
-struct Overloaded : Ts... {
-  using Ts::operator()...;
-};
-
 int number(FileId file) { return static_cast<int>(file.inode) - 1; }
 
 FileId file_of_action(const HomeAction& action) {
   return std::visit(
-      Overloaded{[](const SendGrant& a) { return a.grant.file; },
-                 [](const SendRecall& a) { return a.recall.file; },
-                 [](const ApplyFlush& a) { return a.flush.file; },
-                 [](const ApplyAttributes& a) { return a.file; },
-                 [](const ServeFetch& a) { return a.fetch.file; },
-                 [](const OperationReady& a) { return a.file; },
-                 [](const PinFile& a) { return a.file; }, [](const UnpinFile& a) { return a.file; },
-                 [](const FileIdle& a) { return a.file; },
-                 [](const CloseSession&) { return FileId{}; }},
+      Overload{[](const SendGrant& a) { return a.grant.file; },
+               [](const SendRecall& a) { return a.recall.file; },
+               [](const ApplyFlush& a) { return a.flush.file; },
+               [](const ApplyAttributes& a) { return a.file; },
+               [](const ServeFetch& a) { return a.fetch.file; },
+               [](const OperationReady& a) { return a.file; },
+               [](const PinFile& a) { return a.file; }, [](const UnpinFile& a) { return a.file; },
+               [](const FileIdle& a) { return a.file; },
+               [](const CloseSession&) { return FileId{}; }},
       action);
 }
 
@@ -62,22 +59,22 @@ void HomeDriver::receive(NodeId node, ToHome message) {
   if (const auto* ack = std::get_if<RecallAck>(&message);
       ack != nullptr && ack->busy && breaks_.deaf_to_busy)
     return;
-  std::visit(Overloaded{[&](const Call& call) {
-                          const auto& set = std::get<SetAttributesCall>(call.operation);
-                          VR_CHECK(set.has_size);
-                          const OperationId id = next_operation_++;
-                          std::vector<OperationNeed> needs = second_needs(node, call.operation, {});
-                          if (breaks_.has(Mistake::ShrinkBelowHolders))
-                            std::erase_if(needs, [](const OperationNeed& need) {
-                              return need.resource == Resource::Data;
-                            });
-                          VR_CHECK(first_needs(node, call.operation).empty() && !needs.empty());
-                          truncations_[id] =
-                              Truncation{node, call.call, set.file, set.size, false, needs, 1};
-                          home_.acquire(id, needs.front(), actions);
-                        },
-                        [&](Flush& flush) { home_.receive(node, std::move(flush), actions); },
-                        [&](const auto& other) { home_.receive(node, other, actions); }},
+  std::visit(Overload{[&](const Call& call) {
+                        const auto& set = std::get<SetAttributesCall>(call.operation);
+                        VR_CHECK(set.has_size);
+                        const OperationId id = next_operation_++;
+                        std::vector<OperationNeed> needs = second_needs(node, call.operation, {});
+                        if (breaks_.has(Mistake::ShrinkBelowHolders))
+                          std::erase_if(needs, [](const OperationNeed& need) {
+                            return need.resource == Resource::Data;
+                          });
+                        VR_CHECK(first_needs(node, call.operation).empty() && !needs.empty());
+                        truncations_[id] =
+                            Truncation{node, call.call, set.file, set.size, false, needs, 1};
+                        home_.acquire(id, needs.front(), actions);
+                      },
+                      [&](Flush& flush) { home_.receive(node, std::move(flush), actions); },
+                      [&](const auto& other) { home_.receive(node, other, actions); }},
              message);
   take(actions);
 }
@@ -167,46 +164,45 @@ void HomeDriver::write_attributes(File& file, const DirtyAttributes& attributes)
 void HomeDriver::perform(FileId id, HomeAction& action) {
   File& file = files_[id];
   std::visit(
-      Overloaded{[&](SendGrant& a) {
-                   if (!a.data.empty()) fill_data(file, a.data, a.grant.data_offset, a.grant.data);
-                   a.grant.size_floor = file.disk.size();
-                   if (a.grant.resource == Resource::Attributes)
-                     a.grant.attributes = stat(id, file);
-                   send_(a.node, id, std::move(a.grant));
-                 },
-                 [&](SendRecall& a) { send_(a.node, id, a.recall); },
-                 [&](ApplyFlush& a) {
-                   write_attributes(file, a.flush.attributes);
-                   for (const Extent& extent : a.flush.extents) {
-                     // A flush that makes the file longer says so. Bytes beyond are those of a
-                     // mapping older than a truncation.
-                     if (extent.offset >= file.disk.size()) continue;
-                     const uint64_t length =
-                         std::min<uint64_t>(extent.bytes.size(), file.disk.size() - extent.offset);
-                     std::memcpy(file.disk.data() + extent.offset, extent.bytes.data(), length);
-                     scheduler_.trace(-1, number(id), "disk    {}+{} of {} from n{}", extent.offset,
-                                      length, extent.bytes.size(), a.node.value);
-                   }
-                   send_(a.node, id, FlushAck{.file = id, .flush = a.flush.flush});
-                 },
-                 [&](ApplyAttributes& a) { write_attributes(file, a.attributes); },
-                 [&](ServeFetch& a) {
-                   FetchReply reply;
-                   reply.file = id;
-                   reply.fetch = a.fetch.fetch;
-                   fill_data(file, a.fetch.range, reply.data_offset, reply.data);
-                   send_(a.node, id, std::move(reply));
-                 },
-                 [&](OperationReady& a) { operation_ready(a); },
-                 [&](PinFile&) {
-                   if (file.pinned) scheduler_.fail("PinFile twice");
-                   file.pinned = true;
-                 },
-                 [&](UnpinFile&) {
-                   if (!file.pinned) scheduler_.fail("UnpinFile without PinFile");
-                   file.pinned = false;
-                 },
-                 [&](FileIdle&) {}, [&](CloseSession&) {}},
+      Overload{[&](SendGrant& a) {
+                 if (!a.data.empty()) fill_data(file, a.data, a.grant.data_offset, a.grant.data);
+                 a.grant.size_floor = file.disk.size();
+                 if (a.grant.resource == Resource::Attributes) a.grant.attributes = stat(id, file);
+                 send_(a.node, id, std::move(a.grant));
+               },
+               [&](SendRecall& a) { send_(a.node, id, a.recall); },
+               [&](ApplyFlush& a) {
+                 write_attributes(file, a.flush.attributes);
+                 for (const Extent& extent : a.flush.extents) {
+                   // A flush that makes the file longer says so. Bytes beyond are those of a
+                   // mapping older than a truncation.
+                   if (extent.offset >= file.disk.size()) continue;
+                   const uint64_t length =
+                       std::min<uint64_t>(extent.bytes.size(), file.disk.size() - extent.offset);
+                   std::memcpy(file.disk.data() + extent.offset, extent.bytes.data(), length);
+                   scheduler_.trace(-1, number(id), "disk    {}+{} of {} from n{}", extent.offset,
+                                    length, extent.bytes.size(), a.node.value);
+                 }
+                 send_(a.node, id, FlushAck{.file = id, .flush = a.flush.flush});
+               },
+               [&](ApplyAttributes& a) { write_attributes(file, a.attributes); },
+               [&](ServeFetch& a) {
+                 FetchReply reply;
+                 reply.file = id;
+                 reply.fetch = a.fetch.fetch;
+                 fill_data(file, a.fetch.range, reply.data_offset, reply.data);
+                 send_(a.node, id, std::move(reply));
+               },
+               [&](OperationReady& a) { operation_ready(a); },
+               [&](PinFile&) {
+                 if (file.pinned) scheduler_.fail("PinFile twice");
+                 file.pinned = true;
+               },
+               [&](UnpinFile&) {
+                 if (!file.pinned) scheduler_.fail("UnpinFile without PinFile");
+                 file.pinned = false;
+               },
+               [&](FileIdle&) {}, [&](CloseSession&) {}},
       action);
 }
 
@@ -287,65 +283,52 @@ std::string text(PageRange r) {
 const char* text(Resource r) {
   return r == Resource::Data ? "data" : r == Resource::Attributes ? "attr" : "entries";
 }
-const char* text(LeaseMode m) {
-  switch (m) {
-    case LeaseMode::None:
-      return "None";
-    case LeaseMode::Shared:
-      return "Shared";
-    case LeaseMode::Update:
-      return "Update";
-    case LeaseMode::Exclusive:
-      return "Exclusive";
-  }
-  return "?";
-}
 
 }  // namespace
 
 std::string describe(const ToHome& message) {
   return std::visit(
-      Overloaded{[](const LeaseRequest& m) {
-                   return fmt::format("request {} {} {} {}{}", m.request, text(m.resource),
-                                      text(m.mode), text(m.range), m.want_data ? " with data" : "");
-                 },
-                 [](const RecallAck& m) {
-                   return fmt::format("ack {} gives {} seen {}{}", m.recall, text(m.given), m.seen,
-                                      m.attributes.has_size
-                                          ? fmt::format(" size {}", m.attributes.size)
-                                          : std::string()) +
-                          (m.busy ? " BUSY" : "");
-                 },
-                 [](const Flush& m) {
-                   std::string out = fmt::format("flush {}", m.flush);
-                   for (const Extent& e : m.extents)
-                     out += fmt::format(" {}+{}", e.offset, e.bytes.size());
-                   if (m.attributes.has_size) out += fmt::format(" size {}", m.attributes.size);
-                   return out;
-                 },
-                 [](const Fetch& m) { return fmt::format("fetch {} {}", m.fetch, text(m.range)); },
-                 [](const Release& m) { return fmt::format("release seen {}", m.seen); },
-                 [](const Call& m) {
-                   return fmt::format("call {} set size {}", m.call,
-                                      std::get<SetAttributesCall>(m.operation).size);
-                 }},
+      Overload{
+          [](const LeaseRequest& m) {
+            return fmt::format("request {} {} {} {}{}", m.request, text(m.resource),
+                               name_of(m.mode), text(m.range), m.want_data ? " with data" : "");
+          },
+          [](const RecallAck& m) {
+            return fmt::format("ack {} gives {} seen {}{}", m.recall, text(m.given), m.seen,
+                               m.attributes.has_size ? fmt::format(" size {}", m.attributes.size)
+                                                     : std::string()) +
+                   (m.busy ? " BUSY" : "");
+          },
+          [](const Flush& m) {
+            std::string out = fmt::format("flush {}", m.flush);
+            for (const Extent& e : m.extents)
+              out += fmt::format(" {}+{}", e.offset, e.bytes.size());
+            if (m.attributes.has_size) out += fmt::format(" size {}", m.attributes.size);
+            return out;
+          },
+          [](const Fetch& m) { return fmt::format("fetch {} {}", m.fetch, text(m.range)); },
+          [](const Release& m) { return fmt::format("release seen {}", m.seen); },
+          [](const Call& m) {
+            return fmt::format("call {} set size {}", m.call,
+                               std::get<SetAttributesCall>(m.operation).size);
+          }},
       message);
 }
 
 std::string describe(const ToAgent& message) {
   return std::visit(
-      Overloaded{
+      Overload{
           [](const Grant& m) {
             return fmt::format(
                 "grant #{} for {} {} {} {} floor {}{}{}", m.sequence, m.request, text(m.resource),
-                text(m.mode), text(m.range), m.size_floor,
+                name_of(m.mode), text(m.range), m.size_floor,
                 m.data.empty() ? std::string()
                                : fmt::format(" bytes {}+{}", m.data_offset, m.data.size()),
                 m.resource == Resource::Attributes ? fmt::format(" size {}", m.attributes.size)
                                                    : std::string());
           },
           [](const Recall& m) {
-            return fmt::format("recall {} {} to {} {}", m.recall, text(m.resource), text(m.to),
+            return fmt::format("recall {} {} to {} {}", m.recall, text(m.resource), name_of(m.to),
                                text(m.range));
           },
           [](const FlushAck& m) { return fmt::format("flushed {} error {}", m.flush, m.error); },

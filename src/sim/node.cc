@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/overload.h"
 #include "sim/home_driver.h"
 
 namespace vremote::sim {
@@ -11,11 +12,6 @@ namespace vremote::sim {
 using namespace coherence;
 
 namespace {
-
-template <class... Ts>
-struct Overloaded : Ts... {
-  using Ts::operator()...;
-};
 
 int file_number(FileId file) { return static_cast<int>(file.inode) - 1; }
 
@@ -41,7 +37,7 @@ void Node::take(FileId file, AgentActions& actions) {
 void Node::perform(FileId file, AgentAction& action) {
   const int f = file_number(file);
   std::visit(
-      Overloaded{
+      Overload{
           [&](ReplyData& a) {
             Answer answer;
             for (const Bytes& piece : a.pieces)
@@ -55,12 +51,7 @@ void Node::perform(FileId file, AgentAction& action) {
           [&](ReplyWritten& a) {
             scheduler_.trace(number(), f, "agent   wrote t{} at {}+{}", a.token, a.offset,
                              a.length);
-            kernel_.answer(a.token, Answer{.error = 0,
-                                           .bytes = {},
-                                           .offset = a.offset,
-                                           .length = a.length,
-                                           .attributes = {},
-                                           .size_was_pushed = false});
+            kernel_.answer(a.token, Answer{.offset = a.offset, .length = a.length});
           },
           [&](ReplyOpened& a) {
             scheduler_.trace(number(), f, "agent   opened t{}", a.token);
@@ -77,12 +68,7 @@ void Node::perform(FileId file, AgentAction& action) {
           },
           [&](ReplyFlushed& a) {
             scheduler_.trace(number(), f, "agent   flushed t{} error {}", a.token, a.error);
-            kernel_.answer(a.token, Answer{.error = a.error,
-                                           .bytes = {},
-                                           .offset = 0,
-                                           .length = 0,
-                                           .attributes = {},
-                                           .size_was_pushed = false});
+            kernel_.answer(a.token, Answer{.error = a.error});
           },
           [&](ReplyTruncateReady& a) {
             auto it = truncations_.find(a.token);
@@ -107,12 +93,7 @@ void Node::perform(FileId file, AgentAction& action) {
             scheduler_.trace(number(), f, "agent   error t{} {}", a.token, a.error);
             if (truncations_.erase(a.token) > 0)
               scheduler_.fail("no errors in this world: a truncation failed");
-            kernel_.answer(a.token, Answer{.error = a.error,
-                                           .bytes = {},
-                                           .offset = 0,
-                                           .length = 0,
-                                           .attributes = {},
-                                           .size_was_pushed = false});
+            kernel_.answer(a.token, Answer{.error = a.error});
           },
           [&](StartPurge& a) {
             scheduler_.trace(number(), f, "agent   purge p{} pages {}-{}", a.purge, a.range.first,
@@ -240,24 +221,18 @@ void Node::deliver(FileId file, ToAgent message) {
   scheduler_.trace(number(), file_number(file), "agent   gets {}", describe(message));
   AgentActions actions;
   const Instant now = scheduler_.now();
-  std::visit(Overloaded{[&](Reply& reply) {
-                          auto it = calls_.find(reply.call);
-                          if (it == calls_.end()) {
-                            scheduler_.fail("a reply nobody waits for");
-                            return;
-                          }
-                          const Truncation t = it->second;
-                          calls_.erase(it);
-                          agent_.truncate_done(now, t.file, reply.error == 0, t.size, true,
-                                               actions);
-                          kernel_.answer(t.token, Answer{.error = reply.error,
-                                                         .bytes = {},
-                                                         .offset = 0,
-                                                         .length = 0,
-                                                         .attributes = {},
-                                                         .size_was_pushed = false});
-                        },
-                        [&](auto& other) { agent_.receive(now, std::move(other), actions); }},
+  std::visit(Overload{[&](Reply& reply) {
+                        auto it = calls_.find(reply.call);
+                        if (it == calls_.end()) {
+                          scheduler_.fail("a reply nobody waits for");
+                          return;
+                        }
+                        const Truncation t = it->second;
+                        calls_.erase(it);
+                        agent_.truncate_done(now, t.file, reply.error == 0, t.size, true, actions);
+                        kernel_.answer(t.token, Answer{.error = reply.error});
+                      },
+                      [&](auto& other) { agent_.receive(now, std::move(other), actions); }},
              message);
   take(file, actions);
 }
