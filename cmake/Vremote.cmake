@@ -28,7 +28,7 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   add_compile_options(-Wno-maybe-uninitialized)
 endif()
 if(VREMOTE_SANITIZE)
-  add_compile_options(-fsanitize=${VREMOTE_SANITIZE} -fno-sanitize-recover=all)
+  add_compile_options(-fsanitize=${VREMOTE_SANITIZE} -fno-sanitize-recover=all -D_GLIBCXX_ASSERTIONS)
   if(VREMOTE_SANITIZE MATCHES undefined)
     # Without three checks that add half to the compile time, for what a crash tells as well.
     add_compile_options(-fno-sanitize=null,object-size,vptr)

@@ -142,6 +142,7 @@ TEST_F(PosixTest, WhoWaitsForASilentNodeCanBeKilledAlsoAfterAnotherSignal) {
       },
   };
   for (const auto& body : waiting) {
+    SCOPED_TRACE(&body - waiting);
     const pid_t pid = in_child(body);
     ASSERT_TRUE(waits_for_its_node(pid));
     ::usleep(100'000);

@@ -98,16 +98,22 @@ int status_of(pid_t pid) {
   return status;
 }
 
-bool waits_for_its_node(pid_t pid, std::string_view call) {
+testing::AssertionResult waits_for_its_node(pid_t pid, std::string_view call) {
+  const std::string process = "/proc/" + std::to_string(pid);
+  auto read = [&](const char* name) {
+    std::ifstream file(process + name);
+    return std::string((std::istreambuf_iterator<char>(file)), {});
+  };
+  std::string stack;
   for (int i = 0; i < 5000; ++i) {
-    std::ifstream file("/proc/" + std::to_string(pid) + "/stack");
-    std::string stack((std::istreambuf_iterator<char>(file)), {});
+    stack = read("/stack");
     if (stack.find("request_wait_answer") != std::string::npos &&
         stack.find(call) != std::string::npos)
-      return true;
+      return testing::AssertionSuccess();
     ::usleep(1000);
   }
-  return false;
+  return testing::AssertionFailure() << "process " << pid << " does this instead:\n"
+                                     << read("/status") << read("/syscall") << stack;
 }
 
 int as_user(unsigned uid, unsigned gid, const std::function<int()>& body) {

@@ -65,7 +65,7 @@ inline bool ended_well(pid_t pid) {
 }
 // Until the process waits in the kernel for an answer of its node, to a call whose stack names
 // this.
-bool waits_for_its_node(pid_t pid, std::string_view call = {});
+testing::AssertionResult waits_for_its_node(pid_t pid, std::string_view call = {});
 // Runs `body` in a child with this uid and gid; its value (errno or 0) comes back.
 int as_user(unsigned uid, unsigned gid, const std::function<int()>& body);
 

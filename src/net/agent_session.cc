@@ -24,6 +24,9 @@ uint64_t random_number() {
   return value;
 }
 
+// Grows from session to session of one incarnation, so that a home can tell a Hello that is late.
+uint64_t first_epoch() { return static_cast<uint64_t>(EventLoop::now().ns); }
+
 }  // namespace
 
 // Each lane dials and lives on its own loop. What the lanes share, the session, is under `mutex_`;
@@ -320,7 +323,7 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
   }
   void finish_reset() {
     std::lock_guard lock(mutex_);
-    epoch_ = random_number();
+    epoch_ = std::max(epoch_ + 1, first_epoch());
     if (++generation_ == 0) generation_ = 1;  // 0 stands for any
     welcomed_.reset();
     connected_ = 0;
@@ -345,7 +348,7 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
   mutable std::mutex mutex_;  // taken before a lane's own
   bool stopped_ = false;
   bool resetting_ = false;
-  uint64_t epoch_ = random_number();
+  uint64_t epoch_ = first_epoch();
   uint32_t generation_ = 1;
   std::optional<Welcomed> welcomed_;
   uint32_t connected_ = 0;  // lanes

@@ -186,6 +186,8 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
 
   void greet(Guest guest) {
     if (stopped_) return;
+    // It waited for a session to end, or arrived with its sender's end: nobody wants a session.
+    if (peer_has_closed(guest.stream->fd())) return;
     const wire::Hello& hello = guest.hello;
     if (hello.version != wire::kProtocolVersion)
       return turn_away(
@@ -211,6 +213,11 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
                        "another number of lanes than before");
     if (hello.resume && (!same || session->ending))
       return turn_away(std::move(guest), wire::RefuseReason::SessionUnknown, "the session is over");
+    // Sent before the node began the session we have: it must not end that one.
+    if (session && session->info.incarnation == hello.incarnation &&
+        hello.session_epoch < session->epoch)
+      return turn_away(std::move(guest), wire::RefuseReason::SessionUnknown,
+                       "the node has begun another session since");
     if (session && (!same || session->ending)) {
       if (session->waiting.size() >= wire::kLanesMax)
         return turn_away(std::move(guest), wire::RefuseReason::Busy,

@@ -143,6 +143,7 @@ TEST(SessionTest, AHomeThatRestartedResetsTheSessionAndNothingOldReachesIt) {
   TestAgent agent(first->address());
   ASSERT_TRUE(agent.session->send(0, numbered_to_home(1)));
   ASSERT_TRUE(first->journal.until([&] { return first->seen.count == 1; }));
+  ASSERT_TRUE(agent.journal.until([&] { return !agent.seen.events.empty(); }));  // connected
   first.reset();
   // Messages of the old session, waiting for a home that will never be the same.
   ASSERT_TRUE(agent.journal.until([&] { return agent.seen.events.size() >= 2; }));  // disconnected
@@ -151,7 +152,8 @@ TEST(SessionTest, AHomeThatRestartedResetsTheSessionAndNothingOldReachesIt) {
 
   TestHome second(2, port);
   // The agent may have met the first home once more while that was ending.
-  ASSERT_TRUE(agent.journal.until([&] { return agent.seen.infos.back().incarnation == 2; }));
+  ASSERT_TRUE(agent.journal.until(
+      [&] { return !agent.seen.infos.empty() && agent.seen.infos.back().incarnation == 2; }));
   HomeInfo info = agent.journal.look([&] { return agent.seen.infos.back(); });
   EXPECT_TRUE(info.fresh);
   EXPECT_EQ(info.incarnation, 2u);
@@ -192,6 +194,7 @@ TEST(SessionTest, ASecondNodeOfALiveNodesNameIsRefusedAndTheFirstIsLeftAlone) {
   TestAgent first(home.address(), "n1", 11);
   ASSERT_TRUE(first.session->send(0, numbered_to_home(1)));
   ASSERT_TRUE(home.journal.until([&] { return home.seen.count == 1; }));
+  ASSERT_TRUE(first.journal.until([&] { return !first.seen.events.empty(); }));
   TestAgent second(home.address(), "n1", 12);
   ASSERT_TRUE(second.journal.until([&] { return !second.seen.events.empty(); }));
   EXPECT_THAT(second.journal.look([&] { return second.seen.events[0]; }),
@@ -228,7 +231,8 @@ TEST(SessionTest, ASessionThatTheHomeEndsIsResetAtTheAgent) {
   ASSERT_TRUE(home.journal.until([&] { return home.seen.count == 1; }));
   home.server->end_session(1);
   // A lane whose handshake was under way may bring the old session back for a moment.
-  ASSERT_TRUE(agent.journal.until([&] { return agent.seen.infos.back().session > 1; }));
+  ASSERT_TRUE(agent.journal.until(
+      [&] { return !agent.seen.infos.empty() && agent.seen.infos.back().session > 1; }));
   auto events = agent.journal.look([&] { return agent.seen.events; });
   EXPECT_EQ(std::ranges::count(events, "reset"), 1);
   EXPECT_EQ(events.back(), "connected fresh");

@@ -1,5 +1,6 @@
 #include "net/stream.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -51,6 +52,11 @@ class PlainStream : public Stream {
 
 std::unique_ptr<Stream> make_plain_stream(Fd fd) {
   return std::make_unique<PlainStream>(std::move(fd));
+}
+
+bool peer_has_closed(int fd) {
+  pollfd p{.fd = fd, .events = POLLRDHUP, .revents = 0};
+  return ::poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
 }
 
 }  // namespace vremote::net

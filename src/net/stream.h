@@ -32,4 +32,7 @@ class Stream {
 // TCP as it is. `fd` is non-blocking.
 std::unique_ptr<Stream> make_plain_stream(Fd fd);
 
+// Whether the peer of this socket has closed, also when bytes of it are still unread.
+bool peer_has_closed(int fd);
+
 }  // namespace vremote::net

@@ -2,7 +2,8 @@
 // Refuse.
 //
 // A session is one agent node at one home; its lanes (parallel connections) share it. The agent
-// invents the session's epoch, a random number, so that all its first Hellos name the same session.
+// invents the session's epoch, so that all its first Hellos name the same session, and a later one
+// than before, so that a Hello that is late ends no session.
 // `resume` says that the home has welcomed some lane of it before: a home that does not know it any
 // more must refuse (SessionUnknown) rather than begin afresh behind the agent's back.
 #pragma once
@@ -33,7 +34,7 @@ struct Hello {
   std::string cluster;
   std::string node_name;
   uint64_t incarnation = 0;    // random, new with each start of the node
-  uint64_t session_epoch = 0;  // random, new with each session
+  uint64_t session_epoch = 0;  // grows with each session of an incarnation
   bool resume = false;
   uint32_t lane = 0;
   uint32_t lanes = 1;
