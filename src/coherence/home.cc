@@ -651,6 +651,32 @@ std::vector<Home::PendingRecall> Home::pending_recalls(size_t most) const {
   return out;
 }
 
+std::vector<Home::BlockedRequest> Home::blocked_requests(size_t most) const {
+  std::vector<BlockedRequest> out;
+  for (const auto& [file, fs] : files_) {
+    for (Resource resource : kResources) {
+      const ResourceState& rs = fs->of(resource);
+      for (auto it = rs.waiters.begin(); it != rs.waiters.end(); ++it) {
+        if (it->holding && !it->yielded) continue;
+        if (out.size() == most) return out;
+        BlockedRequest& request = out.emplace_back();
+        request.file = file;
+        request.resource = resource;
+        request.range = it->range;
+        request.operation = it->operation;
+        request.node = it->node;
+        for (const auto& [id, recall] : rs.recalls)
+          if (recall.range.overlaps(it->range)) request.recalls.emplace_back(id, recall.node);
+        if (!request.recalls.empty()) continue;
+        for (auto ahead = rs.waiters.begin(); ahead != it; ++ahead)
+          if (ahead->range.overlaps(it->range) && !compatible(ahead->mode, it->mode))
+            request.behind.push_back({ahead->operation, ahead->node});
+      }
+    }
+  }
+  return out;
+}
+
 LeaseMode Home::held(NodeId node, FileId file, Resource resource, uint64_t page) const {
   auto it = files_.find(file);
   if (it == files_.end()) return LeaseMode::None;

@@ -170,6 +170,22 @@ class Home {
     PageRange range;
   };
   std::vector<PendingRecall> pending_recalls(size_t most) const;
+  // The requests and operations that wait, and for which recalls; for those that wait behind others
+  // in line, those others.
+  struct BlockedRequest {
+    FileId file;
+    Resource resource = Resource::Data;
+    PageRange range;
+    std::optional<OperationId> operation;
+    NodeId node;  // who asked, when not an operation
+    std::vector<std::pair<uint64_t, NodeId>> recalls;
+    struct Ahead {
+      std::optional<OperationId> operation;
+      NodeId node;
+    };
+    std::vector<Ahead> behind;
+  };
+  std::vector<BlockedRequest> blocked_requests(size_t most) const;
 
   // What `node` holds on a page (for the simulator's checkers).
   LeaseMode held(NodeId node, FileId file, Resource resource, uint64_t page) const;

@@ -201,6 +201,23 @@ size_t LockTable::waiting() const {
   return n;
 }
 
+std::vector<LockTable::BlockedRequest> LockTable::blocked_requests(size_t most) const {
+  std::vector<BlockedRequest> out;
+  for (const auto& [file, locks] : files_) {
+    for (auto it = locks.waiting.begin(); it != locks.waiting.end(); ++it) {
+      if (out.size() == most) return out;
+      BlockedRequest& blocked = out.emplace_back(BlockedRequest{*it, {}});
+      for (const HeldLock& lock : locks.held[index(it->kind)])
+        if (conflicts(lock, *it)) blocked.held_by.push_back(lock);
+      if (it->passes_line) continue;
+      for (auto ahead = locks.waiting.begin(); ahead != it; ++ahead)
+        if (conflicts(*ahead, *it))
+          blocked.held_by.push_back({ahead->owner, ahead->type, ahead->range, ahead->pid});
+    }
+  }
+  return out;
+}
+
 void LockTable::check() const {
   for (const auto& [file, locks] : files_) {
     for (const auto& held : locks.held) {

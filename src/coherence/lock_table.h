@@ -89,6 +89,12 @@ class LockTable {
 
   size_t held() const;
   size_t waiting() const;
+  // Those who wait, each with the locks and the earlier requests in its way.
+  struct BlockedRequest {
+    Request request;
+    std::vector<HeldLock> held_by;
+  };
+  std::vector<BlockedRequest> blocked_requests(size_t most) const;
   // L1, and that nobody waits for nothing.
   void check() const;
 

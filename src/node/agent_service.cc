@@ -297,7 +297,10 @@ void AgentService::read(Waiting waiting, FileId file, uint64_t offset, uint32_t 
         add_pending(shard, {.kind = fill ? Pending::Kind::Fill : Pending::Kind::Read,
                             .file = file,
                             .waiting = waiting,
-                            .then = {}});
+                            .then = {},
+                            .what = "read",
+                            .offset = offset,
+                            .length = size});
     agent.read(now, {.token = token, .file = file, .offset = offset, .size = size, .fill = fill},
                actions);
   });
@@ -310,7 +313,10 @@ void AgentService::write(Waiting waiting, FileId file, Placement at, Bytes bytes
         add_pending(shard, {.kind = then ? Pending::Kind::Then : Pending::Kind::Write,
                             .file = file,
                             .waiting = waiting,
-                            .then = std::move(then)});
+                            .then = std::move(then),
+                            .what = "write",
+                            .offset = at.offset,
+                            .length = bytes.size()});
     agent.write(now,
                 {.token = token,
                  .file = file,
@@ -351,11 +357,15 @@ void AgentService::write_back(FileId file, uint64_t offset, Bytes bytes) {
   });
 }
 
-void AgentService::open(FileId file, bool may_map, Then then) {
+void AgentService::open(FileId file, bool may_map, Then then, uint32_t tid) {
   Shard& shard = shard_of(file);
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
-    agent.open(now, add_pending(shard, {.file = file, .waiting = {}, .then = std::move(then)}),
-               file, may_map, actions);
+    agent.open(
+        now,
+        add_pending(
+            shard,
+            {.file = file, .waiting = {nullptr, 0, tid}, .then = std::move(then), .what = "open"}),
+        file, may_map, actions);
   });
 }
 
@@ -369,27 +379,34 @@ void AgentService::attributes(Waiting waiting, FileId file, bool own, Then then)
   Shard& shard = shard_of(file);
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
     agent.attributes(
-        now, add_pending(shard, {.file = file, .waiting = waiting, .then = std::move(then)}), file,
-        own, actions);
+        now,
+        add_pending(
+            shard,
+            {.file = file, .waiting = waiting, .then = std::move(then), .what = "attributes"}),
+        file, own, actions);
   });
 }
 
 void AgentService::flush(Waiting waiting, FileId file, Then then) {
   Shard& shard = shard_of(file);
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
-    agent.flush(now,
-                add_pending(shard, {.file = file, .waiting = waiting, .then = std::move(then)}),
-                file, actions);
+    agent.flush(
+        now,
+        add_pending(shard,
+                    {.file = file, .waiting = waiting, .then = std::move(then), .what = "fsync"}),
+        file, actions);
   });
 }
 
-void AgentService::truncate(uint64_t unique, FileId file, uint64_t size, Then ready) {
+void AgentService::truncate(uint32_t tid, FileId file, uint64_t size, Then ready) {
   Shard& shard = shard_of(file);
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
-    agent.truncate(
-        now,
-        add_pending(shard, {.file = file, .waiting = {nullptr, unique}, .then = std::move(ready)}),
-        file, size, actions);
+    agent.truncate(now,
+                   add_pending(shard, {.file = file,
+                                       .waiting = {nullptr, 0, tid},
+                                       .then = std::move(ready),
+                                       .what = "truncate"}),
+                   file, size, actions);
   });
 }
 
@@ -523,9 +540,11 @@ void AgentService::list(Waiting waiting, const Caller& caller, FileId dir, uint6
   };
   Shard& shard = shard_of(dir);
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
-    agent.entries(now,
-                  add_pending(shard, {.file = dir, .waiting = waiting, .then = std::move(leased)}),
-                  dir, actions);
+    agent.entries(
+        now,
+        add_pending(shard,
+                    {.file = dir, .waiting = waiting, .then = std::move(leased), .what = "names"}),
+        dir, actions);
   });
 }
 
@@ -613,9 +632,11 @@ void AgentService::lookup(Waiting waiting, const Caller& caller, FileId dir, std
     lookup_at_home(waiting, caller, dir, std::move(name), std::move(then));
   };
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
-    agent.entries(now,
-                  add_pending(shard, {.file = dir, .waiting = waiting, .then = std::move(leased)}),
-                  dir, actions);
+    agent.entries(
+        now,
+        add_pending(shard,
+                    {.file = dir, .waiting = waiting, .then = std::move(leased), .what = "names"}),
+        dir, actions);
   });
 }
 
@@ -693,7 +714,7 @@ void AgentService::call_as(uint64_t id, Caller caller, Operation operation, Then
   };
   {
     std::lock_guard lock(calls_mutex_);
-    calls_.emplace(id, PendingCall{message, std::move(timed), waiting});
+    calls_.emplace(id, PendingCall{message, std::move(timed), waiting, started});
   }
   // In order with what the file's agent sends.
   Shard& shard = shard_of(file);
@@ -734,7 +755,8 @@ void AgentService::call_changing(std::vector<Change> changes, Caller caller, Ope
          }
          if (!followed) environment_.kernel_names->end_all();
          then(std::move(reply));
-       });
+       },
+       {nullptr, 0, tid});
 }
 
 // The kernel takes its right to use the old name along to the new one.

@@ -89,14 +89,15 @@ class AgentService {
   // Answers a WRITE that needs nothing first; false: nothing was done, use write(). Copies.
   bool write_now(Waiting waiting, FileId file, Placement at, std::span<const std::byte> bytes);
   void write_back(FileId file, uint64_t offset, Bytes bytes);
-  void open(FileId file, bool may_map, Then then);
+  void open(FileId file, bool may_map, Then then, uint32_t tid = 0);
   void close(FileId file, bool may_map);
   // `own`: of a thread in OwnView::ask().
   void attributes(Waiting waiting, FileId file, bool own, Then then);
   // Another answer has the kernel take this for the file's size.
   void size_told(FileId file, uint64_t size);
   void flush(Waiting waiting, FileId file, Then then);
-  void truncate(uint64_t unique, FileId file, uint64_t size, Then ready);
+  // `tid`: the thread that waits. Not interruptible: the kernel's side has begun.
+  void truncate(uint32_t tid, FileId file, uint64_t size, Then ready);
   void truncate_done(FileId file, bool done, uint64_t size, bool under_lock);
   // The child's FileId, or an errno.
   using ThenFile = std::move_only_function<void(Result<FileId>)>;
@@ -149,6 +150,16 @@ class AgentService {
   void flush_all();
   bool idle_dirty();
 
+  // Who waits here, for `status` (agent_blocked.cc).
+  struct Waits {
+    FileId file;
+    std::string what;
+    std::optional<std::pair<uint64_t, uint64_t>> bytes;  // inclusive
+    uint32_t tid = 0;                                    // 0: unknown
+    int64_t since_ns = 0;
+  };
+  std::vector<Waits> waits(size_t most);
+
   coherence::AgentCounts counts();
   coherence::AgentStatistics statistics();
 
@@ -160,6 +171,8 @@ class AgentService {
     Waiting waiting;
     int64_t started_ns = 0;
     Then then;
+    const char* what = "";            // for people
+    uint64_t offset = 0, length = 0;  // of a read or write
   };
   struct Shard {
     std::mutex mutex;
@@ -222,7 +235,8 @@ class AgentService {
   struct PendingCall {
     coherence::Call call;  // kept for a home that restarts
     ThenReply then;
-    Waiting waiting;  // the kernel's request that an interrupt may end
+    Waiting waiting;  // the kernel's request that an interrupt may end, or its thread alone
+    int64_t started_ns = 0;
   };
   std::mutex calls_mutex_;
   std::unordered_map<uint64_t, PendingCall> calls_;

@@ -53,10 +53,8 @@ void FuseServer::handle(const Context& c, const fuse::GetAttr&) {
 void FuseServer::truncate(const Context& c, const Inode& node, SetAttributesCall call,
                           bool under_lock, AgentService::ThenReply then) {
   const uint64_t size = call.size;
-  // Not interruptible: its kernel side has begun. The token is not the request's unique for that
-  // reason.
   node.agent->truncate(
-      0, node.file, size,
+      c.pid, node.file, size,
       [node, c, size, call, under_lock, then = std::move(then)](Answer ready) mutable {
         if (ready.error != 0) {
           then(Reply{.call = 0, .error = ready.error, .outcome = {}});
@@ -66,7 +64,8 @@ void FuseServer::truncate(const Context& c, const Inode& node, SetAttributesCall
                          [node, size, under_lock, then = std::move(then)](Reply&& reply) mutable {
                            node.agent->truncate_done(node.file, reply.error == 0, size, under_lock);
                            then(std::move(reply));
-                         });
+                         },
+                         {nullptr, 0, c.pid});
       });
 }
 
@@ -123,7 +122,7 @@ void FuseServer::open_file(
     then(answer.error, fh, fopen_flags);
   };
   if ((flags & O_TRUNC) == 0) {
-    node.agent->open(node.file, may_map, std::move(opened));
+    node.agent->open(node.file, may_map, std::move(opened), c.pid);
     return;
   }
   SetAttributesCall call;

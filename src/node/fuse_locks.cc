@@ -61,13 +61,15 @@ void FuseServer::set_lock(const Context& c, const fuse::FileLock& lock, bool wai
     }
     if (wait) lock_waits_[c.unique] = {node->agent, node->file, id, {c.channel, c.pid}, false};
   }
-  node->agent->call_as(id, c.caller, operation, [this, c, wait](Reply&& reply) {
-    if (wait) {
-      std::lock_guard guard(locks_mutex_);
-      lock_waits_.erase(c.unique);
-    }
-    reply_done(c, reply);
-  });
+  node->agent->call_as(id, c.caller, operation,
+                       [this, c, wait](Reply&& reply) {
+                         if (wait) {
+                           std::lock_guard guard(locks_mutex_);
+                           lock_waits_.erase(c.unique);
+                         }
+                         reply_done(c, reply);
+                       },
+                       {nullptr, 0, c.pid});
 }
 
 // close(2) of a process that may hold byte-range locks on the file: it returns when they are gone.

@@ -218,7 +218,8 @@ void FuseServer::call(const Context& c, AgentService* agent, Operation operation
   // Root may do anything; others are judged at the origin by their groups too.
   if (caller.uid != 0) caller.groups = groups_of(c.pid);
   if (changes.empty()) {
-    agent->call(std::move(caller), std::move(operation), std::move(unless_interrupted));
+    agent->call(std::move(caller), std::move(operation), std::move(unless_interrupted),
+                {nullptr, 0, c.pid});
   } else {
     agent->call_changing(std::move(changes), std::move(caller), std::move(operation),
                          std::move(unless_interrupted), c.pid);

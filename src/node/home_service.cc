@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "base/overload.h"
+#include "net/event_loop.h"
 
 namespace vremote::node {
 
@@ -36,18 +37,6 @@ uint64_t work_of(const Fetch& fetch) {
 }
 
 }  // namespace
-
-// An operation between its call and its reply. Touched by one thread at a time: the one that runs
-// its OperationReady.
-struct HomeService::Running {
-  OperationId id = 0;
-  NodeId node;
-  Call call;
-  std::vector<OperationNeed> needs;
-  size_t held = 0;
-  bool second_part = false;
-  std::optional<Why> only_takes;  // its leases, and does nothing with them: nobody waits for it
-};
 
 HomeService::HomeService(std::vector<std::unique_ptr<store::Store>> stores,
                          HelperThreads& disk_threads, Metrics& metrics, Deliver deliver,
@@ -93,6 +82,10 @@ void HomeService::receive(NodeId node, ToHome&& message) {
   {
     std::lock_guard lock(mutex_);
     HomeActions actions;
+    if (const auto* ack = std::get_if<RecallAck>(&message); ack != nullptr && !ack->busy)
+      if (auto it = sent_recalls_.find(ack->recall);
+          it != sent_recalls_.end() && it->second.node == node)
+        sent_recalls_.erase(it);
     std::visit(Overload{[](Call&) {}, [&](auto& m) { home_.receive(node, std::move(m), actions); }},
                message);
     enqueue(std::move(actions), touched);
@@ -123,6 +116,7 @@ void HomeService::node_gone(NodeId node) {
   {
     std::lock_guard lock(mutex_);
     HomeActions actions;
+    std::erase_if(sent_recalls_, [&](const auto& entry) { return entry.second.node == node; });
     home_.node_gone(node, actions);
     enqueue(std::move(actions), touched);
   }
@@ -145,7 +139,7 @@ HomeService::LockCounts HomeService::lock_counts() const {
 void HomeService::reply_lock(FileId file, LockTable::Ticket ticket, int error, Outcome outcome,
                              std::vector<FileId>& touched) {
   if (auto waiter = lock_waiters_.find(ticket); waiter != lock_waiters_.end()) {
-    file = waiter->second;
+    file = waiter->second.file;
     lock_waiters_.erase(waiter);
     if (auto it = lock_waiters_of_.find(ticket.node); --it->second == 0) lock_waiters_of_.erase(it);
   }
@@ -188,7 +182,7 @@ void HomeService::lock(NodeId node, const Call& call) {
           case LockTable::Decision::Waits:
             if (size_t& of_node = lock_waiters_of_[node]; of_node < kRequestsMax) {
               ++of_node;
-              lock_waiters_.emplace(ticket, c.file);
+              lock_waiters_.emplace(ticket, LockWaiter{c.file, net::EventLoop::now()});
             } else {
               (void)locks_.cancel(c.file, ticket, woken);
               reply_lock(c.file, ticket, ENOLCK, {}, touched);
@@ -239,6 +233,8 @@ void HomeService::enqueue(HomeActions&& actions, std::vector<FileId>& touched) {
                    },
                    [&](SendRecall& a) {
                      metrics_.add(Counter::RecallsSent);
+                     sent_recalls_.insert_or_assign(a.recall.recall,
+                                                    SentRecall{a.node, net::EventLoop::now()});
                      touched.push_back(a.recall.file);
                      queues_.push(a.recall.file, [this, a](bool) {
                        deliver_(a.node, a.recall.file, a.recall);
@@ -424,6 +420,7 @@ void HomeService::start(NodeId node, Call&& call) {
   running->node = node;
   running->needs = first_needs(node, call.operation);
   running->call = std::move(call);
+  running->since = net::EventLoop::now();
   OperationId id = 0;
   {
     std::lock_guard lock(operations_mutex_);
@@ -490,6 +487,7 @@ OperationId HomeService::start_taking(Why why, FileId file, std::vector<Operatio
   auto running = std::make_unique<Running>();
   running->only_takes = why;
   running->second_part = true;
+  running->since = net::EventLoop::now();
   running->call.operation = SyncCall{file, false};
   running->needs = std::move(needs);
   OperationId id = 0;

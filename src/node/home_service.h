@@ -58,17 +58,45 @@ class HomeService {
     uint64_t held = 0, waiting = 0;
   };
   LockCounts lock_counts() const;
+  // Who waits here, for `status` (home_blocked.cc).
+  struct Waits {
+    FileId file;
+    std::string what;
+    std::optional<PageRange> pages;                      // of data
+    std::optional<std::pair<uint64_t, uint64_t>> bytes;  // of a lock, inclusive
+    struct Party {
+      NodeId node;
+      uint32_t pid = 0;
+    };
+    Party who;
+    std::vector<Party> waits_for;
+    bool in_line = false;  // behind others, not for a recall
+    std::optional<Instant> since;
+  };
+  std::vector<Waits> waits(size_t most);
+  std::string path_of(FileId file);
   store::Store::Counts store_counts(size_t export_index) const {
     return stores_[export_index]->counts();
   }
 
  private:
-  struct Running;
+  enum class Why : uint8_t { Gather, ChangedOutside };
+  // An operation between its call and its reply. Touched by one thread at a time: the one that runs
+  // its OperationReady.
+  struct Running {
+    coherence::OperationId id = 0;
+    NodeId node;
+    coherence::Call call;
+    std::vector<coherence::OperationNeed> needs;
+    size_t held = 0;
+    bool second_part = false;
+    std::optional<Why> only_takes;  // its leases, and does nothing with them: nobody waits for it
+    Instant since;
+  };
 
   store::Store* store_of(FileId file) const;
   void start(NodeId node, coherence::Call&& call);
   // An operation of nobody: takes these, does nothing, and lets go.
-  enum class Why : uint8_t { Gather, ChangedOutside };
   coherence::OperationId start_taking(Why why, FileId file,
                                       std::vector<coherence::OperationNeed> needs);
   void lock(NodeId node, const coherence::Call& call);
@@ -96,9 +124,18 @@ class HomeService {
   FileQueues queues_;
   mutable std::mutex mutex_;  // home_ and the order of pushes
   coherence::Home home_;
+  struct SentRecall {
+    NodeId node;
+    Instant since;
+  };
+  std::map<uint64_t, SentRecall> sent_recalls_;  // not acked; for waits()
   mutable std::mutex locks_mutex_;
   coherence::LockTable locks_;
-  std::map<coherence::LockTable::Ticket, FileId> lock_waiters_;
+  struct LockWaiter {
+    FileId file;
+    Instant since;
+  };
+  std::map<coherence::LockTable::Ticket, LockWaiter> lock_waiters_;
   std::map<NodeId, size_t> lock_waiters_of_;
   std::mutex left_mutex_;
   std::set<NodeId> left_;  // said goodbye: what still arrives of them means nothing

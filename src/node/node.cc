@@ -289,7 +289,8 @@ Status NodeDaemon::start_mount(std::function<void()> ended) {
 Status NodeDaemon::start_control() {
   control::Access access{.mode = config_.control_mode,
                          .group = {},
-                         // All that only tells; what changes something is for the node's user.
+                         // What only tells. What changes something, or names files of others
+                         // ("blocked"), is for the node's user.
                          .open_requests = {"ping", "status", "namespace"}};
   if (!config_.control_group.empty()) {
     VR_TRY(group, group_number(config_.control_group));
@@ -426,8 +427,9 @@ std::string NodeDaemon::control(const std::string& request) const {
   }
   if (*name == "status") return control::to_json(status());
   if (*name == "namespace") return namespace_json();
+  if (*name == "blocked") return blocked();
   return control::error_reply("unknown request '" + *name +
-                              "'; known are status, namespace and ping");
+                              "'; known are status, blocked, namespace and ping");
 }
 
 std::string NodeDaemon::namespace_json() const {

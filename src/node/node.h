@@ -65,6 +65,7 @@ class NodeDaemon {
   void connected(Peer& peer, const net::HomeInfo& info);
   std::string control(const std::string& request) const;
   control::NodeStatus status() const;
+  std::string blocked() const;  // node_blocked.cc
   std::string namespace_json() const;
   std::vector<AgentService*> agents() const;
   void leave_homes(int64_t patience_ms);

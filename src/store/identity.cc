@@ -1,6 +1,9 @@
 // From FileIds to open files and back.
 #include <fcntl.h>
+#include <limits.h>
+#include <unistd.h>
 
+#include <array>
 #include <cerrno>
 
 #include "store/handle.h"
@@ -88,6 +91,21 @@ void Store::forget(FileId file) {
 }
 
 std::optional<FileId> Store::find(std::string_view handle) const { return table_->find(handle); }
+
+std::string Store::path_of(FileId file) {
+  const auto found = table_->use(file);
+  if (!found) return {};
+  Fd opened;
+  if (found->file == nullptr) {
+    auto fd = open_by_handle(found->handle);
+    if (!fd) return {};
+    opened = std::move(*fd);
+  }
+  const ProcPath link(found->file != nullptr ? found->file->path() : opened.get());
+  std::array<char, PATH_MAX> text;
+  const ssize_t length = ::readlink(link.c_str(), text.data(), text.size());
+  return length > 0 ? std::string(text.data(), static_cast<size_t>(length)) : std::string();
+}
 
 std::vector<KnownFile> Store::known() const {
   std::vector<KnownFile> result;

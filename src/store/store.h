@@ -106,6 +106,8 @@ class Store {
 
   // The file of a handle, when it is known (S2). Empty without handles.
   std::optional<FileId> find(std::string_view handle) const;
+  // Where the file is now, for people; empty when that is not known.
+  std::string path_of(FileId file);
   // For watching: the exported directory itself.
   int root_descriptor() const { return root_.get(); }
 

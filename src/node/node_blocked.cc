@@ -1,0 +1,162 @@
+// The control request "blocked": both sides' accounts of who waits, with names for people.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <climits>
+#include <condition_variable>
+#include <fstream>
+
+#include "control/blocked.h"
+#include "control/table.h"
+#include "node/node.h"
+
+namespace vremote::node {
+namespace {
+
+constexpr size_t kAskedMax = 2000;        // of each agent and of the home
+constexpr int64_t kWorthTelling = 50;     // ms; what is shorter is work, not waiting
+constexpr int64_t kPathsPatience = 1000;  // ms
+
+std::string process_name(uint32_t tid) {
+  if (tid == 0) return {};
+  std::ifstream file(fmt::format("/proc/{}/comm", tid));
+  std::string name;
+  std::getline(file, name);
+  return name;
+}
+
+// The process a thread belongs to; the thread itself when it is gone.
+uint32_t process_of(uint32_t tid) {
+  if (tid == 0) return 0;
+  std::ifstream file(fmt::format("/proc/{}/status", tid));
+  std::string line;
+  while (std::getline(file, line))
+    if (line.starts_with("Tgid:")) {
+      uint32_t pid = 0;
+      return std::sscanf(line.c_str(), "Tgid: %u", &pid) == 1 ? pid : tid;
+    }
+  return tid;
+}
+
+std::string path_in_mount(fuse::OwnView& view, uint64_t node) {
+  auto file = view.open(node);
+  if (!file) return {};
+  std::array<char, PATH_MAX> text;
+  const ssize_t length =
+      ::readlink(fmt::format("/proc/self/fd/{}", file->get()).c_str(), text.data(), text.size());
+  return length > 0 ? std::string(text.data(), static_cast<size_t>(length)) : std::string();
+}
+
+}  // namespace
+
+std::string NodeDaemon::blocked() const {
+  control::Blocked told{.node = config_.node, .entries = {}};
+  const Instant now = net::EventLoop::now();
+  const auto ms_since = [&](int64_t ns) { return std::max<int64_t>(0, (now.ns - ns) / 1'000'000); };
+  // What names the file, for each entry: asked of the disk or the mount later, by a thread that may
+  // hang.
+  struct Named {
+    control::BlockedEntry entry;
+    FileId file;
+    AgentService* agent = nullptr;
+  };
+  std::vector<Named> found;
+
+  const auto add_agent = [&](AgentService& agent, const std::string& home, const Peer* peer) {
+    std::string why;
+    if (peer != nullptr) {
+      std::lock_guard lock(const_cast<Peer*>(peer)->mutex);
+      if (!peer->connected)
+        why = "not connected for " + control::human_duration((now - peer->since) / 1'000'000);
+    }
+    for (const AgentService::Waits& wait : agent.waits(kAskedMax)) {
+      control::BlockedEntry entry{
+          .side = "agent", .what = wait.what, .export_name = {}, .path = {}};
+      entry.inode = wait.file.inode;
+      if (wait.bytes) entry.range = {wait.bytes->first, wait.bytes->second};
+      entry.who = {config_.node, process_of(wait.tid), process_name(wait.tid)};
+      entry.waits_for = {{home, 0, ""}};
+      entry.why = why;
+      entry.for_ms = ms_since(wait.since_ns);
+      if (entry.for_ms < kWorthTelling) continue;
+      for (const ExportRoot& root : exports_.all())
+        if (root.agent == &agent && root.root.export_index == wait.file.export_index)
+          entry.export_name = root.name;
+      found.push_back({std::move(entry), wait.file, &agent});
+    }
+  };
+  add_agent(*local_agent_, config_.node, nullptr);
+  for (const auto& peer : peers_) add_agent(*peer->agent, peer->config.name, peer.get());
+
+  std::map<uint32_t, std::string> names{{0, config_.node}};
+  for (const net::SessionInfo& session : server_->sessions()) names[session.id] = session.node_name;
+  const auto party = [&](const HomeService::Waits::Party& p) {
+    auto it = names.find(p.node.value);
+    control::Party out{it != names.end() ? it->second : fmt::format("session {}", p.node.value),
+                       p.pid, ""};
+    if (p.node.value == 0) out.process = process_name(p.pid);
+    return out;
+  };
+  for (const HomeService::Waits& wait : home_->waits(kAskedMax)) {
+    control::BlockedEntry entry{.side = "home", .what = wait.what, .export_name = {}, .path = {}};
+    if (wait.file.export_index < config_.exports.size())
+      entry.export_name = config_.exports[wait.file.export_index].name;
+    entry.inode = wait.file.inode;
+    if (wait.pages)
+      entry.range = {wait.pages->byte_offset(),
+                     wait.pages->end >= kPageEnd
+                         ? static_cast<uint64_t>(INT64_MAX)
+                         : wait.pages->byte_offset() + wait.pages->byte_length() - 1};
+    if (wait.bytes) entry.range = {wait.bytes->first, wait.bytes->second};
+    entry.who = party(wait.who);
+    for (const auto& p : wait.waits_for) {
+      control::Party whom = party(p);
+      if (std::ranges::find(entry.waits_for, whom) == entry.waits_for.end())
+        entry.waits_for.push_back(std::move(whom));
+    }
+    if (wait.in_line) entry.why = "in line";
+    entry.for_ms = wait.since ? ms_since(wait.since->ns) : 0;
+    if (wait.since && entry.for_ms < kWorthTelling) continue;
+    found.push_back({std::move(entry), wait.file, nullptr});
+  }
+
+  std::ranges::stable_sort(
+      found, [](const Named& a, const Named& b) { return a.entry.for_ms > b.entry.for_ms; });
+  told.more = found.size() > control::kBlockedMax;
+  if (told.more) found.resize(control::kBlockedMax);
+
+  struct Paths {
+    std::mutex mutex;
+    std::condition_variable done;
+    std::vector<std::string> known;
+    bool all = false;
+  };
+  auto paths = std::make_shared<Paths>();
+  purge_threads_->submit([this, paths, found] {
+    for (const Named& named : found) {
+      std::string path;
+      if (named.agent == nullptr) {
+        path = home_->path_of(named.file);
+      } else if (const auto node = inodes_.find(named.agent, named.file)) {
+        if (notify_.load() != nullptr) path = path_in_mount(fuse_->mount_view(), *node);
+      }
+      std::lock_guard lock(paths->mutex);
+      paths->known.push_back(std::move(path));
+    }
+    std::lock_guard lock(paths->mutex);
+    paths->all = true;
+    paths->done.notify_all();
+  });
+  {
+    std::unique_lock lock(paths->mutex);
+    paths->done.wait_for(lock, std::chrono::milliseconds(kPathsPatience),
+                         [&] { return paths->all; });
+    for (size_t i = 0; i < paths->known.size(); ++i) found[i].entry.path = paths->known[i];
+  }
+  for (Named& named : found) told.entries.push_back(std::move(named.entry));
+  return control::to_json(told);
+}
+
+}  // namespace vremote::node
