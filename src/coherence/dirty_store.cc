@@ -12,6 +12,18 @@ Bytes zeros(size_t length) {
   return Bytes(memory, std::span<const std::byte>(memory.get(), length));
 }
 
+// A whole page, into memory that is in no near cache.
+void copy_page(std::byte* to, const std::byte* from) {
+#ifdef __x86_64__
+  // Whole lines are written without being read first (Intel's optimization manual, "Enhanced REP
+  // MOVSB"); memcpy() does so for bigger copies only.
+  size_t left = kPageSize;
+  asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(left) : : "memory");
+#else
+  std::memcpy(to, from, kPageSize);
+#endif
+}
+
 void append(std::vector<Bytes>& pieces, Bytes piece) {
   if (piece.empty()) return;
   if (!pieces.empty() && pieces.back().joins(piece)) {
@@ -80,7 +92,11 @@ void DirtyStore::copy_into(Page& page, uint32_t first, std::span<const std::byte
     std::span<const std::byte> view(memory.get(), kPageSize);
     page.bytes = Bytes(std::move(memory), view);
   }
-  std::memcpy(page.own + first, part.data(), part.size());
+  if (part.size() == kPageSize) {
+    copy_page(page.own, part.data());
+  } else {
+    std::memcpy(page.own + first, part.data(), part.size());
+  }
   if (page.whole) return;
   Piece added{static_cast<uint16_t>(first), static_cast<uint16_t>(first + part.size())};
   for (const Piece& piece : page.valid)

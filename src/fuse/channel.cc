@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -16,6 +18,12 @@
 
 namespace vremote::fuse {
 namespace {
+
+// Without what libc adds in processes of several threads for pthread_cancel(), which nobody calls
+// here: four locked instructions per request.
+ssize_t raw(long call, const Fd& fd, const void* memory, size_t count) {
+  return ::syscall(call, fd.get(), memory, count);
+}
 
 constexpr const char* kDevice = "/dev/fuse";
 constexpr size_t kPartsMax = 1024;  // UIO_MAXIOV
@@ -88,7 +96,7 @@ Result<Channel> Channel::clone() const {
 Result<size_t> Channel::receive(std::span<std::byte> buffer) const {
   VR_CHECK_MSG(buffer.size() >= kReceiveBufferSize, "the kernel refuses smaller buffers");
   while (true) {
-    const ssize_t length = ::read(fd_.get(), buffer.data(), buffer.size());
+    const ssize_t length = raw(SYS_read, fd_, buffer.data(), buffer.size());
     if (length > 0) return static_cast<size_t>(length);
     if (length == 0) return fail(EPROTO, "/dev/fuse delivered an empty request");
     // ENOENT: the request was interrupted before it was copied to us; the kernel has dealt with it.
@@ -115,7 +123,7 @@ Status Channel::send(uint64_t unique, int32_t code, std::span<const iovec> parts
       if (part.iov_len > 0) std::memcpy(small.data() + at, part.iov_base, part.iov_len);
       at += part.iov_len;
     }
-    return written(length, [&] { return ::write(fd_.get(), small.data(), length); });
+    return written(length, [&] { return raw(SYS_write, fd_, small.data(), length); });
   }
 
   std::array<iovec, kPartsMax> all;  // left uninitialised: only the first `count` are used
@@ -135,7 +143,7 @@ Status Channel::send(uint64_t unique, int32_t code, std::span<const iovec> parts
     all[count++] = part_of(joined);
   }
 
-  return written(length, [&] { return ::writev(fd_.get(), all.data(), static_cast<int>(count)); });
+  return written(length, [&] { return raw(SYS_writev, fd_, all.data(), count); });
 }
 
 Status Channel::reply_error(uint64_t unique, int error) const {
