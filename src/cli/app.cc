@@ -37,6 +37,7 @@ void build_app(CLI::App& app, Context& context) {
       "Start with `vremote playground --nodes 2 --dir ~/play`: a whole cluster on this machine.");
   app.require_subcommand(1);
   add_node_command(app, context);
+  add_cluster_command(app, context);
   add_playground_command(app, context);
   add_run_command(app, context);
   add_status_command(app, context);

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cctype>
 #include <cstdlib>
 #include <filesystem>
@@ -14,6 +15,7 @@
 #include "cli/commands.h"
 #include "control/server.h"
 #include "control/status.h"
+#include "net/cluster_key.h"
 #include "node/config.h"
 
 namespace vremote::cli {
@@ -35,13 +37,23 @@ class AppTest : public ::testing::Test {
     root_ = path;
     config_ = root_ / "node.toml";
     std::ofstream(config_) << "node = 'n1'\nmount = '" << (root_ / "mnt").string()
-                           << "'\nstate_dir = '" << (root_ / "state").string() << "'\n";
+                           << "'\nstate_dir = '" << (root_ / "state").string()
+                           << "'\n[cluster]\nname = 'lab'\n";
+    key_ = root_ / "cluster.key";
+    EXPECT_EQ(run({"cluster", "init", "--config", config_.c_str()}).status, 0);
     ::unsetenv("VREMOTE_CONFIG");
     ::setenv("VREMOTE_CONTROL", (root_ / "nobody.sock").c_str(), 1);
   }
   ~AppTest() override { fs::remove_all(root_); }
 
-  Outcome run(std::vector<const char*> arguments) {
+  Outcome run(std::vector<const char*> arguments, const std::string& input = {}) {
+    // What it reads is little: a pipe holds it.
+    int ends[2];
+    EXPECT_EQ(::pipe(ends), 0);
+    EXPECT_EQ(::write(ends[1], input.data(), input.size()), static_cast<ssize_t>(input.size()));
+    ::close(ends[1]);
+    ::dup2(ends[0], STDIN_FILENO);
+    ::close(ends[0]);
     arguments.insert(arguments.begin(), "vremote");
     testing::internal::CaptureStdout();
     testing::internal::CaptureStderr();
@@ -53,7 +65,7 @@ class AppTest : public ::testing::Test {
   }
 
   fs::path root_;
-  std::string config_;
+  std::string config_, key_;
   std::string ran_;  // the node run_node was called for
   Runners runners_{.run_node = [this](const node::Config& config) {
     ran_ = config.node;
@@ -74,6 +86,9 @@ TEST_F(AppTest, WrongUseIsStatus2WithOneHint) {
       {"playground", "--dir", "/nowhere", "--base-port", "65536"},
       {"status", "--interval", "0"},
       {"status", "--", "ls"},
+      {"cluster"},
+      {"cluster", "dance"},
+      {"cluster", "init"},
       {"run"},
       {"run", "--"},
       {"run", "ls"}};
@@ -93,7 +108,7 @@ TEST_F(AppTest, AWrongWordIsNamedAndTheHintIsThatOfItsSubcommand) {
 
 TEST_F(AppTest, HelpIsStatus0AndTeaches) {
   EXPECT_THAT(run({"--help"}).out, HasSubstr("playground"));
-  for (const char* command : {"node", "playground", "run", "status"}) {
+  for (const char* command : {"node", "cluster", "playground", "run", "status"}) {
     const Outcome outcome = run({command, "--help"});
     EXPECT_EQ(outcome.status, 0);
     EXPECT_THAT(outcome.out, HasSubstr("Examples:")) << command;
@@ -131,6 +146,73 @@ TEST_F(AppTest, CheckAndExampleStartNothing) {
   EXPECT_EQ(example.status, 0);
   EXPECT_TRUE(node::parse_config(example.out, "example"));
   EXPECT_EQ(ran_, "");
+}
+
+TEST_F(AppTest, ANodeWithoutAKeyDoesNotStartAndIsToldWhatToType) {
+  fs::remove(key_);
+  const Outcome outcome = run({"node", "--config", config_.c_str()});
+  EXPECT_EQ(outcome.status, 2);
+  EXPECT_THAT(outcome.err, HasSubstr(key_ + " does not exist"));
+  EXPECT_THAT(outcome.err, HasSubstr("vremote cluster init --config " + config_));
+  EXPECT_THAT(outcome.err, HasSubstr("vremote cluster join --config " + config_));
+  EXPECT_THAT(outcome.err, HasSubstr("tls = \"off\""));
+  EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1);
+  EXPECT_EQ(ran_, "");
+  std::ofstream(config_, std::ios::app) << "tls = 'off'\n";
+  EXPECT_EQ(run({"node", "--config", config_.c_str()}).status, 7);
+}
+
+TEST_F(AppTest, AKeyThatOthersMayReadIsNotUsed) {
+  fs::permissions(key_, fs::perms::group_read, fs::perm_options::add);
+  const Outcome outcome = run({"node", "--config", config_.c_str()});
+  EXPECT_EQ(outcome.status, 2);
+  EXPECT_THAT(outcome.err, HasSubstr("chmod 600 " + key_));
+  EXPECT_EQ(ran_, "");
+}
+
+TEST_F(AppTest, TwoCommandsAddANode) {
+  const std::string second = root_ / "second.toml";
+  const std::string key = root_ / "second.key";
+  std::ofstream(second) << "node = 'n2'\n[cluster]\nname = 'lab'\nkey = '" << key << "'\n";
+  const Outcome line = run({"cluster", "invite", "--config", config_.c_str()});
+  EXPECT_EQ(line.status, 0);
+  const Outcome joined = run({"cluster", "join", "--config", second.c_str()}, line.out);
+  EXPECT_EQ(joined.status, 0) << joined.err;
+  EXPECT_EQ(fs::status(key).permissions(), fs::perms::owner_read | fs::perms::owner_write);
+  EXPECT_EQ(run({"cluster", "show", "--config", config_.c_str()}).out,
+            run({"cluster", "show", "--config", second.c_str()}).out);
+  EXPECT_THAT(run({"cluster", "show", "--config", second.c_str()}).out,
+              testing::Not(HasSubstr(line.out.substr(30, 20))));
+  // Once more does no harm; another key is not written over.
+  EXPECT_EQ(run({"cluster", "join", "--config", second.c_str()}, line.out).status, 0);
+  const Outcome other = run({"cluster", "join", "--config", second.c_str()},
+                            net::ClusterKey::generate("lab")->line());
+  EXPECT_EQ(other.status, 1);
+  EXPECT_THAT(other.err, HasSubstr("another key is there"));
+  EXPECT_EQ(run({"cluster", "init", "--config", config_.c_str()}).status, 1);
+}
+
+TEST_F(AppTest, AGuestsLineIsForThatNodeAndThatCluster) {
+  const std::string guest = root_ / "guest.toml";
+  auto write = [&](const char* node, const char* cluster) {
+    std::ofstream(guest) << "node = '" << node << "'\n[cluster]\nname = '" << cluster
+                         << "'\nkey = '" << (root_ / "guest.key").string() << "'\n";
+  };
+  const Outcome line = run({"cluster", "invite", "--guest", "g7", "--config", config_.c_str()});
+  EXPECT_EQ(line.status, 0);
+  auto join = [&] { return run({"cluster", "join", "--config", guest.c_str()}, line.out); };
+  write("g8", "lab");
+  EXPECT_EQ(join().status, 2);
+  EXPECT_THAT(join().err, HasSubstr("for the guest 'g7'"));
+  write("g7", "shop");
+  EXPECT_EQ(join().status, 2);
+  write("g7", "lab");
+  EXPECT_EQ(join().status, 0);
+  // A guest invites nobody.
+  EXPECT_EQ(run({"cluster", "invite", "--config", guest.c_str()}).status, 2);
+  for (const char* nonsense : {"", "hello", "vremote-cluster-key 1 lab 00 00"})
+    EXPECT_EQ(run({"cluster", "join", "--config", guest.c_str()}, nonsense).status, 2) << nonsense;
+  EXPECT_EQ(run({"cluster", "invite", "--guest", "../x", "--config", config_.c_str()}).status, 2);
 }
 
 TEST_F(AppTest, StatusOfNoNodeIsStatus1) {
@@ -187,7 +269,12 @@ TEST_F(AppTest, ManualNamesEverySubcommandAndOptionAndNoOther) {
     const size_t begin = manual.find(".SS vremote " + command->get_name() + "\n");
     ASSERT_NE(begin, std::string::npos) << command->get_name();
     const std::string section = manual.substr(begin, manual.find("\n.S", begin + 1) - begin);
-    for (const CLI::Option* option : command->get_options()) {
+    std::vector<const CLI::Option*> options = command->get_options();
+    for (const CLI::App* sub : command->get_subcommands({})) {
+      EXPECT_THAT(section, HasSubstr(".B " + sub->get_name() + "\n"));
+      for (const CLI::Option* option : sub->get_options()) options.push_back(option);
+    }
+    for (const CLI::Option* option : options) {
       const std::string name = "--" + option->get_lnames().front();
       known.insert(name);
       if (name == "--help" || name == "--help-all") continue;

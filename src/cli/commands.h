@@ -35,6 +35,7 @@ struct Context {
   std::function<int()> action;       // set by the subcommand that was named
 };
 
+void add_cluster_command(CLI::App& app, Context& context);
 void add_node_command(CLI::App& app, Context& context);
 void add_playground_command(CLI::App& app, Context& context);
 void add_run_command(CLI::App& app, Context& context);

@@ -30,6 +30,7 @@
 #include "cli/ports.h"
 #include "control/client.h"
 #include "control/status.h"
+#include "net/cluster_key.h"
 #include "node/config.h"
 
 namespace vremote::cli {
@@ -106,8 +107,18 @@ class Playground {
   }
 
  private:
+  // One key for all, made at the first start.
+  Status prepare_key() {
+    if (!plan_.tls) return {};
+    if (auto key = net::read_key_file(plan_.key); key || key.error().code != ENOENT)
+      return key ? Status() : fail(key.error().code, key.error().what);
+    VR_TRY(key, net::ClusterKey::generate(plan_.cluster));
+    return net::write_key_file(plan_.key, key);
+  }
+
   // Everything on disk, with the remains of an earlier playground that was killed.
   Status prepare() {
+    VR_TRY_VOID(prepare_key());
     for (size_t i = 0; i < plan_.nodes.size(); ++i) {
       const PlannedNode& node = plan_.nodes[i];
       VR_TRY_VOID(remove_remains(node));
@@ -362,7 +373,9 @@ int run_playground(const PlaygroundOptions& options) {
   if (!held) return complained(held.error().what);
   std::vector<uint16_t> ports;
   for (const HeldPort& port : *held) ports.push_back(port.port);
-  return Playground(plan_playground(*dir, ports), *std::move(held), *std::move(signals))
+  PlaygroundPlan plan = plan_playground(*dir, ports);
+  plan.tls = !options.plain;
+  return Playground(std::move(plan), *std::move(held), *std::move(signals))
       .run(options.wait_seconds);
 }
 

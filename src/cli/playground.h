@@ -10,6 +10,7 @@ struct PlaygroundOptions {
   std::string dir;
   unsigned nodes = 2;
   uint16_t base_port = 0;    // 0: whichever ports are free
+  bool plain = false;        // no TLS between the nodes
   double wait_seconds = 60;  // until all nodes must be ready
 };
 

@@ -31,6 +31,9 @@ void add_playground_command(CLI::App& app, Context& context) {
                    "Node i listens on 127.0.0.1, port P + i - 1; by default free ports are found")
       ->check(CLI::Range(1, 65535))
       ->type_name("P");
+  command->add_flag(
+      "--plain", options->plain,
+      "No TLS between the nodes; by default they have a key, kept in DIR/cluster.key");
   command->add_option("--wait", options->wait_seconds, "How long the nodes may take to get ready")
       ->check(CLI::Range(0.1, 3600.0))
       ->capture_default_str()

@@ -22,6 +22,7 @@ PlaygroundPlan plan_playground(const std::string& dir, const std::vector<uint16_
       .cluster = fmt::format("playground-{:08x}", static_cast<uint32_t>(hash ^ hash >> 32)),
       .ready = dir + "/ready",
       .lock = dir + "/.lock",
+      .key = dir + "/cluster.key",
       .short_dir = {},
       .nodes = {}};
   // One rule for all nodes of the playground, judged by the longest name.
@@ -66,11 +67,13 @@ std::string node_toml(const PlaygroundPlan& plan, size_t index) {
     text += fmt::format("{} = {}\n", key, toml_quoted(value));
   };
   line("node", node.name);
-  line("cluster", plan.cluster);
   line("mount", node.mount);
   line("state_dir", node.state_dir);
   line("listen", fmt::format("127.0.0.1:{}", node.port));
-  line("tls", "off");
+  text += "\n[cluster]\n";
+  line("name", plan.cluster);
+  line("key", plan.key);
+  line("tls", plan.tls ? "on" : "off");
   text += "\n[log]\n";
   line("file", node.log);
   text += "\n[[export]]\n";

@@ -27,9 +27,11 @@ struct PlannedNode {
 
 struct PlaygroundPlan {
   std::string dir;
-  std::string cluster;    // its own for each DIR, so that clusters never mix
-  std::string ready;      // exists while the playground is ready
-  std::string lock;       // held while it runs
+  std::string cluster;  // its own for each DIR, so that clusters never mix
+  std::string ready;    // exists while the playground is ready
+  std::string lock;     // held while it runs
+  std::string key;      // of the cluster; made once and kept
+  bool tls = true;
   std::string short_dir;  // the state directories lie here when DIR is too deep for a socket's
                           // path; else empty
   std::vector<PlannedNode> nodes;

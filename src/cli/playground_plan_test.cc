@@ -40,6 +40,8 @@ TEST(PlaygroundPlanTest, ConfigurationsSayWhatThePlanSays) {
     ASSERT_TRUE(config) << config.error().what;
     EXPECT_EQ(config->node, plan.nodes[i].name);
     EXPECT_EQ(config->cluster, plan.cluster);
+    EXPECT_EQ(config->cluster_key, plan.key);
+    EXPECT_TRUE(config->tls);
     EXPECT_EQ(config->mount, plan.nodes[i].mount);
     EXPECT_EQ(config->control_socket, plan.nodes[i].control);
     EXPECT_EQ(config->log_file, plan.nodes[i].log);
@@ -52,6 +54,12 @@ TEST(PlaygroundPlanTest, ConfigurationsSayWhatThePlanSays) {
     EXPECT_EQ(peers.size(), 2u);
     EXPECT_FALSE(peers.contains(plan.nodes[i].port));
   }
+}
+
+TEST(PlaygroundPlanTest, PlainIsWrittenForEveryNode) {
+  PlaygroundPlan plan = plan_playground("/tmp/play", {1000, 1001});
+  plan.tls = false;
+  for (size_t i = 0; i < 2; ++i) EXPECT_FALSE(node::parse_config(node_toml(plan, i), "x")->tls);
 }
 
 TEST(PlaygroundPlanTest, DeepDirectoryStillGetsSocketsThatFit) {

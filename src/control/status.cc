@@ -51,7 +51,8 @@ Json peer_json(const PeerStatus& peer) {
               {"messages_out", peer.messages_out},
               {"bytes_in", peer.bytes_in},
               {"bytes_out", peer.bytes_out},
-              {"last_error", peer.last_error}};
+              {"last_error", peer.last_error},
+              {"encrypted", peer.encrypted}};
 }
 PeerStatus peer_of(const Json& json) {
   PeerStatus peer;
@@ -66,6 +67,7 @@ PeerStatus peer_of(const Json& json) {
   read_number(json, "bytes_in", peer.bytes_in);
   read_number(json, "bytes_out", peer.bytes_out);
   read(json, "last_error", peer.last_error);
+  read(json, "encrypted", peer.encrypted);
   return peer;
 }
 
@@ -82,7 +84,7 @@ std::string to_json(const NodeStatus& status) {
   Json json{
       {"node", status.node},       {"cluster", status.cluster}, {"incarnation", status.incarnation},
       {"version", status.version}, {"pid", status.pid},         {"uptime_ms", status.uptime_ms},
-      {"mount", status.mount},     {"ready", status.ready}};
+      {"mount", status.mount},     {"ready", status.ready},     {"tls", status.tls}};
   json["peers"] = Json::array();
   for (const PeerStatus& peer : status.peers) json["peers"].push_back(peer_json(peer));
   json["exports"] = Json::array();
@@ -124,6 +126,7 @@ Result<NodeStatus> status_from_json(const std::string& text) {
   read_number(json, "uptime_ms", status.uptime_ms);
   read(json, "mount", status.mount);
   read(json, "ready", status.ready);
+  read(json, "tls", status.tls);
   each(json, "peers", [&](const Json& peer) { status.peers.push_back(peer_of(peer)); });
   each(json, "exports", [&](const Json& element) {
     ExportStatus entry;

@@ -19,6 +19,7 @@ struct PeerStatus {
   uint64_t messages_in = 0, messages_out = 0;
   uint64_t bytes_in = 0, bytes_out = 0;
   std::string last_error;  // empty: none
+  bool encrypted = false;  // all that is connected, in both directions
 };
 
 struct ExportStatus {
@@ -48,6 +49,7 @@ struct NodeStatus {
   int64_t pid = 0;
   int64_t uptime_ms = 0;
   std::string mount;
+  bool tls = false;    // between nodes
   bool ready = false;  // mounted and serving
   std::vector<PeerStatus> peers;
   std::vector<ExportStatus> exports;

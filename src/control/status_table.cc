@@ -9,10 +9,13 @@ namespace {
 
 std::string peers_table(const NodeStatus& status) {
   TextTable table(
-      {"PEER", "ADDRESS", "STATE", "FOR", "MSGS IN", "OUT", "BYTES IN", "OUT", "LAST ERROR"},
-      {4, 5, 6, 7});
+      {"PEER", "ADDRESS", "STATE", "TLS", "FOR", "MSGS IN", "OUT", "BYTES IN", "OUT", "LAST ERROR"},
+      {5, 6, 7, 8});
   for (const PeerStatus& peer : status.peers)
     table.add({peer.name, peer.address, peer.connected ? "connected" : "connecting",
+               !peer.connected  ? "-"
+               : peer.encrypted ? "yes"
+                                : "PLAIN",
                human_duration(peer.since_ms), std::to_string(peer.messages_in),
                std::to_string(peer.messages_out), human_bytes(peer.bytes_in),
                human_bytes(peer.bytes_out), peer.last_error});
@@ -76,6 +79,10 @@ std::string status_table(const NodeStatus& status) {
       human_duration(status.uptime_ms), status.pid, status.version, status.incarnation);
   result += fmt::format("dirty {}, resident ranges {}\n", human_bytes(status.dirty_bytes),
                         status.resident_ranges);
+  if (status.ready && !status.tls)
+    result +=
+        "NOT ENCRYPTED: tls = \"off\", so that whoever reaches this node's port may read and write "
+        "what it exports\n";
   auto block = [&](const std::string& text) {
     if (!text.empty()) result += "\n" + text;
   };

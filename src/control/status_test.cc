@@ -23,7 +23,8 @@ NodeStatus sample() {
   status.uptime_ms = 61'000;
   status.mount = "/vremote";
   status.ready = true;
-  status.peers = {{"node2", "10.0.0.2:1104", true, 5000, 1, 2, 3, 4096, ""},
+  status.tls = true;
+  status.peers = {{"node2", "10.0.0.2:1104", true, 5000, 1, 2, 3, 4096, "", true},
                   {"node3", "10.0.0.3:1104", false, 7, 0, 0, 0, 0, "connection refused"}};
   status.exports = {{"data", "/srv/data", 7, 2}};
   status.leases.shared = {1, 2};
@@ -43,6 +44,9 @@ TEST(StatusTest, JsonHasTheKeysOthersRead) {
   EXPECT_EQ(json["peers"][0]["name"], "node2");
   EXPECT_EQ(json["peers"][0]["state"], "connected");
   EXPECT_EQ(json["peers"][1]["state"], "connecting");
+  EXPECT_EQ(json["tls"], true);
+  EXPECT_EQ(json["peers"][0]["encrypted"], true);
+  EXPECT_EQ(json["peers"][1]["encrypted"], false);
   EXPECT_EQ(json["peers"][1]["last_error"], "connection refused");
   EXPECT_EQ(json["counters"]["alpha_bytes"], 2048);
   EXPECT_EQ(json["latencies"]["fill"]["p90_us"], 20);
@@ -93,6 +97,16 @@ TEST(StatusTest, TableShowsWhatMovedAndNothingElse) {
   EXPECT_THAT(table, HasSubstr("3.0 ms"));
   EXPECT_THAT(table, Not(HasSubstr("never")));
   EXPECT_THAT(table, Not(HasSubstr("idle")));
+}
+
+TEST(StatusTest, PlainIsSaidAloud) {
+  NodeStatus status = sample();
+  EXPECT_THAT(status_table(status), Not(HasSubstr("PLAIN")));
+  EXPECT_THAT(status_table(status), Not(HasSubstr("NOT ENCRYPTED")));
+  status.tls = false;
+  status.peers[0].encrypted = false;
+  EXPECT_THAT(status_table(status), HasSubstr("PLAIN"));
+  EXPECT_THAT(status_table(status), HasSubstr("NOT ENCRYPTED"));
 }
 
 TEST(StatusTest, MetricsKeepTheirNames) {

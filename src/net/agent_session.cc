@@ -59,12 +59,15 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     VR_TRY(address, parse_address(options_.address));
     if (address.port == 0)
       return fail(EINVAL, fmt::format("address '{}': port 0 cannot be dialled", options_.address));
+    if (options_.tls != nullptr && options_.home_name.empty())
+      return fail(EINVAL, "under TLS the home must be named");
     wire::Hello sample = hello_of(*links_[0]);
     if (auto encoded = wire::encode(sample); !encoded) return std::unexpected(encoded.error());
     for (auto& link : links_) {
       Link* l = link.get();
       link->dialer = std::make_shared<Dialer>(
-          link->lane->loop(), resolver_, address, options_.connect_timeout_ms,
+          link->lane->loop(), resolver_, address, options_.tls, options_.home_name,
+          options_.connect_timeout_ms,
           Dialer::Callbacks{
               .hello = [this, l]() -> Result<wire::Hello> { return greet(*l); },
               .welcomed = [this, l](Dialer::Welcomed w) { welcomed(*l, std::move(w)); },
@@ -272,6 +275,9 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
       if (stopped_ || resetting_) return;
       report_locked(error);
     }
+    // Another key, or none: somebody must mend that first.
+    if (error.code == EACCES || error.code == EPROTONOSUPPORT)
+      link.backoff_ms = options_.refused_backoff_ms;
     dial_later(link);
   }
 

@@ -18,6 +18,7 @@
 #include "coherence/messages.h"
 #include "net/counters.h"
 #include "net/event_loop.h"
+#include "net/tls.h"
 #include "wire/handshake.h"
 
 namespace vremote::net {
@@ -37,9 +38,10 @@ struct AgentSessionOptions {
   std::string address;  // "host:port", "[v6]:port"; a host name is resolved again with every dial
   std::string cluster;
   std::string node_name;
-  std::string home_name;     // only a home of this name is spoken to; empty: any
-  uint64_t incarnation = 0;  // random, new with each start of the node
-  uint32_t lanes = 0;        // 0: one per loop. Lane i lives on loop i % loops
+  std::string home_name;  // only a home of this name is spoken to; empty: any (without TLS)
+  std::shared_ptr<const Tls> tls;  // null: plain
+  uint64_t incarnation = 0;        // random, new with each start of the node
+  uint32_t lanes = 0;              // 0: one per loop. Lane i lives on loop i % loops
   int64_t backoff_min_ms = 100, backoff_max_ms = 2000;
   int64_t refused_backoff_ms = 10000;  // after a refusal that somebody must mend
   int64_t connect_timeout_ms = 5000;   // of one connect and of the handshake

@@ -17,6 +17,7 @@ struct LaneStats {
   uint64_t unacknowledged = 0;           // messages kept for a reconnect, now
   uint64_t unacknowledged_bytes = 0;
   bool connected = false;
+  bool encrypted = false;  // of several lanes: every one that is connected
   std::array<uint64_t, wire::kFrameTypes> messages_in{}, messages_out{};
 
   LaneStats& operator+=(const LaneStats& other) {
@@ -25,6 +26,8 @@ struct LaneStats {
     connections += other.connections;
     unacknowledged += other.unacknowledged;
     unacknowledged_bytes += other.unacknowledged_bytes;
+    encrypted =
+        connected && other.connected ? encrypted && other.encrypted : encrypted || other.encrypted;
     connected = connected || other.connected;
     for (size_t i = 0; i < messages_in.size(); ++i) {
       messages_in[i] += other.messages_in[i];

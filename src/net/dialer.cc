@@ -6,11 +6,14 @@
 
 namespace vremote::net {
 
-Dialer::Dialer(EventLoop& loop, Resolver& resolver, HostPort address, int64_t timeout_ms,
+Dialer::Dialer(EventLoop& loop, Resolver& resolver, HostPort address,
+               std::shared_ptr<const Tls> tls, std::string home_name, int64_t timeout_ms,
                Callbacks callbacks)
     : loop_(loop),
       resolver_(resolver),
       address_(std::move(address)),
+      tls_(std::move(tls)),
+      home_name_(std::move(home_name)),
       timeout_ms_(timeout_ms),
       callbacks_(std::move(callbacks)) {}
 
@@ -79,7 +82,13 @@ void Dialer::connected() {
   auto encoded = wire::encode(*hello);
   if (!encoded) return next_or_fail(encoded.error());
 
-  stream_ = make_plain_stream(std::move(socket_));
+  if (tls_) {
+    auto stream = tls_->connect(std::move(socket_), home_name_);
+    if (!stream) return next_or_fail(stream.error());
+    stream_ = std::move(*stream);
+  } else {
+    stream_ = make_plain_stream(std::move(socket_));
+  }
   iovec piece{encoded->header.data(), encoded->header.size()};
   IoResult result = stream_->write(std::span(&piece, 1));
   // A new socket takes a Hello whole.
@@ -93,8 +102,12 @@ void Dialer::connected() {
 
 void Dialer::on_readable() {
   auto self = shared_from_this();  // the callbacks may drop us
-  IoResult result = reader_.fill(*stream_);
-  auto frame = reader_.next();
+  IoResult result;
+  Result<std::optional<FrameReader::Frame>> frame = std::nullopt;
+  do {
+    result = reader_.fill(*stream_);
+    frame = reader_.next();
+  } while (frame && !*frame && result.bytes > 0 && stream_->buffered());
   if (!frame) return next_or_fail(frame.error());
   if (*frame) {
     const auto& f = **frame;
@@ -117,8 +130,11 @@ void Dialer::on_readable() {
     return next_or_fail({EPROTO, "the other side does not speak our protocol"});
   }
   if (result.error != 0)
-    return next_or_fail({result.error, fmt::format("connection lost in the handshake: {}",
-                                                   std::strerror(result.error))});
+    return next_or_fail(
+        {result.error,
+         result.why != nullptr
+             ? fmt::format("{}: {}", candidates_[candidate_].text(), result.why)
+             : fmt::format("connection lost in the handshake: {}", describe(result))});
   if (result.end) return next_or_fail({ECONNRESET, "connection closed in the handshake"});
 }
 

@@ -8,6 +8,7 @@
 #include "net/address.h"
 #include "net/frame_reader.h"
 #include "net/stream.h"
+#include "net/tls.h"
 #include "wire/handshake.h"
 
 namespace vremote::net {
@@ -29,8 +30,9 @@ class Dialer : public std::enable_shared_from_this<Dialer> {
     std::function<void(const Error&)> failed;
   };
 
-  Dialer(EventLoop& loop, Resolver& resolver, HostPort address, int64_t timeout_ms,
-         Callbacks callbacks);
+  // `tls`: null for none; else who answers must prove to be `home_name`.
+  Dialer(EventLoop& loop, Resolver& resolver, HostPort address, std::shared_ptr<const Tls> tls,
+         std::string home_name, int64_t timeout_ms, Callbacks callbacks);
 
   void dial();
   void cancel();
@@ -45,6 +47,8 @@ class Dialer : public std::enable_shared_from_this<Dialer> {
   EventLoop& loop_;
   Resolver& resolver_;
   const HostPort address_;
+  const std::shared_ptr<const Tls> tls_;
+  const std::string home_name_;
   const int64_t timeout_ms_;
   const Callbacks callbacks_;
 

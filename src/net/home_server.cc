@@ -22,7 +22,6 @@ namespace {
 
 // Each costs some KiB per lane; with TLS off, anybody who knows the cluster's name can ask for one.
 constexpr size_t kSessionsMax = 4096;
-constexpr size_t kTurnedAwayMax = 256;
 
 struct Session {
   SessionInfo info;
@@ -49,7 +48,7 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
       : loops_(std::move(loops)),
         options_(std::move(options)),
         callbacks_(std::move(callbacks)),
-        knocks_(*loops_.at(0), options_.handshake_timeout_ms,
+        knocks_(*loops_.at(0), options_.handshake_timeout_ms, options_.tls,
                 [this](Guest guest) { greet(std::move(guest)); }) {}
 
   Status start() {
@@ -159,7 +158,6 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
 
   void accept_all() {
     for (int i = 0; i < 64; ++i) {
-      if (knocks_.full()) return pause("too many strangers at the door");
       SocketAddress peer;
       peer.length = sizeof peer.storage;
       Fd socket(::accept4(listener_.get(), reinterpret_cast<sockaddr*>(&peer.storage), &peer.length,
@@ -189,6 +187,18 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     // It waited for a session to end, or arrived with its sender's end: nobody wants a session.
     if (peer_has_closed(guest.stream->fd())) return;
     const wire::Hello& hello = guest.hello;
+    // Before anything is believed: who speaks must be who it has proved to be (ClusterKey, 4).
+    if (const Dialled* proven = guest.stream->proven()) {
+      if (proven->to != options_.node_name)
+        return turn_away_wrong_node(std::move(guest), proven->to);
+      if (proven->from != hello.node_name)
+        return turn_away(
+            std::move(guest), wire::RefuseReason::BadHello,
+            fmt::format("it has the key of {} and says to be {}", proven->from, hello.node_name));
+    } else if (options_.tls != nullptr) {
+      return turn_away(std::move(guest), wire::RefuseReason::NotEncrypted,
+                       "this node speaks only TLS");
+    }
     if (hello.version != wire::kProtocolVersion)
       return turn_away(
           std::move(guest), wire::RefuseReason::Version,
@@ -200,10 +210,7 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
       return turn_away(std::move(guest), wire::RefuseReason::Cluster, text);
     }
     if (!hello.home_name.empty() && hello.home_name != options_.node_name)
-      return turn_away(std::move(guest), wire::RefuseReason::WrongNode,
-                       fmt::format("this is node {}, not {}; correct the name or the address of "
-                                   "the [[peer]]",
-                                   options_.node_name, hello.home_name));
+      return turn_away_wrong_node(std::move(guest), hello.home_name);
     auto it = by_name_.find(hello.node_name);
     SessionPtr session = it == by_name_.end() ? nullptr : it->second;
     bool same = session && session->info.incarnation == hello.incarnation &&
@@ -242,15 +249,19 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     join(session, std::move(guest));
   }
 
+  void turn_away_wrong_node(Guest guest, const std::string& wanted) {
+    auto text =
+        fmt::format("this is node {}, not {}; correct the name or the address of the [[peer]]",
+                    options_.node_name, wanted);
+    turn_away(std::move(guest), wire::RefuseReason::WrongNode, text);
+  }
+
   // Tells the log once what it tells the guest each time: those who are refused come again.
   void turn_away(Guest guest, wire::RefuseReason reason, const std::string& text) {
-    if (turned_away_.size() >= kTurnedAwayMax) turned_away_.clear();
-    std::string& told = turned_away_[guest.hello.node_name];
-    if (std::string now = guest.address.substr(0, guest.address.rfind(':')) + text; told != now) {
-      told = std::move(now);
+    if (turned_away_.is_news(guest.hello.node_name, host_of(guest.address) + text,
+                             EventLoop::now()))
       spdlog::warn("node {} at {} refused ({}): {}", guest.hello.node_name, guest.address,
                    wire::to_string(reason), text);
-    }
     refuse(std::move(guest), reason, text);
   }
 
@@ -288,7 +299,7 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
       session->lanes.push_back(std::move(lane));
     }
     by_name_[session->info.node_name] = session;
-    turned_away_.erase(session->info.node_name);
+    turned_away_.forget(session->info.node_name);
     {
       std::unique_lock lock(mutex_);
       by_id_[session->info.id] = session;
@@ -416,7 +427,7 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
   Knocks knocks_;
   std::map<std::string, SessionPtr> by_name_;  // also those that are ending
   SessionId next_id_ = 1;
-  std::map<std::string, std::string> turned_away_;  // by node name: what the log was told last
+  Told turned_away_;  // by node name
 
   mutable std::shared_mutex mutex_;
   std::unordered_map<SessionId, SessionPtr> by_id_;

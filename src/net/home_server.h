@@ -17,6 +17,7 @@
 #include "coherence/messages.h"
 #include "net/counters.h"
 #include "net/event_loop.h"
+#include "net/tls.h"
 #include "wire/handshake.h"
 
 namespace vremote::net {
@@ -37,6 +38,8 @@ struct HomeServerOptions {
   std::string cluster;
   std::string node_name;
   uint64_t incarnation = 0;
+  std::shared_ptr<const Tls> tls;  // null: plain; else whoever does not prove to have the key is
+                                   // shown the door, and who does is the node it has proved to be
   uint32_t lease_term_ms = 10000;  // told to the agents
   int64_t handshake_timeout_ms = 5000;
   int64_t silence_max_ms =

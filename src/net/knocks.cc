@@ -3,20 +3,21 @@
 #include <fmt/core.h>
 #include <spdlog/spdlog.h>
 
-#include <cstring>
-
 namespace vremote::net {
 
-Knocks::Knocks(EventLoop& loop, int64_t timeout_ms, std::function<void(Guest)> on_hello)
-    : loop_(loop), timeout_ms_(timeout_ms), on_hello_(std::move(on_hello)) {}
+Knocks::Knocks(EventLoop& loop, int64_t timeout_ms, std::shared_ptr<const Tls> tls,
+               std::function<void(Guest)> on_hello)
+    : loop_(loop), timeout_ms_(timeout_ms), tls_(std::move(tls)), on_hello_(std::move(on_hello)) {}
 
 void Knocks::add(Fd socket, std::string address) {
+  if (knocks_.size() >= kMax)
+    reject(knocks_.begin()->first, "too many strangers at the door, and it came first");
   uint64_t id = next_++;
   Knock& knock = knocks_[id];
   knock.address = std::move(address);
-  knock.stream = make_plain_stream(std::move(socket));
+  knock.socket = std::move(socket);
   knock.reader = FrameReader({.header_max = wire::kHelloMax, .bulk_max = 0});
-  auto watch = loop_.watch(knock.stream->fd(), [this, id] { on_readable(id); });
+  auto watch = loop_.watch(knock.socket.get(), [this, id] { on_readable(id); });
   if (!watch) return reject(id, watch.error().what);
   knock.watch = std::move(*watch);
   knock.timer =
@@ -26,16 +27,54 @@ void Knocks::add(Fd socket, std::string address) {
 void Knocks::reject(uint64_t id, const std::string& why) {
   auto it = knocks_.find(id);
   if (it == knocks_.end()) return;
-  spdlog::warn("connection from {} closed: {}", it->second.address, why);
+  if (told_.is_news(host_of(it->second.address), why, EventLoop::now()))
+    spdlog::warn("connection from {} closed: {}", it->second.address, why);
   knocks_.erase(it);
+}
+
+bool Knocks::open_stream(uint64_t id, Knock& knock) {
+  const FirstBytes first = look_at_first_bytes(knock.socket.get());
+  if (!tls_) {
+    if (first == FirstBytes::Tls) {
+      refuse_tls(knock.socket.get());
+      reject(id,
+             "it speaks TLS and this node does not (tls = \"off\"); write the same on all nodes");
+      return false;
+    }
+    knock.stream = make_plain_stream(std::move(knock.socket));
+    return true;
+  }
+  if (first == FirstBytes::PlainHello) {
+    // The only thing that is ever said in the clear here.
+    Guest guest{.stream = make_plain_stream(std::move(knock.socket)),
+                .reader = FrameReader(),
+                .hello = {},
+                .address = knock.address};
+    refuse(std::move(guest), wire::RefuseReason::NotEncrypted,
+           "this node speaks only TLS, and yours says tls = \"off\"; write the same on all nodes");
+    reject(id, "it speaks without TLS (tls = \"off\" there); write the same on all nodes");
+    return false;
+  }
+  auto stream = tls_->accept(std::move(knock.socket));
+  if (!stream) {
+    reject(id, stream.error().what);
+    return false;
+  }
+  knock.stream = std::move(*stream);
+  return true;
 }
 
 void Knocks::on_readable(uint64_t id) {
   auto it = knocks_.find(id);
   if (it == knocks_.end()) return;
   Knock& knock = it->second;
-  IoResult result = knock.reader.fill(*knock.stream);
-  auto frame = knock.reader.next();
+  if (!knock.stream && !open_stream(id, knock)) return;
+  IoResult result;
+  Result<std::optional<FrameReader::Frame>> frame = std::nullopt;
+  do {
+    result = knock.reader.fill(*knock.stream);
+    frame = knock.reader.next();
+  } while (frame && !*frame && result.bytes > 0 && knock.stream->buffered());
   if (!frame) return reject(id, frame.error().what);
   if (*frame) {
     if ((*frame)->preamble.type != wire::FrameType::Hello) return reject(id, "not a hello");
@@ -49,7 +88,7 @@ void Knocks::on_readable(uint64_t id) {
     knocks_.erase(it);
     return on_hello_(std::move(guest));
   }
-  if (result.error != 0) return reject(id, std::strerror(result.error));
+  if (result.error != 0) return reject(id, describe(result));
   if (result.end) return reject(id, "closed before its hello");
 }
 

@@ -11,6 +11,8 @@
 #include "net/event_loop.h"
 #include "net/frame_reader.h"
 #include "net/stream.h"
+#include "net/tls.h"
+#include "net/told.h"
 #include "wire/handshake.h"
 
 namespace vremote::net {
@@ -26,27 +28,36 @@ struct Guest {
 // All on one loop.
 class Knocks {
  public:
+  // With TLS a handshake costs up to some 70 KiB while it is under way, else 16.
   static constexpr size_t kMax = 256;
 
-  Knocks(EventLoop& loop, int64_t timeout_ms, std::function<void(Guest)> on_hello);
-  bool full() const { return knocks_.size() >= kMax; }
+  // `tls`: null for none.
+  Knocks(EventLoop& loop, int64_t timeout_ms, std::shared_ptr<const Tls> tls,
+         std::function<void(Guest)> on_hello);
+  // When they are too many, the one who has been standing there longest is sent away: those who
+  // know what to say have said it long ago.
   void add(Fd socket, std::string address);
   void clear() { knocks_.clear(); }
 
  private:
   struct Knock {
     std::string address;
+    Fd socket;  // until the first bytes have told what it speaks
     std::unique_ptr<Stream> stream;
     FrameReader reader;
     Watch watch;
     Timer timer;
   };
   void on_readable(uint64_t id);
+  // Decides between TLS and none by what has arrived. False: the knock is gone.
+  bool open_stream(uint64_t id, Knock& knock);
   void reject(uint64_t id, const std::string& why);
 
   EventLoop& loop_;
   const int64_t timeout_ms_;
+  const std::shared_ptr<const Tls> tls_;
   const std::function<void(Guest)> on_hello_;
+  Told told_;
   std::map<uint64_t, Knock> knocks_;
   uint64_t next_ = 1;
 };

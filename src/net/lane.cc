@@ -115,18 +115,18 @@ void Lane::advance_locked(size_t bytes) {
 void Lane::flush_locked() {
   if (!stream_ || blocked_ || broken_) return;
   if (unsent_ < queue_.size() && received_ != ack_told_) queue_ack_locked();  // it travels for free
-  while (unsent_ < queue_.size() || !control_.empty()) {
+  while (unsent_ < queue_.size() || !control_.empty() || stream_->pending()) {
     std::array<iovec, kPieces> pieces;
     size_t n = gather_locked(pieces);
     IoResult result = stream_->write(std::span(pieces.data(), n));
     if (result.error != 0) {
       // The caller may be any thread: the loop takes the connection down.
       broken_ = true;
-      loop_.post([self = shared_from_this(), epoch = epoch_, error = result.error] {
+      loop_.post([self = shared_from_this(), epoch = epoch_, result] {
         if (self->epoch_ != epoch) return;
         self->drain();
         if (self->epoch_ == epoch)
-          self->lose({error, fmt::format("connection lost: {}", std::strerror(error))});
+          self->lose({result.error, fmt::format("connection lost: {}", describe(result))});
       });
       return;
     }
@@ -284,7 +284,7 @@ bool Lane::read_some() {
       last_heard_ = EventLoop::now().ns;
     }
     if (result.error != 0)
-      return lost({result.error, fmt::format("connection lost: {}", std::strerror(result.error))});
+      return lost({result.error, fmt::format("connection lost: {}", describe(result))});
     if (result.end) return lost({ECONNRESET, "connection closed by the other side"});
     budget -= std::min(budget, result.bytes);
     more = !result.would_block;
@@ -295,6 +295,11 @@ bool Lane::read_some() {
     owes_ack = received_ != ack_told_;
   }
   if (owes_ack) schedule_ack();
+  // The descriptor says nothing of what the stream itself has taken in.
+  if (more && stream && stream->buffered())
+    loop_.post([self, epoch] {
+      if (self->epoch_ == epoch && self->stream_ && !self->paused_) self->read_some();
+    });
   return more;
 }
 
@@ -444,6 +449,7 @@ LaneStats Lane::stats() const {
   stats.unacknowledged = queue_.size();
   stats.unacknowledged_bytes = queue_bytes_;
   stats.connected = stream_ != nullptr;
+  stats.encrypted = stream_ != nullptr && stream_->encrypted();
   return stats;
 }
 

@@ -1,6 +1,7 @@
 #include "net/net_world.h"
 
 #include <chrono>
+#include <cstdlib>
 #include <thread>
 
 #include "base/check.h"
@@ -32,12 +33,24 @@ std::vector<EventLoop*> Loops::all() const {
   return out;
 }
 
+const ClusterKey& test_key() {
+  static const ClusterKey key = *ClusterKey::generate("lab");
+  return key;
+}
+std::shared_ptr<const Tls> test_tls(const std::string& own_name) {
+  auto tls = Tls::make(test_key(), own_name);
+  VR_CHECK_MSG(tls.has_value(), tls ? "" : tls.error().what.c_str());
+  return *tls;
+}
+bool under_tls() { return std::getenv("VREMOTE_TEST_TLS") != nullptr; }
+
 TestHome::TestHome(uint64_t incarnation, uint16_t port,
                    std::function<void(HomeServerOptions&)> tweak) {
   HomeServerOptions options{.address = "127.0.0.1:" + std::to_string(port),
                             .cluster = "lab",
                             .node_name = "home",
-                            .incarnation = incarnation};
+                            .incarnation = incarnation,
+                            .tls = under_tls() ? test_tls("home") : nullptr};
   if (tweak) tweak(options);
   HomeServer::Callbacks callbacks;
   callbacks.exports = [] {
@@ -76,7 +89,9 @@ TestAgent::TestAgent(std::string address, std::string name, uint64_t incarnation
                      std::function<void(AgentSessionOptions&)> tweak) {
   AgentSessionOptions options{.address = std::move(address),
                               .cluster = "lab",
-                              .node_name = std::move(name),
+                              .node_name = name,
+                              .home_name = under_tls() ? "home" : "",
+                              .tls = under_tls() ? test_tls(name) : nullptr,
                               .incarnation = incarnation,
                               .lanes = 3,
                               .backoff_min_ms = 2,

@@ -51,6 +51,13 @@ struct Loops {
   std::vector<std::unique_ptr<EventLoop>> loops;
 };
 
+// The key of all test nodes, and what the node `own_name` makes of it.
+const ClusterKey& test_key();
+std::shared_ptr<const Tls> test_tls(const std::string& own_name);
+// With VREMOTE_TEST_TLS in the environment the worlds below speak TLS unless told otherwise; else
+// plain. The tests run both ways (CMakeLists.txt).
+bool under_tls();
+
 struct TestHome {
   struct Seen {
     std::vector<std::string> events;  // "session 1 n1", "reset 1"

@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <cstring>
 
 namespace vremote::net {
 namespace {
@@ -49,6 +50,10 @@ class PlainStream : public Stream {
 };
 
 }  // namespace
+
+std::string describe(const IoResult& failed) {
+  return failed.why != nullptr ? failed.why : std::strerror(failed.error);
+}
 
 std::unique_ptr<Stream> make_plain_stream(Fd fd) {
   return std::make_unique<PlainStream>(std::move(fd));

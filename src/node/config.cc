@@ -24,21 +24,26 @@ constexpr size_t kFileMax = 1024 * 1024;  // a node.toml is a few lines; /dev/ze
 // K6: the kernel's window must stay within one request of 256 pages.
 constexpr uint64_t kReadaheadMaxKib = 1024;
 
-Status read_tls(const Section& top, Config& config) {
-  std::string tls = "off";
-  VR_TRY_VOID(top.string("tls", tls));
-  if (tls != "off")
-    return top.bad(
-        "tls",
-        fmt::format(
-            "'{}' is not available in this version; write tls = \"off\" and keep the port within a "
-            "network you trust",
-            tls));
-  config.warnings.push_back(
-      top.has("tls") ? "tls = \"off\": traffic between nodes is neither encrypted nor authenticated"
-                     : "tls is not set, so it is off: traffic between nodes is neither encrypted "
-                       "nor authenticated");
+Status read_cluster(const Section& cluster, Config& config) {
+  VR_TRY_VOID(cluster.only({"name", "key", "tls"}));
+  VR_TRY_VOID(cluster.name("name", config.cluster));
+  VR_TRY_VOID(cluster.path("key", config.cluster_key));
+  std::string tls = "on";
+  VR_TRY_VOID(cluster.string("tls", tls));
+  if (tls != "on" && tls != "off")
+    return cluster.bad("tls",
+                       fmt::format("'{}' is neither \"on\" nor \"off\"; write one of them", tls));
+  config.tls = tls == "on";
+  if (!config.tls)
+    config.warnings.push_back(
+        "tls = \"off\": traffic between nodes is neither encrypted nor authenticated; whoever "
+        "reaches this node's port may read and write what it exports");
   return {};
+}
+
+std::string directory_of(const std::string& file) {
+  const size_t slash = file.rfind('/');
+  return slash == std::string::npos ? "." : file.substr(0, slash);
 }
 
 // The socket's mode: read and write, which connecting takes, for the user at least.
@@ -133,12 +138,15 @@ Status read_peers(const Section& top, Config& config) {
 }
 
 Status read_top(const Section& top, Config& config) {
-  VR_TRY_VOID(top.only({"node", "cluster", "mount", "state_dir", "listen", "tls", "loops",
-                        "control", "log", "cache", "export", "peer"}));
+  if (top.has("tls")) return top.bad("tls", "belongs below [cluster]; move it there");
+  VR_TRY_VOID(top.only({"node", "cluster", "mount", "state_dir", "listen", "loops", "control",
+                        "log", "cache", "export", "peer"}));
   if (!top.has("node"))
     return top.bad("node", "is missing; give this node a name of its own: node = \"node1\"");
   VR_TRY_VOID(top.name("node", config.node));
-  VR_TRY_VOID(top.name("cluster", config.cluster));
+  VR_TRY(cluster, top.section("cluster"));
+  config.cluster_key = directory_of(config.file) + "/cluster.key";
+  if (cluster) VR_TRY_VOID(read_cluster(*cluster, config));
   VR_TRY_VOID(top.path("mount", config.mount));
   if (config.mount == "/")
     return top.bad("mount", "cannot be /; use a directory of its own, such as /vremote");
@@ -146,7 +154,6 @@ Status read_top(const Section& top, Config& config) {
   if (config.state_dir == "/")
     return top.bad("state_dir", "cannot be /; use a directory of its own, such as /run/vremote");
   VR_TRY_VOID(top.endpoint("listen", config.listen));
-  VR_TRY_VOID(read_tls(top, config));
   config.loops = std::clamp(std::thread::hardware_concurrency(), 1u, 4u);
   VR_TRY_VOID(top.integer("loops", config.loops, 1, 64));
 
@@ -276,6 +283,8 @@ Result<Config> read_config(const std::string& path) {
 Result<Config> load_config(const std::string& path) {
   VR_TRY(config, read_config(path));
   VR_TRY_VOID(check_config(config));
+  if (config.tls)
+    if (auto key = load_key(config); !key) return std::unexpected(key.error());
   return std::move(config);
 }
 

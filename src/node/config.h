@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "net/cluster_key.h"
 
 namespace vremote::node {
 
@@ -49,6 +50,8 @@ struct Config {
   std::string file;  // where it was read from
   std::string node;
   std::string cluster = "vremote";
+  std::string cluster_key;  // the file; cluster.key beside `file` unless given
+  bool tls = true;
   std::string mount = "/vremote";
   std::string state_dir{kDefaultStateDir};
   Endpoint listen{"0.0.0.0", kDefaultPort};
@@ -77,8 +80,11 @@ Status check_config(const Config& config);
 
 // parse_config of a file: for programs that only talk to a running node (status, run).
 Result<Config> read_config(const std::string& path);
-// read_config and check_config: for the node.
+// read_config, check_config, and with TLS the key, for the node.
 Result<Config> load_config(const std::string& path);
+// The key of the node's cluster (docs/security.md), which must be that of this cluster, and of this
+// node when it is a guest's.
+Result<net::ClusterKey> load_key(const Config& config);
 
 // A commented node.toml to start from; parse_config accepts it.
 std::string_view config_example();

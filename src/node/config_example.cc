@@ -7,12 +7,15 @@ std::string_view config_example() {
 #   vremote node --config /etc/vremote/node.toml
 
 node = "node1"              # this node's name, its own in the cluster: 1 to 63 of A-Z a-z 0-9 . _ -
-cluster = "vremote"         # nodes of other clusters are refused
 mount = "/vremote"          # where /vremote/<export>/... appears; an empty directory that exists
 state_dir = "/run/vremote"  # control socket and the like; one per node
 listen = "0.0.0.0:1104"     # or "[::]:1104"; the port is 1104 unless given
-tls = "off"                 # "off" is all there is now: use a network you trust
 #loops = 2                  # event loops; by default the number of processors, at most 4
+
+[cluster]
+name = "vremote"                    # nodes of other clusters are refused
+#key = "/etc/vremote/cluster.key"   # by default cluster.key beside this file: `vremote cluster init` or `join` makes it
+#tls = "off"                        # between nodes: "on" unless given; "off" needs no key and protects nothing
 
 #[control]
 #socket = "/run/vremote/control.sock"  # by default <state_dir>/control.sock

@@ -32,6 +32,8 @@ TEST(ConfigTest, NameAloneGivesTheDefaults) {
   EXPECT_EQ(config.file, "/etc/node.toml");
   EXPECT_EQ(config.node, "n1");
   EXPECT_EQ(config.cluster, "vremote");
+  EXPECT_TRUE(config.tls);
+  EXPECT_EQ(config.cluster_key, "/etc/cluster.key");
   EXPECT_EQ(config.mount, "/vremote");
   EXPECT_EQ(config.state_dir, "/run/vremote");
   EXPECT_EQ(config.control_socket, "/run/vremote/control.sock");
@@ -50,12 +52,14 @@ TEST(ConfigTest, NameAloneGivesTheDefaults) {
 TEST(ConfigTest, EveryKeyIsRead) {
   const Config config = parsed(R"(
 node = "a-1.B_2"
-cluster = "lab"
 mount = "/mnt//v/"
 state_dir = "/var/lib/vremote/."
 listen = "[::]:2000"
-tls = "off"
 loops = 3
+[cluster]
+name = "lab"
+key = "/etc/keys/../lab.key"
+tls = "off"
 [control]
 socket = "/tmp/c.sock"
 [log]
@@ -80,6 +84,8 @@ address = "n3.example"
 )");
   EXPECT_EQ(config.node, "a-1.B_2");
   EXPECT_EQ(config.cluster, "lab");
+  EXPECT_EQ(config.cluster_key, "/etc/lab.key");
+  EXPECT_FALSE(config.tls);
   EXPECT_EQ(config.mount, "/mnt/v");
   EXPECT_EQ(config.state_dir, "/var/lib/vremote");
   EXPECT_EQ(config.control_socket, "/tmp/c.sock");
@@ -102,8 +108,8 @@ address = "n3.example"
 TEST(ConfigTest, TheExampleIsAcceptedAlsoWithItsCommentedKeys) {
   EXPECT_TRUE(parse_config(config_example(), "example"));
   std::string all{config_example()};
-  for (const char* key : {"#loops", "#[control]", "#socket", "#file", "#[[export]]", "#name",
-                          "#path", "#[[peer]]", "#address"}) {
+  for (const char* key : {"#loops", "#key", "#tls", "#[control]", "#socket", "#file", "#[[export]]",
+                          "#name", "#path", "#[[peer]]", "#address"}) {
     size_t at = all.find(std::string("\n") + key);
     ASSERT_NE(at, std::string::npos) << key;
     for (; at != std::string::npos; at = all.find(std::string("\n") + key, at))
@@ -165,7 +171,7 @@ TEST(ConfigTest, NamesAreShortAndPlain) {
     EXPECT_THAT(refusal(std::string("node = '") + name + "'"), HasSubstr("key 'node'")) << name;
   EXPECT_THAT(refusal("node = '" + std::string(64, 'x') + "'"), HasSubstr("is no valid name"));
   EXPECT_EQ(parsed("node = '" + std::string(63, 'x') + "'").node.size(), 63u);
-  EXPECT_THAT(refusal("node='n'\ncluster=''"), HasSubstr("key 'cluster'"));
+  EXPECT_THAT(refusal("node='n'\ncluster.name=''"), HasSubstr("key 'cluster.name'"));
   EXPECT_THAT(refusal("node='n'\n[[export]]\nname='a/b'\npath='/a'"),
               HasSubstr("key 'export[0].name'"));
   EXPECT_THAT(refusal("node='n'\n[[peer]]\nname='a/b'\naddress='h'"),
@@ -229,15 +235,19 @@ TEST(ConfigTest, NumbersHaveBounds) {
   EXPECT_EQ(parsed("node='n'\nloops = 64").loops, 64u);
 }
 
-TEST(ConfigTest, TlsIsOffAndSaidAloud) {
-  EXPECT_THAT(refusal("node='n'\ntls='on'"),
-              HasSubstr("key 'tls': 'on' is not available in this version"));
-  const Config given = parsed("node='n'\ntls='off'");
-  ASSERT_EQ(given.warnings.size(), 1u);
-  EXPECT_THAT(given.warnings[0], HasSubstr("neither encrypted nor authenticated"));
-  const Config silent = parsed("node='n'");
-  ASSERT_EQ(silent.warnings.size(), 1u);
-  EXPECT_THAT(silent.warnings[0], HasSubstr("tls is not set"));
+TEST(ConfigTest, TlsIsOnUnlessSaidAndPlainIsSaidAloud) {
+  EXPECT_TRUE(parsed("node='n'").warnings.empty());
+  EXPECT_TRUE(parsed("node='n'\ncluster.tls='on'").tls);
+  const Config plain = parsed("node='n'\ncluster.tls='off'");
+  EXPECT_FALSE(plain.tls);
+  ASSERT_EQ(plain.warnings.size(), 1u);
+  EXPECT_THAT(plain.warnings[0], HasSubstr("neither encrypted nor authenticated"));
+  EXPECT_THAT(refusal("node='n'\ncluster.tls='maybe'"),
+              HasSubstr("key 'cluster.tls': 'maybe' is neither"));
+  // Where an older configuration has it.
+  EXPECT_THAT(refusal("node='n'\ntls='off'"), HasSubstr("key 'tls': belongs below [cluster]"));
+  EXPECT_THAT(refusal("node='n'\ncluster='lab'"),
+              HasSubstr("key 'cluster': is a string; it must be a table: [cluster]"));
 }
 
 TEST(ConfigTest, LevelsAreKnown) {

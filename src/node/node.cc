@@ -62,6 +62,7 @@ Status NodeDaemon::start(std::function<void()> ended) {
   disk_threads_ = std::make_unique<HelperThreads>("vremote-disk", kDiskThreads);
   purge_threads_ = std::make_unique<HelperThreads>("vremote-purge", HelperThreads::kUnbounded);
   kernel_names_ = std::make_unique<KernelNames>(*purge_threads_, *loops_.front(), mistakes_);
+  VR_TRY_VOID(start_tls());
   VR_TRY_VOID(start_control());
   VR_TRY_VOID(open_stores());
   watch_exports();
@@ -71,6 +72,16 @@ Status NodeDaemon::start(std::function<void()> ended) {
   ready_ = true;
   spdlog::info("node {} serves {} with {} exports and {} peers", config_.node, config_.mount,
                config_.exports.size(), config_.peers.size());
+  return {};
+}
+
+Status NodeDaemon::start_tls() {
+  if (!config_.tls) return {};
+  VR_TRY(key, load_key(config_));
+  spdlog::info("connections are encrypted: cluster {}, {} {}", key.cluster(),
+               key.is_guest() ? "guest key" : "key", key.check());
+  VR_TRY(tls, net::Tls::make(key, config_.node));
+  tls_ = std::move(tls);
   return {};
 }
 
@@ -155,6 +166,7 @@ Status NodeDaemon::start_server() {
   options.cluster = config_.cluster;
   options.node_name = config_.node;
   options.incarnation = incarnation_;
+  options.tls = tls_;
   net::HomeServer::Callbacks callbacks;
   callbacks.exports = [this] {
     std::vector<wire::Export> out;
@@ -227,6 +239,7 @@ Status NodeDaemon::start_peers() {
     options.cluster = config_.cluster;
     options.node_name = config_.node;
     options.home_name = config.name;
+    options.tls = tls_;
     options.incarnation = incarnation_;
     options.lanes = config_.loops;
     const uint32_t lanes = config_.loops;
@@ -453,6 +466,7 @@ control::NodeStatus NodeDaemon::status() const {
   s.pid = getpid();
   s.uptime_ms = (now - started_) / 1'000'000;
   s.mount = config_.mount;
+  s.tls = config_.tls;
   s.ready = true;
   const auto sessions = server_->sessions();
   std::array<uint64_t, wire::kFrameTypes> messages_in{}, messages_out{};
@@ -471,6 +485,7 @@ control::NodeStatus NodeDaemon::status() const {
     for (const net::SessionInfo& session : sessions)
       if (session.node_name == p.name)
         for (const net::LaneStats& lane : server_->stats(session.id)) sum += lane;
+    p.encrypted = sum.encrypted;
     p.bytes_in = sum.bytes_in;
     p.bytes_out = sum.bytes_out;
     // Messages of the protocol; pings and acknowledgements of the transport count as bytes only.

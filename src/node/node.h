@@ -54,6 +54,7 @@ class NodeDaemon {
     std::atomic<bool> was_reset{false};   // the agent must be told when the next session is there
   };
 
+  Status start_tls();
   Status open_stores();
   void watch_exports();
   Status start_server();
@@ -79,6 +80,7 @@ class NodeDaemon {
   bool allow_mmap_ = false;
   std::atomic<bool> ready_{false};
   std::atomic<const fuse::Channel*> notify_{nullptr};
+  std::shared_ptr<const net::Tls> tls_;  // null: plain
 
   // In the order in which each needs those above it; destroyed in reverse.
   InodeTable inodes_;

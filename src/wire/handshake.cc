@@ -41,6 +41,8 @@ const char* to_string(RefuseReason reason) {
       return "name taken";
     case RefuseReason::WrongNode:
       return "wrong node";
+    case RefuseReason::NotEncrypted:
+      return "not encrypted";
   }
   return "unknown reason";
 }
@@ -145,7 +147,7 @@ Result<Encoded> encode(const Refuse& m) {
 
 Result<Refuse> decode_refuse(std::span<const std::byte> header) {
   Root<fb::Refuse> root(header);
-  if (!root || root->reason() > static_cast<uint8_t>(RefuseReason::WrongNode))
+  if (!root || root->reason() > static_cast<uint8_t>(RefuseReason::NotEncrypted))
     return malformed("malformed refusal");
   Refuse m{.reason = RefuseReason{root->reason()}, .text = {}};
   if (root->text() != nullptr) {

@@ -72,8 +72,9 @@ enum class RefuseReason : uint8_t {
   SessionUnknown = 2,
   BadHello = 3,
   Busy = 4,
-  NameTaken = 5,  // a node of this name is connected and alive
-  WrongNode = 6   // the Hello was for a node of another name
+  NameTaken = 5,    // a node of this name is connected and alive
+  WrongNode = 6,    // the Hello was for a node of another name
+  NotEncrypted = 7  // this home speaks only TLS
 };
 const char* to_string(RefuseReason reason);
 

@@ -1,0 +1,145 @@
+// Nodes with and without the key, and with and without TLS, before one another's doors.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+
+#include "net/address.h"
+#include "net/chaos_proxy.h"
+#include "net/net_world.h"
+
+namespace vremote::net {
+namespace {
+
+using testing::AllOf;
+using testing::Contains;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+std::function<void(HomeServerOptions&)> home_with(std::shared_ptr<const Tls> tls) {
+  return [tls](HomeServerOptions& o) { o.tls = tls; };
+}
+std::function<void(AgentSessionOptions&)> agent_with(std::shared_ptr<const Tls> tls) {
+  return [tls](AgentSessionOptions& o) {
+    o.tls = tls;
+    o.home_name = "home";
+  };
+}
+std::string first_event(TestAgent& agent) {
+  EXPECT_TRUE(agent.journal.until([&] { return !agent.seen.events.empty(); }));
+  return agent.journal.look([&] { return agent.seen.events.at(0); });
+}
+
+TEST(TlsSessionTest, MembersSpeakEncryptedAndSayIt) {
+  TestHome home(1, 0, home_with(test_tls("home")));
+  TestAgent agent(home.address(), "n1", 11, agent_with(test_tls("n1")));
+  EXPECT_EQ(first_event(agent), "connected fresh");
+  ASSERT_TRUE(agent.session->send(0, numbered_to_home(1, 300000)));
+  ASSERT_TRUE(home.journal.until([&] { return home.seen.count == 1; }));
+  EXPECT_EQ(number_of(home.journal.look([&] { return home.seen.messages.begin()->second.at(0); })),
+            1u);
+  EXPECT_TRUE(agent.session->stats()[0].encrypted);
+  EXPECT_TRUE(home.server->stats(1)[0].encrypted);
+}
+
+TEST(TlsSessionTest, AStrangersKeyOpensNothing) {
+  auto other = Tls::make(*ClusterKey::generate("lab"), "n1");
+  TestHome home(1, 0, home_with(test_tls("home")));
+  TestAgent agent(home.address(), "n1", 11, agent_with(*other));
+  EXPECT_THAT(first_event(agent), HasSubstr("does not take our key"));
+  EXPECT_TRUE(home.server->sessions().empty());
+  EXPECT_TRUE(home.journal.look([&] { return home.seen.events.empty(); }));
+}
+
+TEST(TlsSessionTest, APlainNodeAndATlsHomeTellOneAnother) {
+  TestHome home(1, 0, home_with(test_tls("home")));
+  TestAgent agent(home.address(), "n1", 11, agent_with(nullptr));
+  EXPECT_THAT(first_event(agent), AllOf(HasSubstr("not encrypted"), HasSubstr("speaks only TLS")));
+  EXPECT_TRUE(home.server->sessions().empty());
+}
+
+TEST(TlsSessionTest, ATlsNodeAndAPlainHomeTellOneAnother) {
+  TestHome home(1, 0, home_with(nullptr));
+  TestAgent agent(home.address(), "n1", 11, agent_with(test_tls("n1")));
+  EXPECT_THAT(first_event(agent), HasSubstr("its configuration says tls = \"off\""));
+  EXPECT_TRUE(home.server->sessions().empty());
+}
+
+TEST(TlsSessionTest, ANodeMayNotSayAnotherNameThanItsKeys) {
+  TestHome home(1, 0, home_with(test_tls("home")));
+  TestAgent agent(home.address(), "n1", 11, agent_with(test_tls("n2")));
+  EXPECT_THAT(first_event(agent), HasSubstr("has the key of n2 and says to be n1"));
+  EXPECT_TRUE(home.server->sessions().empty());
+}
+
+TEST(TlsSessionTest, AGuestSpeaksInItsOwnNameOnly) {
+  TestHome home(1, 0, home_with(test_tls("home")));
+  auto guest = *Tls::make(test_key().for_guest("g"), "g");
+  auto posing = *Tls::make(test_key().for_guest("g"), "n1");
+  TestAgent good(home.address(), "g", 11, agent_with(guest));
+  EXPECT_EQ(first_event(good), "connected fresh");
+  TestAgent bad(home.address(), "n1", 12, agent_with(posing));
+  EXPECT_THAT(first_event(bad), HasSubstr("does not take our key"));
+  EXPECT_EQ(home.server->sessions().size(), 1u);
+}
+
+TEST(TlsSessionTest, ADialToAnotherNodeIsNotBelieved) {
+  TestHome home(1, 0, home_with(test_tls("home")));
+  // All that a guest named "other" can make of its key for other names.
+  TestAgent agent(home.address(), "n1", 11, [](AgentSessionOptions& o) {
+    o.tls = test_tls("n1");
+    o.home_name = "other";
+  });
+  EXPECT_THAT(first_event(agent), HasSubstr("this is node home, not other"));
+  EXPECT_TRUE(home.server->sessions().empty());
+}
+
+TEST(TlsSessionTest, AHomeWithoutTheKeyIsNotBelieved) {
+  auto other = *Tls::make(*ClusterKey::generate("lab"), "home");
+  auto guest = *Tls::make(test_key().for_guest("g"), "home");
+  for (const auto& false_tls : {other, guest}) {
+    TestHome home(1, 0, home_with(false_tls));
+    TestAgent agent(home.address(), "n1", 11, agent_with(test_tls("n1")));
+    EXPECT_THAT(first_event(agent), HasSubstr("does not take our key"));
+    EXPECT_TRUE(home.server->sessions().empty());
+  }
+}
+
+// Flipped bits end connections, and nothing else: not the session, not one message.
+TEST(TlsSessionTest, FlippedBitsAreFoundAndMended) {
+  // A flipped bit in a record's length may leave the receiver waiting for the rest.
+  TestHome home(1, 0, [](HomeServerOptions& o) {
+    o.tls = test_tls("home");
+    o.silence_max_ms = 1000;
+  });
+  ChaosProxy proxy({.target = home.server->port(), .seed = 7, .corrupt = true});
+  TestAgent agent("127.0.0.1:" + std::to_string(proxy.port()), "n1", 11,
+                  [](AgentSessionOptions& o) {
+                    agent_with(test_tls("n1"))(o);
+                    o.silence_max_ms = 1000;
+                  });
+  constexpr uint64_t kCount = 200;
+  for (uint64_t i = 1; i <= kCount; ++i)
+    ASSERT_TRUE(agent.session->send(1, numbered_to_home(i, i % 3 == 0 ? 9000 : 0)));
+  ASSERT_TRUE(eventually([&] { return agent.session->stats()[1].connections >= 5; }));
+  proxy.calm();
+  ASSERT_TRUE(home.journal.until([&] { return home.seen.count == kCount; }));
+  EXPECT_THAT(home.journal.look([&] { return home.seen.events; }), ElementsAre("session 1 n1"));
+  EXPECT_EQ(wrong_order(home.seen.messages[std::pair(SessionId{1}, 1u)], kCount), "");
+}
+
+TEST(TlsSessionTest, ManyWhoStopInTheHandshakeKeepNobodyOut) {
+  TestHome home(1, 0, home_with(test_tls("home")));
+  std::vector<Fd> strangers;
+  auto address = resolve({"127.0.0.1", home.server->port()}, false, false);
+  for (size_t i = 0; i < 400; ++i) {
+    auto socket = begin_connect(address->at(0));
+    ASSERT_TRUE(socket);
+    if (i % 2 == 0) (void)::send(socket->get(), "\x16\x03\x01\x02", 4, MSG_NOSIGNAL);
+    strangers.push_back(std::move(*socket));
+  }
+  TestAgent agent(home.address(), "n1", 11, agent_with(test_tls("n1")));
+  EXPECT_EQ(first_event(agent), "connected fresh");
+}
+
+}  // namespace
+}  // namespace vremote::net
