@@ -20,8 +20,10 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "base/check.h"
 #include "base/fd.h"
 #include "control/client.h"
+#include "net/cluster_key.h"
 #include "support/guard.h"
 
 namespace vremote::live {
@@ -70,13 +72,16 @@ Nodes::Nodes(const std::string& program, const std::string& dir, size_t count,
     for (const std::string& made : {node.directory, node.mount, node.export_dir, node.state_dir})
       ::mkdir(made.c_str(), 0755);
   }
+  const std::string key = dir + "/cluster.key";
+  const auto written = net::write_key_file(key, *net::ClusterKey::generate("faults"));
+  VR_CHECK_MSG(written.has_value(), "the cluster's key cannot be written");
   for (Node& node : nodes_) {
     std::ofstream file(node.config);
     file << fmt::format(
-        "node = \"{}\"\ncluster = \"faults\"\nmount = \"{}\"\nstate_dir = \"{}\"\n"
-        "listen = \"127.0.0.1:{}\"\ntls = \"off\"\n{}\n[[export]]\nname = \"{}\"\npath = "
+        "node = \"{}\"\ncluster = {{ name = \"faults\", key = \"{}\" }}\nmount = \"{}\"\n"
+        "state_dir = \"{}\"\nlisten = \"127.0.0.1:{}\"\n{}\n[[export]]\nname = \"{}\"\npath = "
         "\"{}\"\n",
-        node.name, node.mount, node.state_dir, node.port, extra, node.name, node.export_dir);
+        node.name, key, node.mount, node.state_dir, node.port, extra, node.name, node.export_dir);
     for (const Node& peer : nodes_)
       if (&peer != &node)
         file << fmt::format("[[peer]]\nname = \"{}\"\naddress = \"127.0.0.1:{}\"\n", peer.name,
