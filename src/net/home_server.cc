@@ -191,10 +191,11 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     if (const Dialled* proven = guest.stream->proven()) {
       if (proven->to != options_.node_name)
         return turn_away_wrong_node(std::move(guest), proven->to);
-      if (proven->from != hello.node_name)
-        return turn_away(
-            std::move(guest), wire::RefuseReason::BadHello,
-            fmt::format("it has the key of {} and says to be {}", proven->from, hello.node_name));
+      if (proven->from != hello.node_name) {
+        auto text =
+            fmt::format("it has the key of {} and says to be {}", proven->from, hello.node_name);
+        return turn_away(std::move(guest), wire::RefuseReason::BadHello, text);
+      }
     } else if (options_.tls != nullptr) {
       return turn_away(std::move(guest), wire::RefuseReason::NotEncrypted,
                        "this node speaks only TLS");
@@ -249,7 +250,8 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     join(session, std::move(guest));
   }
 
-  void turn_away_wrong_node(Guest guest, const std::string& wanted) {
+  // By value: what names the wanted node may belong to the guest.
+  void turn_away_wrong_node(Guest&& guest, const std::string wanted) {
     auto text =
         fmt::format("this is node {}, not {}; correct the name or the address of the [[peer]]",
                     options_.node_name, wanted);
