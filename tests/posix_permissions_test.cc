@@ -2,12 +2,15 @@
 // see them.
 #include <fcntl.h>
 #include <grp.h>
+#include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <cstring>
 #include <functional>
+#include <thread>
 #include <vector>
 
 #include "posix_support.h"
@@ -148,6 +151,32 @@ TEST_F(PosixTest, TimesAreSetToNowOrLeftAlone) {
   ASSERT_OK(::utimensat(AT_FDCWD, c("link").c_str(), old.data(), AT_SYMLINK_NOFOLLOW));
   EXPECT_EQ(1'000'000'000, stat_of(a("link")).st_mtim.tv_sec);
   EXPECT_NE(1'000'000'000, stat_of(a("f")).st_mtim.tv_sec);
+}
+
+// The kernel throws away what it is told of a mode when an invalidation crosses it (K19), and
+// writes elsewhere make many of those.
+TEST_F(PosixTest, AChangedModeIsJudgedByAtOnceWhileOthersWrite) {
+  ASSERT_EQ(0, put(a("f"), "x"));
+  Fd written = open_at(c("f"), O_RDWR);
+  std::atomic<bool> done = false;
+  std::thread writer([&] {
+    while (!done) {
+      if (::pwrite(written.get(), "y", 1, 0) != 1) ADD_FAILURE() << std::strerror(errno);
+    }
+  });
+  int wrong = 0;
+  for (int i = 0; i < 400; ++i) {
+    const bool allowed = i % 2 == 0;
+    ASSERT_OK(::chmod(a("f").c_str(), allowed ? 0666 : 0600));
+    // Of this thread alone, and without root's capabilities over files.
+    ::syscall(SYS_setfsuid, kUser);
+    const Fd fd(::open(b("f").c_str(), O_RDONLY));
+    ::syscall(SYS_setfsuid, 0);
+    if (fd.valid() != allowed) ++wrong;
+  }
+  done = true;
+  writer.join();
+  EXPECT_EQ(0, wrong);
 }
 
 TEST_F(PosixTest, SecurityAttributesAreRootsAndOfAllNodes) {

@@ -7,6 +7,12 @@
 
 namespace vremote {
 
+// What says who may do what with a file.
+struct Access {
+  uint32_t mode = 0, uid = 0, gid = 0;
+  bool operator==(const Access&) const = default;
+};
+
 struct Attributes {
   uint64_t inode = 0;  // the origin's st_ino
   uint64_t size = 0;
@@ -18,6 +24,7 @@ struct Attributes {
   uint32_t gid = 0;
   uint32_t rdev = 0;
   uint32_t block_size = 4096;
+  Access access() const { return {mode, uid, gid}; }
   bool operator==(const Attributes&) const = default;
 };
 

@@ -86,8 +86,9 @@ struct PushSize {
   FileId file;
   uint64_t size = 0;
 };
-// Make the kernel's size of the file at most `size`, on threads that may block: unless
-// `behind_truncation` it is made to ask for attributes (`own` below) until the size is there. Then
+// Make the kernel's size of the file at most `size`, and with `access` make that what it judges by,
+// on threads that may block: unless `behind_truncation` it is made to ask for attributes (`own`
+// below) until both are there. Then
 // size_settled(); and settle_ended() when no such question is on its way any more, or the
 // truncation is through: the inode's lock has been free since, or, where it is not held, a moment
 // has passed (kernel_size.h).
@@ -97,6 +98,7 @@ struct SettleSize {
   uint64_t size = 0;
   bool behind_truncation = false;
   bool under_lock = false;
+  std::optional<Access> access = {};
 };
 struct SendToHome {
   ToHome message;

@@ -596,6 +596,33 @@ TEST(AgentTest, AWriterThatArrivesProvesThatATruncationIsThrough) {  // both hol
   w.writes(2, 100, 50, 'W').expect("written 2 @100+50");
 }
 
+// ---- K19: what the kernel judges by
+
+TEST(AgentTest, ANewModeIsToldWhenTheKernelHasTakenItIn) {
+  AgentWorld w(with_settling());
+  w.has_attributes(Shared, 100);
+  w.stats(1).expect("attributes 1 size 100");
+  w.recalls_attributes().expect("drop attributes", "ack 0-0");  // another node changes the mode
+  w.stats(2).expect("ask Shared attributes");
+  w.mode_is(0600).grants_attributes(100).expect("settle mode 100600");
+  w.recalls_attributes().expect_nothing();  // the answer is still due
+  w.asks_itself(3).expect("attributes 3 size 100");
+  w.size_is_settled().expect("attributes 2 size 100", "ack 0-0");
+  // The same mode again needs no such care.
+  w.stats(4).expect("ask Shared attributes");
+  w.grants_attributes(100).expect("attributes 4 size 100");
+}
+
+TEST(AgentTest, NobodyWaitsForAModeForever) {
+  AgentWorld w(with_settling());
+  w.has_attributes(Shared, 100);
+  w.stats(1).expect("attributes 1 size 100");
+  w.recalls_attributes().expect("drop attributes", "ack 0-0");
+  w.stats(2).expect("ask Shared attributes");
+  w.mode_is(0600).grants_attributes(100).expect("settle mode 100600");
+  w.later_ms(100).expect("attributes 2 size 100");
+}
+
 TEST(AgentTest, NobodyWaitsForASizeForever) {  // Z4
   AgentWorld w(with_settling());
   w.has_attributes(Exclusive, 8192).has(Exclusive, PageRange::all());

@@ -191,6 +191,11 @@ class AgentWorld {
       agent.receive(now_, std::move(grant), actions_);
     });
   }
+  // What later grants of Attributes say.
+  AgentWorld& mode_is(uint32_t permissions) {
+    mode_ = 0100000 | permissions;
+    return *this;
+  }
   AgentWorld& grants_attributes(uint64_t size, std::optional<LeaseMode> mode = {}) {
     return event([&] {
       std::optional<LeaseRequest> request = next_request(Resource::Attributes);
@@ -352,7 +357,7 @@ class AgentWorld {
                 .mode = mode,
                 .range = kUnit};
     grant.attributes.size = disk_size_;
-    grant.attributes.mode = 0100644;
+    grant.attributes.mode = mode_;
     return grant;
   }
 
@@ -424,8 +429,9 @@ class AgentWorld {
     if (const auto* a = std::get_if<PushSize>(&action)) return fmt::format("push size {}", a->size);
     if (std::holds_alternative<DropAttributes>(action)) return "drop attributes";
     if (const auto* a = std::get_if<SettleSize>(&action))
-      return fmt::format("settle size {}{}", a->size,
-                         a->behind_truncation ? " behind the truncation" : "");
+      return a->access ? fmt::format("settle mode {:o}", a->access->mode)
+                       : fmt::format("settle size {}{}", a->size,
+                                     a->behind_truncation ? " behind the truncation" : "");
     if (std::holds_alternative<EntriesLost>(action)) return "names lost";
     if (const auto* a = std::get_if<EndNames>(&action))
       return a->at_once ? "end names at once" : "end names";
@@ -468,6 +474,7 @@ class AgentWorld {
   Timestamp wall_{1'700'000'000, 0};
   uint64_t sequence_ = 0, recall_ = 0;
   uint64_t disk_size_ = 0;
+  uint32_t mode_ = 0100644;
 };
 
 }  // namespace vremote::coherence::test

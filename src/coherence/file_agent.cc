@@ -172,6 +172,8 @@ void FileAgent::forget(Instant now) {
   kernel_has_attributes_ = false;
   kernel_has_names_ = false;
   kernel_size_.forgotten();
+  told_access_.reset();
+  access_settle_.reset();
 }
 
 void FileAgent::purge_returned(Instant now, PurgeId purge) {

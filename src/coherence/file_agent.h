@@ -73,7 +73,10 @@ class FileAgent {
 
   void purge_returned(Instant now, PurgeId purge);
   void size_pushed(uint64_t push);
-  void size_settled(uint64_t settle) { kernel_size_.seen(settle); }
+  void size_settled(uint64_t settle) {
+    kernel_size_.seen(settle);
+    if (access_settle_ && access_settle_->id == settle) access_is_told(access_settle_->access);
+  }
   void settle_ended(uint64_t settle) {
     if (kernel_size_.ended(settle)) cut_off_ = {};
   }
@@ -203,6 +206,11 @@ class FileAgent {
                    uint64_t kernel_end);
   bool answers_at_once(Instant now, const Request& request) const;
   bool size_is_settled(Instant now, AgentActions& actions);
+  bool access_is_settled(Instant now, AgentActions& actions);
+  void access_is_told(const Access& access) {
+    told_access_ = access;
+    access_settle_.reset();
+  }
   // The kernel holds it until all that a truncation cuts is cut.
   // `same_call`: by a write that has not ended yet, and has not moved the size.
   void inode_lock_is_held(bool same_call = false) {
@@ -239,6 +247,14 @@ class FileAgent {
   uint64_t written_end_ = 0;  // a write was answered since; its caller sets the size to this
   Instant changed_;           // the last purge's return, or answer that changes the inode
   KernelSize kernel_size_;
+  // K19: what the kernel judges by; unset: it knows nothing of the file, or was never told.
+  std::optional<Access> told_access_;
+  struct AccessSettle {
+    uint64_t id = 0;
+    Access access;
+    Instant until;
+  };
+  std::optional<AccessSettle> access_settle_;
   uint64_t last_told_ = 0;
   // It may answer stat(2) by itself. Our own WRITEs and SETATTRs end that (fuse_write_update_attr,
   // fuse_do_setattr).

@@ -52,6 +52,7 @@ bool FileAgent::advance_attributes(Instant now, Request& request, AgentActions& 
   if (!request.pushed) {
     if (!need_attributes(request, LeaseMode::Shared, actions)) return false;
     if (shared_.options.settle_ns != 0 && !size_is_settled(now, actions)) return false;
+    if (!access_is_settled(now, actions)) return false;
     request.told = attributes_;
     request.told_order = ++last_told_;
     request.told.blocks = std::max(request.told.blocks,
@@ -123,6 +124,29 @@ bool FileAgent::size_is_settled(Instant now, AgentActions& actions) {
     actions.push_back(SettleSize{start->id, id_, start->size, false, false});
   }
   wake_at(kernel_size_.settling_until());
+  return false;
+}
+
+// K19: as with sizes (K16), an answer with a new mode or owner is thrown away when something
+// crosses it, and the kernel goes on to judge by what it had: it would refuse, or allow, what was
+// changed before. Nothing tells how long a kernel thread takes to take an answer in, so the kernel
+// is made to ask, and looked at, before anybody is told.
+bool FileAgent::access_is_settled(Instant now, AgentActions& actions) {
+  const Access access = attributes_.access();
+  if (shared_.options.settle_ns == 0 || !told_access_ || *told_access_ == access) {
+    access_is_told(access);
+    return true;
+  }
+  if (!access_settle_ || access_settle_->access != access) {
+    access_settle_ = AccessSettle{shared_.next_id++, access, now + shared_.options.settle_ns};
+    ++shared_.statistics.size_settles;
+    actions.push_back(SettleSize{
+        .settle = access_settle_->id, .file = id_, .size = UINT64_MAX, .access = access});
+  } else if (now >= access_settle_->until) {
+    access_is_told(access);  // as with Z4
+    return true;
+  }
+  wake_at(access_settle_->until);
   return false;
 }
 

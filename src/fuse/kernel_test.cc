@@ -249,9 +249,9 @@ TEST_F(FuseKernelTest, AStatOfOurOwnMakesTheKernelTakeInASmallerSize) {
   OwnView view(mount_->path(), mount_->connection_id());
   const auto own = view.open(kFileNode, 1);
   ASSERT_TRUE(own) << own.error().what;
-  EXPECT_EQ(OwnView::size(*own).value_or(0), kSize);
+  EXPECT_EQ(OwnView::look(*own).value_or(OwnView::Seen{}).size, kSize);
   view.ask(*own);
-  EXPECT_EQ(OwnView::size(*own).value_or(0), 100u);
+  EXPECT_EQ(OwnView::look(*own).value_or(OwnView::Seen{}).size, 100u);
   OwnView::pass_lock(*own);
   const auto unknown = view.open(4711);
   ASSERT_FALSE(unknown);

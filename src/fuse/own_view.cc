@@ -51,11 +51,11 @@ Result<Fd> OwnView::open(uint64_t node, uint32_t generation) const {
   return file;
 }
 
-Result<uint64_t> OwnView::size(const Fd& file) {
+Result<OwnView::Seen> OwnView::look(const Fd& file) {
   struct statx seen {};
-  if (::statx(file.get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_SIZE, &seen) != 0)
+  if (::statx(file.get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_BASIC_STATS, &seen) != 0)
     return fail(errno, "statx on our own mount");
-  return seen.stx_size;
+  return Seen{seen.stx_size, {seen.stx_mode, seen.stx_uid, seen.stx_gid}};
 }
 
 void OwnView::ask(const Fd& file) {

@@ -14,6 +14,7 @@
 #include <set>
 #include <string>
 
+#include "base/attributes.h"
 #include "base/fd.h"
 #include "base/result.h"
 
@@ -30,8 +31,12 @@ class OwnView {
 
   // ESTALE: the kernel does not know the node.
   Result<Fd> open(uint64_t node, uint32_t generation = 0) const;
-  // The size the kernel has for the file, without asking us. Never blocks.
-  static Result<uint64_t> size(const Fd& file);
+  // The size, mode and owner the kernel has for the file, without asking us. Never blocks.
+  struct Seen {
+    uint64_t size = 0;
+    Access access;
+  };
+  static Result<Seen> look(const Fd& file);
   // Makes the kernel ask for the file's attributes. BLOCKS on each page with an unanswered fill
   // that a smaller size cuts.
   void ask(const Fd& file);

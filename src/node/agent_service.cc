@@ -456,8 +456,9 @@ void AgentService::settle(const SettleSize& wanted) {
   const Instant give_up = net::EventLoop::now() + kSettlePatience;
   for (int64_t pause_ns = 20'000; net::EventLoop::now() < give_up;
        pause_ns = std::min<int64_t>(2 * pause_ns, 5'000'000)) {
-    const auto size = fuse::OwnView::size(settling->file);
-    if (!size || *size <= wanted.size) {
+    const auto seen = fuse::OwnView::look(settling->file);
+    if (!seen ||
+        (seen->size <= wanted.size && (!wanted.access || *wanted.access == seen->access))) {
       settled(wanted);
       break;
     }
