@@ -39,6 +39,7 @@ void build_app(CLI::App& app, Context& context) {
   add_node_command(app, context);
   add_cluster_command(app, context);
   add_playground_command(app, context);
+  add_recover_command(app, context);
   add_run_command(app, context);
   add_status_command(app, context);
   add_version_command(app, context);

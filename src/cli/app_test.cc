@@ -275,6 +275,7 @@ TEST_F(AppTest, ManualNamesEverySubcommandAndOptionAndNoOther) {
       for (const CLI::Option* option : sub->get_options()) options.push_back(option);
     }
     for (const CLI::Option* option : options) {
+      if (option->get_lnames().empty()) continue;  // an argument by its place
       const std::string name = "--" + option->get_lnames().front();
       known.insert(name);
       if (name == "--help" || name == "--help-all") continue;

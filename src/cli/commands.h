@@ -38,6 +38,7 @@ struct Context {
 void add_cluster_command(CLI::App& app, Context& context);
 void add_node_command(CLI::App& app, Context& context);
 void add_playground_command(CLI::App& app, Context& context);
+void add_recover_command(CLI::App& app, Context& context);
 void add_run_command(CLI::App& app, Context& context);
 void add_status_command(CLI::App& app, Context& context);
 void add_version_command(CLI::App& app, Context& context);

@@ -1,11 +1,17 @@
 #include "coherence/agent.h"
 
+#include <utility>
+
 #include "coherence/file_agent.h"
 
 namespace vremote::coherence {
 
 Agent::Agent(const AgentOptions& options) : shared_(std::make_unique<AgentShared>()) {
   shared_->options = options;
+  if (!options.lease_at_start) {
+    shared_->lease_until = Instant{};
+    shared_->suspended = true;
+  }
 }
 Agent::~Agent() = default;
 
@@ -57,18 +63,21 @@ void Agent::set_deadline(FileId id, std::optional<Instant> at) {
 }
 
 void Agent::read(Instant now, const ReadEvent& event, AgentActions& actions) {
+  look_at_time(now, actions);
   FileAgent& f = file(event.file);
   f.read(now, event);
   settle(now, f, actions);
 }
 
 void Agent::write(Instant now, WriteEvent event, AgentActions& actions) {
+  look_at_time(now, actions);
   FileAgent& f = file(event.file);
   f.write(std::move(event));
   settle(now, f, actions);
 }
 
 std::optional<Agent::WrittenNow> Agent::write_now(Instant now, const WriteNowEvent& event) {
+  if (!leases_good(now)) return std::nullopt;
   FileAgent* f = find(event.file);
   if (f == nullptr) return std::nullopt;
   // Behind bytes that wait to be flushed there is no earlier deadline than theirs.
@@ -81,25 +90,29 @@ std::optional<Agent::WrittenNow> Agent::write_now(Instant now, const WriteNowEve
 
 void Agent::write_back(Instant now, FileId id, uint64_t offset, Bytes bytes, Timestamp now_wall,
                        AgentActions& actions) {
+  look_at_time(now, actions);
   FileAgent& f = file(id);
-  f.write_back(now, offset, bytes, now_wall);
+  f.write_back(now, offset, bytes, now_wall, actions);
   f.drop_attributes(actions);  // its time stamp is new, and the kernel has not seen to it
   settle(now, f, actions);
 }
 
 void Agent::open(Instant now, Token token, FileId id, bool may_map, AgentActions& actions) {
+  look_at_time(now, actions);
   FileAgent& f = file(id);
   f.open(token, may_map);
   settle(now, f, actions);
 }
 
 void Agent::close(Instant now, FileId id, bool may_map, AgentActions& actions) {
+  look_at_time(now, actions);
   FileAgent& f = file(id);
   f.close(may_map, actions);
   settle(now, f, actions);
 }
 
 void Agent::attributes(Instant now, Token token, FileId id, bool own, AgentActions& actions) {
+  look_at_time(now, actions);
   FileAgent& f = file(id);
   if (own) {
     f.own_attributes(token, actions);
@@ -110,6 +123,7 @@ void Agent::attributes(Instant now, Token token, FileId id, bool own, AgentActio
 }
 
 void Agent::entries(Instant now, Token token, FileId dir, AgentActions& actions) {
+  look_at_time(now, actions);
   FileAgent& f = file(dir);
   f.entries(token);
   settle(now, f, actions);
@@ -147,12 +161,14 @@ bool Agent::has_no_xattrs(FileId id) {
 }
 
 void Agent::flush(Instant now, Token token, FileId id, AgentActions& actions) {
+  look_at_time(now, actions);
   FileAgent& f = file(id);
   f.flush(now, token, actions);
   settle(now, f, actions);
 }
 
 void Agent::truncate(Instant now, Token token, FileId id, uint64_t size, AgentActions& actions) {
+  look_at_time(now, actions);
   FileAgent& f = file(id);
   f.truncate(token, size);
   settle(now, f, actions);
@@ -160,6 +176,7 @@ void Agent::truncate(Instant now, Token token, FileId id, uint64_t size, AgentAc
 
 void Agent::truncate_done(Instant now, FileId id, bool done, uint64_t size, bool under_lock,
                           AgentActions& actions) {
+  look_at_time(now, actions);
   FileAgent& f = file(id);
   f.truncate_done(now, done, size, under_lock, actions);
   settle(now, f, actions);
@@ -170,14 +187,17 @@ void Agent::size_told(FileId id, uint64_t size) {
 }
 
 void Agent::interrupt(Instant now, Token token, FileId id, AgentActions& actions) {
+  look_at_time(now, actions);
   if_known(now, id, actions, [&](FileAgent& f) { f.interrupt(token, actions); });
 }
 
 void Agent::forget(Instant now, FileId id, AgentActions& actions) {
+  look_at_time(now, actions);
   if_known(now, id, actions, [&](FileAgent& f) { f.forget(now); });
 }
 
 void Agent::purge_returned(Instant now, PurgeId purge, FileId id, AgentActions& actions) {
+  look_at_time(now, actions);
   FileAgent* f = find(id);
   VR_CHECK(f != nullptr);
   f->purge_returned(now, purge);
@@ -185,34 +205,41 @@ void Agent::purge_returned(Instant now, PurgeId purge, FileId id, AgentActions& 
 }
 
 void Agent::size_pushed(Instant now, uint64_t push, FileId id, AgentActions& actions) {
+  look_at_time(now, actions);
   if_known(now, id, actions, [&](FileAgent& f) { f.size_pushed(push); });
 }
 
 void Agent::names_ended(Instant now, uint64_t ending, FileId dir, AgentActions& actions) {
+  look_at_time(now, actions);
   if_known(now, dir, actions, [&](FileAgent& f) { f.names_ended(ending); });
 }
 
 void Agent::size_settled(Instant now, uint64_t settle_id, FileId id, AgentActions& actions) {
+  look_at_time(now, actions);
   if_known(now, id, actions, [&](FileAgent& f) { f.size_settled(settle_id); });
 }
 
 void Agent::settle_ended(Instant now, uint64_t settle_id, FileId id, AgentActions& actions) {
+  look_at_time(now, actions);
   if_known(now, id, actions, [&](FileAgent& f) { f.settle_ended(settle_id); });
 }
 
 void Agent::receive(Instant now, Grant message, AgentActions& actions) {
+  look_at_time(now, actions);
   FileAgent& f = file(message.file);
   f.granted(now, std::move(message), actions);
   settle(now, f, actions);
 }
 
 void Agent::receive(Instant now, const Recall& message, AgentActions& actions) {
+  look_at_time(now, actions);
   FileAgent& f = file(message.file);
   f.recalled(message);
   settle(now, f, actions);
 }
 
 void Agent::receive(Instant now, const FlushAck& message, AgentActions& actions) {
+  look_at_time(now, actions);
   if (FileAgent* f = find(message.file)) {
     f->flush_acked(message);
     settle(now, *f, actions);
@@ -238,21 +265,67 @@ void Agent::release_throttled(AgentActions& actions) {
 }
 
 void Agent::receive(Instant now, FetchReply message, AgentActions& actions) {
+  look_at_time(now, actions);
   if_known(now, message.file, actions,
            [&](FileAgent& f) { f.fetched(std::move(message), actions); });
 }
 
-void Agent::reset(Instant now, AgentActions& actions) {
+void Agent::reset(Instant now, Dirty dirty, AgentActions& actions) {
   std::vector<FileId> all;
   for (auto& [id, f] : files_) all.push_back(id);
   for (FileId id : all) {
     FileAgent* f = find(id);
-    f->reset(now, actions);
+    f->reset(now, dirty, actions);
     settle(now, *f, actions);
   }
 }
 
+void Agent::settle_all(Instant now, AgentActions& actions) {
+  std::vector<FileId> all;
+  for (auto& [id, f] : files_) all.push_back(id);
+  for (FileId id : all)
+    if (FileAgent* f = find(id)) settle(now, *f, actions);
+}
+
+// The one place where time takes something away (T3).
+void Agent::look_at_time(Instant now, AgentActions& actions) {
+  if (!shared_->suspended) {
+    if (now < shared_->lease_until || shared_->options.mistakes.has(Mistake::ServeAfterExpiry))
+      return;
+    suspend(now, actions);
+  } else if (shared_->fail_at && *shared_->fail_at <= now && !shared_->failing) {
+    shared_->failing = true;
+    settle_all(now, actions);
+  }
+}
+
+void Agent::suspend(Instant now, AgentActions& actions) {
+  shared_->suspended = true;
+  ++shared_->statistics.suspensions;
+  if (shared_->options.soft_ns > 0) shared_->fail_at = now + shared_->options.soft_ns;
+  for (auto& [id, f] : files_) f->suspend(now, actions);
+  settle_all(now, actions);
+}
+
+void Agent::renew(Instant now, Instant until, AgentActions& actions) {
+  shared_->lease_until = until;
+  if (now >= until) {
+    look_at_time(now, actions);
+    return;
+  }
+  if (!std::exchange(shared_->suspended, false)) return;
+  shared_->fail_at.reset();
+  shared_->failing = false;
+  settle_all(now, actions);
+}
+
+bool Agent::leases_good(Instant now) const {
+  return shared_->options.mistakes.has(Mistake::ServeAfterExpiry) ||
+         (!shared_->suspended && now < shared_->lease_until);
+}
+
 void Agent::tick(Instant now, AgentActions& actions) {
+  look_at_time(now, actions);
   std::vector<FileId> due;
   for (auto it = deadlines_.begin(); it != deadlines_.end() && it->first <= now; ++it)
     due.push_back(it->second);
@@ -265,11 +338,18 @@ void Agent::tick(Instant now, AgentActions& actions) {
 }
 
 std::optional<Instant> Agent::next_deadline() const {
-  if (deadlines_.empty()) return std::nullopt;
-  return deadlines_.begin()->first;
+  std::optional<Instant> next;
+  if (!deadlines_.empty()) next = deadlines_.begin()->first;
+  const auto also = [&](Instant at) { next = next ? std::min(*next, at) : at; };
+  if (!shared_->suspended && shared_->lease_until < kForever &&
+      !shared_->options.mistakes.has(Mistake::ServeAfterExpiry))
+    also(shared_->lease_until);
+  if (shared_->fail_at && !shared_->failing) also(*shared_->fail_at);
+  return next;
 }
 
 void Agent::flush_all(Instant now, AgentActions& actions) {
+  look_at_time(now, actions);
   std::vector<FileId> all;
   for (auto& [id, f] : files_) all.push_back(id);
   for (FileId id : all) {
@@ -289,6 +369,7 @@ AgentCounts Agent::counts() const {
   AgentCounts counts;
   for (const auto& [id, f] : files_) f->add_counts(counts);
   counts.dirty_bytes = shared_->dirty_bytes;
+  counts.suspended = shared_->suspended ? 1 : 0;
   return counts;
 }
 

@@ -8,6 +8,11 @@
 //   kernel_cache.h  which pages the kernel may have, which purges count (K3, K4, K5, K13)
 //   file_agent.h    one file: leases, waiting requests, recalls, truncation (K2, K8, K10, K11, K12,
 //   K15, K16) dirty_store.h   bytes written and not yet at the origin
+//
+// Time (T1 to T5, docs/protocol.md): leases are good until the driver says (renew()). From then on
+// nothing is answered from them, the kernel's caches are purged, requests wait; when they are good
+// again all goes on. Every event looks at the clock first, so that a daemon that was stopped finds
+// out before it answers anything.
 #pragma once
 
 #include <cstdint>
@@ -113,10 +118,18 @@ struct EndNames {
   bool at_once = false;  // nobody waits for it, and a new lease may come before
 };
 
+// Bytes that must not go to the home any more: others may have changed the file since (T5). To be
+// kept where a person can find them.
+struct Rescue {
+  FileId file;
+  std::vector<Extent> extents;
+  DirtyAttributes attributes;
+};
+
 using AgentAction =
     std::variant<ReplyData, ReplyWritten, ReplyOpened, ReplyAttributes, ReplyFlushed,
                  ReplyTruncateReady, ReplyEntries, ReplyError, StartPurge, PushSize, SettleSize,
-                 DropAttributes, SendToHome, EntriesLost, EndNames>;
+                 DropAttributes, SendToHome, EntriesLost, EndNames, Rescue>;
 using AgentActions = std::vector<AgentAction>;
 
 struct AgentOptions {
@@ -144,6 +157,10 @@ struct AgentOptions {
   int64_t append_gap_ns = 100'000'000;      // how long the next piece of an append is waited for
   int64_t append_turn_ns = 1'000'000'000;   // and for how long all of them may keep others out
   uint64_t flush_window_bytes = 16u << 20;  // background flushes under way at once
+  // Whether leases are good before the first renew(): of a home on the same machine.
+  bool lease_at_start = true;
+  // What waits for leases that have run out for so long fails with EIO; 0: it waits (hard).
+  int64_t soft_ns = 0;
   Mistakes mistakes;
 };
 
@@ -177,7 +194,7 @@ struct WriteNowEvent {
 struct AgentCounts {
   uint64_t files = 0, shared_pages = 0, exclusive_pages = 0, shared_ranges = 0,
            exclusive_ranges = 0, dirty_bytes = 0, resident_pages = 0, waiting = 0,
-           purges_in_flight = 0, recalls_pending = 0;
+           purges_in_flight = 0, recalls_pending = 0, suspended = 0;
 
   AgentCounts& operator+=(const AgentCounts& c) {
     files += c.files;
@@ -190,6 +207,7 @@ struct AgentCounts {
     waiting += c.waiting;
     purges_in_flight += c.purges_in_flight;
     recalls_pending += c.recalls_pending;
+    suspended += c.suspended;
     return *this;
   }
 };
@@ -197,7 +215,7 @@ struct AgentStatistics {
   uint64_t fills = 0, direct_reads = 0, direct_writes = 0, write_backs = 0, lease_requests = 0,
            fetches = 0, flushes = 0, flush_bytes = 0, recalls = 0, purges = 0, size_pushes = 0,
            size_settles = 0, hits_without_message = 0, void_fetches = 0,
-           write_backs_without_exclusive = 0;
+           write_backs_without_exclusive = 0, suspensions = 0, rescued_bytes = 0;
 
   AgentStatistics& operator+=(const AgentStatistics& s) {
     fills += s.fills;
@@ -215,6 +233,8 @@ struct AgentStatistics {
     hits_without_message += s.hits_without_message;
     void_fetches += s.void_fetches;
     write_backs_without_exclusive += s.write_backs_without_exclusive;
+    suspensions += s.suspensions;
+    rescued_bytes += s.rescued_bytes;
     return *this;
   }
 };
@@ -291,8 +311,15 @@ class Agent {
   void receive(Instant now, const Recall& message, AgentActions& actions);
   void receive(Instant now, const FlushAck& message, AgentActions& actions);
   void receive(Instant now, FetchReply message, AgentActions& actions);
-  // The home restarted: no lease is held any more, every outstanding request is void and sent anew.
-  void reset(Instant now, AgentActions& actions);
+  // The session is another: no lease is held any more, every outstanding request is void and sent
+  // anew. Kept: nobody else can have been granted what was held, dirty bytes are flushed again.
+  // Fenced: others may have been, they are rescued.
+  enum class Dirty : uint8_t { Kept, Fenced };
+  void reset(Instant now, Dirty dirty, AgentActions& actions);
+  // Leases are good until then (T1); a time that is past: they are not, from now on.
+  void renew(Instant now, Instant until, AgentActions& actions);
+  // For answers that the driver itself gives from what goes with a lease.
+  bool leases_good(Instant now) const;
   void tick(Instant now, AgentActions& actions);
   std::optional<Instant> next_deadline() const;
 
@@ -314,6 +341,9 @@ class Agent {
   void if_known(Instant now, FileId id, AgentActions& actions, Event event);
   void release_throttled(AgentActions& actions);
   void set_deadline(FileId id, std::optional<Instant> at);
+  void look_at_time(Instant now, AgentActions& actions);
+  void suspend(Instant now, AgentActions& actions);
+  void settle_all(Instant now, AgentActions& actions);
 
   std::unique_ptr<AgentShared> shared_;
   std::unordered_map<FileId, std::unique_ptr<FileAgent>, FileIdHash> files_;

@@ -255,14 +255,23 @@ class AgentWorld {
       agent.receive(now_, FlushAck{.file = file, .flush = flush.flush, .error = error}, actions_);
     });
   }
-  AgentWorld& resets() {
+  AgentWorld& resets(Agent::Dirty dirty = Agent::Dirty::Kept) {
     return event([&] {
       sequence_ = 0;
       requests_.clear();
       fetches_.clear();
       flushes_.clear();
-      agent.reset(now_, actions_);
+      agent.reset(now_, dirty, actions_);
     });
+  }
+  // The home has answered a ping: leases are good for so long from now on; 0: no more.
+  AgentWorld& renews_for_ms(int64_t ms) {
+    return event([&] { agent.renew(now_, now_ + ms * 1'000'000, actions_); });
+  }
+  // Time passes and nobody looks at the clock: the daemon is stopped.
+  AgentWorld& sleeps_ms(int64_t ms) {
+    now_.ns += ms * 1'000'000;
+    return *this;
   }
   AgentWorld& later_ms(int64_t ms) {
     return event([&] {
@@ -433,6 +442,12 @@ class AgentWorld {
                        : fmt::format("settle size {}{}", a->size,
                                      a->behind_truncation ? " behind the truncation" : "");
     if (std::holds_alternative<EntriesLost>(action)) return "names lost";
+    if (const auto* a = std::get_if<Rescue>(&action)) {
+      std::string out = "rescue";
+      for (const Extent& extent : a->extents)
+        out += fmt::format(" @{}+{}", extent.offset, runs(std::vector<Bytes>{extent.bytes}));
+      return out;
+    }
     if (const auto* a = std::get_if<EndNames>(&action))
       return a->at_once ? "end names at once" : "end names";
     if (const auto* a = std::get_if<SendToHome>(&action)) return line(a->message);

@@ -57,9 +57,16 @@ void FileAgent::write(WriteEvent event) {
   requests_.push_back(std::move(request));
 }
 
-void FileAgent::write_back(Instant now, uint64_t offset, const Bytes& bytes, Timestamp now_wall) {
+void FileAgent::write_back(Instant now, uint64_t offset, const Bytes& bytes, Timestamp now_wall,
+                           AgentActions& actions) {
   changed_ = now;
   ++shared_.statistics.write_backs;
+  if (fenced_) {
+    shared_.statistics.rescued_bytes += bytes.size();
+    write_error_ = EIO;
+    actions.push_back(Rescue{id_, {{offset, bytes}}, {.has_mtime = true, .mtime = now_wall}});
+    return;
+  }
   if (!leases_.covers(PageRange::of_bytes(offset, bytes.size()), LeaseMode::Exclusive))
     ++shared_.statistics.write_backs_without_exclusive;
   if (dirty_.empty()) dirty_since_ = now;
@@ -263,7 +270,7 @@ void FileAgent::recalled(const Recall& message) {
 void FileAgent::flush_acked(const FlushAck& message) {
   auto flight = flights_.find(message.flush);
   if (flight == flights_.end()) return;  // from before a reset
-  shared_.flush_bytes_in_flight -= flight->second;
+  shared_.flush_bytes_in_flight -= flight->second.bytes;
   flights_.erase(flight);
   if (message.error != 0) write_error_ = message.error;
   if (shared_.options.mistakes.has(Mistake::StaleOverlay)) return;
@@ -289,7 +296,16 @@ void FileAgent::fetched(FetchReply message, AgentActions&) {
   }
 }
 
-void FileAgent::reset(Instant, AgentActions& actions) {
+void FileAgent::suspend(Instant now, AgentActions& actions) {
+  stepped_at_ = now;
+  drop_attributes(actions);
+  ending_ = 0;
+  if (std::exchange(kernel_has_names_, false))
+    actions.push_back(EndNames{shared_.next_id++, id_, true});
+}
+
+void FileAgent::reset(Instant now, Agent::Dirty dirty, AgentActions& actions) {
+  stepped_at_ = now;
   leases_.clear();
   attributes_mode_ = entries_ = LeaseMode::None;
   entries_request_ = 0;
@@ -298,8 +314,6 @@ void FileAgent::reset(Instant, AgentActions& actions) {
   told_in_use_ = false;
   turn_.reset();
   recalls_.clear();
-  for (auto& [flush, bytes] : flights_) shared_.flush_bytes_in_flight -= bytes;
-  flights_.clear();
   for (Request& request : requests_) {
     request.data_request = request.attributes_request = request.fetch = 0;
     request.have_data = false;
@@ -307,12 +321,30 @@ void FileAgent::reset(Instant, AgentActions& actions) {
     if (request.kind == Kind::Write) request.active = false;
   }
   actions.push_back(EntriesLost{id_});
-  drop_attributes(actions);
-  ending_ = 0;
-  if (std::exchange(kernel_has_names_, false))
-    actions.push_back(EndNames{shared_.next_id++, id_, true});
-  dirty_.resend();
-  send_dirty(PageRange::all(), true, actions);
+  suspend(now, actions);
+  if (dirty == Agent::Dirty::Fenced && !shared_.options.mistakes.has(Mistake::FlushAfterFence)) {
+    rescue_dirty(actions);
+    fenced_ = true;
+  } else {
+    // Older bytes first: those of pages that were given up on the way are in no other place.
+    std::map<uint64_t, Flight> again;
+    again.swap(flights_);
+    for (auto& [id, flight] : again) {
+      shared_.flush_bytes_in_flight -= flight.bytes;
+      if (flight.extents.empty() && !flight.attributes.has_size && !flight.attributes.has_mtime)
+        continue;
+      Flush flush = new_flush();
+      flush.extents = std::move(flight.extents);
+      flush.attributes = flight.attributes;
+      note_flight(flush, flight.bytes);
+      actions.push_back(SendToHome{std::move(flush)});
+    }
+    dirty_.resend();
+    send_dirty(PageRange::all(), true, actions);
+    // Whoever waits for the flushes waits for these.
+    for (Request& request : requests_)
+      if (request.kind == Kind::Flush) request.flush_upto = shared_.next_id;
+  }
   // What the kernel has cached is unleased: like a recall of everything that nobody waits to hear
   // of.
   recalls_.push_back({0, Resource::Data, LeaseMode::None, PageRange::all()});
@@ -366,6 +398,16 @@ void FileAgent::step(Instant now, AgentActions& actions) {
 }
 
 bool FileAgent::advance(Instant now, Request& request, AgentActions& actions) {
+  // What was begun goes on when the leases are good again: nobody else has been granted anything of
+  // it, or the session is void and it begins anew.
+  if (shared_.suspended && request.error == 0) {
+    if (request.kind == Kind::Flush && flights_.empty() && !shared_.failing) {
+      actions.push_back(ReplyFlushed{request.token, std::exchange(write_error_, 0)});
+      return true;
+    }
+    if (!shared_.failing || (request.kind == Kind::Truncate && request.active)) return false;
+    request.error = EIO;
+  }
   if (request.error != 0) {
     if (request.kind == Kind::Fill) kernel_.fill_failed(request.fill);
     if (request.kind == Kind::Truncate) --truncations_;

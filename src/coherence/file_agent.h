@@ -31,6 +31,8 @@
 
 namespace vremote::coherence {
 
+inline constexpr Instant kForever{INT64_MAX};
+
 // What the files of one agent have in common.
 struct AgentShared {
   AgentOptions options;
@@ -39,6 +41,10 @@ struct AgentShared {
   uint64_t next_purge = 1;
   uint64_t dirty_bytes = 0;
   uint64_t flush_bytes_in_flight = 0;
+  Instant lease_until = kForever;
+  bool suspended = false;          // leases are held and not good
+  std::optional<Instant> fail_at;  // from then on requests fail instead of waiting for them
+  bool failing = false;
   std::set<FileId> due;  // files with bytes to flush that the window held back
   struct Throttled {
     Token token = 0;
@@ -55,7 +61,8 @@ class FileAgent {
   void read(Instant now, const ReadEvent& event);
   void write(WriteEvent event);
   std::optional<uint64_t> write_now(Instant now, const WriteNowEvent& event);
-  void write_back(Instant now, uint64_t offset, const Bytes& bytes, Timestamp now_wall);
+  void write_back(Instant now, uint64_t offset, const Bytes& bytes, Timestamp now_wall,
+                  AgentActions& actions);
   void open(Token token, bool may_map);
   void close(bool may_map, AgentActions& actions);
   void attributes(Instant now, Token token);
@@ -84,7 +91,9 @@ class FileAgent {
   void recalled(const Recall& message);
   void flush_acked(const FlushAck& message);
   void fetched(FetchReply message, AgentActions& actions);
-  void reset(Instant now, AgentActions& actions);
+  void reset(Instant now, Agent::Dirty dirty, AgentActions& actions);
+  // Leases are not good any more: the kernel must show nothing of what went with them.
+  void suspend(Instant now, AgentActions& actions);
 
   // Carries out whatever has become possible.
   void step(Instant now, AgentActions& actions);
@@ -198,6 +207,8 @@ class FileAgent {
   void known_to_kernel();
   void set_dirty_bytes(uint64_t before);
   Flush new_flush();
+  void note_flight(const Flush& flush, uint64_t bytes);
+  void rescue_dirty(AgentActions& actions);
   // `Source`: Bytes (whole pages are kept) or a span (copied).
   template <class Source>
   void wrote(uint64_t offset, const Source& bytes, Timestamp wall, bool extend);
@@ -277,7 +288,16 @@ class FileAgent {
   // Whether one of them may be active: thousands of waiting fills need not look for it each.
   bool some_active_ = false;
   std::list<PendingRecall> recalls_;
-  std::map<uint64_t, uint64_t> flights_;  // flushes under way -> bytes
+  // Flushes under way. Their bytes stay with us: a page that was given up is not in `dirty_` any
+  // more, and if the session ends before the home has it nobody else has.
+  struct Flight {
+    uint64_t bytes = 0;
+    std::vector<Extent> extents;
+    DirtyAttributes attributes;
+  };
+  std::map<uint64_t, Flight> flights_;
+  // T5: what the kernel writes back is of a session that was fenced, until all its pages are gone.
+  bool fenced_ = false;
   std::deque<PageRange>
       touched_;  // the last direct reads and writes: not given away beyond what is recalled
   std::optional<Instant> wake_;  // a recall waits for this (K13)

@@ -1,4 +1,6 @@
 // Bytes written here: taken in, sent, counted.
+#include <algorithm>
+#include <cerrno>
 #include <utility>
 
 #include "coherence/file_agent.h"
@@ -48,6 +50,49 @@ Flush FileAgent::new_flush() {
   return flush;
 }
 
+void FileAgent::note_flight(const Flush& flush, uint64_t bytes) {
+  flights_.emplace(flush.flush, Flight{bytes, flush.extents, flush.attributes});
+  shared_.flush_bytes_in_flight += bytes;
+}
+
+// In the order in which they were written. What was under way may have arrived or not.
+void FileAgent::rescue_dirty(AgentActions& actions) {
+  DirtyAttributes attributes = std::exchange(dirty_attributes_, {});
+  for (const auto& [id, flight] : flights_) {
+    const DirtyAttributes& sent = flight.attributes;
+    attributes.has_size = attributes.has_size || sent.has_size;
+    attributes.has_mtime = attributes.has_mtime || sent.has_mtime;
+    attributes.size = std::max(attributes.size, sent.size);
+    attributes.mtime = std::max(attributes.mtime, sent.mtime);
+  }
+  // It may have gone with an ack that came to nothing.
+  if (!attributes.has_mtime && attributes_.mtime != Timestamp{}) {
+    attributes.has_mtime = true;
+    attributes.mtime = attributes_.mtime;
+  }
+  const auto rescue = [&](std::vector<Extent> extents) {
+    for (const Extent& extent : extents) shared_.statistics.rescued_bytes += extent.bytes.size();
+    write_error_ = EIO;
+    actions.push_back(Rescue{id_, std::move(extents), attributes});
+  };
+  for (auto& [id, flight] : flights_) {
+    shared_.flush_bytes_in_flight -= flight.bytes;
+    if (!flight.extents.empty()) rescue(std::move(flight.extents));
+  }
+  flights_.clear();
+  while (dirty_.has_unsent()) {
+    uint64_t bytes = 0;
+    std::vector<Extent> extents =
+        dirty_.take_unsent(PageRange::all(), shared_.next_id++, kFlushMax, &bytes);
+    if (extents.empty()) break;
+    rescue(std::move(extents));
+  }
+  const uint64_t before = dirty_.bytes();
+  dirty_.remove(PageRange::all());
+  dirty_.resend();  // forgets the flushes that never were
+  set_dirty_bytes(before);
+}
+
 bool FileAgent::send_dirty(PageRange range, bool all, AgentActions& actions) {
   while (dirty_.has_unsent()) {
     if (!all && shared_.flush_bytes_in_flight >= shared_.options.flush_window_bytes) {
@@ -70,8 +115,7 @@ bool FileAgent::send_dirty(PageRange range, bool all, AgentActions& actions) {
     ++shared_.next_id;
     ++shared_.statistics.flushes;
     shared_.statistics.flush_bytes += bytes;
-    flights_.emplace(flush.flush, bytes);
-    shared_.flush_bytes_in_flight += bytes;
+    note_flight(flush, bytes);
     actions.push_back(SendToHome{std::move(flush)});
   }
   // Size and time stamps go with the whole file's flush; the Attributes lease is still here, so
@@ -80,7 +124,7 @@ bool FileAgent::send_dirty(PageRange range, bool all, AgentActions& actions) {
       truncations_ == 0) {
     Flush flush = new_flush();
     flush.attributes = std::exchange(dirty_attributes_, {});
-    flights_.emplace(flush.flush, 0);
+    note_flight(flush, 0);
     actions.push_back(SendToHome{std::move(flush)});
   }
   return true;

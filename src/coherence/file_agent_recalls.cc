@@ -160,6 +160,7 @@ void FileAgent::ack_data(const PendingRecall& recall, AgentActions& actions) {
                 .busy = false};
   if (recall.id == 0) {  // after a reset: nobody to tell, and the bytes are on their way
     leases_.reduce(given, LeaseMode::None);
+    fenced_ = false;
     return;
   }
   if (mistakes.has(Mistake::AckBeforeFlush)) actions.push_back(SendToHome{ack});
@@ -178,6 +179,8 @@ void FileAgent::ack_data(const PendingRecall& recall, AgentActions& actions) {
 
 PageSet FileAgent::purges_wanted(Instant now) {
   PageSet need = cut_off_;
+  if (shared_.suspended)
+    for (PageRange piece : kernel_.resident().ranges()) need.add(piece);
   for (const Request& request : requests_) {
     if (request.kind == Kind::Write && request.active) need.add(request.range);
     if (request.kind == Kind::Truncate && !request.active && flights_.empty() && !may_write())

@@ -104,7 +104,7 @@ bool FileAgent::answers_at_once(Instant now, const Request& request) const {
 
 // Never waits: its asker holds nothing but is waited for.
 void FileAgent::own_attributes(Token token, AgentActions& actions) {
-  if (attributes_mode_ == LeaseMode::None) {
+  if (attributes_mode_ == LeaseMode::None || shared_.suspended) {
     actions.push_back(ReplyError{token, EAGAIN});
     return;
   }

@@ -166,6 +166,7 @@ void Home::receive(NodeId node, const RecallAck& message, HomeActions& actions) 
       set_in_use(message.file, fs, node, message.in_use, actions);
     }
     rs.holders.reduce(given, node, recall->second.to);
+    recalls_.erase(recall->first);
     rs.recalls.erase(recall);
     promote(message.file, fs, resource, actions, given);
     erase_if_idle(message.file, actions);
@@ -216,7 +217,11 @@ void Home::node_gone(NodeId node, HomeActions& actions) {
       ResourceState& rs = fs.of(resource);
       rs.holders.remove(node);
       std::erase_if(rs.waiters, [&](const Waiter& w) { return !w.operation && w.node == node; });
-      std::erase_if(rs.recalls, [&](const auto& entry) { return entry.second.node == node; });
+      std::erase_if(rs.recalls, [&](const auto& entry) {
+        if (entry.second.node != node) return false;
+        recalls_.erase(entry.first);
+        return true;
+      });
     }
     for (Resource resource : kResources) promote(file, fs, resource, actions);
     erase_if_idle(file, actions);
@@ -346,6 +351,7 @@ bool Home::recall_conflicts(FileId file, ResourceState& rs, Resource resource, c
     if (under_way) continue;
     uint64_t id = next_recall_++;
     rs.recalls.emplace(id, OutstandingRecall{node, want.range, want.to});
+    recalls_.emplace(id, file);
     actions.push_back(SendRecall{
         node,
         Recall{
@@ -640,12 +646,13 @@ HomeCounts Home::counts() const {
 
 std::vector<Home::PendingRecall> Home::pending_recalls(size_t most) const {
   std::vector<PendingRecall> out;
-  for (const auto& [file, fs] : files_) {
+  for (const auto& [id, file] : recalls_) {
+    if (out.size() == most) break;
+    const FileState& fs = *files_.at(file);
     for (Resource resource : kResources) {
-      for (const auto& [id, recall] : fs->of(resource).recalls) {
-        if (out.size() == most) return out;
-        out.push_back({file, recall.node, resource, recall.range});
-      }
+      const auto& recalls = fs.of(resource).recalls;
+      if (auto it = recalls.find(id); it != recalls.end())
+        out.push_back({id, file, it->second.node, resource, it->second.range});
     }
   }
   return out;
@@ -690,6 +697,10 @@ void Home::check() const {
     for (const ResourceState& rs : fs->resources)
       for (const Waiter& waiter : rs.waiters)
         if (!waiter.operation) ++waiting[waiter.node];
+  size_t recalls = 0;
+  for (const auto& [file, fs] : files_)
+    for (const ResourceState& rs : fs->resources) recalls += rs.recalls.size();
+  VR_CHECK_MSG(recalls == recalls_.size(), "the recalls under way are known");
   VR_CHECK_MSG(waiting == waiting_of_, "the requests that wait are counted");
   for (const auto& [file, fs] : files_) {
     for (const ResourceState& rs : fs->resources) {

@@ -162,8 +162,9 @@ class Home {
   // Files of which a node other than 0 may hold bytes or attributes that are not here.
   std::vector<FileId> files_dirty_elsewhere() const;
   HomeCounts counts() const;
-  // The recalls that have not been acked, for `status`.
+  // The recalls that have not been acked, by age.
   struct PendingRecall {
+    uint64_t id = 0;
     FileId file;
     NodeId node;
     Resource resource;
@@ -221,6 +222,7 @@ class Home {
   size_t requests_max_;
   std::map<NodeId, size_t> waiting_of_;  // lease requests; nodes without any are not in it
   uint64_t next_recall_ = 1;
+  std::map<uint64_t, FileId> recalls_;  // not acked, all files
   std::unordered_map<FileId, std::unique_ptr<FileState>, FileIdHash> files_;
 };
 

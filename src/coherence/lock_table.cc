@@ -189,6 +189,22 @@ void LockTable::node_gone(NodeId node, std::vector<Ticket>& woken) {
   for (FileId file : touched) wake(file, woken);
 }
 
+std::vector<LockTable::Blocker> LockTable::blockers() const {
+  std::vector<Blocker> out;
+  for (const auto& [file, locks] : files_) {
+    if (locks.waiting.empty()) continue;
+    for (const auto& held : locks.held)
+      for (const HeldLock& lock : held)
+        for (const Request& request : locks.waiting)
+          if (lock.owner.node != request.owner.node && conflicts(lock, request)) {
+            if (out.empty() || out.back().file != file || out.back().node != lock.owner.node)
+              out.push_back({file, lock.owner.node});
+            break;
+          }
+  }
+  return out;
+}
+
 size_t LockTable::held() const {
   size_t n = 0;
   for (const auto& [file, locks] : files_) n += locks.held[0].size() + locks.held[1].size();

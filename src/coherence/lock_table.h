@@ -87,6 +87,13 @@ class LockTable {
                std::vector<Ticket>& cancelled);
   void node_gone(NodeId node, std::vector<Ticket>& woken);
 
+  // Locks of one node that requests of another wait for.
+  struct Blocker {
+    FileId file;
+    NodeId node;
+  };
+  std::vector<Blocker> blockers() const;
+
   size_t held() const;
   size_t waiting() const;
   // Those who wait, each with the locks and the earlier requests in its way.

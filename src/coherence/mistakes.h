@@ -33,6 +33,8 @@ enum class Mistake : uint8_t {
   ForgetRenamedNames,  // the kernel's right to a name that was renamed is not followed
   WakeNobody,          // a lock is given back and who waits for it is not told
   AllowCircles,        // lock requests may wait for each other in a circle
+  ServeAfterExpiry,    // T3: caches and leases are used although their time is over
+  FlushAfterFence,     // T5: dirty bytes of a fenced session go to the home in the next
   kCount,
 };
 
@@ -92,6 +94,10 @@ constexpr std::string_view name_of(Mistake m) {
       return "wake-nobody";
     case Mistake::AllowCircles:
       return "allow-circles";
+    case Mistake::ServeAfterExpiry:
+      return "serve-after-expiry";
+    case Mistake::FlushAfterFence:
+      return "flush-after-fence";
     case Mistake::kCount:
       break;
   }

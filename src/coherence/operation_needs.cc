@@ -179,11 +179,14 @@ bool gives_up(const Operation& operation) {
   return std::holds_alternative<LeaveCall>(operation);
 }
 
-bool is_idempotent(const Operation& operation) {
+// Locks end with the session that holds them: in the next, a lock call that was carried out has not
+// been.
+bool is_repeatable(const Operation& operation) {
   return is_quick(operation) || std::holds_alternative<ReadDirectoryCall>(operation) ||
          std::holds_alternative<SyncCall>(operation) ||
          std::holds_alternative<ListXattrCall>(operation) ||
          std::holds_alternative<SeekCall>(operation) ||
+         std::holds_alternative<LockCall>(operation) ||
          std::holds_alternative<SetAttributesCall>(operation);
 }
 

@@ -44,6 +44,6 @@ bool is_quick(const Operation& operation);
 // Only lets go of something; never refused for lack of room.
 bool gives_up(const Operation& operation);
 // Doing it twice is as good as once.
-bool is_idempotent(const Operation& operation);
+bool is_repeatable(const Operation& operation);
 
 }  // namespace vremote::coherence

@@ -193,15 +193,15 @@ TEST(OperationNeedsTest, CapabilitiesAreReadAndSetWhenAllThatWasWrittenIsOnDisk)
 }
 
 TEST(OperationNeedsTest, WhatIsDoneTwiceWithoutHarmIsTold) {
-  EXPECT_TRUE(is_idempotent(LookupCall{}));
-  EXPECT_TRUE(is_idempotent(SetAttributesCall{}));
-  EXPECT_TRUE(is_idempotent(SyncCall{}));
-  EXPECT_FALSE(is_idempotent(CreateCall{}));
-  EXPECT_FALSE(is_idempotent(RenameCall{}));
-  EXPECT_FALSE(is_idempotent(RemoveCall{}));
-  EXPECT_FALSE(is_idempotent(LinkCall{}));
-  EXPECT_FALSE(is_idempotent(AllocateCall{}));
-  EXPECT_FALSE(is_idempotent(CopyCall{}));
+  EXPECT_TRUE(is_repeatable(LookupCall{}));
+  EXPECT_TRUE(is_repeatable(SetAttributesCall{}));
+  EXPECT_TRUE(is_repeatable(SyncCall{}));
+  EXPECT_FALSE(is_repeatable(CreateCall{}));
+  EXPECT_FALSE(is_repeatable(RenameCall{}));
+  EXPECT_FALSE(is_repeatable(RemoveCall{}));
+  EXPECT_FALSE(is_repeatable(LinkCall{}));
+  EXPECT_FALSE(is_repeatable(AllocateCall{}));
+  EXPECT_FALSE(is_repeatable(CopyCall{}));
 }
 
 TEST(OperationNeedsTest, OnlyWhatLetsGoIsNeverRefusedForLackOfRoom) {

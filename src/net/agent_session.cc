@@ -50,7 +50,8 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
       link->lane->set_handlers(
           {.on_message = [this, l = link.get()](const auto& frame) { return deliver(*l, frame); },
            .on_lost = [this, l = link.get()](const Error& e,
-                                             bool hopeless) { lost(*l, e, hopeless); }});
+                                             bool hopeless) { lost(*l, e, hopeless); },
+           .on_renewed = [this] { renewed(); }});
       link->lane->open(generation_);
     }
   }
@@ -139,6 +140,7 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     Timer redial;
     int64_t backoff_ms = 0;
     uint32_t greeted_generation = 0;  // the session that the last Hello was about
+    Instant greeted_at;               // boot_now() before it was sent
     Instant attached_at;
   };
   struct Welcomed {
@@ -157,6 +159,18 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
   bool is_stopped() const {
     std::lock_guard lock(mutex_);
     return stopped_;
+  }
+
+  // A lane's renewal belongs to the session that it belongs to: closing it for a reset comes after
+  // this, on the same loop, and voids renewed_at().
+  void renewed() {
+    uint32_t generation = 0;
+    {
+      std::lock_guard lock(mutex_);
+      if (stopped_ || resetting_) return;
+      generation = generation_;
+    }
+    if (callbacks_.on_renewed && renewed_at().ns != 0) callbacks_.on_renewed(generation);
   }
 
   Status deliver(Link& link, const FrameReader::Frame& frame) {
@@ -207,6 +221,7 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     link.lane->detach();
     wire::Hello hello = hello_of(link);
     hello.received = link.lane->received();
+    link.greeted_at = EventLoop::boot_now();
     std::lock_guard lock(mutex_);
     link.greeted_generation = hello.session_epoch == epoch_ ? generation_ : 0;
     return hello;
@@ -228,8 +243,13 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
         return begin_reset_locked("the home has begun another session");
       }
     }
+    // A term is worth several pings, and what is lost with a connection must be noticed within it.
+    if (const int64_t term_ms = w.lease_term_ms; term_ms > 0)
+      link.lane->set_pace(std::clamp<int64_t>(term_ms / 5, 1, options_.ping_interval_ms),
+                          std::clamp<int64_t>(term_ms * 4 / 5, 1, options_.silence_max_ms));
     Status attached =
         link.lane->attach(std::move(answer.stream), std::move(answer.reader), w.received, {});
+    if (attached) link.lane->renew(link.greeted_at);
     std::lock_guard lock(mutex_);
     if (stopped_ || resetting_ || link.greeted_generation != generation_) return;
     if (!attached) return begin_reset_locked(attached.error().what);

@@ -45,9 +45,9 @@ struct AgentSessionOptions {
   int64_t backoff_min_ms = 100, backoff_max_ms = 2000;
   int64_t refused_backoff_ms = 10000;  // after a refusal that somebody must mend
   int64_t connect_timeout_ms = 5000;   // of one connect and of the handshake
-  int64_t ping_interval_ms = 2000;     // on every lane
-  int64_t silence_max_ms =
-      8000;  // a connection that says nothing for so long is closed and dialled again
+  int64_t ping_interval_ms = 2000;     // on every lane; more often when the lease term is short
+  int64_t silence_max_ms = 8000;       // a connection that says nothing for so long is closed and
+                                       // dialled again; never more than most of the lease term
 };
 
 class AgentSession {
@@ -65,6 +65,8 @@ class AgentSession {
     // on_message of the old session and before the first of the next. What is sent until it returns
     // is dropped.
     std::function<void(const std::string& why)> on_reset;
+    // renewed_at() is later than before. On any lane's loop. Optional.
+    std::function<void(uint32_t generation)> on_renewed = {};
   };
 
   // `loops` outlive the session.
@@ -92,7 +94,8 @@ class AgentSession {
 
   bool connected() const;  // at least one lane
   // When the oldest of the last answered pings of all lanes was *sent*: from then on the home has
-  // heard of us, on every lane. The start of the lease term. {0} before the first.
+  // heard of us, on every lane. The start of the lease term, by EventLoop::boot_now(). {0} while
+  // some lane of the session has never been connected.
   Instant renewed_at() const;
   std::vector<LaneStats> stats() const;
 

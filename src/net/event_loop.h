@@ -87,6 +87,9 @@ class EventLoop {
   }
 
   static Instant now();  // CLOCK_MONOTONIC
+  // CLOCK_BOOTTIME: the same, but it goes on while the machine sleeps. What lease terms are counted
+  // with on the side that must stop in time.
+  static Instant boot_now();
 
  private:
   friend class Watch;

@@ -111,10 +111,10 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     for (const auto& lane : session->lanes) on ? lane->pause() : lane->resume();
   }
 
-  void end_session(SessionId id) {
-    loops_[0]->post([self = shared_from_this(), id] {
+  void end_session(SessionId id, const std::string& why) {
+    loops_[0]->post([self = shared_from_this(), id, why] {
       if (self->stopped_) return;
-      if (auto session = self->find(id)) self->begin_end(session, "ended by this node");
+      if (auto session = self->find(id)) self->begin_end(session, why);
     });
   }
 
@@ -448,7 +448,9 @@ Status HomeServer::send(SessionId session, uint32_t lane, const coherence::ToAge
 }
 void HomeServer::pause(SessionId session) { impl_->pause(session, true); }
 void HomeServer::resume(SessionId session) { impl_->pause(session, false); }
-void HomeServer::end_session(SessionId session) { impl_->end_session(session); }
+void HomeServer::end_session(SessionId session, const std::string& why) {
+  impl_->end_session(session, why);
+}
 std::optional<Instant> HomeServer::last_heard(SessionId session) const {
   return impl_->last_heard(session);
 }

@@ -91,7 +91,7 @@ class HomeServer {
 
   // Makes the session void, as when its lease expired: on_reset follows, and the node is told when
   // it comes back. Any thread.
-  void end_session(SessionId session);
+  void end_session(SessionId session, const std::string& why);
 
   // When the quietest lane of the session was last heard: the home's start of the lease term. Empty
   // when the session is gone.

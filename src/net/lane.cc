@@ -225,7 +225,7 @@ Status Lane::handle(const FrameReader::Frame& frame) {
       if (!ping_open_ || frame.preamble.sequence != ping_id_)
         return fail(EPROTO, "an answer to no ping");
       ping_open_ = false;
-      renewed_at_ = ping_sent_.ns;
+      renew(ping_sent_);
       return {};
     case FrameType::Hello:
     case FrameType::Welcome:
@@ -352,6 +352,17 @@ Status Lane::attach(std::unique_ptr<Stream> stream, FrameReader reader, uint64_t
   return {};
 }
 
+void Lane::set_pace(int64_t ping_interval_ms, int64_t silence_max_ms) {
+  if (options_.ping_interval_ms > 0) options_.ping_interval_ms = ping_interval_ms;
+  options_.silence_max_ms = silence_max_ms;
+}
+
+void Lane::renew(Instant sent) {
+  if (sent.ns <= renewed_at_) return;
+  renewed_at_ = sent.ns;
+  if (handlers_.on_renewed) handlers_.on_renewed();
+}
+
 Status Lane::watch_readable() {
   if (paused_) return {};
   VR_TRY(watch, loop_.watch(stream_->fd(), [this] { read_some(); }));
@@ -428,7 +439,7 @@ void Lane::tick() {
     return lose({ETIMEDOUT, fmt::format("nothing heard for {} ms", options_.silence_max_ms)});
   if (options_.ping_interval_ms > 0 && !ping_open_) {
     ping_open_ = true;
-    ping_sent_ = now;
+    ping_sent_ = EventLoop::boot_now();
     std::lock_guard lock(mutex_);
     add_control(FrameType::Ping, ++ping_id_ & wire::kSequenceMax);
     flush_locked();

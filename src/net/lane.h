@@ -47,6 +47,8 @@ class Lane : public std::enable_shared_from_this<Lane> {
     // again without any progress between; the same message would be sent for ever, so the session
     // must end.
     std::function<void(const Error&, bool hopeless)> on_lost;
+    // renewed_at() is new. Optional.
+    std::function<void()> on_renewed = {};
   };
 
   Lane(EventLoop& loop, Options options);
@@ -79,11 +81,16 @@ class Lane : public std::enable_shared_from_this<Lane> {
   }  // any byte; the construction before the first
   Instant renewed_at() const {
     return {renewed_at_.load()};
-  }  // when the last answered ping was sent; {0} before the first
+  }  // when the last answered ping was sent (boot_now()); {0} before the first
 
   // ---- the lane's loop ----
 
   void set_handlers(Handlers handlers) { handlers_ = std::move(handlers); }
+  // From the next connection on. The first of those in the options is 0 for a side that does not
+  // ping; it stays so.
+  void set_pace(int64_t ping_interval_ms, int64_t silence_max_ms);
+  // The peer has heard of us: it answered what was sent then.
+  void renew(Instant sent);
   // Takes a connection whose handshake is done. The peer has received messages up to
   // `peer_received`; `first` is written before anything else. Replaces an older connection. EPROTO
   // when `peer_received` is not possible.
@@ -121,7 +128,7 @@ class Lane : public std::enable_shared_from_this<Lane> {
   void wait_writable_locked();
 
   EventLoop& loop_;
-  const Options options_;
+  Options options_;  // the loop's
   Handlers handlers_;
   LaneCounters counters_;
   std::atomic<int64_t> last_heard_, renewed_at_{0};

@@ -229,7 +229,7 @@ TEST(SessionTest, ASessionThatTheHomeEndsIsResetAtTheAgent) {
   TestAgent agent(home.address());
   ASSERT_TRUE(agent.session->send(0, numbered_to_home(1)));
   ASSERT_TRUE(home.journal.until([&] { return home.seen.count == 1; }));
-  home.server->end_session(1);
+  home.server->end_session(1, "ended by the test");
   // A lane whose handshake was under way may bring the old session back for a moment.
   ASSERT_TRUE(agent.journal.until(
       [&] { return !agent.seen.infos.empty() && agent.seen.infos.back().session > 1; }));

@@ -5,6 +5,7 @@
 #include <sys/uio.h>
 #include <time.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <thread>
@@ -79,7 +80,7 @@ void AgentService::with(Shard& shard, Event event) {
   {
     std::lock_guard lock(shard.mutex);
     AgentActions actions;
-    event(shard.agent, net::EventLoop::now(), actions);
+    event(shard.agent, lease_clock(), actions);
     carry_out(shard, actions, after);
     arm(shard);
   }
@@ -157,6 +158,9 @@ void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<Af
                 send_(file, std::move(a.message));
               }
             },
+            [&](Rescue& a) {
+              if (environment_.rescue) environment_.rescue(home_name_, std::move(a));
+            },
             [&](EntriesLost& a) {
               shard.names.lost(a.dir);
               shard.listings.forget(a.dir);
@@ -181,7 +185,7 @@ void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<Af
 
 // For the latencies: a recall until its ack, a flush until the home has it. Under the shard's lock.
 void AgentService::note_sent(Shard& shard, const ToHome& message) {
-  const Instant now = net::EventLoop::now();
+  const Instant now = lease_clock();
   if (const auto* flush = std::get_if<Flush>(&message)) shard.under_way.emplace(flush->flush, now);
   if (const auto* ack = std::get_if<RecallAck>(&message)) {
     if (auto it = shard.recalls.find(ack->recall); it != shard.recalls.end()) {
@@ -255,7 +259,8 @@ void AgentService::arm(Shard& shard) {
   if (!next || (shard.armed && *shard.armed <= *next)) return;
   shard.armed = next;
   net::EventLoop* loop = environment_.loops[shard.index % environment_.loops.size()];
-  shard.timer = loop->call_at(*next, [this, &shard] {
+  // The agent's clock is not the loop's: only the way from now to then is the same.
+  shard.timer = loop->call_after(std::max<int64_t>(*next - lease_clock(), 0), [this, &shard] {
     {
       std::lock_guard lock(shard.mutex);
       shard.armed.reset();
@@ -332,7 +337,7 @@ void AgentService::write(Waiting waiting, FileId file, Placement at, Bytes bytes
 bool AgentService::write_now(Waiting waiting, FileId file, Placement at,
                              std::span<const std::byte> bytes) {
   Shard& shard = shard_of(file);
-  const Instant now = net::EventLoop::now();
+  const Instant now = lease_clock();
   bool timed = false;
   {
     std::lock_guard lock(shard.mutex);
@@ -346,8 +351,9 @@ bool AgentService::write_now(Waiting waiting, FileId file, Placement at,
     if (done->new_deadline) arm(shard);
     timed = ++shard.written_now % kTimedWrites == 0;
   }
-  answer_write(waiting, 0, static_cast<uint32_t>(bytes.size()),
-               timed ? std::optional(now.ns) : std::nullopt);
+  answer_write(
+      waiting, 0, static_cast<uint32_t>(bytes.size()),
+      timed ? std::optional(net::EventLoop::now().ns - (lease_clock() - now)) : std::nullopt);
   return true;
 }
 
@@ -500,13 +506,14 @@ bool AgentService::may_be_mapped(FileId file) {
 std::optional<uint32_t> AgentService::peek_mode(FileId file) {
   Shard& shard = shard_of(file);
   std::lock_guard lock(shard.mutex);
+  if (!shard.agent.leases_good(lease_clock())) return std::nullopt;
   return shard.agent.peek_mode(file);
 }
 
 bool AgentService::has_no_xattrs(FileId file) {
   Shard& shard = shard_of(file);
   std::lock_guard lock(shard.mutex);
-  return shard.agent.has_no_xattrs(file);
+  return shard.agent.leases_good(lease_clock()) && shard.agent.has_no_xattrs(file);
 }
 
 void AgentService::list(Waiting waiting, const Caller& caller, FileId dir, uint64_t cookie,
@@ -552,7 +559,9 @@ void AgentService::list(Waiting waiting, const Caller& caller, FileId dir, uint6
 std::optional<DirectoryPage> AgentService::listed_before(FileId dir, uint64_t cookie) {
   Shard& shard = shard_of(dir);
   std::lock_guard lock(shard.mutex);
-  if (!shard.agent.may_give_names(dir) || shard.names.changing(dir)) return std::nullopt;
+  if (!shard.agent.leases_good(lease_clock()) || !shard.agent.may_give_names(dir) ||
+      shard.names.changing(dir))
+    return std::nullopt;
   const DirectoryPage* page = shard.listings.find(dir, cookie);
   return page == nullptr ? std::nullopt : std::optional(*page);
 }
@@ -608,7 +617,7 @@ void AgentService::lookup(Waiting waiting, const Caller& caller, FileId dir, std
   bool has_lease = false;
   {
     std::lock_guard lock(shard.mutex);
-    has_lease = shard.agent.has_entries(dir);
+    has_lease = shard.agent.has_entries(dir) && shard.agent.leases_good(lease_clock());
     if (has_lease) known = shard.names.find(dir, name);
   }
   if (known.known) {
@@ -645,7 +654,7 @@ bool AgentService::give_name(uint64_t node, FileId dir, const std::string& name,
                              std::optional<FileId> file, uint32_t tid) {
   Shard& shard = shard_of(dir);
   std::lock_guard lock(shard.mutex);
-  if (!shard.agent.may_give_names(dir)) return false;
+  if (!shard.agent.leases_good(lease_clock()) || !shard.agent.may_give_names(dir)) return false;
   const NameCache::Answer known = shard.names.find(dir, name);
   if (!known.known || known.file != file) return false;
   if (!environment_.kernel_names->give(node, name, file.has_value(), tid, net::EventLoop::now()))
@@ -767,7 +776,8 @@ bool AgentService::follow_rename(const RenameCall& rename, const std::vector<Cha
   const auto follow = [&](const Change& from, const Change& to) {
     Shard& shard = shard_of(to.dir);
     std::lock_guard lock(shard.mutex);
-    const bool leased = shard.agent.may_give_names(to.dir);
+    const bool leased =
+        shard.agent.leases_good(lease_clock()) && shard.agent.may_give_names(to.dir);
     if (leased) shard.agent.names_given(to.dir);
     return environment_.kernel_names->move(from.node, from.name, to.node, to.name, leased, tid);
   };
@@ -802,17 +812,39 @@ void AgentService::receive(ToAgent&& message) {
   });
 }
 
-void AgentService::reset() {
+void AgentService::renew(Instant until) {
+  for (auto& shard : shards_)
+    with(*shard, [&](Agent& agent, Instant now, AgentActions& actions) {
+      agent.renew(now, until, actions);
+    });
+}
+
+void AgentService::fail_calls() {
+  std::vector<ThenReply> failed;
+  {
+    std::lock_guard lock(calls_mutex_);
+    for (auto& [id, pending] : calls_) failed.push_back(std::move(pending.then));
+    calls_.clear();  // their replies, if there are ever any, find nobody
+  }
+  for (ThenReply& then : failed) then(Reply{.call = 0, .error = EIO, .outcome = {}});
+}
+
+void AgentService::reset(Agent::Dirty dirty) {
   home_restarted_ = true;
   for (auto& shard : shards_)
-    with(*shard,
-         [](Agent& agent, Instant now, AgentActions& actions) { agent.reset(now, actions); });
+    with(*shard, [&](Agent& agent, Instant now, AgentActions& actions) {
+      agent.reset(now, dirty, actions);
+      shard->recalls.clear();
+      shard->under_way.clear();
+    });
+  // In the order in which they were made: of two for one file the later must not come first.
   std::vector<uint64_t> again, lost;
   {
     std::lock_guard lock(calls_mutex_);
     for (auto& [id, pending] : calls_)
-      (is_idempotent(pending.call.operation) ? again : lost).push_back(id);
+      (is_repeatable(pending.call.operation) ? again : lost).push_back(id);
   }
+  std::ranges::sort(again);
   for (uint64_t id : lost) {
     // The home may or may not have carried it out before it stopped: the caller must look.
     Reply reply{.call = id, .error = EIO, .outcome = {}};

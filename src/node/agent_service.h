@@ -69,6 +69,8 @@ class AgentService {
     // never.
     std::function<bool()> backlogged = {};
     std::function<fuse::OwnView*()> own_view;  // may give nothing
+    // Keeps what may not go to the home any more. Never blocks.
+    std::function<void(const std::string& home, coherence::Rescue&&)> rescue = {};
   };
 
   AgentService(std::string home_name, const coherence::AgentOptions& options, bool local, Send send,
@@ -145,7 +147,15 @@ class AgentService {
 
   // ---- the network ----
   void receive(coherence::ToAgent&& message);
-  void reset();
+  // The session is another (coherence::Agent::reset). Calls that may be repeated are, the others
+  // end with EIO.
+  void reset(coherence::Agent::Dirty dirty);
+  // Leases are good until then, by lease_clock(); a time that is past ends that at once.
+  void renew(Instant until);
+  // Goes on while the machine sleeps: other nodes do not.
+  static Instant lease_clock() { return net::EventLoop::boot_now(); }
+  // Ends what waits for the home with EIO: a soft mount's patience is over.
+  void fail_calls();
 
   void flush_all();
   bool idle_dirty();

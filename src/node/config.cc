@@ -92,6 +92,27 @@ Status read_cache(const Section& cache, Config& config) {
   return {};
 }
 
+Status read_lease(const Section& lease, Config& config) {
+  VR_TRY_VOID(lease.only(
+      {"term_ms", "grace_ms", "recall_warn_ms", "recall_deadline_ms", "soft_timeout_ms"}));
+  VR_TRY_VOID(lease.integer("term_ms", config.lease_term_ms, 1000, 600'000));
+  VR_TRY_VOID(lease.integer("grace_ms", config.grace_ms, 0, 3600 * 1000));
+  VR_TRY_VOID(lease.integer("recall_warn_ms", config.recall_warn_ms, 100, 3600 * 1000));
+  VR_TRY_VOID(lease.integer("recall_deadline_ms", config.recall_deadline_ms, 1000, 3600 * 1000));
+  VR_TRY_VOID(lease.integer("soft_timeout_ms", config.soft_timeout_ms, 0, 24 * 3600 * 1000));
+  if (config.recall_deadline_ms < config.lease_term_ms)
+    return lease.bad("recall_deadline_ms",
+                     fmt::format("{} is shorter than the lease term of {}: a node that is cut off "
+                                 "for a moment would be put out; make it longer",
+                                 config.recall_deadline_ms, config.lease_term_ms));
+  if (config.grace_ms != 0 && config.grace_ms < config.lease_term_ms)
+    return lease.bad(
+        "grace_ms", fmt::format("{} is shorter than the lease term of {}; make it longer, or 0 for "
+                                "the term itself",
+                                config.grace_ms, config.lease_term_ms));
+  return {};
+}
+
 Status read_exports(const Section& top, Config& config) {
   VR_TRY(sections, top.sections("export"));
   std::set<std::string> names;
@@ -140,7 +161,7 @@ Status read_peers(const Section& top, Config& config) {
 Status read_top(const Section& top, Config& config) {
   if (top.has("tls")) return top.bad("tls", "belongs below [cluster]; move it there");
   VR_TRY_VOID(top.only({"node", "cluster", "mount", "state_dir", "listen", "loops", "control",
-                        "log", "cache", "export", "peer"}));
+                        "log", "cache", "lease", "recovery_dir", "export", "peer"}));
   if (!top.has("node"))
     return top.bad("node", "is missing; give this node a name of its own: node = \"node1\"");
   VR_TRY_VOID(top.name("node", config.node));
@@ -173,6 +194,12 @@ Status read_top(const Section& top, Config& config) {
   if (log) VR_TRY_VOID(read_log(*log, config));
   VR_TRY(cache, top.section("cache"));
   if (cache) VR_TRY_VOID(read_cache(*cache, config));
+  VR_TRY(lease, top.section("lease"));
+  if (lease) VR_TRY_VOID(read_lease(*lease, config));
+  // The default state directory does not outlive a reboot; what people may want back must.
+  config.recovery_dir = config.state_dir == kDefaultStateDir ? std::string(kDefaultRecoveryDir)
+                                                             : config.state_dir + "/recovery";
+  VR_TRY_VOID(top.path("recovery_dir", config.recovery_dir));
   VR_TRY_VOID(read_exports(top, config));
   return read_peers(top, config);
 }

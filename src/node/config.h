@@ -19,6 +19,7 @@ namespace vremote::node {
 
 inline constexpr uint16_t kDefaultPort = 1104;
 inline constexpr std::string_view kDefaultStateDir = "/run/vremote";
+inline constexpr std::string_view kDefaultRecoveryDir = "/var/lib/vremote/recovery";
 
 // Where to listen or connect: a host name or a literal IPv4 or IPv6 address (without brackets), and
 // a port.
@@ -64,6 +65,13 @@ struct Config {
   uint64_t dirty_max_bytes = uint64_t{256} << 20;
   int64_t flush_after_ms = 1000;
   uint32_t readahead_kib = 1024;
+  // Of the homes here: how long a node that is not heard of keeps what others need.
+  int64_t lease_term_ms = 10'000;
+  int64_t grace_ms = 0;  // after a restart, for nodes to claim what they had; 0: the lease term
+  int64_t recall_warn_ms = 5'000, recall_deadline_ms = 60'000;
+  // Of the mount: calls that wait for an origin longer than this fail with EIO; 0: they wait.
+  int64_t soft_timeout_ms = 0;
+  std::string recovery_dir;  // what could not be flushed
   std::vector<ExportConfig> exports;
   std::vector<PeerConfig> peers;
   std::vector<std::string> warnings;  // for the log, at start: what is legal and still worth a word

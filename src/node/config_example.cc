@@ -9,6 +9,7 @@ std::string_view config_example() {
 node = "node1"              # this node's name, its own in the cluster: 1 to 63 of A-Z a-z 0-9 . _ -
 mount = "/vremote"          # where /vremote/<export>/... appears; an empty directory that exists
 state_dir = "/run/vremote"  # control socket and the like; one per node
+#recovery_dir = "/var/lib/vremote/recovery"  # what could not be flushed; by default this, or <state_dir>/recovery
 listen = "0.0.0.0:1104"     # or "[::]:1104"; the port is 1104 unless given
 #loops = 2                  # event loops; by default the number of processors, at most 4
 
@@ -30,6 +31,13 @@ level = "info"                  # trace, debug, info, warn, error
 dirty_max_mib = 256    # written and not yet at its origin: beyond it, writers wait for the flush
 flush_after_ms = 1000  # written data goes to its origin after so long
 readahead_kib = 1024   # the kernel's readahead window on the mount: a multiple of 4, at most 1024
+
+[lease]
+term_ms = 10000             # a node that is not heard of for so long loses what others need
+#grace_ms = 0               # after a restart: how long nodes may claim what they had; 0: the term
+recall_warn_ms = 5000       # a node that does not give back what it is asked for is reported
+recall_deadline_ms = 60000  # and put out, when it makes no progress for so long
+soft_timeout_ms = 0         # calls on this mount that wait longer for an origin fail with EIO; 0: they wait
 
 # The local directories this node shares; it is their origin. Each file may belong to one export only; names are unique in the cluster.
 #[[export]]

@@ -327,5 +327,23 @@ TEST(ReadConfigTest, SaysWhyAFileCannotBeRead) {
   std::filesystem::remove_all(directory);
 }
 
+TEST(ConfigTest, LeaseTimesAreReadAndBounded) {
+  const std::string start = "node = \"a\"\n[lease]\n";
+  auto config = parse_config(start + "term_ms = 2000\nsoft_timeout_ms = 500\n", "f");
+  ASSERT_TRUE(config) << config.error().what;
+  EXPECT_EQ(config->lease_term_ms, 2000);
+  EXPECT_EQ(config->soft_timeout_ms, 500);
+  EXPECT_FALSE(parse_config(start + "term_ms = 999\n", "f"));
+  EXPECT_FALSE(parse_config(start + "term_ms = 60000\nrecall_deadline_ms = 59999\n", "f"));
+  EXPECT_FALSE(parse_config(start + "grace_ms = 9999\n", "f"));
+  EXPECT_FALSE(parse_config(start + "no_such = 1\n", "f"));
+}
+
+TEST(ConfigTest, WhatCouldNotBeFlushedIsKeptWhereARebootLeavesIt) {
+  EXPECT_EQ(parse_config("node = \"a\"\n", "f")->recovery_dir, "/var/lib/vremote/recovery");
+  EXPECT_EQ(parse_config("node = \"a\"\nstate_dir = \"/x\"\n", "f")->recovery_dir, "/x/recovery");
+  EXPECT_EQ(parse_config("node = \"a\"\nrecovery_dir = \"/y\"\n", "f")->recovery_dir, "/y");
+}
+
 }  // namespace
 }  // namespace vremote::node

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -26,6 +27,9 @@ void cut_extents(std::vector<Extent>& extents, uint64_t size) {
       extent.bytes = extent.bytes.part(0, extent.offset < size ? size - extent.offset : 0);
   std::erase_if(extents, [](const Extent& extent) { return extent.bytes.empty(); });
 }
+
+// Recalls looked at in one tick: the oldest.
+constexpr size_t kBlockersMax = 4096;
 
 uint64_t work_of(const Flush& flush) {
   uint64_t bytes = 0;
@@ -78,6 +82,10 @@ void HomeService::receive(NodeId node, ToHome&& message) {
     start(node, std::move(*call));
     return;
   }
+  if (const auto* flush = std::get_if<Flush>(&message); flush != nullptr && watch_) {
+    std::lock_guard lock(patience_mutex_);
+    patience_.progress(node, flush->file, watched_at_.load());
+  }
   std::vector<FileId> touched;
   {
     std::lock_guard lock(mutex_);
@@ -103,10 +111,65 @@ void HomeService::leave(NodeId node, const Call& call) {
   deliver_(node, file_of(call.operation), Reply{.call = call.call, .error = 0, .outcome = {}});
 }
 
-void HomeService::node_gone(NodeId node) {
-  std::vector<FileId> touched;
+void HomeService::watch(Watch watch) {
+  patience_ = Patience(watch.options);
+  watch_ = std::move(watch);
+}
+
+void HomeService::tick(Instant now) {
+  if (!watch_) return;
+  std::vector<Patience::Blocker> blockers;
+  {
+    std::lock_guard lock(mutex_);
+    for (const Home::PendingRecall& recall : home_.pending_recalls(kBlockersMax))
+      blockers.push_back({recall.id, recall.node, recall.file});
+  }
   {
     std::lock_guard lock(locks_mutex_);
+    for (const LockTable::Blocker& lock_blocker : locks_.blockers())
+      blockers.push_back({0, lock_blocker.node, lock_blocker.file});
+  }
+  std::vector<Patience::Verdict> verdicts;
+  {
+    std::lock_guard lock(patience_mutex_);
+    watched_at_ = now;
+    verdicts = patience_.judge(now, blockers, watch_->heard);
+  }
+  for (const Patience::Verdict& verdict : verdicts)
+    (verdict.fence ? watch_->fence : watch_->report)(verdict);
+}
+
+bool HomeService::waits_for_fence(NodeId node, const Call& call,
+                                  const LockTable::Request& request) {
+  if (!watch_) return false;
+  const auto holder = locks_.test(request);
+  if (!holder || holder->owner.node == node) return false;
+  const auto heard = watch_->heard(holder->owner.node);
+  {
+    std::lock_guard lock(patience_mutex_);
+    if (!heard || !patience_.expired(watched_at_.load(), *heard)) return false;
+  }
+  behind_fence_.emplace_back(node, call);
+  watch_->fence({.node = holder->owner.node,
+                 .file = request.file,
+                 .fence = true,
+                 .waited_ns = watched_at_.load() - *heard,
+                 .why = "it was not heard of for the lease term and another wants its lock"});
+  return true;
+}
+
+void HomeService::node_gone(NodeId node) {
+  {
+    std::lock_guard lock(operations_mutex_);
+    for (auto& [id, running] : operations_)
+      if (running->node == node && !running->only_takes) running->abandoned = true;
+  }
+  std::vector<FileId> touched;
+  std::vector<std::pair<NodeId, Call>> again;
+  {
+    std::lock_guard lock(locks_mutex_);
+    std::erase_if(behind_fence_, [&](const auto& entry) { return entry.first == node; });
+    again.swap(behind_fence_);
     std::erase_if(lock_waiters_, [&](const auto& entry) { return entry.first.node == node; });
     lock_waiters_of_.erase(node);
     std::vector<LockTable::Ticket> woken;
@@ -121,6 +184,7 @@ void HomeService::node_gone(NodeId node) {
     enqueue(std::move(actions), touched);
   }
   pump(touched);
+  for (const auto& [who, call] : again) lock(who, call);
 }
 
 HomeCounts HomeService::counts() const {
@@ -174,6 +238,7 @@ void HomeService::lock(NodeId node, const Call& call) {
             reply_lock(c.file, ticket, 0, {}, touched);
             break;
           case LockTable::Decision::Conflict:
+            if (waits_for_fence(node, call, request)) break;
             reply_lock(c.file, ticket, EAGAIN, {}, touched);
             break;
           case LockTable::Decision::Deadlock:
@@ -191,6 +256,7 @@ void HomeService::lock(NodeId node, const Call& call) {
         }
         break;
       case LockAction::Test: {
+        if (waits_for_fence(node, call, request)) break;
         LockState state;
         if (auto in_the_way = locks_.test(request))
           state = {.free = false,
@@ -552,6 +618,11 @@ bool HomeService::gather(int64_t patience_ms) {
 void HomeService::execute(Running& running) {
   if (running.only_takes) {
     end(running, Outcome{});
+    return;
+  }
+  // Whoever asked for it may have asked again since, in another session, and gone on.
+  if (running.abandoned) {
+    end(running, fail(ECONNRESET));
     return;
   }
   end(running, store_of(file_of(running.call.operation))

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string_view>
 #include <unordered_map>
@@ -16,6 +17,7 @@
 #include "coherence/lock_table.h"
 #include "coherence/messages.h"
 #include "coherence/operation_needs.h"
+#include "coherence/patience.h"
 #include "node/file_queues.h"
 #include "node/undone_work.h"
 #include "store/store.h"
@@ -36,7 +38,19 @@ class HomeService {
               UndoneWork::Throttle throttle, coherence::Mistakes mistakes);
   ~HomeService();
 
+  // Who keeps others waiting too long: T4. `heard`: see Patience. `fence`: its session must end,
+  // and node_gone() be called; `report`: a word for the log. Before the first tick().
+  struct Watch {
+    coherence::Patience::Options options;
+    coherence::Patience::Heard heard;
+    std::function<void(const coherence::Patience::Verdict&)> fence, report;
+  };
+  void watch(Watch watch);
+  // Several times a second.
+  void tick(Instant now);
+
   void receive(NodeId node, coherence::ToHome&& message);
+  // What it had is free, what it asked for is not done any more.
   void node_gone(NodeId node);
   // Before the end: recalls what other nodes may hold dirty, so that it is on disk. Returns false
   // when some had not answered in time.
@@ -90,6 +104,7 @@ class HomeService {
     std::vector<coherence::OperationNeed> needs;
     size_t held = 0;
     bool second_part = false;
+    std::atomic<bool> abandoned{false};  // its node's session is over
     std::optional<Why> only_takes;  // its leases, and does nothing with them: nobody waits for it
     Instant since;
   };
@@ -111,6 +126,11 @@ class HomeService {
   // Under mutex_: puts the actions into their files' queues and notes the files in `touched`.
   void enqueue(coherence::HomeActions&& actions, std::vector<FileId>& touched);
   void pump(const std::vector<FileId>& touched);
+
+  // A node that is not heard of has the lock that `call` is in conflict with: it is fenced, and the
+  // call is tried again when it is gone. Under locks_mutex_.
+  bool waits_for_fence(NodeId node, const coherence::Call& call,
+                       const coherence::LockTable::Request& request);
 
   bool run(coherence::SendGrant& action, bool may_block);
   bool run(coherence::ApplyFlush& action, bool may_block);
@@ -137,6 +157,11 @@ class HomeService {
   };
   std::map<coherence::LockTable::Ticket, LockWaiter> lock_waiters_;
   std::map<NodeId, size_t> lock_waiters_of_;
+  std::vector<std::pair<NodeId, coherence::Call>> behind_fence_;  // lock calls
+  mutable std::mutex patience_mutex_;                             // taken after the others
+  std::optional<Watch> watch_;
+  std::atomic<Instant> watched_at_{};  // the last tick
+  coherence::Patience patience_{{}};
   std::mutex left_mutex_;
   std::set<NodeId> left_;  // said goodbye: what still arrives of them means nothing
   std::mutex operations_mutex_;

@@ -1,7 +1,10 @@
 #include "node/node.h"
 
+#include <fcntl.h>
+#include <fmt/format.h>
 #include <spdlog/spdlog.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,6 +25,10 @@ constexpr size_t kDiskThreads = 16;
 // Messages that wait for a home that is away. Programs that give up and try again add one each
 // time.
 constexpr size_t kQueuedForHomeMax = 65536;
+constexpr int64_t kTickMs = 200;
+constexpr int64_t kSweepNs = 60'000'000'000;
+// Nobody waits for what such a node has, and it takes memory (and the blocks of unlinked files).
+constexpr int64_t kCourtesyNs = int64_t{24} * 3600 * 1'000'000'000;
 constexpr int kPurgeWaitsForWriteBacks = 6016;  // Linux 6.16, "fuse: remove tmp folio" (rule K9)
 
 uint64_t random_number() {
@@ -61,6 +68,17 @@ Status NodeDaemon::start(std::function<void()> ended) {
     loops_.push_back(std::make_unique<net::EventLoop>("vremote-net" + std::to_string(i)));
   disk_threads_ = std::make_unique<HelperThreads>("vremote-disk", kDiskThreads);
   purge_threads_ = std::make_unique<HelperThreads>("vremote-purge", HelperThreads::kUnbounded);
+  recovery_ = std::make_unique<RecoveryWriter>(
+      config_.recovery_dir, *disk_threads_,
+      [this](const std::string& home, FileId file) { return seen(home, file); });
+  if (auto prepared = recovery_->prepare(); !prepared)
+    spdlog::warn(
+        "key 'recovery_dir': {}; what cannot be flushed to an origin in time will be lost instead "
+        "of kept there",
+        prepared.error().what);
+  if (const uint64_t files = recovery_->files(); files > 0)
+    spdlog::warn("{} files of unflushed bytes wait in {}: `vremote recover list` shows them", files,
+                 config_.recovery_dir);
   kernel_names_ = std::make_unique<KernelNames>(*purge_threads_, *loops_.front(), mistakes_);
   VR_TRY_VOID(start_tls());
   VR_TRY_VOID(start_control());
@@ -69,6 +87,7 @@ Status NodeDaemon::start(std::function<void()> ended) {
   VR_TRY_VOID(start_server());
   VR_TRY_VOID(start_mount(std::move(ended)));
   VR_TRY_VOID(start_peers());
+  watch_nodes();
   ready_ = true;
   spdlog::info("node {} serves {} with {} exports and {} peers", config_.node, config_.mount,
                config_.exports.size(), config_.peers.size());
@@ -104,7 +123,9 @@ AgentService::Environment NodeDaemon::environment() {
           .kernel_names = kernel_names_.get(),
           .own_view = [this]() -> fuse::OwnView* {
             return notify_.load() == nullptr ? nullptr : &fuse_->mount_view();
-          }};
+          },
+          .rescue = [this](const std::string& home,
+                           Rescue&& rescue) { recovery_->keep(home, std::move(rescue)); }};
 }
 
 Status NodeDaemon::open_stores() {
@@ -135,7 +156,7 @@ Status NodeDaemon::open_stores() {
       },
       [this](NodeId node, const std::string& reason) {
         spdlog::error("session {} breaks the protocol and is ended: {}", node.value, reason);
-        if (node.value != 0) server_->end_session(node.value);
+        if (node.value != 0) server_->end_session(node.value, reason);
       },
       [this](NodeId node, bool stop) {
         if (node.value == 0) return;
@@ -167,6 +188,9 @@ Status NodeDaemon::start_server() {
   options.node_name = config_.node;
   options.incarnation = incarnation_;
   options.tls = tls_;
+  options.lease_term_ms = static_cast<uint32_t>(config_.lease_term_ms);
+  options.silence_max_ms = std::min(options.silence_max_ms, config_.lease_term_ms * 4 / 5);
+  options.alive_ms = std::min(options.alive_ms, config_.lease_term_ms / 2);
   net::HomeServer::Callbacks callbacks;
   callbacks.exports = [this] {
     std::vector<wire::Export> out;
@@ -182,6 +206,7 @@ Status NodeDaemon::start_server() {
     spdlog::info("{} at {} opens session {}", info.node_name, info.address, info.id);
     std::lock_guard lock(sessions_mutex_);
     session_lanes_[info.id] = info.lanes;
+    session_names_[info.id] = info.node_name;
   };
   callbacks.on_message = [this](net::SessionId session, uint32_t, ToHome&& message) {
     home_->receive(NodeId{session}, std::move(message));
@@ -191,6 +216,7 @@ Status NodeDaemon::start_server() {
     {
       std::lock_guard lock(sessions_mutex_);
       session_lanes_.erase(session);
+      session_names_.erase(session);
     }
     home_->node_gone(NodeId{session});
   };
@@ -215,7 +241,16 @@ void NodeDaemon::connected(Peer& peer, const net::HomeInfo& info) {
   // Before this, what the agent sends still belongs to the old session and is dropped; from here on
   // it goes to the new one. The reset asks for everything anew.
   peer.generation = info.generation;
-  if (peer.was_reset.exchange(false)) peer.agent->reset();
+  peer.term_ms = info.lease_term_ms;
+  if (peer.was_reset.exchange(false)) {
+    // The same home has ended our session: others may have been given what we had (T5).
+    const bool fenced = peer.incarnation == info.incarnation;
+    recovery_->next(peer.config.name);
+    peer.agent->reset(fenced ? Agent::Dirty::Fenced : Agent::Dirty::Kept);
+  }
+  peer.incarnation = info.incarnation;
+  peer.leased_generation = info.generation;
+  renew(peer, info.generation);
   for (const wire::Export& e : info.exports) {
     const auto before = exports_.find(e.name);
     const bool shown = exports_.add({e.name, peer.agent.get(), e.root});
@@ -243,12 +278,15 @@ Status NodeDaemon::start_peers() {
     options.incarnation = incarnation_;
     options.lanes = config_.loops;
     const uint32_t lanes = config_.loops;
+    AgentOptions agent = agent_options();
+    agent.lease_at_start = false;
+    agent.soft_ns = config_.soft_timeout_ms * 1'000'000;
     AgentService::Environment environment_of_peer = environment();
     environment_of_peer.backlogged = [&p] {
       return p.session->queued_messages() > kQueuedForHomeMax;
     };
     p.agent = std::make_unique<AgentService>(
-        config.name, agent_options(), false,
+        config.name, agent, false,
         [&p, lanes](FileId file, ToHome&& message) {
           if (auto sent = p.session->send(lane_of(file, lanes), message, p.generation); !sent)
             spdlog::error("a message cannot be sent: {}", sent.error().what);
@@ -266,7 +304,11 @@ Status NodeDaemon::start_peers() {
       p.last_error = why.what;
       spdlog::warn("{}: {}", p.config.name, why.what);
     };
+    callbacks.on_renewed = [this, &p](uint32_t generation) { renew(p, generation); };
     callbacks.on_reset = [&p](const std::string& why) {
+      // Before the next session can renew anything.
+      p.leased_generation = 0;
+      p.agent->renew(Instant{});
       spdlog::warn("{}: {}; the leases it gave are void", p.config.name, why);
       p.was_reset = true;
     };
@@ -275,6 +317,84 @@ Status NodeDaemon::start_peers() {
     if (auto started = p.session->start(); !started)
       return fail(started.error().code,
                   config_.file + ": key 'peer.address': " + started.error().what);
+  }
+  return {};
+}
+
+// The node counts from when it sent what the home has answered, the home from when it heard it: the
+// home's term ends later. What is left of it is for the purges, and for clocks that do not run
+// alike.
+Instant NodeDaemon::leases_end(const Peer& peer) {
+  return peer.session->renewed_at() + peer.term_ms * 700'000;
+}
+
+void NodeDaemon::renew(Peer& peer, uint32_t generation) {
+  if (generation == 0 || peer.leased_generation != generation) return;
+  const Instant renewed = peer.session->renewed_at();
+  if (renewed.ns == 0) return;  // some lane has not been there yet
+  peer.agent->renew(leases_end(peer));
+}
+
+void NodeDaemon::watch_nodes() {
+  HomeService::Watch watch;
+  watch.options.term_ns = config_.lease_term_ms * 1'000'000;
+  watch.options.warn_ns = config_.recall_warn_ms * 1'000'000;
+  watch.options.deadline_ns = config_.recall_deadline_ms * 1'000'000;
+  watch.heard = [this](NodeId node) { return server_->last_heard(node.value); };
+  const auto name_of = [this](NodeId node) {
+    std::lock_guard lock(sessions_mutex_);
+    auto it = session_names_.find(node.value);
+    return it == session_names_.end() ? fmt::format("session {}", node.value) : it->second;
+  };
+  watch.fence = [this, name_of](const Patience::Verdict& v) {
+    spdlog::error("{} is put out: {} (inode {} of export {}; {:.1f} s)", name_of(v.node), v.why,
+                  v.file.inode, v.file.export_index, static_cast<double>(v.waited_ns) / 1e9);
+    server_->end_session(v.node.value, v.why);
+  };
+  watch.report = [name_of](const Patience::Verdict& v) {
+    spdlog::warn("{}: {} for {:.1f} s (inode {} of export {}); others wait", name_of(v.node), v.why,
+                 static_cast<double>(v.waited_ns) / 1e9, v.file.inode, v.file.export_index);
+  };
+  home_->watch(std::move(watch));
+  loops_.front()->post([this] { tick(); });
+}
+
+void NodeDaemon::tick() {
+  const Instant now = net::EventLoop::now();
+  home_->tick(now);
+  if (config_.soft_timeout_ms > 0)
+    for (auto& peer : peers_)
+      if (AgentService::lease_clock() > leases_end(*peer) + config_.soft_timeout_ms * 1'000'000)
+        peer->agent->fail_calls();
+  if (now - swept_ > kSweepNs) {
+    swept_ = now;
+    for (const net::SessionInfo& session : server_->sessions())
+      if (const auto heard = server_->last_heard(session.id); heard && now - *heard > kCourtesyNs)
+        server_->end_session(session.id, "its node was not heard of for a day");
+  }
+  tick_timer_ = loops_.front()->call_after(kTickMs * 1'000'000, [this] { tick(); });
+}
+
+// For the recovery file: how people would find the file.
+RecoveryWriter::Seen NodeDaemon::seen(const std::string& home, FileId file) {
+  if (notify_.load() == nullptr) return {};
+  for (AgentService* agent : agents()) {
+    if (agent->home_name() != home) continue;
+    const std::optional<uint64_t> node = inodes_.find(agent, file);
+    if (!node) return {};
+    auto fd = fuse_->mount_view().open(*node);
+    if (!fd) return {};
+    std::array<char, 4096> path;
+    const ssize_t length =
+        ::readlink(fmt::format("/proc/self/fd/{}", fd->get()).c_str(), path.data(), path.size());
+    struct statx st {};
+    RecoveryWriter::Seen out;
+    if (length > 0) out.path.assign(path.data(), static_cast<size_t>(length));
+    if (!out.path.starts_with(config_.mount + "/") || out.path.ends_with(" (deleted)"))
+      out.path.clear();
+    if (::statx(fd->get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &st) == 0)
+      out.inode = st.stx_ino;
+    return out;
   }
   return {};
 }
@@ -351,11 +471,17 @@ bool NodeDaemon::stop(int64_t patience_ms) {
   if (!clean)
     for (AgentService* agent : agents())
       if (const uint64_t left = agent->counts().dirty_bytes; left > 0)
-        spdlog::error(
-            "{} bytes for {} were not flushed: it could not be reached in time; they are lost",
-            left, agent->home_name());
+        spdlog::error("{} bytes for {} were not flushed: it could not be reached in time", left,
+                      agent->home_name());
   if (mount_) (void)mount_->abort();
   if (fuse_) fuse_->join();
+  if (!clean) {
+    // Nobody will flush them any more.
+    for (auto& peer : peers_)
+      if (!peer->agent->idle_dirty()) peer->agent->reset(Agent::Dirty::Fenced);
+    if (!recovery_->wait(std::max<int64_t>(patience_ms, 1000)))
+      spdlog::error("some of them could not be kept in {}: they are lost", config_.recovery_dir);
+  }
   if (clean) {
     // What programs did, and were told to be done, until the mount ended.
     for (AgentService* agent : agents()) agent->flush_all();
@@ -373,6 +499,7 @@ bool NodeDaemon::stop(int64_t patience_ms) {
   if (home_ && server_ && !home_->gather(std::min<int64_t>(patience_ms, 2000)))
     spdlog::warn("some nodes did not give their dirty data back in time; they keep it");
   control_.reset();
+  if (!loops_.empty()) loops_.front()->run_and_wait([this] { tick_timer_.cancel(); });
   for (auto& peer : peers_) peer->session->stop();
   if (server_) server_->stop();
   // Timers and helpers bring work to one another until the last of them has ended: each still finds
@@ -542,6 +669,10 @@ control::NodeStatus NodeDaemon::status() const {
   set("write_backs_without_exclusive", statistics.write_backs_without_exclusive);
   set("resident_pages", counts.resident_pages);
   set("requests_waiting", counts.waiting);
+  set("leases_suspended", counts.suspended);
+  set("lease_suspensions", statistics.suspensions);
+  set("rescued_bytes", statistics.rescued_bytes);
+  set("recovery_files", recovery_->files());
   set("outside_overflows", outside_->overflows());
   set("home_files", home.files);
   set("home_requests_waiting", home.waiting);

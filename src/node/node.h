@@ -25,6 +25,7 @@
 #include "node/inode_table.h"
 #include "node/kernel_names.h"
 #include "node/outside_watcher.h"
+#include "node/recovery_writer.h"
 
 namespace vremote::node {
 
@@ -52,6 +53,10 @@ class NodeDaemon {
     std::vector<wire::Export> exports;
     std::atomic<uint32_t> generation{0};  // of the session: HomeInfo::generation
     std::atomic<bool> was_reset{false};   // the agent must be told when the next session is there
+    // Of the session whose leases the agent has; 0: those it has, if any, are void.
+    std::atomic<uint32_t> leased_generation{0};
+    std::atomic<int64_t> term_ms{0};
+    uint64_t incarnation = 0;  // of the home; the first loop's
   };
 
   Status start_tls();
@@ -64,6 +69,12 @@ class NodeDaemon {
   coherence::AgentOptions agent_options() const;
   AgentService::Environment environment();
   void connected(Peer& peer, const net::HomeInfo& info);
+  // When the leases of a peer's home must not be used any more (T3).
+  static Instant leases_end(const Peer& peer);
+  void renew(Peer& peer, uint32_t generation);
+  void watch_nodes();
+  void tick();
+  RecoveryWriter::Seen seen(const std::string& home, FileId file);
   std::string control(const std::string& request) const;
   control::NodeStatus status() const;
   std::string blocked() const;  // node_blocked.cc
@@ -87,6 +98,7 @@ class NodeDaemon {
   Exports exports_;
   std::vector<std::unique_ptr<net::EventLoop>> loops_;
   std::unique_ptr<HelperThreads> disk_threads_, purge_threads_;
+  std::unique_ptr<RecoveryWriter> recovery_;
   std::unique_ptr<KernelNames> kernel_names_;
   std::unique_ptr<AgentService> local_agent_;
   std::unique_ptr<HomeService> home_;
@@ -94,6 +106,9 @@ class NodeDaemon {
   std::unique_ptr<net::HomeServer> server_;
   mutable std::mutex sessions_mutex_;
   std::map<uint32_t, uint32_t> session_lanes_;
+  std::map<uint32_t, std::string> session_names_;
+  net::Timer tick_timer_;
+  Instant swept_;  // the first loop's
   std::vector<std::unique_ptr<Peer>> peers_;
   std::optional<fuse::Mount> mount_;
   std::unique_ptr<FuseServer> fuse_;

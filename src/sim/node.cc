@@ -118,7 +118,7 @@ void Node::perform(FileId file, AgentAction& action) {
             scheduler_.trace(number(), f, "agent   sends {}", describe(a.message));
             hooks_.send(id_, std::move(a.message));
           },
-          [&](EntriesLost&) {},
+          [&](EntriesLost&) {}, [&](Rescue&) { scheduler_.fail("no session ends in this world"); },
           [&](EndNames&) { scheduler_.fail("the kernel was given no names in this world"); }},
       action);
 }

@@ -1,0 +1,78 @@
+// For how long a home waits for nodes that have what others need.
+//
+// A session that is not heard of ends nothing by itself: its node may come back and go on, as long
+// as nobody needs what it holds (T4; RFC 8881, 8.4.3, calls such a server courteous). When somebody
+// does,
+//   a node that was not heard of for the lease term has stopped using its caches (T3): it is
+//   fenced; a node that is heard of and does not answer a recall is reported, and fenced when it
+//   has made no progress for as long as the deadline says.
+// A fenced node's session ends. It hears of it when it comes back, and begins anew.
+//
+// Pure: what it judges by are arguments.
+#pragma once
+
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/time.h"
+#include "coherence/messages.h"
+
+namespace vremote::coherence {
+
+class Patience {
+ public:
+  struct Options {
+    int64_t term_ns = 10'000'000'000;      // of leases
+    int64_t warn_ns = 5'000'000'000;       // a recall that takes so long is reported
+    int64_t deadline_ns = 60'000'000'000;  // and this is its end
+    bool hasty = false;  // a mistake for the simulator: fences before the term is over
+  };
+  // What somebody waits for.
+  struct Blocker {
+    uint64_t recall = 0;  // 0: a lock, for which any time is good
+    NodeId node;
+    FileId file;
+  };
+  struct Verdict {
+    NodeId node;
+    FileId file;
+    bool fence = false;  // false: only a word
+    int64_t waited_ns = 0;
+    std::string why;
+  };
+  // When the node was heard of last; nothing: it has no session that could end.
+  using Heard = std::function<std::optional<Instant>(NodeId)>;
+
+  explicit Patience(const Options& options) : options_(options) {}
+
+  // Call it again and again, several times a second. At most one fence for each node.
+  std::vector<Verdict> judge(Instant now, const std::vector<Blocker>& blockers, const Heard& heard);
+  // Bytes have come from the node, or the like: its recalls of the file are being worked at.
+  void progress(NodeId node, FileId file, Instant now);
+
+  // Whether it may be fenced when somebody needs what it holds.
+  bool expired(Instant now, Instant heard) const;
+
+ private:
+  // Since when it was silent, as far as we could hear: what came while this very process was
+  // stopped is read only after that.
+  int64_t silent(Instant now, Instant heard) const { return now - std::max(heard, awake_since_); }
+
+  struct Known {
+    NodeId node;
+    FileId file;
+    Instant since, moved;
+    bool reported = false;
+    bool present = false;
+  };
+  Options options_;
+  std::map<uint64_t, Known> recalls_;
+  Instant judged_, awake_since_;
+};
+
+}  // namespace vremote::coherence

@@ -1,0 +1,106 @@
+#include "coherence/patience.h"
+
+#include <gtest/gtest.h>
+
+#include <optional>
+
+namespace vremote::coherence {
+namespace {
+
+constexpr int64_t kSecond = 1'000'000'000;
+const NodeId kNode{3};
+const FileId kFile{.export_index = 0, .generation = 1, .inode = 7};
+
+// Judges every 250 ms, as a driver does.
+class PatienceTest : public testing::Test {
+ protected:
+  struct Seen {
+    int warnings = 0, fences = 0;
+    int64_t fenced_after_ns = 0;
+  };
+  Seen waits(int64_t seconds, const std::vector<Patience::Blocker>& blockers, bool heard) {
+    Seen seen;
+    const Instant begin = now_;
+    while (now_ < begin + seconds * kSecond) {
+      now_.ns += kSecond / 4;
+      if (heard) heard_ = now_;
+      for (const auto& v :
+           patience_.judge(now_, blockers, [this](NodeId) { return std::optional(heard_); })) {
+        if (!v.fence) ++seen.warnings;
+        if (v.fence && seen.fences++ == 0) seen.fenced_after_ns = now_ - begin;
+      }
+    }
+    return seen;
+  }
+
+  Instant now_{100 * kSecond};
+  Instant heard_{100 * kSecond};
+  Patience patience_{{}};
+};
+
+TEST_F(PatienceTest, ASilentNodeKeepsWhatNobodyNeeds) {
+  const Seen seen = waits(3600, {}, false);
+  EXPECT_EQ(seen.fences, 0);
+  EXPECT_TRUE(patience_.expired(now_, heard_));
+}
+
+TEST_F(PatienceTest, ASilentNodeIsFencedAfterTheTermAndNotBefore) {
+  const Seen seen = waits(20, {{.recall = 9, .node = kNode, .file = kFile}}, false);
+  EXPECT_GT(seen.fences, 0);
+  EXPECT_GT(seen.fenced_after_ns, 10 * kSecond);
+  EXPECT_LT(seen.fenced_after_ns, 11 * kSecond);
+}
+
+TEST_F(PatienceTest, ALockOfANodeThatIsHeardMayLast) {
+  const Seen seen = waits(3600, {{.recall = 0, .node = kNode, .file = kFile}}, true);
+  EXPECT_EQ(seen.fences, 0);
+  EXPECT_EQ(seen.warnings, 0);
+}
+
+TEST_F(PatienceTest, ALockOfASilentNodeDoesNotOutlastTheTerm) {
+  const Seen seen = waits(20, {{.recall = 0, .node = kNode, .file = kFile}}, false);
+  EXPECT_GT(seen.fences, 0);
+}
+
+TEST_F(PatienceTest, ARecallThatIsNotAnsweredIsReportedOnceThenFenced) {
+  const Patience::Blocker recall{.recall = 9, .node = kNode, .file = kFile};
+  Seen seen = waits(59, {recall}, true);
+  EXPECT_EQ(seen.warnings, 1);
+  EXPECT_EQ(seen.fences, 0);
+  seen = waits(3, {recall}, true);
+  EXPECT_GT(seen.fences, 0);
+}
+
+TEST_F(PatienceTest, ANodeThatFlushesIsWaitedFor) {
+  const Patience::Blocker recall{.recall = 9, .node = kNode, .file = kFile};
+  for (int i = 0; i < 10; ++i) {
+    EXPECT_EQ(waits(30, {recall}, true).fences, 0);
+    patience_.progress(kNode, kFile, now_);
+  }
+}
+
+TEST_F(PatienceTest, AnotherRecallHasItsOwnTime) {
+  EXPECT_EQ(waits(50, {{.recall = 9, .node = kNode, .file = kFile}}, true).fences, 0);
+  EXPECT_EQ(waits(50, {{.recall = 10, .node = kNode, .file = kFile}}, true).fences, 0);
+}
+
+TEST_F(PatienceTest, AHomeThatWasStoppedHearsItsNodesFirst) {
+  const Patience::Blocker recall{.recall = 9, .node = kNode, .file = kFile};
+  EXPECT_EQ(waits(1, {recall}, true).fences, 0);
+  now_.ns += 3600 * kSecond;  // nothing was heard, because nobody listened
+  EXPECT_EQ(waits(9, {recall}, false).fences, 0);
+  EXPECT_GT(waits(3, {recall}, false).fences, 0);
+}
+
+TEST_F(PatienceTest, ANodeWithoutASessionIsNotFenced) {
+  for (int i = 0; i < 100; ++i) {
+    now_.ns += kSecond / 4;
+    EXPECT_TRUE(patience_
+                    .judge(now_, {{.recall = 9, .node = kNode, .file = kFile}},
+                           [](NodeId) { return std::nullopt; })
+                    .empty());
+  }
+}
+
+}  // namespace
+}  // namespace vremote::coherence
