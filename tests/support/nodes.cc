@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -55,8 +56,9 @@ std::vector<pid_t> children() {
 }  // namespace
 
 Nodes::Nodes(const std::string& program, const std::string& dir, size_t count,
-             const std::string& extra)
-    : program_(program), nodes_(count) {
+             const std::string& extra, std::vector<Place> places)
+    : program_(program), nodes_(count), places_(std::move(places)) {
+  places_.resize(count);
   auto port = static_cast<uint16_t>(12000 + ::getpid() % 16000);
   for (size_t i = 0; i < count; ++i) {
     Node& node = nodes_[i];
@@ -79,13 +81,14 @@ Nodes::Nodes(const std::string& program, const std::string& dir, size_t count,
     std::ofstream file(node.config);
     file << fmt::format(
         "node = \"{}\"\ncluster = {{ name = \"faults\", key = \"{}\" }}\nmount = \"{}\"\n"
-        "state_dir = \"{}\"\nlisten = \"127.0.0.1:{}\"\n{}\n[[export]]\nname = \"{}\"\npath = "
+        "state_dir = \"{}\"\nlisten = \"{}:{}\"\n{}\n[[export]]\nname = \"{}\"\npath = "
         "\"{}\"\n",
-        node.name, key, node.mount, node.state_dir, node.port, extra, node.name, node.export_dir);
+        node.name, key, node.mount, node.state_dir, places_[&node - nodes_.data()].address,
+        node.port, extra, node.name, node.export_dir);
     for (const Node& peer : nodes_)
       if (&peer != &node)
-        file << fmt::format("[[peer]]\nname = \"{}\"\naddress = \"127.0.0.1:{}\"\n", peer.name,
-                            peer.port);
+        file << fmt::format("[[peer]]\nname = \"{}\"\naddress = \"{}:{}\"\n", peer.name,
+                            places_[&peer - nodes_.data()].address, peer.port);
   }
 }
 
@@ -111,6 +114,7 @@ void Nodes::start(size_t i) {
   if (node.pid != 0) return;
   ::prctl(PR_SET_PDEATHSIG, SIGTERM);
   if (::getppid() != parent) ::_exit(127);
+  if (places_[i].name_space >= 0 && ::setns(places_[i].name_space, CLONE_NEWNET) != 0) ::_exit(127);
   const int out = ::open(node.log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   ::dup2(out, STDOUT_FILENO);
   ::dup2(out, STDERR_FILENO);

@@ -21,10 +21,16 @@ class Nodes {
     pid_t pid = -1;
   };
 
+  // Where a node lives: its address, and the network namespace it enters (-1: ours).
+  struct Place {
+    std::string address = "127.0.0.1";
+    int name_space = -1;
+  };
+
   // Writes the configurations of `count` nodes below `dir`; starts none. `extra`: lines for each
-  // before its tables.
+  // before its tables. `places`: one for each node, or none.
   Nodes(const std::string& program, const std::string& dir, size_t count,
-        const std::string& extra = {});
+        const std::string& extra = {}, std::vector<Place> places = {});
   ~Nodes();  // kills what still runs
   Nodes(const Nodes&) = delete;
   Nodes& operator=(const Nodes&) = delete;
@@ -47,6 +53,7 @@ class Nodes {
  private:
   std::string program_;
   std::vector<Node> nodes_;
+  std::vector<Place> places_;
 };
 
 // Until `done` says so, at most a minute: a loaded machine may be slow, the claim is that it comes.
