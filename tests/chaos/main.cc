@@ -31,7 +31,8 @@ struct Settings {
   int seconds = 60;
   uint64_t seed = 1;
   std::vector<std::string> kinds;
-  std::string config;
+  // Shorter leases than in earnest, so that many run out.
+  std::string config = "lease = { term_ms = 2000 }";
 };
 
 // Everything that can go wrong, one at a time; each begins and ends by itself.
@@ -285,7 +286,8 @@ int main(int argc, char** argv) {
   app.add_option("--only", settings.kinds, "of these kinds: noise cut one-way flap stop kill")
       ->check(CLI::IsMember({"noise", "cut", "one-way", "flap", "stop", "kill"}));
   app.add_option("--vremote", settings.program, "the program to run");
-  app.add_option("--config", settings.config, "lines for every node's configuration");
+  app.add_option("--config", settings.config, "lines for every node's configuration")
+      ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   if (const std::string why = live::why_no_mounts(); !why.empty()) {
     fmt::print(stderr, "SKIPPED: {}\n", why);
