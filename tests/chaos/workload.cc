@@ -79,7 +79,15 @@ struct Worker {
   void read_registers();
   void append();
   void lock();
-  void check(size_t reg, const Page& page, uint64_t floor, bool mapped);
+  struct Seen {
+    uint64_t floor_word = 0, durable = 0;
+  };
+  Seen seen(size_t reg) const {
+    const Register& r = shared.registers[reg];
+    const uint64_t durable = r.durable;
+    return {r.floor_word, durable};
+  }
+  void check(size_t reg, const Page& page, const Seen& before, bool mapped);
 };
 
 void Worker::write_register() {
@@ -127,7 +135,10 @@ void Worker::write_register() {
   }
 }
 
-void Worker::check(size_t reg, const Page& page, uint64_t floor, bool mapped) {
+void Worker::check(size_t reg, const Page& page, const Seen& before, bool mapped) {
+  // A disturbance while the read was under way: it may have waited for the one that was put out.
+  const bool same = shared.registers[reg].floor_word >> 40 == before.floor_word >> 40;
+  const uint64_t floor = same ? before.floor_word & Register::kValueMask : before.durable;
   const uint64_t highest = shared.registers[reg].started;
   if (!whole(page)) {
     // A load of a mapping is atomic by word only.
@@ -174,7 +185,7 @@ void Worker::read_registers() {
     const bool mapped = random.chance(40);
     if (mapped && file.map == MAP_FAILED)
       file.map = ::mmap(nullptr, kWritersMax * kPage, PROT_READ, MAP_SHARED, file.fd.get(), 0);
-    const uint64_t floor = shared.registers[reg].floor();
+    const Seen before = seen(reg);
     if (mapped && file.map != MAP_FAILED) {
       if (sigsetjmp(on_bus, 0) != 0) {
         count(false);
@@ -190,7 +201,7 @@ void Worker::read_registers() {
       pause_after_error();
       continue;
     }
-    check(reg, page, floor, mapped);
+    check(reg, page, before, mapped);
     shared.reads.fetch_add(1, std::memory_order_relaxed);
     if (random.chance(2)) forget(file);
     if (random.chance(5)) ::usleep(static_cast<useconds_t>(random.below(1000)));
