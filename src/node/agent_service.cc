@@ -13,6 +13,7 @@
 #include "base/overload.h"
 #include "coherence/operation_needs.h"
 #include "fuse/reply.h"
+#include "node/guardian_table.h"
 #include "node/inode_table.h"
 #include "node/kernel_names.h"
 
@@ -102,6 +103,8 @@ void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<Af
               environment_.metrics->record(fill ? Latency::Fill : Latency::DirectRead,
                                            net::EventLoop::now().ns - pending.started_ns);
               if (fill) environment_.metrics->add(Counter::FillBytes, a.length);
+              if (fill && environment_.guardian != nullptr)
+                environment_.guardian->fill_ended(pending.waiting.unique);
               shard.pending.erase(it);
             },
             [&](ReplyWritten& a) {
@@ -230,6 +233,8 @@ void AgentService::answer(Shard& shard, Token token, Answer answer, std::vector<
                       : pending.waiting.channel->reply(pending.waiting.unique,
                                                        fuse::write_out(answer.length));
     if (!sent) spdlog::warn("reply: {}", sent.error().what);
+    if (pending.kind == Pending::Kind::Fill && environment_.guardian != nullptr)
+      environment_.guardian->fill_ended(pending.waiting.unique);
   }
   shard.pending.erase(it);
 }

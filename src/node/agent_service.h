@@ -30,6 +30,7 @@
 
 namespace vremote::node {
 
+class GuardianTable;
 class InodeTable;
 class KernelNames;
 
@@ -71,6 +72,7 @@ class AgentService {
     std::function<fuse::OwnView*()> own_view;  // may give nothing
     // Keeps what may not go to the home any more. Never blocks.
     std::function<void(const std::string& home, coherence::Rescue&&)> rescue = {};
+    GuardianTable* guardian = nullptr;         // is told of fills that are answered
   };
 
   AgentService(std::string home_name, const coherence::AgentOptions& options, bool local, Send send,

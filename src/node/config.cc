@@ -78,6 +78,14 @@ Status read_log(const Section& log, Config& config) {
   return {};
 }
 
+Status read_guardian(const Section& guardian, Config& config) {
+  VR_TRY_VOID(guardian.only({"restart_wait_s"}));
+  uint64_t seconds = static_cast<uint64_t>(config.restart_wait_ms) / 1000;
+  VR_TRY_VOID(guardian.integer("restart_wait_s", seconds, 0, 86400));
+  config.restart_wait_ms = static_cast<int64_t>(seconds) * 1000;
+  return {};
+}
+
 Status read_cache(const Section& cache, Config& config) {
   VR_TRY_VOID(cache.only({"dirty_max_mib", "flush_after_ms", "readahead_kib"}));
   uint64_t dirty_max_mib = config.dirty_max_bytes >> 20;
@@ -161,7 +169,7 @@ Status read_peers(const Section& top, Config& config) {
 Status read_top(const Section& top, Config& config) {
   if (top.has("tls")) return top.bad("tls", "belongs below [cluster]; move it there");
   VR_TRY_VOID(top.only({"node", "cluster", "mount", "state_dir", "listen", "loops", "control",
-                        "log", "cache", "lease", "recovery_dir", "export", "peer"}));
+                        "log", "cache", "guardian", "lease", "recovery_dir", "export", "peer"}));
   if (!top.has("node"))
     return top.bad("node", "is missing; give this node a name of its own: node = \"node1\"");
   VR_TRY_VOID(top.name("node", config.node));
@@ -200,6 +208,8 @@ Status read_top(const Section& top, Config& config) {
   config.recovery_dir = config.state_dir == kDefaultStateDir ? std::string(kDefaultRecoveryDir)
                                                              : config.state_dir + "/recovery";
   VR_TRY_VOID(top.path("recovery_dir", config.recovery_dir));
+  VR_TRY(guardian, top.section("guardian"));
+  if (guardian) VR_TRY_VOID(read_guardian(*guardian, config));
   VR_TRY_VOID(read_exports(top, config));
   return read_peers(top, config);
 }

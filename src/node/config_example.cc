@@ -32,6 +32,9 @@ dirty_max_mib = 256    # written and not yet at its origin: beyond it, writers w
 flush_after_ms = 1000  # written data goes to its origin after so long
 readahead_kib = 1024   # the kernel's readahead window on the mount: a multiple of 4, at most 1024
 
+[guardian]
+restart_wait_s = 60  # a mount whose daemon has died waits so long for the next one before it ends
+
 [lease]
 term_ms = 10000             # a node that is not heard of for so long loses what others need
 #grace_ms = 0               # after a restart: how long nodes may claim what they had; 0: the term

@@ -327,6 +327,14 @@ TEST(ReadConfigTest, SaysWhyAFileCannotBeRead) {
   std::filesystem::remove_all(directory);
 }
 
+TEST(ConfigTest, TheGuardiansPatienceIsReadAndBounded) {
+  EXPECT_EQ(60'000, parsed("node = 'a'").restart_wait_ms);
+  EXPECT_EQ(0, parsed("node = 'a'\n[guardian]\nrestart_wait_s = 0").restart_wait_ms);
+  EXPECT_THAT(refusal("node = 'a'\n[guardian]\nrestart_wait_s = 86401"),
+              HasSubstr("guardian.restart_wait_s"));
+  EXPECT_THAT(refusal("node = 'a'\n[guardian]\nwait = 1"), HasSubstr("guardian.wait"));
+}
+
 TEST(ConfigTest, LeaseTimesAreReadAndBounded) {
   const std::string start = "node = \"a\"\n[lease]\n";
   auto config = parse_config(start + "term_ms = 2000\nsoft_timeout_ms = 500\n", "f");

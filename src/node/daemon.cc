@@ -7,6 +7,7 @@
 
 #include <cstdio>
 
+#include "node/guardian_link.h"
 #include "node/node.h"
 #include "node/process_setup.h"
 
@@ -34,7 +35,18 @@ int run_node(const Config& config, coherence::Mistakes mistakes) {
   }
   for (const std::string& warning : config.warnings) spdlog::warn("{}", warning);
   prepare_process();
-  NodeDaemon node(config, mistakes);
+  // Before any thread, too; and before what the last daemon had is looked for.
+  const GuardianOptions guarding{.socket = config.state_dir + "/guard.sock",
+                                 .recovery_dir = config.recovery_dir,
+                                 .restart_wait_ms = config.restart_wait_ms};
+  auto retired = retire_guardian(guarding.socket);
+  if (retired && *retired) spdlog::info("the guardian of the last daemon has ended its connection");
+  if (!retired) spdlog::error("{}", retired.error().what);
+  auto guardian = GuardianLink::start(guarding);
+  if (!guardian)
+    spdlog::error("no guardian: {}; were this daemon to die, its kernel would go on serving",
+                  guardian.error().what);
+  NodeDaemon node(config, mistakes, guardian ? guardian->get() : nullptr);
   if (auto started = node.start([] { kill(getpid(), SIGUSR1); }); !started) {
     spdlog::error("{}", started.error().what);
     if (!config.log_file.empty()) fmt::print(stderr, "vremote node: {}\n", started.error().what);

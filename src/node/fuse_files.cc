@@ -164,6 +164,8 @@ void FuseServer::handle(const Context& c, const fuse::Read& r) {
     (void)c.channel->reply(c.unique);
     return;
   }
+  if (r.fill && options_.guardian != nullptr)
+    options_.guardian->table().fill_begins(c.unique, c.node, r.offset, r.size);
   node->agent->read(c.waiting(), node->file, r.offset, r.size, r.fill);
 }
 

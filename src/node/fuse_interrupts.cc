@@ -84,6 +84,8 @@ void FuseServer::ask_again_later(uint64_t interrupt) {
     // meanwhile, none does.
     for (uint64_t unique : due)
       for (const auto& channel : channels_) (void)channel->reply_error(unique, EAGAIN);
+    if (guardians_)
+      for (uint64_t unique : due) (void)guardians_->reply_error(unique, EAGAIN);
   });
 }
 

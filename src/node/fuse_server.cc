@@ -68,12 +68,33 @@ Status FuseServer::start(std::function<void()> ended) {
       return fail(errno, "/dev/fuse: cannot be made blocking");
     threads_.emplace_back([this, &channel] { serve(*channel); });
   }
+  if (options_.guardian != nullptr) VR_TRY_VOID(arm_guardian());
   if (capabilities_.inc_epoch && capabilities_.expire_only)
     kernel_names_.enable(channels_.front().get());
   const uint32_t window = std::min<uint32_t>(options_.readahead_kib, capabilities_.max_pages * 4);
   if (auto set = mount_.set_read_ahead(window); !set)
     spdlog::warn("readahead stays at the kernel's default: {}", set.error().what);
   return {};
+}
+
+Status FuseServer::arm_guardian() {
+  VR_TRY(clone, channels_.front()->clone());
+  guardians_.emplace(std::move(clone));
+  std::vector<int> others;
+  for (const auto& channel : channels_) others.push_back(channel->fd());
+  return options_.guardian->arm(*guardians_, others, mount_.connection_id(), mount_.path());
+}
+
+void FuseServer::take_back() {
+  fuse::ReceiveBuffer buffer = buffers_.take();
+  options_.guardian->take_back([&](std::span<const std::byte> bytes) {
+    std::span<std::byte> memory = buffer.next();
+    std::ranges::copy(bytes, memory.begin());
+    auto request = fuse::decode(memory.first(bytes.size()));
+    if (!request) return;  // the guardian has decoded it once
+    kernel_names_.request_from(request->header.pid);
+    dispatch(*guardians_, *request, buffer);
+  });
 }
 
 void FuseServer::join() {
@@ -124,6 +145,9 @@ void FuseServer::serve(const fuse::Channel& channel) {
       break;
     }
     metrics_.add(Counter::Upcalls);
+    // What came before this request comes first.
+    if (options_.guardian != nullptr && options_.guardian->table().guardian_in_charge())
+      take_back();
     auto request = fuse::decode(memory.first(*length));
     if (!request) {
       if (auto header = fuse::decode_header(memory.first(*length));

@@ -27,6 +27,7 @@
 #include "fuse/request.h"
 #include "node/agent_service.h"
 #include "node/exports.h"
+#include "node/guardian_link.h"
 #include "node/inode_table.h"
 
 namespace vremote::node {
@@ -35,7 +36,8 @@ struct FuseServerOptions {
   unsigned threads = 1;
   uint32_t readahead_kib = 1024;
   bool allow_mmap = true;
-  net::EventLoop* loop = nullptr;  // for timers; outlives the server
+  net::EventLoop* loop = nullptr;    // for timers; outlives the server
+  GuardianLink* guardian = nullptr;  // outlives the server
 };
 
 class FuseServer {
@@ -48,6 +50,8 @@ class FuseServer {
   // the mount is gone (by whomever).
   Status start(std::function<void()> ended);
   void join();
+  // Takes back what the guardian answered and held while this daemon did not move. May wait for it.
+  void take_back();
   // From now on write(2) fails with ENOTCONN; what the kernel writes back is taken as before.
   void refuse_writes() { refuses_writes_ = true; }
 
@@ -83,6 +87,7 @@ class FuseServer {
   void ask_again_later(uint64_t interrupt);
 
   Status answer_init();
+  Status arm_guardian();
   void serve(const fuse::Channel& channel);
   void dispatch(const fuse::Channel& channel, const fuse::Request& request,
                 fuse::ReceiveBuffer& buffer);
@@ -175,6 +180,7 @@ class FuseServer {
   fuse::Capabilities capabilities_;
   std::vector<std::string> lacks_;
   std::vector<std::unique_ptr<fuse::Channel>> channels_;
+  std::optional<fuse::Channel> guardians_;  // by which the guardian reads; kept to answer by
   std::vector<std::thread> threads_;
   fuse::BufferPool buffers_{8};
   std::function<void()> ended_;

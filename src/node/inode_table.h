@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/ids.h"
+#include "node/guardian_table.h"
 
 namespace vremote::node {
 
@@ -25,11 +26,21 @@ struct Inode {
 
 class InodeTable {
  public:
+  // Before the first inode: what is known here is known to the guardian too.
+  void show_to(GuardianTable* guardian) { guardian_ = guardian; }
+  void add_home(AgentService* agent, uint32_t home) {
+    std::lock_guard lock(mutex_);
+    homes_[agent] = home;
+  }
+
   // The file's number, with one lookup more (each answer that names a node counts as one).
   uint64_t look_up(AgentService* agent, FileId file) {
     std::lock_guard lock(mutex_);
     auto [known, fresh] = numbers_.try_emplace(Key{agent, file}, next_);
-    if (fresh) inodes_.emplace(next_++, Counted{{known->second, agent, file}, 0});
+    if (fresh) {
+      inodes_.emplace(next_++,
+                      Counted{{known->second, agent, file}, 0, show(known->second, agent, file)});
+    }
     Counted& inode = inodes_.at(known->second);
     ++inode.lookups;
     return known->second;
@@ -57,6 +68,7 @@ class InodeTable {
     it->second.lookups -= std::min(it->second.lookups, lookups);
     if (it->second.lookups > 0) return std::nullopt;
     const Inode gone = it->second.inode;
+    if (guardian_ != nullptr) guardian_->remove_inode(it->second.slot);
     numbers_.erase(Key{gone.agent, gone.file});
     inodes_.erase(it);
     return gone;
@@ -89,9 +101,19 @@ class InodeTable {
   struct Counted {
     Inode inode;
     uint64_t lookups = 0;
+    uint32_t slot = GuardianTable::kNoSlot;
   };
 
+  uint32_t show(uint64_t node, AgentService* agent, FileId file) {
+    if (guardian_ == nullptr) return GuardianTable::kNoSlot;
+    auto home = homes_.find(agent);
+    return guardian_->add_inode(
+        node, home != homes_.end() ? home->second : GuardianTable::kHomesMax, file);
+  }
+
+  GuardianTable* guardian_ = nullptr;
   mutable std::mutex mutex_;
+  std::map<AgentService*, uint32_t> homes_;
   uint64_t next_ = 2;  // 1 is the root
   std::unordered_map<uint64_t, Counted> inodes_;
   std::unordered_map<Key, uint64_t, KeyHash> numbers_;

@@ -29,6 +29,7 @@ constexpr int64_t kTickMs = 200;
 constexpr int64_t kSweepNs = 60'000'000'000;
 // Nobody waits for what such a node has, and it takes memory (and the blocks of unlinked files).
 constexpr int64_t kCourtesyNs = int64_t{24} * 3600 * 1'000'000'000;
+constexpr int64_t kTellGuardianNs = 200'000'000;
 constexpr int kPurgeWaitsForWriteBacks = 6016;  // Linux 6.16, "fuse: remove tmp folio" (rule K9)
 
 uint64_t random_number() {
@@ -50,9 +51,10 @@ uint32_t lane_of(FileId file, uint32_t lanes) {
 
 }  // namespace
 
-NodeDaemon::NodeDaemon(const Config& config, Mistakes mistakes)
+NodeDaemon::NodeDaemon(const Config& config, Mistakes mistakes, GuardianLink* guardian)
     : config_(config),
       mistakes_(mistakes),
+      guardian_(guardian),
       incarnation_(random_number()),
       started_(net::EventLoop::now()),
       allow_mmap_(kernel_version() >= kPurgeWaitsForWriteBacks) {}
@@ -88,6 +90,7 @@ Status NodeDaemon::start(std::function<void()> ended) {
   VR_TRY_VOID(start_mount(std::move(ended)));
   VR_TRY_VOID(start_peers());
   watch_nodes();
+  if (guardian_ != nullptr) loops_.front()->post([this] { tell_guardian(); });
   ready_ = true;
   spdlog::info("node {} serves {} with {} exports and {} peers", config_.node, config_.mount,
                config_.exports.size(), config_.peers.size());
@@ -125,7 +128,8 @@ AgentService::Environment NodeDaemon::environment() {
             return notify_.load() == nullptr ? nullptr : &fuse_->mount_view();
           },
           .rescue = [this](const std::string& home,
-                           Rescue&& rescue) { recovery_->keep(home, std::move(rescue)); }};
+                           Rescue&& rescue) { recovery_->keep(home, std::move(rescue)); },
+          .guardian = guardian_ != nullptr ? &guardian_->table() : nullptr};
 }
 
 Status NodeDaemon::open_stores() {
@@ -169,6 +173,13 @@ Status NodeDaemon::open_stores() {
       environment());
   for (size_t i = 0; i < config_.exports.size(); ++i)
     exports_.add({config_.exports[i].name, local_agent_.get(), home_->root(i)});
+  if (guardian_ != nullptr) {
+    inodes_.show_to(&guardian_->table());
+    const uint32_t home = guardian_->table().add_home(config_.node);
+    // Nobody but this daemon can give what it has of its own home to others.
+    guardian_->table().renew(home, GuardianTable::kForEver);
+    inodes_.add_home(local_agent_.get(), home);
+  }
   return {};
 }
 
@@ -292,6 +303,10 @@ Status NodeDaemon::start_peers() {
             spdlog::error("a message cannot be sent: {}", sent.error().what);
         },
         std::move(environment_of_peer));
+    if (guardian_ != nullptr) {
+      p.home = guardian_->table().add_home(config.name);
+      inodes_.add_home(p.agent.get(), p.home);
+    }
     net::AgentSession::Callbacks callbacks;
     callbacks.on_message = [&p](uint32_t, ToAgent&& message) {
       p.agent->receive(std::move(message));
@@ -305,9 +320,10 @@ Status NodeDaemon::start_peers() {
       spdlog::warn("{}: {}", p.config.name, why.what);
     };
     callbacks.on_renewed = [this, &p](uint32_t generation) { renew(p, generation); };
-    callbacks.on_reset = [&p](const std::string& why) {
+    callbacks.on_reset = [this, &p](const std::string& why) {
       // Before the next session can renew anything.
       p.leased_generation = 0;
+      if (guardian_ != nullptr) guardian_->table().renew(p.home, GuardianTable::kOver);
       p.agent->renew(Instant{});
       spdlog::warn("{}: {}; the leases it gave are void", p.config.name, why);
       p.was_reset = true;
@@ -332,6 +348,8 @@ void NodeDaemon::renew(Peer& peer, uint32_t generation) {
   if (generation == 0 || peer.leased_generation != generation) return;
   const Instant renewed = peer.session->renewed_at();
   if (renewed.ns == 0) return;  // some lane has not been there yet
+  // First, lest the daemon stops in between.
+  if (guardian_ != nullptr) guardian_->table().renew(peer.home, leases_end(peer).ns);
   peer.agent->renew(leases_end(peer));
 }
 
@@ -411,12 +429,21 @@ Status NodeDaemon::start_mount(std::function<void()> ended) {
   server.readahead_kib = config_.readahead_kib;
   server.allow_mmap = allow_mmap_;
   server.loop = loops_.front().get();
+  server.guardian = guardian_;
   fuse_ =
       std::make_unique<FuseServer>(*mount_, exports_, inodes_, *kernel_names_, metrics_, server);
   VR_TRY_VOID(fuse_->start(std::move(ended)));
   notify_ = fuse_->channel();
   for (const std::string& lack : fuse_->lacks()) spdlog::warn("this kernel: {}", lack);
   return {};
+}
+
+// That this daemon lives.
+void NodeDaemon::tell_guardian() {
+  GuardianTable& table = guardian_->table();
+  table.alive(GuardianTable::clock());
+  if (table.guardian_in_charge()) purge_threads_->submit([this] { fuse_->take_back(); });
+  guardian_timer_ = loops_.front()->call_after(kTellGuardianNs, [this] { tell_guardian(); });
 }
 
 Status NodeDaemon::start_control() {

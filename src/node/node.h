@@ -31,7 +31,8 @@ namespace vremote::node {
 
 class NodeDaemon {
  public:
-  NodeDaemon(const Config& config, coherence::Mistakes mistakes);
+  // `guardian`: outlives the node; may be none.
+  NodeDaemon(const Config& config, coherence::Mistakes mistakes, GuardianLink* guardian);
   ~NodeDaemon();
 
   // Opens the exports, listens, dials the peers, mounts and serves. `ended` is called once when the
@@ -46,7 +47,8 @@ class NodeDaemon {
     PeerConfig config;
     std::unique_ptr<AgentService> agent;
     std::unique_ptr<net::AgentSession> session;
-    std::mutex mutex;  // what follows
+    uint32_t home = GuardianTable::kHomesMax;  // its number in the guardian's table
+    std::mutex mutex;                          // what follows
     bool connected = false;
     Instant since;
     std::string last_error;
@@ -80,11 +82,13 @@ class NodeDaemon {
   std::string blocked() const;  // node_blocked.cc
   std::string namespace_json() const;
   std::vector<AgentService*> agents() const;
+  void tell_guardian();
   void leave_homes(int64_t patience_ms);
   void purge_everything(int64_t patience_ms);
 
   const Config config_;
   const coherence::Mistakes mistakes_;
+  GuardianLink* const guardian_;
   const uint64_t incarnation_;
   const Instant started_;
   Metrics metrics_;
@@ -113,6 +117,7 @@ class NodeDaemon {
   std::optional<fuse::Mount> mount_;
   std::unique_ptr<FuseServer> fuse_;
   std::unique_ptr<control::ControlServer> control_;
+  net::Timer guardian_timer_;
 };
 
 }  // namespace vremote::node

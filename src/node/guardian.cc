@@ -1,0 +1,517 @@
+#include "node/guardian.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/capability.h>
+#include <poll.h>
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/eventfd.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <memory>
+#include <optional>
+#include <sstream>
+#include <thread>
+#include <vector>
+
+#include "fuse/buffer.h"
+#include "fuse/fusectl.h"
+#include "fuse/mount.h"
+#include "fuse/mountinfo.h"
+#include "node/guardian_held.h"
+#include "node/guardian_purge.h"
+#include "node/signals.h"
+
+namespace vremote::node {
+namespace {
+
+constexpr int kLookMs = 100;
+constexpr int kInterruptsMs = 50;
+constexpr int kRetirePatienceMs = 20'000;
+constexpr int kCorpseMs = 5'000;
+constexpr char kRetire = 'R', kRetired = 'D', kDaemonLives = 'L';
+constexpr int kLivesRetries = 10, kLivesRetryMs = 100;
+
+// What is left is the right to end the connection and the mount.
+void drop_privileges() {
+  __user_cap_header_struct header{};
+  header.version = _LINUX_CAPABILITY_VERSION_3;
+  std::array<__user_cap_data_struct, 2> data{};
+  if (::syscall(SYS_capget, &header, data.data()) != 0) return;
+  const uint32_t keep = 1u << CAP_SYS_ADMIN;
+  data[0].permitted &= keep;
+  data[0].effective &= keep;
+  data[0].inheritable = 0;
+  data[1] = {};
+  (void)::syscall(SYS_capset, &header, data.data());
+}
+
+void be_the_last_to_be_killed() { std::ofstream("/proc/self/oom_score_adj") << "-1000"; }
+
+bool send_all(int fd, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return false;
+    bytes = bytes.subspan(static_cast<size_t>(n));
+  }
+  return true;
+}
+
+bool send_frame(int fd, std::span<const std::byte> bytes) {
+  const auto length = static_cast<uint32_t>(bytes.size());
+  return send_all(fd, std::as_bytes(std::span(&length, 1))) && send_all(fd, bytes);
+}
+
+bool receive_all(int fd, void* into, size_t length) {
+  auto* at = static_cast<char*>(into);
+  while (length > 0) {
+    const ssize_t n = ::recv(fd, at, length, 0);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return false;
+    at += n;
+    length -= static_cast<size_t>(n);
+  }
+  return true;
+}
+
+// Killed, but one of its threads hangs in a purge: it keeps its descriptors, and nobody is told of
+// its end.
+bool is_a_corpse(pid_t pid) {
+  std::ifstream file(fmt::format("/proc/{}/status", pid));
+  std::ostringstream text;
+  text << file.rdbuf();
+  return !file || text.view().find("\nState:\tZ") != std::string_view::npos ||
+         has_fatal_signal(text.view());
+}
+
+std::optional<sockaddr_un> address_of(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) return std::nullopt;
+  std::memcpy(address.sun_path, path.data(), path.size());
+  return address;
+}
+
+class Guardian {
+ public:
+  Guardian(const GuardianOptions& options, GuardianTable& table, Fd link)
+      : options_(options), table_(table), link_(std::move(link)) {}
+  int run();
+
+ private:
+  enum class State : uint8_t {
+    Watching,  // the daemon answers
+    Standing,  // in for a daemon that has stopped
+    Alone,     // the daemon is dead
+  };
+
+  bool arm();   // false: the daemon is gone
+  void word();  // the daemon says something, or is gone
+  void look();  // has it stopped?
+  void stand_in();
+  void be_alone();
+  void purge(std::vector<uint64_t> nodes);
+  void start_reading();
+  void stop_reading();
+  void read_requests();
+  void give_back();
+  void listen();
+  void visitor();
+  void end_connection(const std::string& why);
+  bool connection_is_gone() const { return gone_; }
+
+  const GuardianOptions options_;
+  GuardianTable& table_;
+  Fd link_, listening_, visitor_, signals_;
+  State state_ = State::Watching;
+  bool quit_ = false, told_to_end_ = false;
+  const pid_t daemon_ = ::getppid();
+
+  std::vector<Fd>
+      held_descriptors_;  // of the daemon: what was read by them lives as long as they do
+  std::optional<fuse::Channel> channel_;
+  uint32_t connection_ = 0;
+  std::string mount_;
+
+  fuse::BufferPool buffers_{1};
+  std::optional<GuardianRecovery> recovery_;
+  std::optional<GuardianHeld> held_;
+  // Never destroyed: a purge may hang until the connection ends.
+  GuardianPurge* purge_ = nullptr;
+  bool purging_ = false;
+  Instant purge_began_, died_;
+  size_t purged_ = 0;
+  std::array<bool, GuardianTable::kHomesMax + 1> home_purged_{};
+
+  std::thread reader_;
+  Fd stop_reader_;
+  std::atomic<bool> reading_{false}, gone_{false};
+};
+
+// ---- the daemon's words
+// ----------------------------------------------------------------------------------------------------------
+
+bool Guardian::arm() {
+  GuardianArms arms;
+  std::array<char, CMSG_SPACE(sizeof(int) * kGuardianDescriptorsMax)> control{};
+  iovec part{&arms, sizeof arms};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control.data();
+  message.msg_controllen = control.size();
+  ssize_t n = 0;
+  do n = ::recvmsg(link_.get(), &message, MSG_CMSG_CLOEXEC | MSG_WAITALL);
+  while (n < 0 && errno == EINTR);
+  std::vector<Fd> descriptors;
+  for (cmsghdr* c = CMSG_FIRSTHDR(&message); n >= 0 && c != nullptr; c = CMSG_NXTHDR(&message, c)) {
+    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
+    const size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t i = 0; i < count; ++i) {
+      int fd = -1;
+      std::memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof fd);
+      descriptors.emplace_back(fd);
+    }
+  }
+  if (n != sizeof arms || descriptors.size() < 2 || arms.path_length > 4096) return false;
+  mount_.resize(arms.path_length);
+  if (!receive_all(link_.get(), mount_.data(), mount_.size())) return false;
+  connection_ = arms.connection;
+  channel_.emplace(std::move(descriptors.front()));
+  descriptors.erase(descriptors.begin());
+  held_descriptors_ = std::move(descriptors);
+  listen();
+  recovery_.emplace(options_.recovery_dir, table_);
+  purge_ = new GuardianPurge([this](uint64_t node, uint64_t offset, uint64_t length) {
+    (void)channel_->invalidate_data(node, offset, length);
+  });
+  held_.emplace(*channel_, *recovery_, [this](uint64_t node, uint64_t offset, uint64_t length) {
+    purge_->fill(node, offset, length);
+  });
+  return true;
+}
+
+void Guardian::word() {
+  char letter = 0;
+  const ssize_t n = ::recv(link_.get(), &letter, 1, 0);
+  if (n < 0 && errno == EINTR) return;
+  if (n != 1) {
+    link_.reset();
+    be_alone();
+    return;
+  }
+  switch (static_cast<GuardianWord>(letter)) {
+    case GuardianWord::Arm:
+      if (channel_ || !arm()) quit_ = true;
+      return;
+    case GuardianWord::TakeBack:
+      give_back();
+      return;
+    case GuardianWord::Quit:
+      quit_ = true;
+      return;
+  }
+  quit_ = true;  // not our daemon's language
+}
+
+// ---- standing in
+// ------------------------------------------------------------------------------------------------------------------
+
+void Guardian::look() {
+  if (!channel_) return;
+  const Instant now = GuardianTable::clock();
+  if (now - table_.last_alive() < options_.stall_ms * 1'000'000) return;
+  if (is_a_corpse(daemon_)) {
+    be_alone();
+    return;
+  }
+  bool over = false;
+  for (uint32_t home = 0; home < table_.homes(); ++home) {
+    const int64_t until = table_.leases_until(home);
+    over = over || (until != 0 && until <= now.ns && !home_purged_[home]);
+  }
+  if (over) stand_in();
+}
+
+void Guardian::stand_in() {
+  const Instant now = GuardianTable::clock();
+  std::array<bool, GuardianTable::kHomesMax + 1> over{};
+  for (uint32_t home = 0; home < table_.homes(); ++home) {
+    const int64_t until = table_.leases_until(home);
+    over[home] = until != 0 && until <= now.ns && !home_purged_[home];
+    if (!over[home]) continue;
+    home_purged_[home] = true;
+    spdlog::warn(
+        "guardian: the daemon has not moved for {} ms and the leases of {} are over: what the "
+        "kernel keeps of it is purged",
+        (now - table_.last_alive()) / 1'000'000, table_.home_name(home));
+  }
+  over[GuardianTable::kHomesMax] = true;
+  if (table_.incomplete()) {
+    end_connection("it keeps more files than can be purged without the daemon");
+    return;
+  }
+  if (state_ == State::Watching) {
+    table_.set_guardian_in_charge(true);
+    state_ = State::Standing;
+    purge_->forget_fills();
+    for (const GuardianTable::Fill& fill : table_.fills())
+      purge_->fill(fill.node, fill.offset, fill.length);
+    start_reading();
+  }
+  std::vector<uint64_t> nodes;
+  for (const GuardianTable::Inode& inode : table_.inodes())
+    if (over[std::min<size_t>(inode.home, GuardianTable::kHomesMax)]) nodes.push_back(inode.node);
+  purge(std::move(nodes));
+}
+
+void Guardian::be_alone() {
+  if (!channel_) {
+    quit_ = true;  // it died before it had a mount
+    return;
+  }
+  state_ = State::Alone;
+  died_ = GuardianTable::clock();
+  spdlog::error("guardian: the daemon is dead; {} holds still until the next one comes, for {} s",
+                mount_, options_.restart_wait_ms / 1000);
+  table_.set_guardian_in_charge(true);
+  if (table_.incomplete()) {
+    end_connection("it keeps more files than can be purged without the daemon");
+    return;
+  }
+  // What the daemon had read is ours now, and comes first. What it had not noted as ended may have
+  // been: start() sees to that.
+  stop_reading();
+  held_->drop();
+  purge_->forget_fills();
+  for (const GuardianTable::Fill& fill : table_.fills())
+    purge_->fill(fill.node, fill.offset, fill.length);
+  if (auto resent = channel_->resend(); !resent)
+    spdlog::warn("guardian: the kernel cannot deliver again what the daemon had read ({})",
+                 resent.error().what);
+  start_reading();
+  std::vector<uint64_t> nodes;
+  for (const GuardianTable::Inode& inode : table_.inodes()) nodes.push_back(inode.node);
+  purge(std::move(nodes));
+}
+
+void Guardian::purge(std::vector<uint64_t> nodes) {
+  // Names first: this waits for nothing. Kernels without it were given none.
+  (void)channel_->inc_epoch();
+  (void)channel_->invalidate_attributes(FUSE_ROOT_ID);
+  if (!purging_) purge_began_ = GuardianTable::clock();
+  purging_ = true;
+  purged_ += nodes.size();
+  purge_->start(std::move(nodes));
+}
+
+void Guardian::start_reading() {
+  if (reading_) return;
+  stop_reader_ = Fd(::eventfd(0, EFD_CLOEXEC));
+  reading_ = true;
+  reader_ = std::thread([this] { read_requests(); });
+}
+
+void Guardian::stop_reading() {
+  if (!reader_.joinable()) return;
+  reading_ = false;
+  const uint64_t one = 1;
+  (void)!::write(stop_reader_.get(), &one, sizeof one);
+  reader_.join();
+}
+
+void Guardian::read_requests() {
+  fuse::ReceiveBuffer buffer = buffers_.take();
+  while (reading_) {
+    std::array<pollfd, 2> wait{pollfd{channel_->fd(), POLLIN, 0},
+                               pollfd{stop_reader_.get(), POLLIN, 0}};
+    if (::poll(wait.data(), wait.size(), kInterruptsMs) < 0 && errno != EINTR) break;
+    held_->look_at_interrupts();
+    while (reading_) {
+      std::span<std::byte> memory = buffer.next();
+      auto length = channel_->receive(memory);
+      if (!length) {
+        if (length.error().code == ENODEV || length.error().code == ECONNABORTED) {
+          gone_ = true;
+          return;
+        }
+        break;
+      }
+      held_->take(memory.first(*length), state_ == State::Standing);
+    }
+  }
+}
+
+void Guardian::give_back() {
+  stop_reading();
+  size_t count = 0;
+  if (state_ == State::Standing) {
+    count = held_->count();
+    held_->give_back([&](std::span<const std::byte> bytes) {
+      return bytes.empty() || send_frame(link_.get(), bytes);
+    });
+    spdlog::info("guardian: the daemon is back; it gets {} requests; {} bytes were written back",
+                 count, recovery_->bytes());
+    state_ = State::Watching;
+    home_purged_ = {};
+  }
+  table_.set_guardian_in_charge(false);
+  // Only then its recovery files go: it has the bytes.
+  if (send_frame(link_.get(), {})) {
+    recovery_->remove();
+  } else {
+    recovery_->next();
+  }
+}
+
+// ---- the end
+// ----------------------------------------------------------------------------------------------------------------------
+
+void Guardian::end_connection(const std::string& why) {
+  quit_ = true;
+  if (!channel_ || gone_) return;
+  spdlog::warn("guardian: {} is ended: {}", mount_, why);
+  if (auto ended = fuse::abort_connection(connection_); !ended)
+    spdlog::error("guardian: {}", ended.error().what);
+  const auto top = fuse::mounted_at(mount_);
+  if (top && *top && (*top)->type == fuse::kMountType && (*top)->minor == connection_ &&
+      ::umount2(mount_.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) != 0)
+    spdlog::error("guardian: {}: {}", mount_, std::strerror(errno));
+}
+
+void Guardian::listen() {
+  const auto address = address_of(options_.socket);
+  Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  ::unlink(options_.socket.c_str());
+  const mode_t before = ::umask(0177);
+  const bool bound =
+      address && socket.valid() &&
+      ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) == 0 &&
+      ::listen(socket.get(), 4) == 0;
+  ::umask(before);
+  if (!bound) {
+    spdlog::error("guardian: {}: {}; no daemon can retire it", options_.socket,
+                  std::strerror(errno));
+    return;
+  }
+  listening_ = std::move(socket);
+}
+
+void Guardian::visitor() {
+  Fd guest(::accept4(listening_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  if (!guest.valid()) return;
+  ucred who{};
+  socklen_t length = sizeof who;
+  char letter = 0;
+  pollfd wait{guest.get(), POLLIN, 0};
+  if (::getsockopt(guest.get(), SOL_SOCKET, SO_PEERCRED, &who, &length) != 0 ||
+      (who.uid != 0 && who.uid != ::geteuid()) || ::poll(&wait, 1, 1000) != 1 ||
+      ::recv(guest.get(), &letter, 1, 0) != 1 || letter != kRetire)
+    return;
+  if (state_ != State::Alone) {
+    (void)::send(guest.get(), &kDaemonLives, 1, MSG_NOSIGNAL);
+    return;
+  }
+  end_connection("the next daemon is here");
+  visitor_ = std::move(guest);
+}
+
+int Guardian::run() {
+  ::prctl(PR_SET_NAME, "vremote-guard");
+  ::setsid();
+  drop_privileges();
+  be_the_last_to_be_killed();
+  sigset_t mask;
+  sigfillset(&mask);
+  ::sigprocmask(SIG_SETMASK, &mask, nullptr);
+  sigset_t wanted;
+  sigemptyset(&wanted);
+  sigaddset(&wanted, SIGTERM);
+  signals_ = Fd(::signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK));
+  while (!quit_) {
+    std::array<pollfd, 3> wait{pollfd{link_.get(), POLLIN, 0}, pollfd{signals_.get(), POLLIN, 0},
+                               pollfd{listening_.get(), POLLIN, 0}};
+    (void)::poll(wait.data(), wait.size(), kLookMs);
+    if (wait[1].revents != 0) {
+      signalfd_siginfo info;
+      // While the daemon lives it ends with it: both are told at once by a service manager.
+      if (::read(signals_.get(), &info, sizeof info) > 0) told_to_end_ = true;
+    }
+    if (link_.valid() && wait[0].revents != 0) word();
+    if (quit_) break;
+    if (listening_.valid() && wait[2].revents != 0) visitor();
+    if (gone_) {
+      if (state_ == State::Alone) break;  // unmounted, or ended by somebody
+      stop_reading();                     // the daemon finds it out itself
+    }
+    if (state_ != State::Alone) look();
+    if (state_ != State::Watching) {
+      purge_->help();
+      if (purging_ && purge_->done()) {
+        purging_ = false;
+        recovery_->sync();
+        spdlog::info("guardian: {} inodes purged in {} ms; {} bytes were written back",
+                     std::exchange(purged_, 0), (GuardianTable::clock() - purge_began_) / 1'000'000,
+                     recovery_->bytes());
+      }
+    }
+    if (state_ != State::Alone || quit_) continue;
+    if (told_to_end_) {
+      end_connection("told to end");
+    } else if (GuardianTable::clock() - died_ >= options_.restart_wait_ms * 1'000'000) {
+      end_connection(fmt::format("no daemon came within {} s", options_.restart_wait_ms / 1000));
+    }
+  }
+  stop_reading();
+  if (recovery_) recovery_->sync();
+  if (listening_.valid()) ::unlink(options_.socket.c_str());
+  // What hung with the connection lets go now, and with it the ports of a daemon that is dead.
+  for (int waited = 0; state_ == State::Alone && ::getppid() == daemon_ && waited < kCorpseMs;
+       waited += 10)
+    ::poll(nullptr, 0, 10);
+  if (visitor_.valid()) (void)::send(visitor_.get(), &kRetired, 1, MSG_NOSIGNAL);
+  return 0;
+}
+
+}  // namespace
+
+int run_guardian(const GuardianOptions& options, GuardianTable& table, Fd link) {
+  return Guardian(options, table, std::move(link)).run();
+}
+
+Result<bool> retire_guardian(const std::string& socket) {
+  const auto address = address_of(socket);
+  if (!address) return fail(ENAMETOOLONG, socket + ": the path is too long for a socket");
+  for (int attempt = 0;; ++attempt) {
+    const Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (!fd.valid()) return fail(errno, "socket");
+    if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0)
+      return false;  // none, or a file that one left
+    char letter = kRetire;
+    pollfd wait{fd.get(), POLLIN, 0};
+    if (::send(fd.get(), &letter, 1, MSG_NOSIGNAL) != 1 ||
+        ::poll(&wait, 1, kRetirePatienceMs) != 1 || ::recv(fd.get(), &letter, 1, 0) != 1)
+      return fail(EBUSY,
+                  socket + ": the guardian of the last daemon does not end; end it (SIGTERM)");
+    if (letter == kRetired) return true;
+    // Lives, or was killed this instant.
+    if (attempt == kLivesRetries) return false;
+    ::poll(nullptr, 0, kLivesRetryMs);
+  }
+}
+
+}  // namespace vremote::node

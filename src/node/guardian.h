@@ -1,0 +1,53 @@
+// The guardian: a small process that keeps a mount honest when its daemon dies or stops.
+//
+// The kernel goes on serving cached pages, attributes and names without a daemon. So the daemon
+// forks this process before it has threads, and gives it the connection's descriptors and a table
+// in shared memory (guardian_table.h). When the daemon is gone, or has not moved and the leases of
+// a home are over, the guardian reads the kernel's requests in its place and purges:
+//   G1  What the kernel writes back is taken at once and kept in a recovery file: a purge waits for
+//       it. RELEASE and FLUSH are answered too, or no process could end.
+//   G2  All else is held: nobody is told anything that the guardian cannot know. Who waits can be
+//       killed (FUSE_INTERRUPT). The mount's root answers stat(2), so that umount(8) works.
+//   G3  A daemon that wakes up takes everything back, in order, before it looks at anything newer,
+//       also what was answered: then it is as if it had been slow.
+//   G4  A daemon that is dead is waited for: the next one retires the guardian, which then ends the
+//       connection. So it does after restart_wait_ms, at SIGTERM, and when it has no room for what
+//       it must hold.
+// It has no cache, never touches the mount, and keeps the one capability that ending a connection
+// needs.
+#pragma once
+
+#include <string>
+
+#include "base/fd.h"
+#include "node/guardian_table.h"
+
+namespace vremote::node {
+
+struct GuardianOptions {
+  std::string socket;        // where the next daemon finds it
+  std::string recovery_dir;  // for what is written back
+  int64_t restart_wait_ms = 60'000;
+  int64_t stall_ms = 1000;  // a daemon that has not moved for so long is looked at
+};
+
+// What the daemon says over the link, one letter each.
+enum class GuardianWord : char {
+  Arm = 'A',       // then GuardianArms, the mount's path, and the descriptors
+  TakeBack = 'B',  // answered with all requests it holds: length and bytes each, then length 0
+  Quit = 'Q',      // a clean end
+};
+struct GuardianArms {
+  uint32_t connection = 0;
+  uint32_t path_length = 0;
+};
+inline constexpr size_t kGuardianDescriptorsMax = 66;  // the first is the guardian's own channel
+
+// Runs in the forked process; returns its exit status.
+int run_guardian(const GuardianOptions& options, GuardianTable& table, Fd link);
+
+// Ends the guardian of a dead daemon, and with it the connection and the mount. True when there was
+// one; false also when its daemon lives.
+Result<bool> retire_guardian(const std::string& socket);
+
+}  // namespace vremote::node

@@ -1,0 +1,204 @@
+#include "node/guardian_held.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
+#include "base/overload.h"
+#include "fuse/reply.h"
+#include "node/recovery_file.h"
+#include "node/signals.h"
+
+namespace vremote::node {
+namespace {
+
+// Beyond it requests that carry bytes are refused. Programs wait with one request each.
+constexpr size_t kHeldBytesMax = size_t{256} << 20;
+constexpr size_t kOpenFilesMax = 256;
+
+std::string safe(std::string name) {
+  std::ranges::replace_if(
+      name, [](char c) { return c == '/' || c == '\0'; }, '_');
+  return name;
+}
+
+}  // namespace
+
+// ---- recovery files
+// --------------------------------------------------------------------------------------------------------------
+
+GuardianRecovery::File* GuardianRecovery::file_of(uint64_t node) {
+  if (auto it = files_.find(node); it != files_.end()) return &it->second;
+  const auto inode = table_.find(node);
+  if (!inode) return nullptr;
+  if (files_.size() >= kOpenFilesMax) {
+    // Its bytes stay; what comes for it later goes into another file.
+    (void)::fdatasync(files_.begin()->second.fd.get());
+    files_.erase(files_.begin());
+  }
+  std::error_code ignored;
+  std::filesystem::create_directories(directory_, ignored);
+  (void)::chmod(directory_.c_str(), 0700);
+  RecoveryHeader header;
+  header.saved_at = static_cast<uint64_t>(::time(nullptr));
+  header.home = table_.home_name(inode->home);
+  header.file = inode->file;
+  for (int attempt = 0; attempt < 1000; ++attempt) {
+    File file;
+    file.path = fmt::format("{}/{}-{}-{}-{}-guardian{}{}", directory_, header.saved_at,
+                            safe(header.home), inode->file.export_index, inode->file.inode,
+                            attempt == 0 ? "" : fmt::format("-{}", attempt), kRecoverySuffix);
+    auto fd = begin_recovery_file(file.path, header);
+    if (!fd && fd.error().code == EEXIST) continue;
+    if (!fd) {
+      spdlog::error("guardian: {}: {}", file.path, fd.error().what);
+      return nullptr;
+    }
+    file.fd = std::move(*fd);
+    spdlog::error("guardian: what programs had stored in mappings of inode {} of {} is kept in {}",
+                  inode->file.inode, header.home, file.path);
+    return &files_.emplace(node, std::move(file)).first->second;
+  }
+  return nullptr;
+}
+
+void GuardianRecovery::keep(uint64_t node, uint64_t offset, std::span<const std::byte> bytes) {
+  File* file = file_of(node);
+  Status kept = fail(ENOENT, "the inode is not known");
+  if (file != nullptr)
+    kept = append_recovery(file->fd, {{.offset = offset, .bytes = Bytes::copy_of(bytes)}}, {});
+  if (kept) {
+    bytes_ += bytes.size();
+  } else {
+    spdlog::error("guardian: {} bytes at {} of node {} are LOST: they cannot be kept: {}",
+                  bytes.size(), offset, node, kept.error().what);
+  }
+}
+
+void GuardianRecovery::sync() {
+  for (auto& [node, file] : files_) (void)::fdatasync(file.fd.get());
+}
+
+void GuardianRecovery::remove() {
+  for (auto& [node, file] : files_) {
+    (void)::unlink(file.path.c_str());
+    spdlog::info("guardian: {} is not needed: the daemon has its bytes again", file.path);
+  }
+  files_.clear();
+}
+
+// ---- requests
+// --------------------------------------------------------------------------------------------------------------------
+
+// True: it needs no daemon.
+bool GuardianHeld::answer(const fuse::Request& request) {
+  const uint64_t unique = request.header.wire_unique();
+  const bool root = request.header.node == FUSE_ROOT_ID;
+  const auto done = [&] {
+    (void)channel_.reply(unique);
+    return true;
+  };
+  return std::visit(
+      Overload{
+          [&](const fuse::Write& r) {
+            if (!r.write_back) return false;
+            recovery_.keep(request.header.node, r.offset, r.payload);
+            (void)channel_.reply(unique, fuse::write_out(static_cast<uint32_t>(r.payload.size())));
+            return true;
+          },
+          [&](const fuse::Flush&) { return done(); }, [&](const fuse::Release&) { return done(); },
+          [&](const fuse::ReleaseDir&) { return done(); },
+          [&](const fuse::Destroy&) { return done(); },
+          [&](const fuse::GetAttr&) {
+            if (!root) return false;
+            Attributes a;
+            a.inode = 1;
+            a.mode = S_IFDIR | 0755;
+            a.nlink = 2;
+            (void)channel_.reply(unique, fuse::attr_out(a, 1, fuse::kNotCached));
+            return true;
+          },
+          [&](const fuse::StatFs&) {
+            if (!root) return false;
+            (void)channel_.reply(
+                unique,
+                fuse::statfs_out({.block_size = 4096, .name_max = 255, .fragment_size = 4096}));
+            return true;
+          },
+          [](const auto&) { return false; }},
+      request.body);
+}
+
+void GuardianHeld::take(std::span<const std::byte> bytes, bool give_back) {
+  auto request = fuse::decode(bytes);
+  if (!request) {
+    if (auto header = fuse::decode_header(bytes); header && fuse::wants_reply(header->opcode))
+      (void)channel_.reply_error(header->wire_unique(), EIO);
+    return;
+  }
+  if (const auto* interrupt = std::get_if<fuse::Interrupt>(&request->body)) {
+    const bool ours = std::ranges::any_of(
+        held_, [&](const Held& held) { return held.plain == interrupt->unique && !held.answered; });
+    if (ours) {
+      interrupts_.push_back(interrupt->unique);
+      look_at_interrupts();
+    } else {
+      hold(*request, bytes, true, give_back);  // the daemon has the request
+    }
+    return;
+  }
+  const bool answered = answer(*request) || !fuse::wants_reply(request->header.opcode);
+  if (const auto* read = std::get_if<fuse::Read>(&request->body); read != nullptr && read->fill)
+    fill_(request->header.node, read->offset, read->size);
+  hold(*request, bytes, answered, give_back);
+}
+
+void GuardianHeld::hold(const fuse::Request& request, std::span<const std::byte> bytes,
+                        bool answered, bool give_back) {
+  if (answered && !give_back) return;
+  Held held{.unique = request.header.wire_unique(),
+            .plain = request.header.unique,
+            .pid = request.header.pid,
+            .answered = answered,
+            .lock = std::holds_alternative<fuse::SetLkw>(request.body),
+            .bytes = {}};
+  if (give_back) {
+    if (bytes_ + bytes.size() > kHeldBytesMax) {
+      // What was written back is in its recovery file.
+      if (!answered) (void)channel_.reply_error(held.unique, EIO);
+      spdlog::error("guardian: more than {} MiB of requests wait: one is {}", kHeldBytesMax >> 20,
+                    answered ? "not given back to the daemon" : "refused (EIO)");
+      return;
+    }
+    held.bytes.assign(bytes.begin(), bytes.end());
+    bytes_ += bytes.size();
+  }
+  held_.push_back(std::move(held));
+}
+
+void GuardianHeld::look_at_interrupts() {
+  std::erase_if(interrupts_, [&](uint64_t unique) {
+    auto it = std::ranges::find_if(held_, [&](const Held& held) { return held.plain == unique; });
+    if (it == held_.end()) return true;
+    if (!it->lock && !is_being_killed(it->pid)) return false;
+    (void)channel_.reply_error(it->unique, EINTR);
+    bytes_ -= it->bytes.size();
+    held_.erase(it);
+    return true;
+  });
+}
+
+void GuardianHeld::give_back(const std::function<bool(std::span<const std::byte>)>& send) {
+  for (const Held& held : held_)
+    if (!send(held.bytes)) break;
+  drop();
+}
+
+}  // namespace vremote::node

@@ -1,0 +1,84 @@
+// The kernel's requests while no daemon answers (rules G1 and G2 of guardian.h): what is answered,
+// what is held, and who waits no more.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <map>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "fuse/channel.h"
+#include "fuse/request.h"
+#include "node/guardian_table.h"
+
+namespace vremote::node {
+
+// Keeps what the kernel writes back, one recovery file for each file of an origin.
+class GuardianRecovery {
+ public:
+  GuardianRecovery(std::string directory, const GuardianTable& table)
+      : directory_(std::move(directory)), table_(table) {}
+  void keep(uint64_t node, uint64_t offset, std::span<const std::byte> bytes);
+  void sync();
+  // The daemon has the bytes again.
+  void remove();
+  void next() { files_.clear(); }
+  uint64_t bytes() const { return bytes_; }
+
+ private:
+  struct File {
+    std::string path;
+    Fd fd;
+  };
+  File* file_of(uint64_t node);
+
+  const std::string directory_;
+  const GuardianTable& table_;
+  std::map<uint64_t, File> files_;  // by node
+  uint64_t bytes_ = 0;
+};
+
+// One thread at a time.
+class GuardianHeld {
+ public:
+  using Fill = std::function<void(uint64_t node, uint64_t offset, uint64_t length)>;
+  GuardianHeld(const fuse::Channel& channel, GuardianRecovery& recovery, Fill fill)
+      : channel_(channel), recovery_(recovery), fill_(std::move(fill)) {}
+
+  // `give_back`: the daemon may wake up and take it all.
+  void take(std::span<const std::byte> request, bool give_back);
+  // Ends what killed processes wait for. To be called every now and then.
+  void look_at_interrupts();
+  // Everything, in order; then nothing is held.
+  void give_back(const std::function<bool(std::span<const std::byte>)>& send);
+  void drop() { held_.clear(), interrupts_.clear(), bytes_ = 0; }
+  size_t count() const { return held_.size(); }
+
+ private:
+  struct Held {
+    uint64_t unique = 0;  // as it must be answered
+    uint64_t plain = 0;   // without the resend bit
+    uint32_t pid = 0;
+    bool answered = false;
+    bool lock = false;
+    std::vector<std::byte> bytes;  // empty: the kernel will deliver it again
+  };
+  bool answer(const fuse::Request& request);
+  void hold(const fuse::Request& request, std::span<const std::byte> bytes, bool answered,
+            bool give_back);
+
+  const fuse::Channel& channel_;
+  GuardianRecovery& recovery_;
+  const Fill fill_;
+  std::list<Held> held_;
+  std::vector<uint64_t> interrupts_;  // of requests held, plain
+  size_t bytes_ = 0;
+};
+
+}  // namespace vremote::node

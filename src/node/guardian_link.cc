@@ -1,0 +1,134 @@
+#include "node/guardian_link.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <vector>
+
+#include "fuse/buffer.h"
+
+namespace vremote::node {
+namespace {
+
+constexpr int kQuitPatienceMs = 2000;
+
+bool receive_all(int fd, void* into, size_t length) {
+  auto* at = static_cast<char*>(into);
+  while (length > 0) {
+    const ssize_t n = ::recv(fd, at, length, 0);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return false;
+    at += n;
+    length -= static_cast<size_t>(n);
+  }
+  return true;
+}
+
+bool say(int fd, GuardianWord word) {
+  const char letter = static_cast<char>(word);
+  return ::send(fd, &letter, 1, MSG_NOSIGNAL) == 1;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<GuardianLink>> GuardianLink::start(const GuardianOptions& options) {
+  VR_TRY(table, GuardianTable::make());
+  std::array<int, 2> ends{};
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0)
+    return fail(errno, "socketpair");
+  Fd ours(ends[0]), theirs(ends[1]);
+  table.alive(GuardianTable::clock());
+  const pid_t pid = ::fork();
+  if (pid < 0) return fail(errno, "fork");
+  if (pid == 0) {
+    ours.reset();
+    ::_exit(run_guardian(options, table, std::move(theirs)));
+  }
+  return std::unique_ptr<GuardianLink>(new GuardianLink(std::move(table), std::move(ours), pid));
+}
+
+GuardianLink::~GuardianLink() { quit(); }
+
+Status GuardianLink::arm(const fuse::Channel& own, std::span<const int> others, uint32_t connection,
+                         const std::string& mount) {
+  std::lock_guard lock(mutex_);
+  std::vector<int> descriptors{own.fd()};
+  descriptors.insert(descriptors.end(), others.begin(), others.end());
+  if (descriptors.size() > kGuardianDescriptorsMax) return fail(E2BIG, "too many channels");
+  GuardianArms arms{connection, static_cast<uint32_t>(mount.size())};
+  std::array<char, CMSG_SPACE(sizeof(int) * kGuardianDescriptorsMax)> control{};
+  iovec part{&arms, sizeof arms};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control.data();
+  message.msg_controllen = CMSG_SPACE(sizeof(int) * descriptors.size());
+  cmsghdr* header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN(sizeof(int) * descriptors.size());
+  std::memcpy(CMSG_DATA(header), descriptors.data(), sizeof(int) * descriptors.size());
+  table_.alive(GuardianTable::clock());
+  if (!say(link_.get(), GuardianWord::Arm) ||
+      ::sendmsg(link_.get(), &message, MSG_NOSIGNAL) != sizeof arms ||
+      ::send(link_.get(), mount.data(), mount.size(), MSG_NOSIGNAL) !=
+          static_cast<ssize_t>(mount.size()))
+    return fail(EPIPE, "the guardian has ended");
+  return {};
+}
+
+void GuardianLink::take_back(const std::function<void(std::span<const std::byte>)>& request) {
+  std::lock_guard lock(mutex_);
+  if (!table_.guardian_in_charge()) return;
+  if (!link_.valid() || !say(link_.get(), GuardianWord::TakeBack)) {
+    lost();
+    return;
+  }
+  std::vector<std::byte> bytes;
+  for (;;) {
+    uint32_t length = 0;
+    if (!receive_all(link_.get(), &length, sizeof length) || length > fuse::kReceiveBufferSize) {
+      lost();
+      return;
+    }
+    if (length == 0) return;
+    bytes.resize(length);
+    if (!receive_all(link_.get(), bytes.data(), length)) {
+      lost();
+      return;
+    }
+    request(bytes);
+  }
+}
+
+void GuardianLink::lost() {
+  spdlog::error(
+      "the guardian has ended: were this daemon to die now, its kernel would go on serving what it "
+      "keeps; restart the node");
+  link_.reset();
+  table_.set_guardian_in_charge(false);
+}
+
+void GuardianLink::quit() {
+  std::lock_guard lock(mutex_);
+  if (pid_ <= 0) return;
+  if (link_.valid()) (void)say(link_.get(), GuardianWord::Quit);
+  link_.reset();
+  for (int waited = 0; ::waitpid(pid_, nullptr, WNOHANG) == 0; waited += 10) {
+    if (waited >= kQuitPatienceMs) {
+      ::kill(pid_, SIGKILL);  // and whoever inherits it reaps it: it may hang in a purge
+      break;
+    }
+    ::poll(nullptr, 0, 10);
+  }
+  pid_ = -1;
+}
+
+}  // namespace vremote::node

@@ -1,0 +1,50 @@
+// The daemon's end of its guardian (guardian.h).
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "fuse/channel.h"
+#include "node/guardian.h"
+#include "node/guardian_table.h"
+
+namespace vremote::node {
+
+class GuardianLink {
+ public:
+  // Forks the guardian: before this process has a second thread.
+  static Result<std::unique_ptr<GuardianLink>> start(const GuardianOptions& options);
+  ~GuardianLink();
+  GuardianLink(const GuardianLink&) = delete;
+  GuardianLink& operator=(const GuardianLink&) = delete;
+
+  GuardianTable& table() { return table_; }
+
+  // From now on it watches. `own`: a channel that nobody else reads; what is taken back came by it.
+  Status arm(const fuse::Channel& own, std::span<const int> others, uint32_t connection,
+             const std::string& mount);
+  // Takes back what the guardian holds and answers the kernel again. Any thread; returns when it is
+  // done, by whomever.
+  void take_back(const std::function<void(std::span<const std::byte>)>& request);
+  // A clean end: the connection is gone. Waits for the guardian's end, bounded.
+  void quit();
+
+ private:
+  GuardianLink(GuardianTable table, Fd link, pid_t pid)
+      : table_(std::move(table)), link_(std::move(link)), pid_(pid) {}
+  void lost();
+
+  GuardianTable table_;
+  std::mutex mutex_;
+  Fd link_;
+  pid_t pid_;
+};
+
+}  // namespace vremote::node
