@@ -60,13 +60,21 @@ TEST_F(PosixTest, ChangesByOthersThanRootTakeTheSetIdBitsAway) {
     Fd fd = open_at(b("appended"), O_WRONLY | O_APPEND);
     return ::write(fd.get(), "x", 1) == 1 ? 0 : errno;
   });
-  // Without the group's execute bit set-group-ID means something else, and stays.
-  programs("locking", 02644);
+  // Without the group's execute bit set-group-ID means something else, and stays; but only the
+  // group's members can leave it.
+  programs("locking", 02666);
   EXPECT_EQ(0, as_user(kUser, kGroup, [&] { return put(b("locking"), "x"); }));
-  EXPECT_EQ(02644u, mode_of(c("locking")));
+  EXPECT_EQ(02666u, mode_of(c("locking")));
+  EXPECT_EQ(0, as_user(kUser, kGroup + 1,
+                       [&] { return write_at(open_at(b("locking"), O_WRONLY), 0, "x"); }));
+  EXPECT_EQ(0666u, mode_of(c("locking")));
   // Root's writes leave them, root's chown does not.
   programs("roots", 06755);
   EXPECT_EQ(0, write_at(open_at(b("roots"), O_WRONLY), 0, "x"));
+  EXPECT_EQ(06755u, mode_of(c("roots")));
+  EXPECT_TRUE(open_at(b("roots"), O_WRONLY | O_TRUNC).valid());
+  EXPECT_EQ(06755u, mode_of(c("roots")));
+  EXPECT_TRUE(open_at(b("roots"), O_RDWR | O_CREAT | O_TRUNC, 0600).valid());
   EXPECT_EQ(06755u, mode_of(c("roots")));
   ASSERT_OK(::chown(b("roots").c_str(), 1, 1));
   EXPECT_EQ(0755u, mode_of(c("roots")));

@@ -108,9 +108,9 @@ void FuseServer::handle(const Context& c, const fuse::SetAttr& r) {
 }
 
 void FuseServer::open_file(
-    const Context& c, const Inode& node, uint32_t flags,
+    const Context& c, const Inode& node, fuse::Open how,
     std::move_only_function<void(int error, uint64_t fh, uint32_t fopen_flags)> then) {
-  const uint32_t access = flags & O_ACCMODE;
+  const uint32_t access = how.flags & O_ACCMODE;
   const bool may_map = access == O_RDWR;
   // K1: what only reads uses the kernel's page cache; what writes goes to the agent with each call.
   const uint32_t fopen_flags =
@@ -121,14 +121,14 @@ void FuseServer::open_file(
     if (answer.error != 0) node.agent->close(node.file, may_map);
     then(answer.error, fh, fopen_flags);
   };
-  if ((flags & O_TRUNC) == 0) {
+  if ((how.flags & O_TRUNC) == 0) {
     node.agent->open(node.file, may_map, std::move(opened), c.pid);
     return;
   }
   SetAttributesCall call;
   call.file = node.file;
   call.has_size = true;
-  call.clear_suid = true;
+  call.clear_suid = how.kill_suidgid;
   truncate(c, node, call, false,
            [node, may_map, opened = std::move(opened)](Reply&& reply) mutable {
              if (reply.error != 0) {
@@ -147,7 +147,7 @@ void FuseServer::handle(const Context& c, const fuse::Open& r) {
   auto node = inode(c);
   if (!node) return;
   const int64_t started = net::EventLoop::now().ns;
-  open_file(c, *node, r.flags, [this, c, started](int error, uint64_t fh, uint32_t fopen_flags) {
+  open_file(c, *node, r, [this, c, started](int error, uint64_t fh, uint32_t fopen_flags) {
     if (error != 0) {
       (void)c.channel->reply_error(c.unique, error);
     } else {
@@ -192,7 +192,7 @@ void FuseServer::handle(const Context& c, const fuse::Write& r, fuse::ReceiveBuf
   bool strip = false;
   if (r.kill_suidgid) {
     auto mode = node->agent->peek_mode(node->file);
-    strip = !mode || (*mode & S_ISUID) != 0 || (*mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
+    strip = !mode || (*mode & (S_ISUID | S_ISGID)) != 0;  // which of them, the home knows
   }
   if (!synced && !strip) {
     node->agent->write(c.waiting(), node->file, at, std::move(bytes), {});

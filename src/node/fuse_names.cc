@@ -202,15 +202,16 @@ void FuseServer::handle(const Context& c, const fuse::Create& r) {
   if (!dir) return;
   // Exclusive at first, whatever was asked: of a file that exists already the kernel has not seen
   // whether the caller may open it.
-  create(c, *dir, {dir->file, std::string(r.name), (r.mode & 07777) | S_IFREG, 0, true}, r.flags);
+  create(c, *dir, {dir->file, std::string(r.name), (r.mode & 07777) | S_IFREG, 0, true},
+         {.flags = r.flags, .kill_suidgid = r.kill_suidgid});
 }
 
-void FuseServer::create(const Context& c, const Inode& dir, CreateCall operation, uint32_t flags) {
+void FuseServer::create(const Context& c, const Inode& dir, CreateCall operation, fuse::Open how) {
   std::vector<AgentService::Change> changes{{operation.dir, operation.name, dir.node}};
-  auto then = [this, c, dir, operation, flags](Reply&& reply) mutable {
-    if (reply.error == EEXIST && operation.exclusive && (flags & O_EXCL) == 0) {
+  auto then = [this, c, dir, operation, how](Reply&& reply) mutable {
+    if (reply.error == EEXIST && operation.exclusive && (how.flags & O_EXCL) == 0) {
       operation.exclusive = false;
-      create(c, dir, std::move(operation), flags);
+      create(c, dir, std::move(operation), how);
       return;
     }
     const auto* made = std::get_if<Node>(&reply.outcome);
@@ -225,27 +226,27 @@ void FuseServer::create(const Context& c, const Inode& dir, CreateCall operation
       (void)c.channel->reply_error(c.unique, S_ISDIR(made->attributes.mode) ? EISDIR : ESTALE);
       return;
     }
-    if (!operation.exclusive && !may_open(c, made->attributes, flags)) {
+    if (!operation.exclusive && !may_open(c, made->attributes, how.flags)) {
       (void)c.channel->reply_error(c.unique, EACCES);
       return;
     }
-    created(c, {inodes_.look_up(dir.agent, made->file), dir.agent, made->file},
-            operation.exclusive ? flags & ~O_TRUNC : flags);
+    if (operation.exclusive) how.flags &= ~O_TRUNC;
+    created(c, {inodes_.look_up(dir.agent, made->file), dir.agent, made->file}, how);
   };
   call(c, dir.agent, operation, std::move(then), std::move(changes));
 }
 
-void FuseServer::created(const Context& c, const Inode& inode, uint32_t flags) {
-  open_file(c, inode, flags, [this, c, inode, flags](int error, uint64_t fh, uint32_t fopen_flags) {
+void FuseServer::created(const Context& c, const Inode& inode, fuse::Open how) {
+  open_file(c, inode, how, [this, c, inode, how](int error, uint64_t fh, uint32_t fopen_flags) {
     if (error != 0) {
       forget(inode.node, 1);
       (void)c.channel->reply_error(c.unique, error);
       return;
     }
     inode.agent->attributes(
-        {}, inode.file, false, [this, c, inode, flags, fh, fopen_flags](Answer answer) {
+        {}, inode.file, false, [this, c, inode, how, fh, fopen_flags](Answer answer) {
           if (answer.error != 0) {
-            inode.agent->close(inode.file, (flags & O_ACCMODE) == O_RDWR);
+            inode.agent->close(inode.file, (how.flags & O_ACCMODE) == O_RDWR);
             forget(inode.node, 1);
             (void)c.channel->reply_error(c.unique, answer.error);
             return;

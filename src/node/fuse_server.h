@@ -119,7 +119,7 @@ class FuseServer {
   void handle(const Context& c, const fuse::Fallocate& r);
   void handle(const Context& c, const fuse::LSeek& r);
   void handle(const Context& c, const fuse::CopyFileRange& r);
-  void open_file(const Context& c, const Inode& inode, uint32_t flags,
+  void open_file(const Context& c, const Inode& inode, fuse::Open how,
                  std::move_only_function<void(int error, uint64_t fh, uint32_t fopen_flags)> then);
   void truncate(const Context& c, const Inode& inode, coherence::SetAttributesCall call,
                 bool under_lock, AgentService::ThenReply then);
@@ -160,8 +160,8 @@ class FuseServer {
   void reply_entry(const Context& c, AgentService* agent, FileId file,
                    std::optional<Named> named = {}, std::move_only_function<void()> stale = {});
   void look_up(const Context& c, const Inode& dir, std::string name, bool again);
-  void create(const Context& c, const Inode& dir, coherence::CreateCall operation, uint32_t flags);
-  void created(const Context& c, const Inode& inode, uint32_t flags);
+  void create(const Context& c, const Inode& dir, coherence::CreateCall operation, fuse::Open how);
+  void created(const Context& c, const Inode& inode, fuse::Open how);
   static bool may_open(const Context& c, const Attributes& attributes, uint32_t flags);
   void make(const Context& c, std::string_view name, coherence::Operation operation);
   void change(const Context& c, const Inode& dir, std::vector<AgentService::Change> changes,

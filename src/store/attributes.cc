@@ -4,6 +4,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <limits>
 #include <mutex>
@@ -46,13 +47,18 @@ Status truncate_to(OpenFile& file, uint64_t size) {
   return {};
 }
 
+bool is_member(const coherence::Caller& caller, gid_t group) {
+  return caller.uid == 0 || caller.gid == group ||
+         std::find(caller.groups.begin(), caller.groups.end(), group) != caller.groups.end();
+}
+
 // What a write or a truncation by somebody without privileges does to a program's set-ID bits.
-Status clear_set_id(const OpenFile& file) {
+Status clear_set_id(const coherence::Caller& caller, const OpenFile& file) {
   VR_TRY(st, file.stat());
   if (!file.is_regular()) return {};
   mode_t cleared = st.st_mode & ~S_ISUID;
-  if ((st.st_mode & S_IXGRP) != 0)
-    cleared &= ~S_ISGID;  // without it, set-group-ID once meant mandatory locks
+  // Without it, set-group-ID once meant mandatory locks: the group's members leave it alone.
+  if ((st.st_mode & S_IXGRP) != 0 || !is_member(caller, st.st_gid)) cleared &= ~S_ISGID;
   if (cleared == st.st_mode) return {};
   return change_mode(file.path(), cleared);
 }
@@ -84,7 +90,8 @@ Status Store::apply(FileId id, const coherence::DirtyAttributes& changes) {
   return {};
 }
 
-Result<coherence::Outcome> Store::run(const Caller&, const coherence::SetAttributesCall& call) {
+Result<coherence::Outcome> Store::run(const Caller& caller,
+                                      const coherence::SetAttributesCall& call) {
   constexpr uint32_t kNobody = std::numeric_limits<uint32_t>::max();  // means "leave it" to chown()
   if ((call.has_uid && call.uid == kNobody) || (call.has_gid && call.gid == kNobody))
     return fail(EINVAL);
@@ -103,7 +110,7 @@ Result<coherence::Outcome> Store::run(const Caller&, const coherence::SetAttribu
     if (::fchownat(file->path(), "", uid, gid, AT_EMPTY_PATH) != 0) return fail(errno);
   }
   if (call.has_mode) VR_TRY_VOID(change_mode(file->path(), call.mode));
-  if (call.clear_suid && !call.has_mode) VR_TRY_VOID(clear_set_id(*file));
+  if (call.clear_suid && !call.has_mode) VR_TRY_VOID(clear_set_id(caller, *file));
   if (call.has_atime || call.has_mtime) {
     VR_TRY_VOID(set_times(*file, to_timespec(call.has_atime, call.atime_now, call.atime),
                           to_timespec(call.has_mtime, call.mtime_now, call.mtime)));

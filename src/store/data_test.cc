@@ -315,6 +315,13 @@ TEST_P(DataTest, SetIdBitsAreClearedWhenAsked) {
   ASSERT_TRUE(node(set));
   EXPECT_EQ(node(clear)->attributes.mode, mode_t{S_IFREG | 02745});
   if (::geteuid() != 0) return;
+  // Whoever is not of the group takes the bit away in any case.
+  EXPECT_EQ(std::get<coherence::Node>(*store->execute({.uid = 7, .gid = 8, .groups = {0}}, clear))
+                .attributes.mode,
+            mode_t{S_IFREG | 02745});
+  EXPECT_EQ(std::get<coherence::Node>(*store->execute({.uid = 7, .gid = 8, .groups = {9}}, clear))
+                .attributes.mode,
+            mode_t{S_IFREG | 0745});
   set.has_uid = true;  // a chown clears them, the mode of the same call is set after it
   set.uid = 1001;
   set.mode = 04755;
