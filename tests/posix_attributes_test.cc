@@ -53,6 +53,28 @@ TEST_F(PosixTest, TimesThatWereSetStay) {
   EXPECT_GT(stat_of(a("f")).st_mtim.tv_sec, times[1].tv_sec) << "a later write counts again";
 }
 
+// A file with bytes and without blocks is one without data to programs that look for holes (tar
+// -S).
+TEST_F(PosixTest, WhatHasBytesHasBlocks) {
+  for (const size_t size : {size_t{6}, size_t{5000}, size_t{100'000}, size_t{6'000'000}}) {
+    for (const bool first_on_origin : {true, false}) {
+      const std::string name = std::to_string(size) + (first_on_origin ? "a" : "b");
+      Fd fd = open_at(first_on_origin ? a(name) : b(name), O_RDWR | O_CREAT);
+      ASSERT_EQ(0, write_at(fd, 0, pattern(size)));
+      for (const std::string& path : {a(name), b(name), c(name)})
+        EXPECT_LT(0, stat_of(path).st_blocks) << path;
+      ASSERT_OK(::fsync(fd.get()));
+      if (size > 1'000'000) continue;  // of that, only a part was sent when the others looked
+      for (const std::string& path : {a(name), b(name), c(name)})
+        EXPECT_LE(size / 512, static_cast<uint64_t>(stat_of(path).st_blocks)) << path;
+    }
+  }
+  Fd sparse = open_at(b("sparse"), O_RDWR | O_CREAT);
+  ASSERT_OK(::ftruncate(sparse.get(), 1 << 30));
+  EXPECT_GT(100, stat_of(b("sparse")).st_blocks);
+  EXPECT_GT(100, stat_of(c("sparse")).st_blocks);
+}
+
 TEST_F(PosixTest, PermissionsHoldForOtherUsers) {
   ASSERT_EQ(0, put(a("secret"), "root's"));
   ASSERT_OK(::chmod(a("secret").c_str(), 0600));

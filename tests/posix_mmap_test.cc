@@ -52,6 +52,23 @@ TEST_F(PosixTest, SharedMappingsOfTwoNodesAreOneMemory) {
   }
 }
 
+TEST_F(PosixTest, AStoreIsANewTimeForAllWhenMsyncReturns) {
+  ASSERT_EQ(0, put(a("f"), std::string(8192, '.')));
+  Fd writer = open_at(b("f"), O_RDWR);
+  Mapping map(writer, 8192, kBoth, MAP_SHARED);
+  ASSERT_TRUE(map.valid());
+  for (const bool by_fsync : {false, true, false}) {
+    const int64_t before = mtime_ns(stat_of(c("f")));
+    ASSERT_EQ(before, mtime_ns(stat_of(a("f"))));  // both keep the attributes now
+    ::usleep(20'000);                              // longer than a tick of the clock
+    ++*map.at();
+    ASSERT_OK(by_fsync ? ::fsync(writer.get()) : ::msync(map.at(), 4096, MS_SYNC));
+    EXPECT_LT(before, mtime_ns(stat_of(c("f"))));
+    EXPECT_EQ(mtime_ns(stat_of(c("f"))), mtime_ns(stat_of(a("f"))));
+    EXPECT_EQ(mtime_ns(stat_of(c("f"))), mtime_ns(stat_of(b("f"))));
+  }
+}
+
 TEST_F(PosixTest, StoresAreSeenByReadsAndWritesByLoads) {
   ASSERT_EQ(0, put(a("f"), std::string(8192, '.')));
   Fd writer = open_at(b("f"), O_RDWR), reader = open_at(c("f"), O_RDONLY);

@@ -2,6 +2,7 @@
 #include "coherence/agent.h"
 
 #include <cerrno>
+#include <memory>
 
 #include "coherence/agent_test_world.h"
 
@@ -498,8 +499,15 @@ TEST(AgentTest, TheHomeHearsOfANewSizeWithTheAck) {
   AgentWorld w;
   w.has_attributes(Exclusive, 0).has(Exclusive, PageRange::all());
   w.writes(1, 0, 5000, 'W').expect("written 1 @0+5000");
-  w.recalls_attributes(Shared).expect("ack 0-0 size 5000");
-  w.stats(2).expect("attributes 2 size 5000");
+  w.recalls_attributes().expect("ack 0-0 size 5000");
+}
+
+TEST(AgentTest, WhoGivesUpOnlyTheRightToChangeTheAttributesStillTellsThem) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, 0).has(Exclusive, PageRange::all());
+  w.writes(1, 0, 4096, 'W').expect("written 1 @0+4096");
+  w.recalls_attributes(Shared).discard();
+  w.stats(2).expect("attributes 2 size 4096");
 }
 
 TEST(AgentTest, ALargerSizeIsPushedIntoTheKernelBeforeItIsTold) {
@@ -663,6 +671,37 @@ TEST(AgentTest, AWriteBackMakesTheKernelAskForTheTimesAnew) {
   w.stats(2).expect("attributes 2 size 65536");
   w.writes_back(0, 'M').expect("drop attributes");
   w.writes_back(0, 'N').expect_nothing();
+}
+
+TEST(AgentTest, AfterAWriteBackNobodyKeepsTheTimesWhenFsyncReturns) {
+  AgentWorld w;
+  w.has_attributes(Shared, kSize).has(Exclusive, PageRange::all()).cached(pages(0, 0), 'A');
+  w.opens(1, true).expect("opened 1");
+  w.writes_back(0, 'M').expect_nothing();
+  w.syncs(2).expect("flush @0+4096*M", "flush time", "ask Update attributes");
+  w.acks_flush().expect_nothing();
+  w.acks_flush().expect_nothing();
+  w.grants_attributes(kSize).expect("flushed 2");
+  w.writes_back(0, 'N').expect_nothing();
+  w.syncs(3).expect("flush @0+4096*N", "flush time");  // whoever looks recalls them from here
+  w.acks_flush().expect_nothing();
+  w.acks_flush().expect("flushed 3");
+}
+
+TEST(AgentTest, WithTheAttributesGoTheBytesThatGiveTheFileItsBlocks) {
+  const auto world = [](bool has_blocks, LeaseMode to) {
+    auto w = std::make_unique<AgentWorld>();
+    if (!has_blocks) w->has_no_blocks();
+    w->has_attributes(Exclusive, 0).has(Exclusive, PageRange::all());
+    w->writes(1, 0, 4096, 'W').discard();
+    w->recalls_attributes(to);
+    return w;
+  };
+  // Somebody looks, or the file has no blocks at all yet.
+  world(true, Shared)->expect("flush @0+4096*W size 4096", "flush size 4096 time", "ack 0-0");
+  world(false, None)->expect("flush @0+4096*W size 4096", "flush size 4096 time", "ack 0-0");
+  // A writer's turn.
+  world(true, None)->expect("ack 0-0 size 4096");
 }
 
 TEST(AgentTest, TheHomeHearsThatAFileIsOpenAndWhenNoLonger) {

@@ -192,6 +192,11 @@ class AgentWorld {
     });
   }
   // What later grants of Attributes say.
+  // On the disk nothing of the file has a place yet.
+  AgentWorld& has_no_blocks() {
+    blocks_ = 0;
+    return *this;
+  }
   AgentWorld& mode_is(uint32_t permissions) {
     mode_ = 0100000 | permissions;
     return *this;
@@ -366,6 +371,7 @@ class AgentWorld {
                 .mode = mode,
                 .range = kUnit};
     grant.attributes.size = disk_size_;
+    grant.attributes.blocks = blocks_;
     grant.attributes.mode = mode_;
     return grant;
   }
@@ -490,6 +496,7 @@ class AgentWorld {
   uint64_t sequence_ = 0, recall_ = 0;
   uint64_t disk_size_ = 0;
   uint32_t mode_ = 0100644;
+  uint64_t blocks_ = 8;
 };
 
 }  // namespace vremote::coherence::test

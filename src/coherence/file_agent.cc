@@ -72,6 +72,7 @@ void FileAgent::write_back(Instant now, uint64_t offset, const Bytes& bytes, Tim
   if (dirty_.empty()) dirty_since_ = now;
   // Its size was in the kernel's view already: a write-back never extends the file.
   wrote(offset, bytes, now_wall, false);
+  untold_time_ = untold_time_ || !covers(attributes_mode_, LeaseMode::Update);
 }
 
 void FileAgent::open(Token token, bool may_map) {
@@ -117,6 +118,7 @@ void FileAgent::entries(Token token) {
 
 void FileAgent::flush(Instant, Token token, AgentActions& actions) {
   send_dirty(PageRange::all(), true, actions);
+  tell_time();
   Request request;
   request.kind = Kind::Flush;
   request.token = token;
@@ -161,6 +163,7 @@ void FileAgent::truncate_done(Instant now, bool done, uint64_t size, bool under_
 void FileAgent::interrupt(Token token, AgentActions& actions) {
   for (auto it = requests_.begin(); it != requests_.end(); ++it) {
     if (it->token != token) continue;
+    if (it->kind == Kind::Time) continue;
     // A fill is never given up (its folios stay locked); what is being carried out is finished: it
     // waits for nothing remote.
     if (it->kind == Kind::Fill || it->active || it->kind == Kind::Truncate) return;
@@ -271,6 +274,7 @@ void FileAgent::flush_acked(const FlushAck& message) {
   auto flight = flights_.find(message.flush);
   if (flight == flights_.end()) return;  // from before a reset
   shared_.flush_bytes_in_flight -= flight->second.bytes;
+  attributes_.blocks = blocks_with(flight->second.bytes);  // as it was told while they were dirty
   flights_.erase(flight);
   if (message.error != 0) write_error_ = message.error;
   if (shared_.options.mistakes.has(Mistake::StaleOverlay)) return;
@@ -411,6 +415,7 @@ bool FileAgent::advance(Instant now, Request& request, AgentActions& actions) {
   if (request.error != 0) {
     if (request.kind == Kind::Fill) kernel_.fill_failed(request.fill);
     if (request.kind == Kind::Truncate) --truncations_;
+    if (request.kind == Kind::Time) return true;
     actions.push_back(ReplyError{request.token, request.error});
     return true;
   }
@@ -446,7 +451,13 @@ bool FileAgent::advance(Instant now, Request& request, AgentActions& actions) {
       return false;
     case Kind::Open:
       return advance_open(request, actions);
+    case Kind::Time:
+      if (untold_time_ && !need_attributes(request, LeaseMode::Update, actions)) return false;
+      untold_time_ = false;
+      return true;
     case Kind::Flush: {
+      for (const Request& other : requests_)
+        if (other.kind == Kind::Time) return false;
       if (!flights_.empty() && flights_.begin()->first < request.flush_upto) return false;
       actions.push_back(ReplyFlushed{request.token, std::exchange(write_error_, 0)});
       return true;

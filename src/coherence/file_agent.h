@@ -132,7 +132,8 @@ class FileAgent {
   void drop_attributes(AgentActions& actions);
 
  private:
-  enum class Kind : uint8_t { Fill, Read, Write, Attributes, Entries, Open, Flush, Truncate };
+  // Time: nobody's; tells those who look at the attributes that a mapping has changed the file.
+  enum class Kind : uint8_t { Fill, Read, Write, Attributes, Entries, Open, Flush, Truncate, Time };
   struct Request {
     Kind kind = Kind::Read;
     Token token = 0;
@@ -207,6 +208,8 @@ class FileAgent {
   void known_to_kernel();
   void set_dirty_bytes(uint64_t before);
   Flush new_flush();
+  void tell_time();
+  uint64_t blocks_with(uint64_t dirty_bytes) const;
   void note_flight(const Flush& flush, uint64_t bytes);
   void rescue_dirty(AgentActions& actions);
   // `Source`: Bytes (whole pages are kept) or a span (copied).
@@ -253,6 +256,9 @@ class FileAgent {
   Attributes attributes_;    // valid while attributes_mode_ != None
   uint64_t size_floor_ = 0;  // the file is at least this long, for pages under a data lease
   DirtyAttributes dirty_attributes_;
+  // The kernel wrote back pages when others could hold the attributes: they must give them up
+  // before an msync(2) here returns.
+  bool untold_time_ = false;
   // At most what the kernel takes the file's size for, since it was last told; unset: not told yet.
   std::optional<uint64_t> told_size_;
   uint64_t written_end_ = 0;  // a write was answered since; its caller sets the size to this

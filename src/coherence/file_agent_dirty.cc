@@ -130,11 +130,32 @@ bool FileAgent::send_dirty(PageRange range, bool all, AgentActions& actions) {
   return true;
 }
 
+// What the disk will have given the file for its bytes, as far as one can tell without asking: as
+// if they all lay in holes, for too little would make programs take them for holes (tar -S). With
+// the next grant comes the truth.
+uint64_t FileAgent::blocks_with(uint64_t dirty_bytes) const {
+  const auto in_pages = [](uint64_t bytes) {
+    return (bytes / kPageSize + (bytes % kPageSize != 0 ? 1 : 0)) * (kPageSize / 512);
+  };
+  return std::max(attributes_.blocks,
+                  std::min(in_pages(attributes_.size), attributes_.blocks + in_pages(dirty_bytes)));
+}
+
+void FileAgent::tell_time() {
+  if (!untold_time_) return;
+  for (const Request& request : requests_)
+    if (request.kind == Kind::Time) return;
+  Request request;
+  request.kind = Kind::Time;
+  requests_.push_back(std::move(request));
+}
+
 void FileAgent::flush_if_due(Instant now, AgentActions& actions) {
   if (truncations_ > 0 || !waits_to_flush()) return;
   if (now - dirty_since_ < shared_.options.flush_after_ns) return;
   dirty_since_ = now;
   send_dirty(PageRange::all(), false, actions);
+  tell_time();
 }
 
 void FileAgent::set_dirty_bytes(uint64_t before) {

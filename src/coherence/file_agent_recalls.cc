@@ -54,6 +54,13 @@ bool FileAgent::advance_recall(Instant now, const PendingRecall& recall, AgentAc
         if (auto until = kernel_.keep_until(behind, now)) wake_at(*until);
         return false;
       }
+      // Whoever looks at the attributes next also sees how many blocks the file has, and one with
+      // bytes but without blocks is a file without data to some (tar -S). Writers that take turns
+      // need not wait for that. As much as has room: what is more has had some blocks before.
+      if (dirty_.has_unsent() && truncations_ == 0 &&
+          (recall.to == LeaseMode::Shared || attributes_.blocks == 0))
+        send_dirty(PageRange::all(), false, actions);
+      untold_time_ = false;
       RecallAck ack{.file = id_,
                     .recall = recall.id,
                     .given = recall.range,

@@ -55,8 +55,7 @@ bool FileAgent::advance_attributes(Instant now, Request& request, AgentActions& 
     if (!access_is_settled(now, actions)) return false;
     request.told = attributes_;
     request.told_order = ++last_told_;
-    request.told.blocks = std::max(request.told.blocks,
-                                   std::min((request.told.size + 511) / 512, dirty_.bytes() / 512));
+    request.told.blocks = blocks_with(dirty_.bytes());
     // What a write of our own has told the kernel counts only when nothing can come between: its
     // caller may not have taken in the answer.
     if (told_size_ &&
