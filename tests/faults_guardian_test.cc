@@ -179,6 +179,31 @@ TEST_F(GuardianTest, AStoppedDaemonIsPurgedWhenItsLeaseIsOverAndGoesOnAsIfSlow) 
   EXPECT_EQ("", recovered(nodes().at(1)));
 }
 
+// The whole promise: when another node's write has returned, the old value is nowhere.
+TEST_F(GuardianTest, AStoppedNodeLoadsNothingThatAnotherHasChanged) {
+  nodes(2, "[lease]\nterm_ms = 6000\n").start_all();
+  ASSERT_EQ(0, put(nodes().path(0, 0, "f"), std::string(4096, 'a')));
+  const Fd fd(::open(nodes().path(1, 0, "f").c_str(), O_RDONLY | O_CLOEXEC));
+  auto* mapped =
+      static_cast<volatile char*>(::mmap(nullptr, 4096, PROT_READ, MAP_SHARED, fd.get(), 0));
+  ASSERT_NE(mapped, MAP_FAILED);
+  ASSERT_EQ('a', *mapped);
+  ASSERT_GT(cached_pages(fd.get()), 0);
+  nodes().signal(1, SIGSTOP);
+  ASSERT_EQ(0, put(nodes().path(0, 0, "f"), std::string(4096, 'b')));  // waits for the term
+  EXPECT_EQ(0, cached_pages(fd.get())) << nodes().log(1);
+  const pid_t loader = in_child([&] { return *mapped == 'b' ? 0 : 1; });
+  const pid_t reader = in_child([&] {
+    char byte = 0;
+    return ::pread(fd.get(), &byte, 1, 0) == 1 && byte == 'b' ? 0 : 1;
+  });
+  EXPECT_TRUE(eventually([&] { return waits_in_kernel(loader) && waits_in_kernel(reader); }));
+  nodes().signal(1, SIGCONT);
+  EXPECT_EQ(0, exit_status(loader)) << nodes().log(1);
+  EXPECT_EQ(0, exit_status(reader)) << nodes().log(1);
+  ::munmap(const_cast<char*>(mapped), 4096);
+}
+
 TEST_F(GuardianTest, WithoutANextDaemonTheConnectionEnds) {
   nodes(2, "[guardian]\nrestart_wait_s = 1\n").start_all();
   ASSERT_EQ(0, put(nodes().path(0, 0, "f"), "x"));

@@ -38,7 +38,7 @@
 namespace vremote::node {
 namespace {
 
-constexpr int kLookMs = 100;
+constexpr int kLookMs = 50;
 constexpr int kInterruptsMs = 50;
 constexpr int kRetirePatienceMs = 20'000;
 constexpr int kCorpseMs = 5'000;
@@ -155,7 +155,8 @@ class Guardian {
   bool purging_ = false;
   Instant purge_began_, died_;
   size_t purged_ = 0;
-  std::array<bool, GuardianTable::kHomesMax + 1> home_purged_{};
+  // Until when its leases were good when it was purged last: once is enough.
+  std::array<int64_t, GuardianTable::kHomesMax> purged_until_{};
 
   std::thread reader_;
   Fd stop_reader_;
@@ -242,7 +243,7 @@ void Guardian::look() {
   bool over = false;
   for (uint32_t home = 0; home < table_.homes(); ++home) {
     const int64_t until = table_.leases_until(home);
-    over = over || (until != 0 && until <= now.ns && !home_purged_[home]);
+    over = over || (until != 0 && until <= now.ns && until != purged_until_[home]);
   }
   if (over) stand_in();
 }
@@ -252,9 +253,9 @@ void Guardian::stand_in() {
   std::array<bool, GuardianTable::kHomesMax + 1> over{};
   for (uint32_t home = 0; home < table_.homes(); ++home) {
     const int64_t until = table_.leases_until(home);
-    over[home] = until != 0 && until <= now.ns && !home_purged_[home];
+    over[home] = until != 0 && until <= now.ns && until != purged_until_[home];
     if (!over[home]) continue;
-    home_purged_[home] = true;
+    purged_until_[home] = until;
     spdlog::warn(
         "guardian: the daemon has not moved for {} ms and the leases of {} are over: what the "
         "kernel keeps of it is purged",
@@ -367,7 +368,6 @@ void Guardian::give_back() {
     spdlog::info("guardian: the daemon is back; it gets {} requests; {} bytes were written back",
                  count, recovery_->bytes());
     state_ = State::Watching;
-    home_purged_ = {};
   }
   table_.set_guardian_in_charge(false);
   // Only then its recovery files go: it has the bytes.

@@ -28,7 +28,9 @@ struct GuardianOptions {
   std::string socket;        // where the next daemon finds it
   std::string recovery_dir;  // for what is written back
   int64_t restart_wait_ms = 60'000;
-  int64_t stall_ms = 1000;  // a daemon that has not moved for so long is looked at
+  // A daemon that has not moved for so long is looked at. It says that it lives three times as
+  // often; both together must fit between the end of the shortest lease here and that at its home.
+  int64_t stall_ms = 300;
 };
 
 // What the daemon says over the link, one letter each.

@@ -28,7 +28,6 @@ class GuardianTable {
   static constexpr size_t kFillsMax = 8192;
   static constexpr uint32_t kNoSlot = ~0u;
   static constexpr int64_t kForEver = INT64_MAX;
-  static constexpr int64_t kOver = 1;  // they are void: a time long past
 
   static Result<GuardianTable> make();
   GuardianTable(GuardianTable&& other) noexcept;

@@ -29,7 +29,7 @@ constexpr int64_t kTickMs = 200;
 constexpr int64_t kSweepNs = 60'000'000'000;
 // Nobody waits for what such a node has, and it takes memory (and the blocks of unlinked files).
 constexpr int64_t kCourtesyNs = int64_t{24} * 3600 * 1'000'000'000;
-constexpr int64_t kTellGuardianNs = 200'000'000;
+constexpr int64_t kTellGuardianNs = 100'000'000;
 constexpr int kPurgeWaitsForWriteBacks = 6016;  // Linux 6.16, "fuse: remove tmp folio" (rule K9)
 
 uint64_t random_number() {
@@ -323,7 +323,7 @@ Status NodeDaemon::start_peers() {
     callbacks.on_reset = [this, &p](const std::string& why) {
       // Before the next session can renew anything.
       p.leased_generation = 0;
-      if (guardian_ != nullptr) guardian_->table().renew(p.home, GuardianTable::kOver);
+      if (guardian_ != nullptr) guardian_->table().renew(p.home, GuardianTable::clock().ns);
       p.agent->renew(Instant{});
       spdlog::warn("{}: {}; the leases it gave are void", p.config.name, why);
       p.was_reset = true;
