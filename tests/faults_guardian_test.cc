@@ -216,6 +216,41 @@ TEST_F(GuardianTest, WithoutANextDaemonTheConnectionEnds) {
       [&] { return nodes().log(1).find("no daemon came within") != std::string::npos; }));
 }
 
+// The process that a daemon has forked.
+pid_t child_of(pid_t pid) {
+  std::ifstream list("/proc/" + std::to_string(pid) + "/task/" + std::to_string(pid) + "/children");
+  pid_t child = 0;
+  list >> child;
+  return child;
+}
+
+TEST_F(GuardianTest, ADaemonWithoutItsGuardianGoesOnAndSaysSo) {
+  nodes().start_all();
+  const pid_t guardian = child_of(nodes().at(1).pid);
+  ASSERT_GT(guardian, 0);
+  EXPECT_NE(nodes().ask(1, "status").find("\"guarded\":1"), std::string::npos);
+  ::kill(guardian, SIGKILL);
+  EXPECT_TRUE(eventually(
+      [&] { return nodes().ask(1, "status").find("\"guarded\":0") != std::string::npos; }));
+  EXPECT_NE(nodes().log(1).find("the guardian has ended"), std::string::npos);
+  ASSERT_EQ(0, put(nodes().path(1, 0, "f"), "still served"));
+  EXPECT_EQ("still served", read_all(nodes().path(0, 0, "f")));
+  nodes().signal(1, SIGTERM);
+  const int status = nodes().wait_for_end(1);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+TEST_F(GuardianTest, AGuardianEndsWithItsDaemon) {
+  nodes().start_all();
+  const pid_t guardian = child_of(nodes().at(1).pid);
+  ASSERT_GT(guardian, 0);
+  nodes().signal(1, SIGTERM);
+  const int status = nodes().wait_for_end(1);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  EXPECT_NE(0, ::kill(guardian, 0));
+  EXPECT_FALSE(is_mounted(nodes().at(1).mount));
+}
+
 TEST_F(GuardianTest, UnmountingWorksWithoutADaemon) {
   nodes().start_all();
   ASSERT_EQ(0, put(nodes().path(1, 0, "f"), "x"));

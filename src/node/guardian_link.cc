@@ -108,7 +108,19 @@ void GuardianLink::take_back(const std::function<void(std::span<const std::byte>
   }
 }
 
+bool GuardianLink::guarded() {
+  if (lost_) return false;
+  std::unique_lock lock(mutex_, std::try_to_lock);
+  if (!lock) return true;  // somebody talks to it
+  pollfd wait{link_.get(), 0, 0};
+  if (link_.valid() && (::poll(&wait, 1, 0) != 1 || (wait.revents & (POLLHUP | POLLERR)) == 0))
+    return true;
+  lost();
+  return false;
+}
+
 void GuardianLink::lost() {
+  if (lost_.exchange(true)) return;
   spdlog::error(
       "the guardian has ended: were this daemon to die now, its kernel would go on serving what it "
       "keeps; restart the node");

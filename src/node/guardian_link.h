@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -33,18 +34,21 @@ class GuardianLink {
   // Takes back what the guardian holds and answers the kernel again. Any thread; returns when it is
   // done, by whomever.
   void take_back(const std::function<void(std::span<const std::byte>)>& request);
+  // Whether there is still a guardian; tells the log once when there is none any more.
+  bool guarded();
   // A clean end: the connection is gone. Waits for the guardian's end, bounded.
   void quit();
 
  private:
   GuardianLink(GuardianTable table, Fd link, pid_t pid)
       : table_(std::move(table)), link_(std::move(link)), pid_(pid) {}
-  void lost();
+  void lost();  // with the lock
 
   GuardianTable table_;
   std::mutex mutex_;
   Fd link_;
   pid_t pid_;
+  std::atomic<bool> lost_{false};
 };
 
 }  // namespace vremote::node

@@ -442,7 +442,8 @@ Status NodeDaemon::start_mount(std::function<void()> ended) {
 void NodeDaemon::tell_guardian() {
   GuardianTable& table = guardian_->table();
   table.alive(GuardianTable::clock());
-  if (table.guardian_in_charge()) purge_threads_->submit([this] { fuse_->take_back(); });
+  if (guardian_->guarded() && table.guardian_in_charge())
+    purge_threads_->submit([this] { fuse_->take_back(); });
   guardian_timer_ = loops_.front()->call_after(kTellGuardianNs, [this] { tell_guardian(); });
 }
 
@@ -699,6 +700,7 @@ control::NodeStatus NodeDaemon::status() const {
   set("leases_suspended", counts.suspended);
   set("lease_suspensions", statistics.suspensions);
   set("rescued_bytes", statistics.rescued_bytes);
+  set("guarded", guardian_ != nullptr && guardian_->guarded() ? 1 : 0);
   set("recovery_files", recovery_->files());
   set("outside_overflows", outside_->overflows());
   set("home_files", home.files);
