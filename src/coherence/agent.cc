@@ -280,6 +280,19 @@ void Agent::reset(Instant now, Dirty dirty, AgentActions& actions) {
   }
 }
 
+bool Agent::brought_back() const {
+  for (const auto& [id, f] : files_)
+    if (!f->brought_back()) return false;
+  return true;
+}
+
+std::vector<FileId> Agent::open_files() const {
+  std::vector<FileId> out;
+  for (const auto& [id, f] : files_)
+    if (f->is_open()) out.push_back(id);
+  return out;
+}
+
 void Agent::settle_all(Instant now, AgentActions& actions) {
   std::vector<FileId> all;
   for (auto& [id, f] : files_) all.push_back(id);

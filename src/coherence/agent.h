@@ -316,6 +316,9 @@ class Agent {
   // Fenced: others may have been, they are rescued.
   enum class Dirty : uint8_t { Kept, Fenced };
   void reset(Instant now, Dirty dirty, AgentActions& actions);
+  // After a reset: nothing of before is left, neither in the kernel nor on the way to the home.
+  bool brought_back() const;
+  std::vector<FileId> open_files() const;
   // Leases are good until then (T1); a time that is past: they are not, from now on.
   void renew(Instant now, Instant until, AgentActions& actions);
   // For answers that the driver itself gives from what goes with a lease.

@@ -175,6 +175,21 @@ TEST(AgentLeaseTest, AfterAResetThatKeepsThemBytesGivenUpAreSentAgainToo) {
   w.acks_flush().expect("flushed 2");
 }
 
+TEST(AgentLeaseTest, ItHasBroughtBackAllWhenTheHomeHasItAndTheKernelShowsNothing) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, kSize).has(Exclusive, pages(0, 15)).cached(pages(5, 5), 'A');
+  w.opens(1, false).expect("opened 1");
+  w.writes(2, 0, 4096, 'W').expect("written 2 @0+4096");
+  w.resets().expect("names lost", "flush @0+4096*W", "flush time", "purge 5-5");
+  EXPECT_THAT(w.agent.open_files(), testing::ElementsAre(w.file));
+  EXPECT_FALSE(w.agent.brought_back());
+  w.acks_flush().expect_nothing();
+  w.acks_flush().expect_nothing();
+  EXPECT_FALSE(w.agent.brought_back()) << "a page of before may be shown";
+  w.returns(pages(5, 5)).expect_nothing();
+  EXPECT_TRUE(w.agent.brought_back());
+}
+
 // ---- soft
 
 TEST(AgentLeaseTest, ASoftMountFailsWhatHasWaitedTooLong) {

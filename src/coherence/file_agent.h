@@ -115,6 +115,13 @@ class FileAgent {
   bool waits_to_flush() const {
     return dirty_.has_unsent() || dirty_attributes_.has_mtime || dirty_attributes_.has_size;
   }
+  // No page of before a reset is left, and the home has all the bytes.
+  bool brought_back() const {
+    for (const PendingRecall& recall : recalls_)
+      if (recall.id == 0) return false;
+    return clean();
+  }
+  bool is_open() const { return opens_ > 0; }
   FileId id() const { return id_; }
   bool may_be_mapped() const { return mapping_opens_ > 0; }
   std::optional<uint32_t> peek_mode() const {

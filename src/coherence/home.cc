@@ -248,6 +248,10 @@ void Home::acquire(OperationId operation, const OperationNeed& need, HomeActions
     if (node != need.truncation_of) let_pass(need.file, fs, node, actions);
 }
 
+void Home::opened(NodeId node, FileId file, HomeActions& actions) {
+  set_in_use(file, state(file), node, true, actions);
+}
+
 void Home::finish(OperationId operation, FileId file, HomeActions& actions) {
   auto it = files_.find(file);
   if (it == files_.end()) return;

@@ -148,6 +148,8 @@ class Home {
   // operation that needs several takes them one after the other in the order Entries < Attributes <
   // Data, then by FileId.
   void acquire(OperationId operation, const OperationNeed& need, HomeActions& actions);
+  // The file is open at the node, which says so unasked.
+  void opened(NodeId node, FileId file, HomeActions& actions);
   // Lets go of all that the operation holds on this file (or gives up waiting for it).
   void finish(OperationId operation, FileId file, HomeActions& actions);
 

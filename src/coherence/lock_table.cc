@@ -189,6 +189,15 @@ void LockTable::node_gone(NodeId node, std::vector<Ticket>& woken) {
   for (FileId file : touched) wake(file, woken);
 }
 
+std::vector<LockTable::Held> LockTable::all() const {
+  std::vector<Held> out;
+  for (const auto& [file, locks] : files_)
+    for (LockKind kind : {LockKind::Range, LockKind::Flock})
+      for (const HeldLock& lock : locks.held[static_cast<size_t>(kind)])
+        out.push_back({file, kind, lock});
+  return out;
+}
+
 std::vector<LockTable::Blocker> LockTable::blockers() const {
   std::vector<Blocker> out;
   for (const auto& [file, locks] : files_) {

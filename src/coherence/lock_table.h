@@ -94,6 +94,13 @@ class LockTable {
   };
   std::vector<Blocker> blockers() const;
 
+  struct Held {
+    FileId file;
+    LockKind kind = LockKind::Range;
+    HeldLock lock;
+  };
+  std::vector<Held> all() const;
+
   size_t held() const;
   size_t waiting() const;
   // Those who wait, each with the locks and the earlier requests in its way.

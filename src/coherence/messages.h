@@ -269,6 +269,7 @@ enum class LockAction : uint8_t {
   Test = 2,     // replies a LockState: what is in the way
   Cancel = 3,   // of the Wait with call id `waiting_call`
   Release = 4,  // all that `owner` holds and waits for on the file
+  Reclaim = 5,  // as Try, of a lock that an earlier incarnation of the home had given
 };
 struct LockCall {
   FileId file;
@@ -287,11 +288,18 @@ struct LeaveCall {
   FileId file;
 };
 
+// To a home that has restarted: `done` says that this node has brought back all it had, and shows
+// nothing any more that it had leases for. Otherwise: the file is open here.
+struct ReclaimCall {
+  FileId file;
+  bool done = false;
+};
+
 using Operation =
     std::variant<LookupCall, CreateCall, SymlinkCall, LinkCall, RemoveCall, RenameCall,
                  SetAttributesCall, ReadLinkCall, ReadDirectoryCall, StatFsCall, SyncCall,
                  GetXattrCall, ListXattrCall, SetXattrCall, RemoveXattrCall, AllocateCall, SeekCall,
-                 LockCall, LeaveCall, CopyCall>;
+                 LockCall, LeaveCall, CopyCall, ReclaimCall>;
 
 struct Call {
   uint64_t call = 0;

@@ -176,7 +176,8 @@ bool gives_up(const Operation& operation) {
   if (const auto* lock = std::get_if<LockCall>(&operation))
     return lock->action == LockAction::Cancel || lock->action == LockAction::Release ||
            lock->type == LockType::Unlock;
-  return std::holds_alternative<LeaveCall>(operation);
+  return std::holds_alternative<LeaveCall>(operation) ||
+         std::holds_alternative<ReclaimCall>(operation);
 }
 
 // Locks end with the session that holds them: in the next, a lock call that was carried out has not

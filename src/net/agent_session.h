@@ -31,6 +31,7 @@ struct HomeInfo {
   uint32_t generation = 0;  // of the session at this side: see AgentSession::send()
   bool fresh = true;        // false: the session of the last on_connected goes on
   uint32_t lease_term_ms = 0;
+  bool may_reclaim = false;  // wire::Welcome
   std::vector<wire::Export> exports;
 };
 

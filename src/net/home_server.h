@@ -59,6 +59,8 @@ class HomeServer {
   struct Callbacks {
     // Asked at every handshake.
     std::function<std::vector<wire::Export>()> exports;
+    // Whether a node may bring back what it had before this home restarted. On the first loop.
+    std::function<bool(const std::string& node, uint64_t incarnation)> may_reclaim = {};
     // A new session, before its first message.
     std::function<void(const SessionInfo&)> on_session;
     std::function<void(SessionId, uint32_t lane, coherence::ToHome&&)> on_message;

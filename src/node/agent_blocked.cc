@@ -29,6 +29,7 @@ const char* name_of(const Operation& operation) {
                [](const SeekCall&) { return "lseek"; },
                [](const LockCall&) { return "lock"; },
                [](const LeaveCall&) { return "leave"; },
+               [](const ReclaimCall&) { return "reclaim"; },
                [](const CopyCall&) { return "copy"; }},
       operation);
 }

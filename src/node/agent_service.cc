@@ -804,6 +804,9 @@ void AgentService::receive(ToAgent&& message) {
       pending = std::move(it->second);
       calls_.erase(it);
     }
+    if (const auto* lock = std::get_if<LockCall>(&pending.call.operation);
+        lock != nullptr && !local_ && reply->error == 0)
+      note_lock(*lock);
     pending.then(std::move(*reply));
     return;
   }
@@ -834,6 +837,87 @@ void AgentService::fail_calls() {
   for (ThenReply& then : failed) then(Reply{.call = 0, .error = EIO, .outcome = {}});
 }
 
+void AgentService::note_lock(const LockCall& call) {
+  std::lock_guard lock(locks_mutex_);
+  std::vector<LockTable::Ticket> woken, cancelled;
+  switch (call.action) {
+    case LockAction::Try:
+    case LockAction::Wait:
+    case LockAction::Reclaim:
+      (void)locks_.set({.file = call.file,
+                        .kind = call.kind,
+                        .owner = {{}, call.owner},
+                        .type = call.type,
+                        .range = {call.start, call.end},
+                        .pid = call.pid,
+                        .wait = false,
+                        .ticket = {}},
+                       woken);
+      break;
+    case LockAction::Release:
+      locks_.release(call.file, call.kind, {{}, call.owner}, woken, cancelled);
+      break;
+    case LockAction::Test:
+    case LockAction::Cancel:
+      break;
+  }
+}
+
+void AgentService::reclaim_locks(Agent::Dirty dirty) {
+  std::vector<LockTable::Held> held;
+  {
+    std::lock_guard lock(locks_mutex_);
+    held = locks_.all();
+    if (dirty == Agent::Dirty::Fenced) locks_ = LockTable();
+  }
+  if (dirty == Agent::Dirty::Fenced) {
+    for (const LockTable::Held& h : held)
+      spdlog::error("{}: process {} has lost its lock on inode {}: the session was ended",
+                    home_name_, h.lock.pid, h.file.inode);
+    return;
+  }
+  for (const LockTable::Held& h : held)
+    call({},
+         LockCall{.file = h.file,
+                  .action = LockAction::Reclaim,
+                  .kind = h.kind,
+                  .type = h.lock.type,
+                  .owner = h.lock.owner.id,
+                  .start = h.lock.range.start,
+                  .end = h.lock.range.end,
+                  .pid = h.lock.pid},
+         [this, h](Reply&& reply) {
+           if (reply.error == 0 || reply.error == EIO)
+             return;  // EIO: another session, it is asked again
+           note_lock({.file = h.file,
+                      .kind = h.kind,
+                      .type = LockType::Unlock,
+                      .owner = h.lock.owner.id,
+                      .start = h.lock.range.start,
+                      .end = h.lock.range.end});
+           spdlog::error("{}: process {} has lost its lock on inode {}: {}", home_name_, h.lock.pid,
+                         h.file.inode, strerror(reply.error));
+         });
+}
+
+// A file whose last name goes must stay for them.
+void AgentService::tell_open_files() {
+  std::vector<FileId> open;
+  for (auto& shard : shards_) {
+    std::lock_guard lock(shard->mutex);
+    for (FileId file : shard->agent.open_files()) open.push_back(file);
+  }
+  for (FileId file : open) call({}, ReclaimCall{file, false}, [](Reply&&) {});
+}
+
+bool AgentService::brought_back() {
+  for (auto& shard : shards_) {
+    std::lock_guard lock(shard->mutex);
+    if (!shard->agent.brought_back()) return false;
+  }
+  return true;
+}
+
 void AgentService::reset(Agent::Dirty dirty) {
   home_restarted_ = true;
   for (auto& shard : shards_)
@@ -846,10 +930,19 @@ void AgentService::reset(Agent::Dirty dirty) {
   std::vector<uint64_t> again, lost;
   {
     std::lock_guard lock(calls_mutex_);
-    for (auto& [id, pending] : calls_)
-      (is_repeatable(pending.call.operation) ? again : lost).push_back(id);
+    for (auto& [id, pending] : calls_) {
+      const auto* lock_call = std::get_if<LockCall>(&pending.call.operation);
+      const bool of_the_session =
+          std::holds_alternative<ReclaimCall>(pending.call.operation) ||
+          (lock_call != nullptr && lock_call->action == LockAction::Reclaim);
+      // A home that lets us bring back what we had knows what it had done of them.
+      const bool repeat = dirty == Agent::Dirty::Kept || is_repeatable(pending.call.operation);
+      (repeat && !of_the_session ? again : lost).push_back(id);
+    }
   }
   std::ranges::sort(again);
+  reclaim_locks(dirty);
+  tell_open_files();
   for (uint64_t id : lost) {
     // The home may or may not have carried it out before it stopped: the caller must look.
     Reply reply{.call = id, .error = EIO, .outcome = {}};

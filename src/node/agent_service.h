@@ -21,6 +21,7 @@
 #include "base/metrics.h"
 #include "base/result.h"
 #include "coherence/agent.h"
+#include "coherence/lock_table.h"
 #include "coherence/name_cache.h"
 #include "fuse/channel.h"
 #include "fuse/own_view.h"
@@ -152,6 +153,9 @@ class AgentService {
   // The session is another (coherence::Agent::reset). Calls that may be repeated are, the others
   // end with EIO.
   void reset(coherence::Agent::Dirty dirty);
+  // After a reset that kept them: the home has all that was dirty, and the kernel shows nothing of
+  // before.
+  bool brought_back();
   // Leases are good until then, by lease_clock(); a time that is past ends that at once.
   void renew(Instant until);
   // Goes on while the machine sleeps: other nodes do not.
@@ -250,6 +254,11 @@ class AgentService {
     Waiting waiting;  // the kernel's request that an interrupt may end, or its thread alone
     int64_t started_ns = 0;
   };
+  void note_lock(const coherence::LockCall& call);
+  void reclaim_locks(coherence::Agent::Dirty dirty);
+  void tell_open_files();
+  std::mutex locks_mutex_;
+  coherence::LockTable locks_;  // what the home has given: for one that restarts
   std::mutex calls_mutex_;
   std::unordered_map<uint64_t, PendingCall> calls_;
 };

@@ -210,6 +210,8 @@ Status read_top(const Section& top, Config& config) {
   VR_TRY_VOID(top.path("recovery_dir", config.recovery_dir));
   VR_TRY(guardian, top.section("guardian"));
   if (guardian) VR_TRY_VOID(read_guardian(*guardian, config));
+  config.home_dir = config.state_dir == kDefaultStateDir ? std::string(kDefaultHomeDir)
+                                                         : config.state_dir + "/home";
   VR_TRY_VOID(read_exports(top, config));
   return read_peers(top, config);
 }

@@ -19,6 +19,7 @@ namespace vremote::node {
 
 inline constexpr uint16_t kDefaultPort = 1104;
 inline constexpr std::string_view kDefaultStateDir = "/run/vremote";
+inline constexpr std::string_view kDefaultHomeDir = "/var/lib/vremote/home";
 inline constexpr std::string_view kDefaultRecoveryDir = "/var/lib/vremote/recovery";
 
 // Where to listen or connect: a host name or a literal IPv4 or IPv6 address (without brackets), and
@@ -73,6 +74,7 @@ struct Config {
   int64_t soft_timeout_ms = 0;
   std::string recovery_dir;  // what could not be flushed
   int64_t restart_wait_ms = 60'000;  // of the guardian, for the next daemon
+  std::string home_dir;      // what a home here must know after a crash
   std::vector<ExportConfig> exports;
   std::vector<PeerConfig> peers;
   std::vector<std::string> warnings;  // for the log, at start: what is legal and still worth a word

@@ -61,7 +61,78 @@ store::Store* HomeService::store_of(FileId file) const {
   return file.export_index < stores_.size() ? stores_[file.export_index].get() : nullptr;
 }
 
+void HomeService::begin_grace() { grace_ = true; }
+
+void HomeService::end_grace() {
+  for (;;) {
+    std::lock_guard draining(drain_mutex_);
+    std::unique_lock lock(grace_mutex_);
+    if (held_back_.empty()) {
+      grace_ = false;
+      held_back_of_.clear();
+      return;
+    }
+    auto [node, message] = std::move(held_back_.front());
+    held_back_.pop_front();
+    lock.unlock();
+    receive_now(node, std::move(message));
+  }
+}
+
+void HomeService::remember_calls(std::unique_ptr<CallLog> log,
+                                 std::function<uint64_t(NodeId)> incarnation) {
+  call_log_ = std::move(log);
+  incarnation_of_ = std::move(incarnation);
+}
+
+namespace {
+
+// What brings something back, or only lets go.
+bool passes_grace(const ToHome& message) {
+  const auto* call = std::get_if<Call>(&message);
+  if (call == nullptr)
+    return !std::holds_alternative<LeaseRequest>(message) &&
+           !std::holds_alternative<Fetch>(message);
+  const auto* lock = std::get_if<LockCall>(&call->operation);
+  return (lock != nullptr && lock->action == LockAction::Reclaim) ||
+         std::holds_alternative<LeaveCall>(call->operation) ||
+         std::holds_alternative<ReclaimCall>(call->operation);
+}
+
+}  // namespace
+
 void HomeService::receive(NodeId node, ToHome&& message) {
+  if (!passes_grace(message)) {
+    std::unique_lock lock(grace_mutex_);
+    if (grace_) {
+      if (++held_back_of_[node] <= 2 * kRequestsMax) {
+        held_back_.emplace_back(node, std::move(message));
+      } else {
+        lock.unlock();
+        close_session_(node, "more requests than a node may have waiting");
+      }
+      return;
+    }
+  }
+  receive_now(node, std::move(message));
+}
+
+// Its files are open there, or it has nothing more to bring back.
+void HomeService::reclaim(NodeId node, const Call& call) {
+  const auto& c = std::get<ReclaimCall>(call.operation);
+  std::vector<FileId> touched;
+  if (!c.done) {
+    std::lock_guard lock(mutex_);
+    HomeActions actions;
+    home_.opened(node, c.file, actions);
+    enqueue(std::move(actions), touched);
+  }
+  pump(touched);
+  deliver_(node, c.file, Reply{.call = call.call, .error = 0, .outcome = {}});
+  if (c.done && brought_back_) brought_back_(node, false);
+}
+
+void HomeService::receive_now(NodeId node, ToHome&& message) {
   if (store_of(file_of(message)) == nullptr) {
     close_session_(node, "a message about an export that does not exist");
     return;
@@ -77,6 +148,10 @@ void HomeService::receive(NodeId node, ToHome&& message) {
     }
     if (std::holds_alternative<LockCall>(call->operation)) {
       lock(node, *call);
+      return;
+    }
+    if (std::holds_alternative<ReclaimCall>(call->operation)) {
+      reclaim(node, *call);
       return;
     }
     start(node, std::move(*call));
@@ -106,6 +181,7 @@ void HomeService::leave(NodeId node, const Call& call) {
     std::lock_guard lock(left_mutex_);
     left_.insert(node);
   }
+  if (brought_back_) brought_back_(node, true);
   node_gone(node);
   spdlog::info("session {} has left", node.value);
   deliver_(node, file_of(call.operation), Reply{.call = call.call, .error = 0, .outcome = {}});
@@ -159,6 +235,11 @@ bool HomeService::waits_for_fence(NodeId node, const Call& call,
 }
 
 void HomeService::node_gone(NodeId node) {
+  {
+    std::scoped_lock lock(drain_mutex_, grace_mutex_);
+    std::erase_if(held_back_, [&](const auto& entry) { return entry.first == node; });
+    held_back_of_.erase(node);
+  }
   {
     std::lock_guard lock(operations_mutex_);
     for (auto& [id, running] : operations_)
@@ -231,6 +312,15 @@ void HomeService::lock(NodeId node, const Call& call) {
     std::lock_guard guard(locks_mutex_);
     std::vector<LockTable::Ticket> woken, cancelled;
     switch (c.action) {
+      case LockAction::Reclaim: {
+        // Nobody else has been given anything yet.
+        std::lock_guard grace(grace_mutex_);
+        if (!grace_) {
+          reply_lock(c.file, ticket, EAGAIN, {}, touched);
+          break;
+        }
+      }
+        [[fallthrough]];
       case LockAction::Try:
       case LockAction::Wait:
         switch (locks_.set(request, woken)) {
@@ -238,7 +328,7 @@ void HomeService::lock(NodeId node, const Call& call) {
             reply_lock(c.file, ticket, 0, {}, touched);
             break;
           case LockTable::Decision::Conflict:
-            if (waits_for_fence(node, call, request)) break;
+            if (c.action != LockAction::Reclaim && waits_for_fence(node, call, request)) break;
             reply_lock(c.file, ticket, EAGAIN, {}, touched);
             break;
           case LockTable::Decision::Deadlock:
@@ -625,8 +715,41 @@ void HomeService::execute(Running& running) {
     end(running, fail(ECONNRESET));
     return;
   }
-  end(running, store_of(file_of(running.call.operation))
-                   ->execute(running.call.caller, running.call.operation));
+  store::Store& store = *store_of(file_of(running.call.operation));
+  if (!call_log_ || running.node.value == 0 || is_repeatable(running.call.operation)) {
+    end(running, store.execute(running.call.caller, running.call.operation));
+    return;
+  }
+  const CallLog::Key key{incarnation_of_(running.node), running.call.call};
+  if (auto before = done_before(running, key)) {
+    end(running, std::move(*before));
+    return;
+  }
+  call_log_->begin(key);
+  auto outcome = store.execute(running.call.caller, running.call.operation);
+  const auto* offset = outcome ? std::get_if<Offset>(&*outcome) : nullptr;
+  call_log_->end(key, outcome ? 0 : outcome.error().code, offset != nullptr ? offset->value : 0);
+  end(running, std::move(outcome));
+}
+
+std::optional<Result<Outcome>> HomeService::done_before(const Running& running,
+                                                        const CallLog::Key& key) {
+  const auto done = call_log_->earlier(key);
+  if (!done) return std::nullopt;
+  // This daemon died in the moment in which it was being carried out.
+  if (!done->ended) return Result<Outcome>(fail(EIO));
+  if (done->error != 0) return Result<Outcome>(fail(done->error));
+  if (std::holds_alternative<CopyCall>(running.call.operation)) return Outcome{Offset{done->value}};
+  // Nobody could change the name since.
+  const auto made = [&](FileId dir, const std::string& name) {
+    return store_of(dir)->execute({}, LookupCall{dir, name});
+  };
+  if (const auto* c = std::get_if<CreateCall>(&running.call.operation))
+    return made(c->dir, c->name);
+  if (const auto* c = std::get_if<SymlinkCall>(&running.call.operation))
+    return made(c->dir, c->name);
+  if (const auto* c = std::get_if<LinkCall>(&running.call.operation)) return made(c->dir, c->name);
+  return Outcome{};
 }
 
 void HomeService::end(Running& running, Result<Outcome> outcome) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -19,6 +20,7 @@
 #include "coherence/operation_needs.h"
 #include "coherence/patience.h"
 #include "node/file_queues.h"
+#include "node/home_state.h"
 #include "node/undone_work.h"
 #include "store/store.h"
 
@@ -48,6 +50,18 @@ class HomeService {
   void watch(Watch watch);
   // Several times a second.
   void tick(Instant now);
+
+  // After a restart (R1 to R5). Until end_grace() all that could conflict with what nodes bring
+  // back waits, in order.
+  void begin_grace();
+  void end_grace();
+  // A node has brought back all it had, or (`left`) has nothing any more. Before the first message.
+  void on_brought_back(std::function<void(NodeId, bool left)> call) {
+    brought_back_ = std::move(call);
+  }
+  // Notes which calls were carried out, and asks it for those of before. `incarnation`: of a
+  // session's node.
+  void remember_calls(std::unique_ptr<CallLog> log, std::function<uint64_t(NodeId)> incarnation);
 
   void receive(NodeId node, coherence::ToHome&& message);
   // What it had is free, what it asked for is not done any more.
@@ -127,6 +141,11 @@ class HomeService {
   void enqueue(coherence::HomeActions&& actions, std::vector<FileId>& touched);
   void pump(const std::vector<FileId>& touched);
 
+  void receive_now(NodeId node, coherence::ToHome&& message);
+  void reclaim(NodeId node, const coherence::Call& call);
+  // What an earlier incarnation did of it; nothing: it knows nothing of it.
+  std::optional<Result<coherence::Outcome>> done_before(const Running& running,
+                                                        const CallLog::Key& key);
   // A node that is not heard of has the lock that `call` is in conflict with: it is fenced, and the
   // call is tried again when it is gone. Under locks_mutex_.
   bool waits_for_fence(NodeId node, const coherence::Call& call,
@@ -162,6 +181,13 @@ class HomeService {
   std::optional<Watch> watch_;
   std::atomic<Instant> watched_at_{};  // the last tick
   coherence::Patience patience_{{}};
+  std::mutex grace_mutex_, drain_mutex_;  // the second is held while what waited is taken up
+  bool grace_ = false;
+  std::deque<std::pair<NodeId, coherence::ToHome>> held_back_;
+  std::map<NodeId, size_t> held_back_of_;
+  std::function<void(NodeId, bool)> brought_back_;
+  std::unique_ptr<CallLog> call_log_;
+  std::function<uint64_t(NodeId)> incarnation_of_;
   std::mutex left_mutex_;
   std::set<NodeId> left_;  // said goodbye: what still arrives of them means nothing
   std::mutex operations_mutex_;

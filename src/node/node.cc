@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <filesystem>
 #include <thread>
 
 #include "intercept/namespace_json.h"
@@ -133,9 +134,21 @@ AgentService::Environment NodeDaemon::environment() {
 }
 
 Status NodeDaemon::open_stores() {
+  std::error_code error;
+  std::filesystem::create_directories(config_.home_dir, error);
+  if (!error) ::chmod(config_.home_dir.c_str(), 0700);
   std::vector<std::unique_ptr<store::Store>> stores;
   for (size_t i = 0; i < config_.exports.size(); ++i) {
-    auto store = store::Store::open(config_.exports[i].path, static_cast<uint32_t>(i));
+    store::Options options;
+    options.journal = config_.home_dir + "/" + config_.exports[i].name + ".files";
+    auto store = store::Store::open(config_.exports[i].path, static_cast<uint32_t>(i), options);
+    if (!store && store.error().code != 0 && !options.journal.empty()) {
+      // Without it handles of other nodes do not outlive a crash of this daemon.
+      options.journal.clear();
+      auto without = store::Store::open(config_.exports[i].path, static_cast<uint32_t>(i), options);
+      if (without) spdlog::warn("export {}: {}", config_.exports[i].name, store.error().what);
+      store = std::move(without);
+    }
     if (!store)
       return fail(store.error().code, config_.file + ": key 'export[" + std::to_string(i) +
                                           "].path': " + store.error().what);
@@ -192,7 +205,87 @@ void NodeDaemon::watch_exports() {
                    config_.exports[i].name, config_.exports[i].path, why);
 }
 
+// A damaged or missing state is told of, and then nobody is waited for: nodes that come back keep
+// their bytes for people.
+void NodeDaemon::remember() {
+  if (config_.exports.empty()) return;
+  auto log = std::make_unique<CallLog>();
+  if (auto opened = log->open(config_.home_dir + "/calls"); !opened) {
+    spdlog::warn("{}; calls of other nodes that are under way when this daemon dies end with EIO",
+                 opened.error().what);
+  } else {
+    home_->remember_calls(std::move(log), [this](NodeId node) -> uint64_t {
+      std::lock_guard lock(sessions_mutex_);
+      auto it = members_.find(node.value);
+      return it == members_.end() ? 0 : it->second.incarnation;
+    });
+  }
+  home_->on_brought_back([this](NodeId node, bool left) {
+    std::lock_guard lock(sessions_mutex_);
+    auto it = members_.find(node.value);
+    if (it == members_.end()) return;
+    grace_.settled(it->second.node);
+    if (!left) return;
+    members_.erase(it);
+    save_sessions();
+  });
+  auto sessions = read_sessions(config_.home_dir + "/sessions");
+  if (!sessions) {
+    spdlog::error("{}", sessions.error().what);
+    return;
+  }
+  if (sessions->members.empty()) return;
+  const int64_t ms = std::max({sessions->term_ms, config_.lease_term_ms, config_.grace_ms});
+  spdlog::info("{} nodes had sessions here: they have {:.1f} s to bring back what they had",
+               sessions->members.size(), static_cast<double>(ms) / 1000);
+  grace_ = Grace(std::move(sessions->members), net::EventLoop::now() + ms * 1'000'000);
+  in_grace_ = true;
+  home_->begin_grace();
+}
+
+void NodeDaemon::save_sessions() {
+  if (config_.exports.empty()) return;
+  SessionsFile file{.term_ms = config_.lease_term_ms, .members = {}};
+  for (const auto& [id, member] : members_) file.members.push_back(member);
+  for (const Grace::Member& member : grace_.expected())
+    if (std::ranges::find(file.members, member) == file.members.end())
+      file.members.push_back(member);
+  if (auto saved = write_sessions(config_.home_dir + "/sessions", file); !saved)
+    spdlog::error(
+        "sessions are not remembered: {}; a restart of this daemon would not wait for them",
+        saved.error().what);
+}
+
+void NodeDaemon::end_grace_if_over() {
+  {
+    std::lock_guard lock(sessions_mutex_);
+    if (!in_grace_ || !grace_.over(net::EventLoop::now())) return;
+    in_grace_ = false;
+    for (const Grace::Member& member : grace_.expected())
+      spdlog::warn("{} did not come back in time: what it had is free", member.node);
+    grace_ = Grace();
+    save_sessions();
+  }
+  spdlog::info("what was brought back is here; requests are served");
+  home_->end_grace();
+}
+
+// To homes that have restarted: when nothing of before is left, they hear of it.
+void NodeDaemon::bring_back() {
+  for (auto& peer : peers_) {
+    if (!peer->bringing_back || !peer->agent->brought_back()) continue;
+    std::optional<FileId> file;
+    {
+      std::lock_guard lock(peer->mutex);
+      if (!peer->exports.empty()) file = peer->exports.front().root;
+    }
+    peer->bringing_back = false;
+    if (file) peer->agent->call({}, ReclaimCall{*file, true}, [](Reply&&) {});
+  }
+}
+
 Status NodeDaemon::start_server() {
+  remember();
   net::HomeServerOptions options;
   options.address = to_string(config_.listen);
   options.cluster = config_.cluster;
@@ -218,6 +311,15 @@ Status NodeDaemon::start_server() {
     std::lock_guard lock(sessions_mutex_);
     session_lanes_[info.id] = info.lanes;
     session_names_[info.id] = info.node_name;
+    const Grace::Member member{info.node_name, info.incarnation};
+    // It was started anew: it has nothing of before.
+    if (!grace_.may_reclaim(member, net::EventLoop::now())) grace_.settled(info.node_name);
+    members_[info.id] = member;
+    save_sessions();
+  };
+  callbacks.may_reclaim = [this](const std::string& node, uint64_t incarnation) {
+    std::lock_guard lock(sessions_mutex_);
+    return grace_.may_reclaim({node, incarnation}, net::EventLoop::now());
   };
   callbacks.on_message = [this](net::SessionId session, uint32_t, ToHome&& message) {
     home_->receive(NodeId{session}, std::move(message));
@@ -228,6 +330,8 @@ Status NodeDaemon::start_server() {
       std::lock_guard lock(sessions_mutex_);
       session_lanes_.erase(session);
       session_names_.erase(session);
+      members_.erase(session);
+      save_sessions();  // before anybody gets what it had
     }
     home_->node_gone(NodeId{session});
   };
@@ -254,10 +358,11 @@ void NodeDaemon::connected(Peer& peer, const net::HomeInfo& info) {
   peer.generation = info.generation;
   peer.term_ms = info.lease_term_ms;
   if (peer.was_reset.exchange(false)) {
-    // The same home has ended our session: others may have been given what we had (T5).
-    const bool fenced = peer.incarnation == info.incarnation;
+    // Others may have been given what we had (T5), unless the home has restarted and waits for us.
+    const bool fenced = peer.incarnation == info.incarnation || !info.may_reclaim;
     recovery_->next(peer.config.name);
     peer.agent->reset(fenced ? Agent::Dirty::Fenced : Agent::Dirty::Kept);
+    peer.bringing_back = !fenced;
   }
   peer.incarnation = info.incarnation;
   peer.leased_generation = info.generation;
@@ -380,6 +485,8 @@ void NodeDaemon::watch_nodes() {
 void NodeDaemon::tick() {
   const Instant now = net::EventLoop::now();
   home_->tick(now);
+  end_grace_if_over();
+  bring_back();
   if (config_.soft_timeout_ms > 0)
     for (auto& peer : peers_)
       if (AgentService::lease_clock() > leases_end(*peer) + config_.soft_timeout_ms * 1'000'000)

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/metrics.h"
+#include "coherence/grace.h"
 #include "control/server.h"
 #include "control/status.h"
 #include "fuse/mount.h"
@@ -58,7 +59,8 @@ class NodeDaemon {
     // Of the session whose leases the agent has; 0: those it has, if any, are void.
     std::atomic<uint32_t> leased_generation{0};
     std::atomic<int64_t> term_ms{0};
-    uint64_t incarnation = 0;  // of the home; the first loop's
+    uint64_t incarnation = 0;                // of the home; the first loop's
+    std::atomic<bool> bringing_back{false};  // to a home that has restarted
   };
 
   Status start_tls();
@@ -75,6 +77,11 @@ class NodeDaemon {
   static Instant leases_end(const Peer& peer);
   void renew(Peer& peer, uint32_t generation);
   void watch_nodes();
+  // What the homes here remember of an earlier incarnation, and note for a later one.
+  void remember();
+  void save_sessions();  // with sessions_mutex_
+  void end_grace_if_over();
+  void bring_back();
   void tick();
   RecoveryWriter::Seen seen(const std::string& home, FileId file);
   std::string control(const std::string& request) const;
@@ -111,6 +118,9 @@ class NodeDaemon {
   mutable std::mutex sessions_mutex_;
   std::map<uint32_t, uint32_t> session_lanes_;
   std::map<uint32_t, std::string> session_names_;
+  std::map<uint32_t, coherence::Grace::Member> members_;  // the sessions that have leases
+  coherence::Grace grace_;
+  bool in_grace_ = false;
   net::Timer tick_timer_;
   Instant swept_;  // the first loop's
   std::vector<std::unique_ptr<Peer>> peers_;

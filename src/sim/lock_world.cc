@@ -79,7 +79,8 @@ void LockWorld::at_home(NodeId node, uint64_t id, const LockCall& c) {
   std::vector<LockTable::Ticket> woken, cancelled;
   switch (c.action) {
     case LockAction::Try:
-    case LockAction::Wait: {
+    case LockAction::Wait:
+    case LockAction::Reclaim: {
       const LockTable::Decision decision = table_.set(request, woken);
       scheduler_->trace(-1, static_cast<int>(c.file.inode), "home    n{} o{} {}lock {}-{}: {}",
                         node.value, c.owner, text(c.type), c.start, c.end,

@@ -203,6 +203,10 @@ Result<coherence::Outcome> Store::run(const Caller&, const coherence::LockCall&)
   return fail(EOPNOTSUPP, "locks are not kept on the disk");
 }
 
+Result<coherence::Outcome> Store::run(const Caller&, const coherence::ReclaimCall&) {
+  return fail(EOPNOTSUPP, "sessions are not kept on the disk");
+}
+
 Result<coherence::Outcome> Store::run(const Caller&, const coherence::LeaveCall&) {
   return fail(EOPNOTSUPP, "sessions are not kept on the disk");
 }

@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "store/handle.h"
+#include "store/journal.h"
 #include "store/store.h"
 #include "store/table.h"
 
@@ -69,7 +70,8 @@ Result<coherence::Node> Store::learn(Fd path, Fd writable) {
   if (writable.valid() || !has_handles_)
     file = std::make_shared<OpenFile>(std::move(path), identity.stat.st_mode & S_IFMT,
                                       std::move(writable));
-  table_->learn(identity.file, identity.handle, std::move(file));
+  if (table_->learn(identity.file, identity.handle, std::move(file)) && journal_)
+    journal_->add(identity.file, identity.handle, [this] { return table_->all(); });
   return coherence::Node{identity.file, attributes_of(identity.stat)};
 }
 

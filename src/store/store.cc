@@ -13,6 +13,7 @@
 
 #include "store/credentials.h"
 #include "store/handle.h"
+#include "store/journal.h"
 #include "store/size_locks.h"
 #include "store/table.h"
 
@@ -84,6 +85,14 @@ Result<std::unique_ptr<Store>> Store::open(const std::string& path, uint32_t exp
   store->root_id_ = node->file;
   if (auto pinned = store->pin(node->file); !pinned)
     return cannot_export(path, pinned.error().code);
+  if (!options.journal.empty() && store->has_handles_) {
+    auto journal = std::make_unique<Journal>(options.journal);
+    VR_TRY(known, journal->open(store->root_id_));
+    // Whether they are still there is found out when they are used.
+    for (const auto& [file, handle] : known)
+      if (file != store->root_id_) store->table_->learn(file, handle, nullptr);
+    store->journal_ = std::move(journal);
+  }
   return store;
 }
 

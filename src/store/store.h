@@ -45,6 +45,7 @@ namespace vremote::store {
 class OpenFile;
 class SizeLocks;
 class Table;
+class Journal;
 struct Identity;
 
 struct Options {
@@ -52,6 +53,8 @@ struct Options {
       1024;  // files kept open for the next call; cut to a part of RLIMIT_NOFILE
   size_t unreferenced_max = 256 << 10;  // files given out and not used since, or forgotten
   bool use_handles = true;              // false: descriptors even where handles work (S3)
+  // Where the identities given out are kept, so that they are still good after a crash; empty: not.
+  std::string journal = {};
 };
 
 // A file as it can be kept across a restart: restore() of the next process takes it.
@@ -169,6 +172,7 @@ class Store {
   Result<Outcome> run(const Caller&, const coherence::CopyCall&);
   Result<Outcome> run(const Caller&, const coherence::LockCall&);
   Result<Outcome> run(const Caller&, const coherence::LeaveCall&);
+  Result<Outcome> run(const Caller&, const coherence::ReclaimCall&);
 
   const uint32_t export_index_;
   Fd root_;  // open for reading: open_by_handle_at wants more than O_PATH
@@ -178,6 +182,7 @@ class Store {
   bool has_handles_ = false;
   bool privileged_ = false;  // may act as other users
   std::unique_ptr<Table> table_;
+  std::unique_ptr<Journal> journal_;  // null: nothing is kept
   std::unique_ptr<SizeLocks> size_locks_;
 };
 

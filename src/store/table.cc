@@ -4,7 +4,7 @@
 
 namespace vremote::store {
 
-void Table::learn(FileId id, const std::string& handle, OpenRef file) {
+bool Table::learn(FileId id, const std::string& handle, OpenRef file) {
   Closing closing;
   std::lock_guard lock(mutex_);
   auto [it, fresh] = entries_.try_emplace(id);
@@ -25,6 +25,7 @@ void Table::learn(FileId id, const std::string& handle, OpenRef file) {
   }
   if (fresh && unreferenced_.size() > unreferenced_max_)
     erase(entries_.find(unreferenced_.back()), closing);
+  return fresh;
 }
 
 std::optional<Table::Found> Table::use(FileId id) {
@@ -142,6 +143,15 @@ std::vector<std::pair<FileId, std::string>> Table::referenced() const {
   for (const auto& [id, entry] : entries_) {
     if (entry.referenced && !entry.handle.empty()) result.emplace_back(id, entry.handle);
   }
+  return result;
+}
+
+std::vector<std::pair<FileId, std::string>> Table::all() const {
+  std::vector<std::pair<FileId, std::string>> result;
+  std::lock_guard lock(mutex_);
+  result.reserve(entries_.size());
+  for (const auto& [id, entry] : entries_)
+    if (!entry.handle.empty()) result.emplace_back(id, entry.handle);
   return result;
 }
 

@@ -27,8 +27,8 @@ class Table {
   Table(size_t open_max, size_t unreferenced_max)
       : open_max_(open_max), unreferenced_max_(unreferenced_max) {}
 
-  // Makes the file known. `file` may be null when there is a handle.
-  void learn(FileId id, const std::string& handle, OpenRef file);
+  // Makes the file known. `file` may be null when there is a handle. True: it was not before.
+  bool learn(FileId id, const std::string& handle, OpenRef file);
 
   struct Found {
     OpenRef file;        // null: open it by its handle
@@ -64,6 +64,7 @@ class Table {
   };
   Counts counts() const;
   std::vector<std::pair<FileId, std::string>> referenced() const;  // with their handles
+  std::vector<std::pair<FileId, std::string>> all() const;
 
  private:
   struct Entry {

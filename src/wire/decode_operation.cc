@@ -96,6 +96,9 @@ Result<Operation> decode(const fb::SeekCall& c) {
   return SeekCall{from_fb(*c.file()), c.offset(), c.whence()};
 }
 Result<Operation> decode(const fb::LeaveCall& c) { return LeaveCall{from_fb(*c.file())}; }
+Result<Operation> decode(const fb::ReclaimCall& c) {
+  return ReclaimCall{from_fb(*c.file()), c.done()};
+}
 Result<Operation> decode(const fb::CopyCall& c) {
   CopyCall out{.from = from_fb(*c.from()),
                .file = from_fb(*c.file()),
@@ -157,6 +160,8 @@ Result<Operation> decode_operation(const fb::CallFrame& call, const Bytes& bulk)
       return decode(*call.operation_as_AllocateCall());
     case fb::Operation::CopyCall:
       return decode(*call.operation_as_CopyCall());
+    case fb::Operation::ReclaimCall:
+      return decode(*call.operation_as_ReclaimCall());
     case fb::Operation::SeekCall:
       return decode(*call.operation_as_SeekCall());
     case fb::Operation::LeaveCall:

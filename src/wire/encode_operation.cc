@@ -112,6 +112,10 @@ class OperationEncoder {
     auto file = to_fb(c.file);
     return done(fb::Operation::LeaveCall, fb::CreateLeaveCall(b_, &file));
   }
+  Result<EncodedOperation> operator()(const ReclaimCall& c) {
+    auto file = to_fb(c.file);
+    return done(fb::Operation::ReclaimCall, fb::CreateReclaimCall(b_, &file, c.done));
+  }
   Result<EncodedOperation> operator()(const CopyCall& c) {
     if (!valid(c)) return fail(EINVAL, "bad range to copy");
     auto from = to_fb(c.from);

@@ -63,6 +63,9 @@ struct Welcome {
   uint64_t received = 0;
   uint32_t lease_term_ms = 0;
   std::vector<Export> exports;
+  // The home has restarted since, and gives to nobody what this node may have had: it may bring its
+  // dirty bytes, locks and open files back (docs/protocol.md, R1 to R5).
+  bool may_reclaim = false;
   bool operator==(const Welcome&) const = default;
 };
 

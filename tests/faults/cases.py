@@ -219,3 +219,139 @@ def what_a_node_cannot_flush_at_its_end_is_kept(cluster):
     cluster.signal("b", signal.SIGTERM)
     cluster.nodes["b"].daemon.wait(timeout=60)
     check("bytes" in cluster.recover("b", "list").stdout, "kept: " + cluster.log("b")[-2000:])
+
+
+# ---- the origin
+
+@case()
+def a_writer_outlives_its_origin(cluster):
+    """Writes, reads its own, syncs now and then, and makes, renames and removes names, while the origin is killed
+    and started again: sees a pause and no error, and everything is there in the end."""
+    cluster.start_all()
+    path = cluster.path("b", "origin", "log")
+    writer = cluster.program("""
+fd = os.open(A[0], os.O_RDWR | os.O_CREAT, 0o644)
+fcntl.lockf(fd, fcntl.LOCK_EX)
+folder = os.path.dirname(A[0])
+ready()
+n = 0
+end = time.monotonic() + float(A[1])
+while time.monotonic() < end or n < 50:
+    os.pwrite(fd, b'%07d\\n' % n, 8 * n)
+    if os.pread(fd, 8, 8 * n) != b'%07d\\n' % n:
+        sys.exit('not what was written')
+    if n % 10 == 0:
+        os.fsync(fd)
+    name = folder + '/name%d' % n
+    os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    os.rename(name, name + '.new')
+    os.unlink(name + '.new')
+    n += 1
+    time.sleep(0.002)
+os.fsync(fd)
+print(n, flush=True)
+""", path, 6)
+    check(writer.stdout.readline().strip() == "ready", "the writer runs")
+    for _ in range(2):
+        time.sleep(1)
+        cluster.kill("origin")
+        time.sleep(0.3)
+        cluster.start("origin")
+        cluster.wait_ready("origin")
+    last = writer.stdout.readline().strip()
+    check(last.isdigit(), "the writer ended well: " + (writer.stderr.read() if not last else last))
+    want = "".join(f"{i:07d}\n" for i in range(int(last)))
+    with open(cluster.disk("origin", "log"), encoding="utf-8") as f:
+        check(f.read() == want, "on the origin's disk")
+    check(cluster.get(cluster.path("c", "origin", "log")) + "\n" == want, "for everybody")
+    check(os.listdir(cluster.nodes["origin"].export) == ["log"], "no name was left")
+    check(cluster.counter("b", "recovery_files") == 0, "nothing was put aside")
+
+
+@case()
+def unflushed_bytes_come_back_before_anybody_else(cluster):
+    cluster.start_all()
+    path = cluster.path("b", "origin", "file")
+    child = holder(cluster, path, "from b, not flushed")
+    cluster.kill("origin")
+    cluster.start("origin")
+    # c asks at once; it must not get the file before b has brought back what it wrote.
+    got = cluster.run("""
+while True:
+    try:
+        print(open(A[0]).read())
+        break
+    except FileNotFoundError:
+        time.sleep(0.01)
+""", cluster.path("c", "origin", "file"))
+    check(got == "from b, not flushed", "c sees what b had written: " + repr(got))
+    child.kill()
+
+
+@case()
+def locks_outlive_the_origins_daemon(cluster):
+    cluster.start_all()
+    cluster.put(cluster.path("b", "origin", "locked"), "x")
+    child = cluster.program("""
+fd = os.open(A[0], os.O_RDWR)
+fcntl.lockf(fd, fcntl.LOCK_EX)
+ready()
+sys.stdin.readline()
+fcntl.lockf(fd, fcntl.LOCK_UN)
+ready()
+sys.stdin.read()
+""", cluster.path("b", "origin", "locked"))
+    check(child.stdout.readline().strip() == "ready", "b has the lock")
+    cluster.kill("origin")
+    cluster.start("origin")
+    tried = "fd = os.open(A[0], os.O_RDWR)\ntry:\n  fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n  print('mine')\n" \
+            "except BlockingIOError:\n  print('busy')"
+    check(cluster.run(tried, cluster.path("c", "origin", "locked")) == "busy", "c does not get it")
+    child.stdin.write("go\n")
+    child.stdin.flush()
+    check(child.stdout.readline().strip() == "ready", "b lets go")
+    check(cluster.run(tried, cluster.path("c", "origin", "locked")) == "mine", "now c gets it")
+
+
+@case()
+def an_open_file_stays_when_its_name_goes_after_a_restart(cluster):
+    cluster.start_all()
+    path = cluster.path("b", "origin", "open")
+    cluster.put(path, "still here")
+    child = cluster.program("fd = os.open(A[0], os.O_RDWR)\nready()\nsys.stdin.readline()\n"
+                            "print(os.pread(fd, 20, 0).decode(), flush=True)", path)
+    check(child.stdout.readline().strip() == "ready", "open")
+    cluster.kill("origin")
+    cluster.start("origin")
+    cluster.run("os.unlink(A[0])", cluster.path("c", "origin", "open"))
+    child.stdin.write("go\n")
+    child.stdin.flush()
+    check(child.stdout.readline().strip() == "still here", "what was open can be read")
+
+
+@case()
+def a_node_that_does_not_come_back_is_not_waited_for_longer_than_the_term(cluster):
+    cluster.start_all()
+    holder(cluster, cluster.path("b", "origin", "file"), "from b")
+    cluster.kill("b")
+    cluster.kill("origin")
+    cluster.start("origin")
+    cluster.put(cluster.path("c", "origin", "other"), "c goes on")
+    check(cluster.get(cluster.path("c", "origin", "other")) == "c goes on", "c")
+
+
+@case()
+def a_node_that_comes_back_after_the_grace_overwrites_nothing(cluster):
+    cluster.start_all()
+    path = cluster.path("b", "origin", "file")
+    cluster.put(path, "from the beginning")
+    child = holder(cluster, path, "OLD")
+    cluster.hold("b", "origin")
+    cluster.kill("origin")
+    cluster.start("origin")
+    cluster.put(cluster.path("c", "origin", "file"), "NEWER")
+    cluster.release("b", "origin")
+    wait_until("b keeps its bytes", lambda: cluster.counter("b", "recovery_files") > 0)
+    check(cluster.get(path).startswith("NEWER"), "b sees what c wrote")
+    check(cluster.get(cluster.path("c", "origin", "file")).startswith("NEWER"), "and so does c")
+    child.kill()

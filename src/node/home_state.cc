@@ -1,0 +1,138 @@
+#include "node/home_state.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+
+namespace vremote::node {
+namespace {
+
+constexpr size_t kMembersMax = 65536;
+constexpr std::string_view kSessionsHead = "vremote sessions 1";
+// Of one file; two are kept. A node may have as many calls under way at once.
+constexpr uint64_t kRecordsMax = 128 << 10;
+
+struct Record {
+  uint64_t incarnation, call, value;
+  int32_t error;
+  uint32_t ended;
+  uint64_t check;
+};
+
+uint64_t check_of(const Record& r) {
+  uint64_t h = 0xCBF29CE484222325u;
+  for (uint64_t part : {r.incarnation, r.call, r.value, uint64_t{static_cast<uint32_t>(r.error)},
+                        uint64_t{r.ended}})
+    h = (h ^ part) * 0x9E3779B97F4A7C15u ^ h >> 29;
+  return h;
+}
+
+}  // namespace
+
+Result<SessionsFile> read_sessions(const std::string& path) {
+  SessionsFile out;
+  std::ifstream file(path);
+  if (!file) return out;
+  const auto damaged = [&] {
+    return fail(EINVAL, path + ": damaged; nodes that had a session are not waited for");
+  };
+  std::string line;
+  if (!std::getline(file, line) || line != kSessionsHead) return damaged();
+  size_t announced = 0;
+  if (!(file >> out.term_ms >> announced) || out.term_ms < 0 || out.term_ms > 24 * 3600 * 1000 ||
+      announced > kMembersMax)
+    return damaged();
+  for (size_t i = 0; i < announced; ++i) {
+    coherence::Grace::Member member;
+    if (!(file >> member.node >> member.incarnation) || member.node.size() > 255) return damaged();
+    out.members.push_back(std::move(member));
+  }
+  std::string end;
+  if (!(file >> end) || end != "end") return damaged();
+  return out;
+}
+
+Status write_sessions(const std::string& path, const SessionsFile& sessions) {
+  std::string text =
+      fmt::format("{}\n{} {}\n", kSessionsHead, sessions.term_ms, sessions.members.size());
+  for (const auto& member : sessions.members)
+    text += fmt::format("{} {}\n", member.node, member.incarnation);
+  text += "end\n";
+  const std::string fresh = path + ".new";
+  Fd fd(::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!fd.valid()) return fail(errno, fresh + ": " + std::strerror(errno));
+  std::string_view left(text);
+  while (!left.empty()) {
+    const ssize_t n = ::write(fd.get(), left.data(), left.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail(errno, fresh + ": " + std::strerror(errno));
+    left.remove_prefix(static_cast<size_t>(n));
+  }
+  if (::fdatasync(fd.get()) != 0 || ::rename(fresh.c_str(), path.c_str()) != 0)
+    return fail(errno, path + ": " + std::strerror(errno));
+  return {};
+}
+
+Status CallLog::open(const std::string& path) {
+  path_ = path;
+  for (const std::string& name : {path + ".1", path}) {
+    const Fd fd(::open(name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    if (!fd.valid()) continue;
+    Record r;
+    for (uint64_t i = 0; i < kRecordsMax; ++i) {
+      const ssize_t n = ::pread(fd.get(), &r, sizeof r, static_cast<off_t>(i * sizeof r));
+      if (n != sizeof r || r.check != check_of(r)) break;
+      earlier_[{r.incarnation, r.call}] = {r.ended != 0, r.error, r.value};
+    }
+  }
+  // What follows goes into a new file; the old ones are read once more if this process dies soon.
+  return begin_file();
+}
+
+Status CallLog::begin_file() {
+  if (::rename(path_.c_str(), (path_ + ".1").c_str()) != 0 && errno != ENOENT)
+    return fail(errno, path_ + ": " + std::strerror(errno));
+  fd_ = Fd(::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC | O_NOFOLLOW,
+                  0600));
+  records_ = 0;
+  if (!fd_.valid()) return fail(errno, path_ + ": " + std::strerror(errno));
+  return {};
+}
+
+std::optional<CallLog::Done> CallLog::earlier(Key key) const {
+  std::lock_guard lock(mutex_);
+  auto it = earlier_.find(key);
+  if (it == earlier_.end()) return std::nullopt;
+  return it->second;
+}
+
+void CallLog::note(Key key, Done done) {
+  Record r{.incarnation = key.incarnation,
+           .call = key.call,
+           .value = done.value,
+           .error = done.error,
+           .ended = done.ended ? 1u : 0u,
+           .check = 0};
+  r.check = check_of(r);
+  std::lock_guard lock(mutex_);
+  if (++records_ > kRecordsMax) {
+    if (auto begun = begin_file(); !begun)
+      spdlog::error("calls are not noted any more: {}", begun.error().what);
+    records_ = 1;
+  }
+  if (!fd_.valid()) return;
+  if (::write(fd_.get(), &r, sizeof r) == sizeof r) return;
+  // Half a record would hide those behind it.
+  spdlog::error("{}: {}; calls that are under way when this daemon dies end with EIO", path_,
+                std::strerror(errno));
+  fd_.reset();
+}
+
+}  // namespace vremote::node

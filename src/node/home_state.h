@@ -1,0 +1,61 @@
+// What a home must know after a crash of its daemon: which nodes had a session, and which calls
+// were carried out. (Which files had which identity: store/journal.h.)
+#pragma once
+
+#include <map>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "coherence/grace.h"
+
+namespace vremote::node {
+
+// The sessions, in a small file that is replaced as a whole before anything depends on it.
+struct SessionsFile {
+  int64_t term_ms = 0;
+  std::vector<coherence::Grace::Member> members;
+};
+// Nothing is no error: there was no home here before. A damaged file is one.
+Result<SessionsFile> read_sessions(const std::string& path);
+Status write_sessions(const std::string& path, const SessionsFile& sessions);
+
+// Calls that change something and must not be done twice: noted before and after. One that was
+// begun and not ended may have been carried out or not.
+//
+// Thread-safe. What is noted outlives the process, not a power failure (the nodes' calls are
+// answered with EIO then).
+class CallLog {
+ public:
+  struct Key {
+    uint64_t incarnation = 0;  // of the asking node
+    uint64_t call = 0;
+    auto operator<=>(const Key&) const = default;
+  };
+  struct Done {
+    bool ended = false;
+    int32_t error = 0;
+    uint64_t value = 0;
+  };
+
+  // Reads what an earlier incarnation noted, and goes on in the same file.
+  Status open(const std::string& path);
+  std::optional<Done> earlier(Key key) const;
+  void begin(Key key) { note(key, {}); }
+  void end(Key key, int32_t error, uint64_t value) { note(key, {true, error, value}); }
+
+ private:
+  Status begin_file();
+  void note(Key key, Done done);
+
+  std::string path_;
+  mutable std::mutex mutex_;
+  Fd fd_;
+  uint64_t records_ = 0;
+  std::map<Key, Done> earlier_;
+};
+
+}  // namespace vremote::node

@@ -1,0 +1,146 @@
+#include "store/journal.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <span>
+
+#include "store/handle.h"
+
+namespace vremote::store {
+namespace {
+
+constexpr char kMagic[8] = {'V', 'R', 'F', 'I', 'L', 'E', 'S', '1'};
+constexpr size_t kHandleMax = 4 + 128;  // type, MAX_HANDLE_SZ
+constexpr size_t kBytesMax = size_t{1} << 30;
+constexpr size_t kRewriteMin = 64 << 10;  // records
+
+// The state directory is this machine's own: its order of bytes.
+struct Head {
+  uint32_t check;  // of what follows and the handle
+  uint32_t export_index, generation;
+  uint32_t handle_bytes;
+  uint64_t inode;
+};
+
+uint32_t check_of(const Head& head, const char* handle) {
+  std::string all(reinterpret_cast<const char*>(&head) + sizeof head.check,
+                  sizeof head - sizeof head.check);
+  all.append(handle, head.handle_bytes);
+  return generation_of(all);
+}
+
+void append(std::string& out, FileId file, const std::string& handle) {
+  Head head{.check = 0,
+            .export_index = file.export_index,
+            .generation = file.generation,
+            .handle_bytes = static_cast<uint32_t>(handle.size()),
+            .inode = file.inode};
+  head.check = check_of(head, handle.data());
+  out.append(reinterpret_cast<const char*>(&head), sizeof head);
+  out += handle;
+}
+
+Status write_all(const Fd& fd, std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::write(fd.get(), bytes.data(), bytes.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail(errno, std::strerror(errno));
+    bytes.remove_prefix(static_cast<size_t>(n));
+  }
+  return {};
+}
+
+std::string read_all(const Fd& fd) {
+  struct stat st {};
+  std::string out;
+  if (::fstat(fd.get(), &st) != 0 || !S_ISREG(st.st_mode) || st.st_size < 0 ||
+      static_cast<uint64_t>(st.st_size) > kBytesMax)
+    return out;
+  out.resize(static_cast<size_t>(st.st_size));
+  size_t done = 0;
+  while (done < out.size()) {
+    const ssize_t n =
+        ::pread(fd.get(), out.data() + done, out.size() - done, static_cast<off_t>(done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) break;
+    done += static_cast<size_t>(n);
+  }
+  out.resize(done);
+  return out;
+}
+
+}  // namespace
+
+Result<Journal::Known> Journal::open(FileId root) {
+  std::lock_guard lock(mutex_);
+  root_ = root;
+  Known known;
+  if (Fd old(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW)); old.valid()) {
+    const std::string bytes = read_all(old);
+    std::string_view rest(bytes);
+    const auto next = [&](FileId& file, std::string& handle) {
+      Head head;
+      if (rest.size() < sizeof head) return false;
+      std::memcpy(&head, rest.data(), sizeof head);
+      if (head.handle_bytes > kHandleMax || rest.size() - sizeof head < head.handle_bytes ||
+          check_of(head, rest.data() + sizeof head) != head.check)
+        return false;
+      file = {
+          .export_index = head.export_index, .generation = head.generation, .inode = head.inode};
+      handle.assign(rest.data() + sizeof head, head.handle_bytes);
+      rest.remove_prefix(sizeof head + head.handle_bytes);
+      return true;
+    };
+    FileId file;
+    std::string handle;
+    if (rest.size() >= sizeof kMagic && std::memcmp(rest.data(), kMagic, sizeof kMagic) == 0) {
+      rest.remove_prefix(sizeof kMagic);
+      // The first record is the root: another directory, or another place in the list of exports,
+      // and nothing of it is of use.
+      if (next(file, handle) && file == root)
+        while (next(file, handle))
+          if (file.export_index == root.export_index && file.generation == generation_of(handle))
+            known.emplace_back(file, handle);
+    }
+  }
+  VR_TRY_VOID(rewrite(known));
+  return known;
+}
+
+Status Journal::rewrite(const Known& known) {
+  const std::string fresh = path_ + ".new";
+  Fd fd(::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC | O_NOFOLLOW,
+               0600));
+  if (!fd.valid()) return fail(errno, fresh + ": " + std::strerror(errno));
+  std::string out(kMagic, sizeof kMagic);
+  append(out, root_, {});
+  for (const auto& [file, handle] : known) append(out, file, handle);
+  VR_TRY_VOID(write_all(fd, out));
+  if (::rename(fresh.c_str(), path_.c_str()) != 0)
+    return fail(errno, path_ + ": " + std::strerror(errno));
+  fd_ = std::move(fd);
+  records_ = known.size();
+  rewrite_at_ = std::max(kRewriteMin, 2 * records_);
+  return {};
+}
+
+void Journal::add(FileId file, const std::string& handle, const std::function<Known()>& all) {
+  if (handle.empty()) return;
+  std::lock_guard lock(mutex_);
+  if (broken_) return;
+  if (++records_ > rewrite_at_) {
+    // A disk that is full must not end up with half of it: then the old one goes on.
+    if (!rewrite(all())) rewrite_at_ *= 2;
+  }
+  std::string out;
+  append(out, file, handle);
+  // What is missing is ESTALE after a crash, not more; a record that is cut short ends the file.
+  if (!write_all(fd_, out)) broken_ = true;
+}
+
+}  // namespace vremote::store

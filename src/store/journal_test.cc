@@ -1,0 +1,108 @@
+// FileIds outlive the process that gave them out.
+#include "store/journal.h"
+
+#include <filesystem>
+#include <fstream>
+
+#include "store/test_support.h"
+
+namespace vremote::store::test {
+namespace {
+
+using namespace coherence;
+
+class JournalTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::ofstream(exported_ / "a") << "content";
+    begin();
+    if (!store_->has_handles()) GTEST_SKIP() << "no file handles here";
+  }
+  void begin(uint32_t export_index = 0) {
+    store_.reset();
+    auto store = Store::open(exported_.path(), export_index, {.journal = state_ / "files"});
+    ASSERT_TRUE(store) << store.error().what;
+    store_ = std::move(*store);
+  }
+  FileId learn(const std::string& name) {
+    auto found = store_->execute({}, LookupCall{store_->root(), name});
+    EXPECT_TRUE(found);
+    return std::get<Node>(*found).file;
+  }
+  uintmax_t size() const { return std::filesystem::file_size(state_ / "files"); }
+
+  TempDir exported_, state_;
+  std::unique_ptr<Store> store_;
+};
+
+TEST_F(JournalTest, AFileThatWasGivenOutIsKnownAfterwards) {
+  const FileId a = learn("a");
+  begin();
+  auto read = store_->read(a, 0, 100);
+  ASSERT_TRUE(read) << read.error().code;
+  EXPECT_EQ(text(*read), "content");
+  EXPECT_EQ(learn("a"), a);
+}
+
+TEST_F(JournalTest, AlsoTheSecondTime) {
+  const FileId a = learn("a");
+  begin();
+  begin();
+  EXPECT_TRUE(store_->stat(a));
+}
+
+TEST_F(JournalTest, AlsoUnderAnotherName) {
+  const FileId a = learn("a");
+  std::filesystem::rename(exported_ / "a", exported_ / "b");
+  begin();
+  EXPECT_TRUE(store_->stat(a));
+}
+
+TEST_F(JournalTest, AFileThatIsGoneIsStale) {
+  const FileId a = learn("a");
+  store_.reset();
+  std::filesystem::remove(exported_ / "a");
+  begin();
+  EXPECT_EQ(code(store_->stat(a)), ESTALE);
+}
+
+TEST_F(JournalTest, AFileNobodyWasGivenIsNotReached) {
+  FileId guessed = learn("a");
+  begin();
+  ++guessed.generation;
+  EXPECT_EQ(code(store_->stat(guessed)), ESTALE);
+}
+
+TEST_F(JournalTest, InAnotherPlaceOfTheListNothingOfItCounts) {
+  const FileId a = learn("a");
+  begin(1);
+  EXPECT_EQ(code(store_->stat(a)), ESTALE);
+  FileId there = a;
+  there.export_index = 1;
+  EXPECT_EQ(code(store_->stat(there)), ESTALE);
+}
+
+TEST_F(JournalTest, CutOrChangedAnywhereItIsGoodUpToThere) {
+  const FileId a = learn("a");
+  store_.reset();
+  std::ifstream in(state_ / "files", std::ios::binary);
+  const std::string whole((std::istreambuf_iterator<char>(in)), {});
+  const auto known_with = [&](const std::string& bytes) {
+    std::ofstream(state_ / "files", std::ios::binary | std::ios::trunc) << bytes;
+    begin();
+    const bool known = store_->stat(a).has_value();
+    store_.reset();
+    return known;
+  };
+  EXPECT_TRUE(known_with(whole));
+  for (size_t size = 0; size < whole.size(); ++size)
+    EXPECT_FALSE(known_with(whole.substr(0, size))) << size;
+  for (size_t at = 0; at < whole.size(); ++at) {
+    std::string changed = whole;
+    changed[at] = static_cast<char>(changed[at] ^ 0x20);
+    EXPECT_FALSE(known_with(changed)) << at;
+  }
+}
+
+}  // namespace
+}  // namespace vremote::store::test
