@@ -22,7 +22,8 @@ constexpr double kSettleSeconds = 60;
 constexpr int kPollMs = 20;
 }  // namespace
 
-Cluster::Cluster(const std::string& program, const std::string& directory) : directory_(directory) {
+Cluster::Cluster(const std::string& program, const std::string& directory, bool tls)
+    : directory_(directory) {
   const std::string log = directory + "/playground.log";
   const pid_t parent = ::getpid();
   playground_ = ::fork();
@@ -34,7 +35,7 @@ Cluster::Cluster(const std::string& program, const std::string& directory) : dir
     ::dup2(out, STDOUT_FILENO);
     ::dup2(out, STDERR_FILENO);
     ::execl(program.c_str(), "vremote", "playground", "--nodes", "2", "--dir", directory.c_str(),
-            nullptr);
+            tls ? nullptr : "--plain", nullptr);
     ::_exit(127);
   }
   const double deadline = now_seconds() + kReadySeconds;

@@ -11,7 +11,7 @@ namespace vremote::bench {
 class Cluster {
  public:
   // Starts `program` playground in `directory` and waits until it is ready.
-  Cluster(const std::string& program, const std::string& directory);
+  Cluster(const std::string& program, const std::string& directory, bool tls);
   ~Cluster();
   Cluster(const Cluster&) = delete;
   Cluster& operator=(const Cluster&) = delete;

@@ -17,6 +17,7 @@ struct Options {
   std::string vremote;
   std::string groups = "abcd";
   int rounds = 15;
+  bool tls = false;
   bool markdown = false;
   bool strict = false;
 };
@@ -46,7 +47,7 @@ int run(const Options& options) {
   must(::mkdir(local.c_str(), 0755) == 0, local);
   NullFuse null_fuse(scratch.path());
   TcpPeer tcp;
-  Cluster cluster(options.vremote, scratch.path());
+  Cluster cluster(options.vremote, scratch.path(), options.tls);
   const Setup setup{cluster, null_fuse, tcp, local};
 
   std::vector<Comparison> comparisons;
@@ -86,6 +87,8 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   app.add_option("--groups", options.groups, "Which groups to run, of abcd")->capture_default_str();
+  app.add_flag("--tls", options.tls,
+               "TLS between the nodes, as it is by default elsewhere; the baselines go without");
   app.add_flag("--markdown", options.markdown, "Print the table for a document");
   app.add_flag("--strict", options.strict, "Exit status 3 when a target is missed");
   CLI11_PARSE(app, argc, argv);
