@@ -320,7 +320,8 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
         .resumed = guest.hello.resume,
         .received = 0,
         .lease_term_ms = options_.lease_term_ms,
-        .exports = callbacks_.exports ? callbacks_.exports() : std::vector<wire::Export>(),
+        .exports = callbacks_.exports ? callbacks_.exports(session->info.node_name)
+                                      : std::vector<wire::Export>(),
         .may_reclaim = callbacks_.may_reclaim &&
                        callbacks_.may_reclaim(session->info.node_name, session->info.incarnation)};
     EventLoop& loop = session->lanes[guest.hello.lane]->loop();

@@ -57,8 +57,8 @@ class HomeServer {
   // on_message runs on the lane's loop (lane % loops), the others on the first loop. All of them
   // may call send().
   struct Callbacks {
-    // Asked at every handshake.
-    std::function<std::vector<wire::Export>()> exports;
+    // Asked at every handshake: what the node `name` is told of.
+    std::function<std::vector<wire::Export>(const std::string& name)> exports;
     // Whether a node may bring back what it had before this home restarted. On the first loop.
     std::function<bool(const std::string& node, uint64_t incarnation)> may_reclaim = {};
     // A new session, before its first message.

@@ -53,7 +53,7 @@ TestHome::TestHome(uint64_t incarnation, uint16_t port,
                             .tls = under_tls() ? test_tls("home") : nullptr};
   if (tweak) tweak(options);
   HomeServer::Callbacks callbacks;
-  callbacks.exports = [] {
+  callbacks.exports = [](const std::string&) {
     return std::vector<wire::Export>{{.name = "data",
                                       .export_index = 0,
                                       .root = {0, 1, 2},

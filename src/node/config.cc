@@ -121,14 +121,39 @@ Status read_lease(const Section& lease, Config& config) {
   return {};
 }
 
+// Who may do what: access.h.
+Status read_access(const Section& section, Config& config, ExportConfig& entry) {
+  ExportAccess& access = entry.access;
+  VR_TRY_VOID(section.boolean("read_only", access.read_only));
+  VR_TRY_VOID(section.names("read", access.readers));
+  VR_TRY_VOID(section.names("write", access.writers));
+  VR_TRY_VOID(section.boolean("root_squash", access.root_squash));
+  constexpr uint64_t kIdMax = 0xFFFFFFFE;  // the last means "leave it" to chown(2)
+  VR_TRY_VOID(section.integer("anonymous_uid", access.anonymous_uid, 1, kIdMax));
+  VR_TRY_VOID(section.integer("anonymous_gid", access.anonymous_gid, 1, kIdMax));
+  if (access.read_only && access.writers && !access.writers->empty())
+    return section.bad("write", "names nodes, and 'read_only' is set; remove one of them");
+  for (const std::string& writer : access.writers.value_or(std::vector<std::string>()))
+    if (!access.may_read(writer))
+      return section.bad("write",
+                         fmt::format("'{}' may write and not read; add it to 'read'", writer));
+  if (!config.tls && (access.readers || access.writers))
+    config.warnings.push_back(fmt::format(
+        "export {}: 'read' and 'write' name nodes, and without TLS any node may say any name",
+        entry.name));
+  return {};
+}
+
 Status read_exports(const Section& top, Config& config) {
   VR_TRY(sections, top.sections("export"));
   std::set<std::string> names;
   for (const Section& section : sections) {
     ExportConfig entry;
-    VR_TRY_VOID(section.only({"name", "path"}));
+    VR_TRY_VOID(section.only({"name", "path", "read_only", "read", "write", "root_squash",
+                              "anonymous_uid", "anonymous_gid"}));
     VR_TRY_VOID(section.name("name", entry.name));
     VR_TRY_VOID(section.path("path", entry.path));
+    VR_TRY_VOID(read_access(section, config, entry));
     if (!section.has("name"))
       return section.bad("name", "is missing; it names the directory under the mount");
     if (!section.has("path"))

@@ -14,6 +14,7 @@
 
 #include "base/result.h"
 #include "net/cluster_key.h"
+#include "node/access.h"
 
 namespace vremote::node {
 
@@ -41,6 +42,7 @@ struct ExportConfig {
   std::string name;  // the directory under the mount on every node
   std::string
       path;  // absolute and normal (no "..", no trailing slash); as written, symbolic links kept
+  ExportAccess access;
 };
 
 struct PeerConfig {

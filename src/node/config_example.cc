@@ -46,6 +46,10 @@ soft_timeout_ms = 0         # calls on this mount that wait longer for an origin
 #[[export]]
 #name = "data"          # appears as <mount>/data on every node
 #path = "/srv/data"
+#read = ["node2", "node3"]  # the other nodes that may read it; all unless given
+#write = ["node2"]          # and those that may write it; all that may read unless given
+#read_only = true           # nobody writes, through this node's mount neither
+#root_squash = true         # root of other nodes is nobody here: anonymous_uid and anonymous_gid, 65534 unless given
 
 # Every other node of the cluster.
 #[[peer]]

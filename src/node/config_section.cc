@@ -105,6 +105,30 @@ Status Section::endpoint(std::string_view key, Endpoint& out) const {
   return {};
 }
 
+Status Section::boolean(std::string_view key, bool& out) const {
+  const toml::node* node = table_.get(key);
+  if (node == nullptr) return {};
+  const auto* value = node->as_boolean();
+  if (value == nullptr) return wrong_type(key, *node, "true or false, without quotes");
+  out = value->get();
+  return {};
+}
+
+Status Section::names(std::string_view key, std::optional<std::vector<std::string>>& out) const {
+  const toml::node* node = table_.get(key);
+  if (node == nullptr) return {};
+  const auto* array = node->as_array();
+  if (array == nullptr) return wrong_type(key, *node, "a list of names: [\"node2\", \"node3\"]");
+  out.emplace();
+  for (const toml::node& element : *array) {
+    const auto* name = element.as_string();
+    if (name == nullptr || !is_name(name->get()))
+      return bad(key, "holds something that is no valid name; write [\"node2\", \"node3\"]");
+    out->push_back(name->get());
+  }
+  return {};
+}
+
 Result<std::optional<uint64_t>> Section::number(std::string_view key, uint64_t low,
                                                 uint64_t high) const {
   const toml::node* node = table_.get(key);

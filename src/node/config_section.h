@@ -39,6 +39,8 @@ class Section {
               std::string& out) const;  // [A-Za-z0-9._-]{1,63}, no leading dot
   Status path(std::string_view key, std::string& out) const;  // absolute; comes back normal
   Status endpoint(std::string_view key, Endpoint& out) const;
+  Status boolean(std::string_view key, bool& out) const;
+  Status names(std::string_view key, std::optional<std::vector<std::string>>& out) const;
   template <typename Integer>
   Status integer(std::string_view key, Integer& out, uint64_t low, uint64_t high) const {
     VR_TRY(value, number(key, low, high));

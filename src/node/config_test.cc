@@ -75,6 +75,11 @@ path = "/srv/x/../data/"
 [[export]]
 name = "more"
 path = "/srv/more"
+read = ["n2", "n3"]
+write = ["n3"]
+root_squash = true
+anonymous_uid = 500
+anonymous_gid = 600
 [[peer]]
 name = "n2"
 address = "10.0.0.2:1105"
@@ -100,6 +105,14 @@ address = "n3.example"
   EXPECT_EQ(config.exports[0].name, "data");
   EXPECT_EQ(config.exports[0].path, "/srv/data");
   EXPECT_EQ(config.exports[1].path, "/srv/more");
+  EXPECT_TRUE(config.exports[0].access.may_write("anybody"));
+  EXPECT_FALSE(config.exports[0].access.root_squash);
+  const ExportAccess& more = config.exports[1].access;
+  EXPECT_TRUE(more.may_read("n2") && more.may_write("n3"));
+  EXPECT_FALSE(more.may_write("n2") || more.may_read("n4"));
+  EXPECT_TRUE(more.root_squash);
+  EXPECT_EQ(more.anonymous_uid, 500u);
+  EXPECT_EQ(more.anonymous_gid, 600u);
   ASSERT_EQ(config.peers.size(), 2u);
   EXPECT_EQ(config.peers[0].address, (Endpoint{"10.0.0.2", 1105}));
   EXPECT_EQ(config.peers[1].address, (Endpoint{"n3.example", 1104}));
@@ -109,7 +122,7 @@ TEST(ConfigTest, TheExampleIsAcceptedAlsoWithItsCommentedKeys) {
   EXPECT_TRUE(parse_config(config_example(), "example"));
   std::string all{config_example()};
   for (const char* key : {"#loops", "#key", "#tls", "#[control]", "#socket", "#file", "#[[export]]",
-                          "#name", "#path", "#[[peer]]", "#address"}) {
+                          "#name", "#path", "#read", "#root_squash", "#[[peer]]", "#address"}) {
     size_t at = all.find(std::string("\n") + key);
     ASSERT_NE(at, std::string::npos) << key;
     for (; at != std::string::npos; at = all.find(std::string("\n") + key, at))
@@ -248,6 +261,23 @@ TEST(ConfigTest, TlsIsOnUnlessSaidAndPlainIsSaidAloud) {
   EXPECT_THAT(refusal("node='n'\ntls='off'"), HasSubstr("key 'tls': belongs below [cluster]"));
   EXPECT_THAT(refusal("node='n'\ncluster='lab'"),
               HasSubstr("key 'cluster': is a string; it must be a table: [cluster]"));
+}
+
+TEST(ConfigTest, RulesOfExportsFitTogether) {
+  auto with = [](const std::string& rules) {
+    return "node='n'\n[[export]]\nname='x'\npath='/x'\n" + rules;
+  };
+  EXPECT_THAT(refusal(with("read='n2'")), HasSubstr("key 'export[0].read': is a string"));
+  EXPECT_THAT(refusal(with("read=['../x']")), HasSubstr("no valid name"));
+  EXPECT_THAT(refusal(with("read_only='yes'")), HasSubstr("it must be true or false"));
+  EXPECT_THAT(refusal(with("read=['n2']\nwrite=['n3']")), HasSubstr("'n3' may write and not read"));
+  EXPECT_THAT(refusal(with("read_only=true\nwrite=['n3']")), HasSubstr("'read_only' is set"));
+  EXPECT_THAT(refusal(with("anonymous_uid=0")), HasSubstr("out of range"));
+  EXPECT_FALSE(parsed(with("read=[]")).exports[0].access.may_read("n2"));
+  // A name is worth nothing without TLS.
+  EXPECT_THAT(parsed("node='n'\ncluster.tls='off'\n[[export]]\nname='x'\npath='/x'\nread=['n2']")
+                  .warnings.back(),
+              HasSubstr("without TLS any node may say any name"));
 }
 
 TEST(ConfigTest, LevelsAreKnown) {

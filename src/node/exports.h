@@ -19,6 +19,7 @@ struct ExportRoot {
   std::string name;
   AgentService* agent = nullptr;
   FileId root;
+  bool read_only = false;  // for this node
 };
 
 class Exports {
@@ -35,6 +36,12 @@ class Exports {
     auto it = roots_.find(name);
     if (it == roots_.end()) return std::nullopt;
     return it->second;
+  }
+  bool read_only(const AgentService* agent, uint32_t export_index) const {
+    std::lock_guard lock(mutex_);
+    for (const auto& [name, root] : roots_)
+      if (root.agent == agent && root.root.export_index == export_index) return root.read_only;
+    return false;
   }
   std::vector<ExportRoot> all() const {
     std::lock_guard lock(mutex_);

@@ -146,6 +146,12 @@ void FuseServer::handle(const Context& c, const fuse::Open& r) {
   metrics_.add(Counter::Opens);
   auto node = inode(c);
   if (!node) return;
+  // The origin refuses every change of it; this says so before anything is written.
+  if ((r.flags & (O_ACCMODE | O_TRUNC)) != O_RDONLY &&
+      exports_.read_only(node->agent, node->file.export_index)) {
+    (void)c.channel->reply_error(c.unique, EROFS);
+    return;
+  }
   const int64_t started = net::EventLoop::now().ns;
   open_file(c, *node, r, [this, c, started](int error, uint64_t fh, uint32_t fopen_flags) {
     if (error != 0) {

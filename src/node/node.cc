@@ -46,6 +46,12 @@ std::vector<net::EventLoop*> raw(const std::vector<std::unique_ptr<net::EventLoo
   return out;
 }
 
+std::vector<ExportAccess> access_of(const Config& config) {
+  std::vector<ExportAccess> all;
+  for (const ExportConfig& e : config.exports) all.push_back(e.access);
+  return all;
+}
+
 uint32_t lane_of(FileId file, uint32_t lanes) {
   return static_cast<uint32_t>(FileIdHash{}(file) / 7 % lanes);
 }
@@ -58,7 +64,9 @@ NodeDaemon::NodeDaemon(const Config& config, Mistakes mistakes, GuardianLink* gu
       guardian_(guardian),
       incarnation_(random_number()),
       started_(net::EventLoop::now()),
-      allow_mmap_(kernel_version() >= kPurgeWaitsForWriteBacks) {}
+      allow_mmap_(kernel_version() >= kPurgeWaitsForWriteBacks),
+      access_(access_of(config)),
+      own_rights_(NodeRights::own(access_)) {}
 
 NodeDaemon::~NodeDaemon() = default;
 
@@ -96,6 +104,35 @@ Status NodeDaemon::start(std::function<void()> ended) {
   spdlog::info("node {} serves {} with {} exports and {} peers", config_.node, config_.mount,
                config_.exports.size(), config_.peers.size());
   return {};
+}
+
+void NodeDaemon::receive_from(net::SessionId session, ToHome&& message) {
+  std::shared_ptr<const NodeRights> rights;
+  uint32_t lanes = 0;
+  {
+    std::lock_guard lock(sessions_mutex_);
+    auto it = node_sessions_.find(session);
+    if (it == node_sessions_.end()) return;  // gone
+    rights = it->second.rights;
+    lanes = it->second.lanes;
+  }
+  const FileId file = file_of(message);
+  NodeRights::Verdict verdict = rights->judge(message);
+  if (auto* refusal = std::get_if<ToAgent>(&verdict)) {
+    if (auto sent = server_->send(session, lane_of(file, lanes), *refusal); !sent)
+      spdlog::error("a message cannot be sent: {}", sent.error().what);
+  } else if (std::holds_alternative<NodeRights::Pass>(verdict)) {
+    home_->receive(NodeId{session}, std::move(message));
+  }
+}
+
+void NodeDaemon::receive_own(ToHome&& message) {
+  NodeRights::Verdict verdict = own_rights_.judge(message);
+  if (auto* refusal = std::get_if<ToAgent>(&verdict)) {
+    local_agent_->receive(std::move(*refusal));
+  } else if (std::holds_alternative<NodeRights::Pass>(verdict)) {
+    home_->receive(NodeId{0}, std::move(message));
+  }
 }
 
 Status NodeDaemon::start_tls() {
@@ -140,6 +177,7 @@ Status NodeDaemon::open_stores() {
   std::vector<std::unique_ptr<store::Store>> stores;
   for (size_t i = 0; i < config_.exports.size(); ++i) {
     store::Options options;
+    options.judge_callers = config_.exports[i].access.root_squash;
     options.journal = config_.home_dir + "/" + config_.exports[i].name + ".files";
     auto store = store::Store::open(config_.exports[i].path, static_cast<uint32_t>(i), options);
     if (!store && store.error().code != 0 && !options.journal.empty()) {
@@ -164,9 +202,9 @@ Status NodeDaemon::open_stores() {
         uint32_t lanes = 0;
         {
           std::lock_guard lock(sessions_mutex_);
-          auto it = session_lanes_.find(node.value);
-          if (it == session_lanes_.end()) return;  // gone
-          lanes = it->second;
+          auto it = node_sessions_.find(node.value);
+          if (it == node_sessions_.end()) return;  // gone
+          lanes = it->second.lanes;
         }
         if (auto sent = server_->send(node.value, lane_of(file, lanes), message); !sent)
           spdlog::error("a message cannot be sent: {}", sent.error().what);
@@ -182,10 +220,10 @@ Status NodeDaemon::open_stores() {
       mistakes_);
   local_agent_ = std::make_unique<AgentService>(
       config_.node, agent_options(), true,
-      [this](FileId, ToHome&& message) { home_->receive(NodeId{0}, std::move(message)); },
-      environment());
+      [this](FileId, ToHome&& message) { receive_own(std::move(message)); }, environment());
   for (size_t i = 0; i < config_.exports.size(); ++i)
-    exports_.add({config_.exports[i].name, local_agent_.get(), home_->root(i)});
+    exports_.add({config_.exports[i].name, local_agent_.get(), home_->root(i),
+                  config_.exports[i].access.read_only});
   if (guardian_ != nullptr) {
     inodes_.show_to(&guardian_->table());
     const uint32_t home = guardian_->table().add_home(config_.node);
@@ -296,20 +334,22 @@ Status NodeDaemon::start_server() {
   options.silence_max_ms = std::min(options.silence_max_ms, config_.lease_term_ms * 4 / 5);
   options.alive_ms = std::min(options.alive_ms, config_.lease_term_ms / 2);
   net::HomeServer::Callbacks callbacks;
-  callbacks.exports = [this] {
+  callbacks.exports = [this](const std::string& name) {
     std::vector<wire::Export> out;
     for (size_t i = 0; i < config_.exports.size(); ++i)
-      out.push_back({.name = config_.exports[i].name,
-                     .export_index = static_cast<uint32_t>(i),
-                     .root = home_->root(i),
-                     .read_only = false,
-                     .path = config_.exports[i].path});
+      if (access_[i].may_read(name))
+        out.push_back({.name = config_.exports[i].name,
+                       .export_index = static_cast<uint32_t>(i),
+                       .root = home_->root(i),
+                       .read_only = !access_[i].may_write(name),
+                       .path = config_.exports[i].path});
     return out;
   };
   callbacks.on_session = [this](const net::SessionInfo& info) {
     spdlog::info("{} at {} opens session {}", info.node_name, info.address, info.id);
     std::lock_guard lock(sessions_mutex_);
-    session_lanes_[info.id] = info.lanes;
+    node_sessions_[info.id] = {info.lanes,
+                               std::make_shared<const NodeRights>(access_, info.node_name)};
     session_names_[info.id] = info.node_name;
     const Grace::Member member{info.node_name, info.incarnation};
     // It was started anew: it has nothing of before.
@@ -322,13 +362,13 @@ Status NodeDaemon::start_server() {
     return grace_.may_reclaim({node, incarnation}, net::EventLoop::now());
   };
   callbacks.on_message = [this](net::SessionId session, uint32_t, ToHome&& message) {
-    home_->receive(NodeId{session}, std::move(message));
+    receive_from(session, std::move(message));
   };
   callbacks.on_reset = [this](net::SessionId session, const std::string& why) {
     spdlog::warn("session {} is over: {}; its leases are free", session, why);
     {
       std::lock_guard lock(sessions_mutex_);
-      session_lanes_.erase(session);
+      node_sessions_.erase(session);
       session_names_.erase(session);
       members_.erase(session);
       save_sessions();  // before anybody gets what it had
@@ -369,7 +409,7 @@ void NodeDaemon::connected(Peer& peer, const net::HomeInfo& info) {
   renew(peer, info.generation);
   for (const wire::Export& e : info.exports) {
     const auto before = exports_.find(e.name);
-    const bool shown = exports_.add({e.name, peer.agent.get(), e.root});
+    const bool shown = exports_.add({e.name, peer.agent.get(), e.root, e.read_only});
     if (!shown)
       spdlog::error("export {} of {} is hidden: another node exports that name; rename one of them",
                     e.name, peer.config.name);

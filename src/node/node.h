@@ -17,6 +17,7 @@
 #include "net/agent_session.h"
 #include "net/event_loop.h"
 #include "net/home_server.h"
+#include "node/access.h"
 #include "node/agent_service.h"
 #include "node/config.h"
 #include "node/exports.h"
@@ -63,6 +64,9 @@ class NodeDaemon {
     std::atomic<bool> bringing_back{false};  // to a home that has restarted
   };
 
+  // What comes of other nodes and of this one: to the home, as far as their rights go.
+  void receive_from(net::SessionId session, coherence::ToHome&& message);
+  void receive_own(coherence::ToHome&& message);
   Status start_tls();
   Status open_stores();
   void watch_exports();
@@ -103,6 +107,8 @@ class NodeDaemon {
   std::atomic<bool> ready_{false};
   std::atomic<const fuse::Channel*> notify_{nullptr};
   std::shared_ptr<const net::Tls> tls_;  // null: plain
+  const std::vector<ExportAccess> access_;
+  const NodeRights own_rights_;
 
   // In the order in which each needs those above it; destroyed in reverse.
   InodeTable inodes_;
@@ -116,13 +122,17 @@ class NodeDaemon {
   std::unique_ptr<OutsideWatcher> outside_;
   std::unique_ptr<net::HomeServer> server_;
   mutable std::mutex sessions_mutex_;
-  std::map<uint32_t, uint32_t> session_lanes_;
   std::map<uint32_t, std::string> session_names_;
   std::map<uint32_t, coherence::Grace::Member> members_;  // the sessions that have leases
   coherence::Grace grace_;
   bool in_grace_ = false;
   net::Timer tick_timer_;
   Instant swept_;  // the first loop's
+  struct SessionOfNode {
+    uint32_t lanes = 0;
+    std::shared_ptr<const NodeRights> rights;
+  };
+  std::map<uint32_t, SessionOfNode> node_sessions_;
   std::vector<std::unique_ptr<Peer>> peers_;
   std::optional<fuse::Mount> mount_;
   std::unique_ptr<FuseServer> fuse_;

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <shared_mutex>
 
+#include "store/credentials.h"
 #include "store/size_locks.h"
 #include "store/store.h"
 #include "store/table.h"
@@ -107,11 +108,18 @@ Result<coherence::Outcome> Store::run(const Caller& caller,
   if (call.has_uid || call.has_gid) {
     uid_t uid = call.has_uid ? call.uid : kNobody;
     gid_t gid = call.has_gid ? call.gid : kNobody;
-    if (::fchownat(file->path(), "", uid, gid, AT_EMPTY_PATH) != 0) return fail(errno);
+    VR_TRY_VOID(as_caller(caller, judges_,
+                          [&] { return ::fchownat(file->path(), "", uid, gid, AT_EMPTY_PATH); }));
   }
-  if (call.has_mode) VR_TRY_VOID(change_mode(file->path(), call.mode));
+  if (call.has_mode) {
+    VR_TRY(scope, CallerScope::enter(caller, judges_));
+    static_cast<void>(scope);
+    VR_TRY_VOID(change_mode(file->path(), call.mode));
+  }
   if (call.clear_suid && !call.has_mode) VR_TRY_VOID(clear_set_id(caller, *file));
   if (call.has_atime || call.has_mtime) {
+    VR_TRY(scope, CallerScope::enter(caller, judges_));
+    static_cast<void>(scope);
     VR_TRY_VOID(set_times(*file, to_timespec(call.has_atime, call.atime_now, call.atime),
                           to_timespec(call.has_mtime, call.mtime_now, call.mtime)));
   }

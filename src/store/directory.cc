@@ -12,6 +12,7 @@
 #include <limits>
 #include <memory>
 
+#include "store/credentials.h"
 #include "store/handle.h"
 #include "store/store.h"
 #include "store/table.h"
@@ -29,11 +30,17 @@ uint32_t entry_type(mode_t mode) { return (mode & S_IFMT) >> 12; }  // S_IFDIR -
 
 }  // namespace
 
-Result<coherence::Outcome> Store::run(const Caller&, const coherence::ReadDirectoryCall& call) {
+Result<coherence::Outcome> Store::run(const Caller& caller,
+                                      const coherence::ReadDirectoryCall& call) {
   constexpr uint64_t kCookieMax = std::numeric_limits<off_t>::max();
   if (call.cookie > kCookieMax) return fail(EINVAL);
   VR_TRY(file, acquire_directory(call.dir));
-  VR_TRY(dir, reopen(file->path(), O_RDONLY | O_DIRECTORY));
+  auto open = [&]() -> Result<Fd> {
+    VR_TRY(scope, CallerScope::enter(caller, judges_));
+    static_cast<void>(scope);
+    return reopen(file->path(), O_RDONLY | O_DIRECTORY);
+  };
+  VR_TRY(dir, open());
   if (call.cookie != 0 && ::lseek(dir.get(), static_cast<off_t>(call.cookie), SEEK_SET) < 0)
     return fail(errno);
 

@@ -49,15 +49,16 @@ Result<Fd> Store::open_child(int dir, const std::string& name) const {
   return fd;
 }
 
-Result<coherence::Node> Store::lookup(FileId dir_id, const std::string& name) {
-  VR_TRY_VOID(check_name(name));
-  VR_TRY(dir, acquire_directory(dir_id));
-  VR_TRY(fd, open_child(dir->path(), name));
+Result<coherence::Outcome> Store::run(const Caller& caller, const coherence::LookupCall& call) {
+  VR_TRY_VOID(check_name(call.name));
+  VR_TRY(dir, acquire_directory(call.dir));
+  auto open = [&]() -> Result<Fd> {
+    VR_TRY(scope, CallerScope::enter(caller, judges_));
+    static_cast<void>(scope);
+    return open_child(dir->path(), call.name);
+  };
+  VR_TRY(fd, open());
   return learn(std::move(fd));
-}
-
-Result<coherence::Outcome> Store::run(const Caller&, const coherence::LookupCall& call) {
-  return lookup(call.dir, call.name);
 }
 
 Result<coherence::Node> Store::create_in(const coherence::Caller& caller, OpenFile& dir,
@@ -116,15 +117,16 @@ Result<coherence::Outcome> Store::run(const Caller& caller, const coherence::Sym
   return learn(std::move(fd));
 }
 
-Result<coherence::Outcome> Store::run(const Caller&, const coherence::LinkCall& call) {
+Result<coherence::Outcome> Store::run(const Caller& caller, const coherence::LinkCall& call) {
   VR_TRY_VOID(check_name(call.name));
   VR_TRY(file, acquire(call.file));
   VR_TRY(dir, acquire_directory(call.dir));
   // "Following" the magic link ends at the file itself, also when that is a symbolic link;
   // AT_EMPTY_PATH would need a capability.
   ProcPath source(file->path());
-  if (::linkat(AT_FDCWD, source.c_str(), dir->path(), call.name.c_str(), AT_SYMLINK_FOLLOW) != 0)
-    return fail(errno);
+  VR_TRY_VOID(as_caller(caller, judges_, [&] {
+    return ::linkat(AT_FDCWD, source.c_str(), dir->path(), call.name.c_str(), AT_SYMLINK_FOLLOW);
+  }));
   VR_TRY(st, file->stat());
   return coherence::Node{call.file, attributes_of(st)};
 }
@@ -149,17 +151,18 @@ void Store::after_removal(const Victim& victim) {
     table_->gone(victim.file);
 }
 
-Result<coherence::Outcome> Store::run(const Caller&, const coherence::RemoveCall& call) {
+Result<coherence::Outcome> Store::run(const Caller& caller, const coherence::RemoveCall& call) {
   VR_TRY_VOID(check_name(call.name));
   VR_TRY(dir, acquire_directory(call.dir));
   Victim removed = victim(*dir, call.name);
-  if (::unlinkat(dir->path(), call.name.c_str(), call.directory ? AT_REMOVEDIR : 0) != 0)
-    return fail(errno);
+  VR_TRY_VOID(as_caller(caller, judges_, [&] {
+    return ::unlinkat(dir->path(), call.name.c_str(), call.directory ? AT_REMOVEDIR : 0);
+  }));
   after_removal(removed);
   return Outcome{};
 }
 
-Result<coherence::Outcome> Store::run(const Caller&, const coherence::RenameCall& call) {
+Result<coherence::Outcome> Store::run(const Caller& caller, const coherence::RenameCall& call) {
   VR_TRY_VOID(check_name(call.from));
   VR_TRY_VOID(check_name(call.to));
   // RENAME_WHITEOUT makes a device node on the origin: for overlay file systems on this machine,
@@ -169,8 +172,9 @@ Result<coherence::Outcome> Store::run(const Caller&, const coherence::RenameCall
   VR_TRY(to, acquire_directory(call.to_dir));
   Victim replaced;
   if (call.flags == 0) replaced = victim(*to, call.to);
-  if (::renameat2(from->path(), call.from.c_str(), to->path(), call.to.c_str(), call.flags) != 0)
-    return fail(errno);
+  VR_TRY_VOID(as_caller(caller, judges_, [&] {
+    return ::renameat2(from->path(), call.from.c_str(), to->path(), call.to.c_str(), call.flags);
+  }));
   after_removal(replaced);
   return Outcome{};
 }

@@ -77,6 +77,7 @@ Result<std::unique_ptr<Store>> Store::open(const std::string& path, uint32_t exp
   store->device_ = st.st_dev;
   store->mount_id_ = mount_id;
   store->privileged_ = may_act_as_others();
+  store->judges_ = options.judge_callers && store->privileged_;
 
   auto root_path = reopen(store->root_.get(), O_PATH | O_DIRECTORY);
   if (!root_path) return cannot_export(path, root_path.error().code);

@@ -16,6 +16,9 @@
 //  plus `unreferenced_max` others. S5  Reads never change a file's atime (O_NOATIME where
 //  permitted): it would change under the attribute leases of other nodes, and reads
 //      served from caches never get here anyway.
+//  S6  What a caller may do was judged by its own kernel. With judge_callers the origin's file
+//  system judges it again, for what changes names and attributes or reads extended ones and
+//  listings; contents have no caller.
 //
 // A mount point inside the export is not crossed: looking it up is EXDEV; a listing shows it with
 // generation 0.
@@ -55,6 +58,7 @@ struct Options {
   bool use_handles = true;              // false: descriptors even where handles work (S3)
   // Where the identities given out are kept, so that they are still good after a crash; empty: not.
   std::string journal = {};
+  bool judge_callers = false;           // S6
 };
 
 // A file as it can be kept across a restart: restore() of the next process takes it.
@@ -141,7 +145,6 @@ class Store {
 
   // Names (names.cc).
   Result<Fd> open_child(int dir, const std::string& name) const;
-  Result<coherence::Node> lookup(FileId dir, const std::string& name);
   Result<coherence::Node> create_in(const coherence::Caller& caller, OpenFile& dir,
                                     const coherence::CreateCall& call);
   struct Victim;
@@ -181,6 +184,7 @@ class Store {
   int mount_id_ = 0;
   bool has_handles_ = false;
   bool privileged_ = false;  // may act as other users
+  bool judges_ = false;      // S6: only then are changes of what exists made as the caller
   std::unique_ptr<Table> table_;
   std::unique_ptr<Journal> journal_;  // null: nothing is kept
   std::unique_ptr<SizeLocks> size_locks_;

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 
+#include "store/credentials.h"
 #include "store/store.h"
 #include "store/table.h"
 
@@ -33,6 +34,14 @@ Result<Bytes> get_all(Get&& get) {
 
 constexpr std::string_view kTrusted = "trusted.";
 
+// The caller's own identity does not tell here: setfsuid() leaves this process the right to set
+// these, capabilities of programs among them.
+Status check_may_set(const coherence::Caller& caller, std::string_view name) {
+  if (caller.uid != 0 && (name.starts_with(kTrusted) || name.starts_with("security.")))
+    return fail(EPERM);
+  return {};
+}
+
 // The list without the names that only administrators may see: the file system showed them because
 // this daemon is one.
 Bytes without_trusted(const Bytes& list) {
@@ -57,12 +66,17 @@ bool Store::has_xattrs(FileId file) {
   return length != 0 && !(length < 0 && errno == EOPNOTSUPP);
 }
 
-Result<coherence::Outcome> Store::run(const Caller&, const coherence::GetXattrCall& call) {
+Result<coherence::Outcome> Store::run(const Caller& caller, const coherence::GetXattrCall& call) {
   VR_TRY_VOID(check_xattr_name(call.name));
+  if (judges_ && caller.uid != 0 && call.name.starts_with(kTrusted)) return fail(EPERM);
   VR_TRY(file, acquire(call.file));
   ProcPath path(file->path());
   VR_TRY(value, get_all([&](void* buffer, size_t size) {
-           return ::getxattr(path.c_str(), call.name.c_str(), buffer, size);
+           auto n = as_caller(caller, judges_, [&] {
+             return static_cast<int>(::getxattr(path.c_str(), call.name.c_str(), buffer, size));
+           });
+           if (!n) errno = n.error().code;
+           return static_cast<ssize_t>(n.value_or(-1));
          }));
   return coherence::Text{std::move(value)};
 }
@@ -76,21 +90,27 @@ Result<coherence::Outcome> Store::run(const Caller& caller, const coherence::Lis
   return coherence::Text{caller.uid == 0 ? std::move(list) : without_trusted(list)};
 }
 
-Result<coherence::Outcome> Store::run(const Caller&, const coherence::SetXattrCall& call) {
+Result<coherence::Outcome> Store::run(const Caller& caller, const coherence::SetXattrCall& call) {
   VR_TRY_VOID(check_xattr_name(call.name));
+  if (judges_) VR_TRY_VOID(check_may_set(caller, call.name));
   if (call.value.size() > coherence::kXattrMax) return fail(E2BIG);
   VR_TRY(file, acquire(call.file));
   ProcPath path(file->path());
-  if (::setxattr(path.c_str(), call.name.c_str(), call.value.data(), call.value.size(),
-                 static_cast<int>(call.flags)) != 0)
-    return fail(errno);
+  VR_TRY_VOID(as_caller(caller, judges_, [&] {
+    return ::setxattr(path.c_str(), call.name.c_str(), call.value.data(), call.value.size(),
+                      static_cast<int>(call.flags));
+  }));
   return Outcome{};
 }
 
-Result<coherence::Outcome> Store::run(const Caller&, const coherence::RemoveXattrCall& call) {
+Result<coherence::Outcome> Store::run(const Caller& caller,
+                                      const coherence::RemoveXattrCall& call) {
   VR_TRY_VOID(check_xattr_name(call.name));
+  if (judges_) VR_TRY_VOID(check_may_set(caller, call.name));
   VR_TRY(file, acquire(call.file));
-  if (::removexattr(ProcPath(file->path()).c_str(), call.name.c_str()) != 0) return fail(errno);
+  const ProcPath path(file->path());
+  VR_TRY_VOID(
+      as_caller(caller, judges_, [&] { return ::removexattr(path.c_str(), call.name.c_str()); }));
   return Outcome{};
 }
 

@@ -1,0 +1,370 @@
+// A peer that has a key and no manners: what it says goes through the real wire to a real daemon,
+// and past every rule that an honest agent would have kept itself.
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <condition_variable>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <optional>
+
+#include "faults_support.h"
+#include "net/agent_session.h"
+#include "store/handle.h"
+
+namespace vremote::live {
+namespace {
+
+using namespace coherence;  // NOLINT: the messages
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+// Speaks to the daemon as the node `name`, in what words it likes.
+class Peer {
+ public:
+  Peer(const Nodes::Node& home, const net::ClusterKey& key, const std::string& name) {
+    loop_.start();
+    auto tls = net::Tls::make(key, name);
+    EXPECT_TRUE(tls);
+    net::AgentSessionOptions options;
+    options.address = "127.0.0.1:" + std::to_string(home.port);
+    options.cluster = "faults";
+    options.node_name = name;
+    options.home_name = home.name;
+    options.incarnation = 77;
+    options.lanes = 1;
+    options.tls = *tls;
+    net::AgentSession::Callbacks callbacks;
+    callbacks.on_message = [this](uint32_t, ToAgent&& message) {
+      note([&] {
+        if (auto* reply = std::get_if<Reply>(&message))
+          replies_[reply->call] = std::move(*reply);
+        else if (auto* grant = std::get_if<Grant>(&message); grant && grant->request != 0)
+          grants_[grant->request] = std::move(*grant);
+        else if (auto* ack = std::get_if<FlushAck>(&message))
+          errors_[ack->flush] = ack->error;
+        else if (auto* fetched = std::get_if<FetchReply>(&message))
+          fetches_[fetched->fetch] = std::move(*fetched);
+      });
+    };
+    callbacks.on_connected = [this](const net::HomeInfo& info) { note([&] { info_ = info; }); };
+    callbacks.on_disconnected = [this](const Error& e) { note([&] { lost_ = e.what; }); };
+    callbacks.on_reset = [this](const std::string&) { note([&] { ++resets_; }); };
+    session_ = std::make_unique<net::AgentSession>(std::vector{&loop_}, options, callbacks);
+    EXPECT_TRUE(session_->start());
+  }
+  ~Peer() { session_->stop(); }
+
+  bool connected() {
+    return until([&] { return info_.has_value(); });
+  }
+  std::vector<std::string> exports() {
+    std::vector<std::string> names;
+    for (const auto& e : info_->exports) names.push_back(e.name);
+    return names;
+  }
+  FileId root(const std::string& name) {
+    for (const auto& e : info_->exports)
+      if (e.name == name) return e.root;
+    ADD_FAILURE() << "not told of " << name;
+    return {};
+  }
+
+  Reply call(Operation operation, Caller caller = {}) {
+    const uint64_t id = ++last_;
+    send(Call{.call = id, .caller = std::move(caller), .operation = std::move(operation)});
+    EXPECT_TRUE(until([&] { return replies_.contains(id); }));
+    return replies_[id];
+  }
+  int error(Operation operation, Caller caller = {}) {
+    return call(std::move(operation), std::move(caller)).error;
+  }
+  FileId made(Operation operation, Caller caller = {}) {
+    Reply reply = call(std::move(operation), std::move(caller));
+    EXPECT_EQ(reply.error, 0);
+    auto* node = std::get_if<Node>(&reply.outcome);
+    return node ? node->file : FileId{};
+  }
+  Grant lease(FileId file, LeaseMode mode, Resource resource = Resource::Data) {
+    const uint64_t id = ++last_;
+    send(LeaseRequest{.file = file,
+                      .request = id,
+                      .resource = resource,
+                      .mode = mode,
+                      .range = resource == Resource::Data ? PageRange{0, 4} : kUnit,
+                      .want_data = resource == Resource::Data});
+    EXPECT_TRUE(until([&] { return grants_.contains(id); }));
+    return grants_[id];
+  }
+  FetchReply fetch(FileId file) {
+    const uint64_t id = ++last_;
+    send(Fetch{.file = file, .fetch = id, .range = {0, 4}});
+    EXPECT_TRUE(until([&] { return fetches_.contains(id); }));
+    return fetches_[id];
+  }
+  int flush(FileId file, const std::string& text) {
+    const uint64_t id = ++last_;
+    Flush flush{.file = file, .flush = id, .extents = {}, .attributes = {}};
+    flush.extents.push_back({0, Bytes::copy_of(std::as_bytes(std::span(text)))});
+    send(std::move(flush));
+    EXPECT_TRUE(until([&] { return errors_.contains(id); }));
+    return errors_[id];
+  }
+  void send(ToHome message) { EXPECT_TRUE(session_->send(0, message)); }
+  bool thrown_out() {
+    return until([&] { return resets_ > 0; });
+  }
+  std::string why_not() {
+    (void)until([&] { return !lost_.empty(); });
+    return lost_;
+  }
+
+ private:
+  template <typename F>
+  void note(F&& change) {
+    std::lock_guard lock(mutex_);
+    change();
+    changed_.notify_all();
+  }
+  template <typename F>
+  bool until(F&& holds) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, std::chrono::seconds(60), std::forward<F>(holds));
+  }
+  net::EventLoop loop_{"peer"};
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::map<uint64_t, Reply> replies_;
+  std::map<uint64_t, Grant> grants_;
+  std::map<uint64_t, int> errors_;
+  std::map<uint64_t, FetchReply> fetches_;
+  std::optional<net::HomeInfo> info_;
+  std::string lost_;
+  int resets_ = 0;
+  uint64_t last_ = 0;
+  std::unique_ptr<net::AgentSession> session_;
+};
+
+// The FileId that this file would have in export `index`: what a peer that knows the disk could
+// guess.
+FileId id_of(const std::string& path, uint32_t index) {
+  struct stat st {};
+  EXPECT_EQ(::lstat(path.c_str(), &st), 0) << path;
+  auto handle = store::handle_of(AT_FDCWD, path.c_str());
+  EXPECT_TRUE(handle) << path;
+  return {.export_index = index,
+          .generation = handle ? store::generation_of(handle->handle) : 0,
+          .inode = st.st_ino};
+}
+std::string text_of(const Bytes& bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+constexpr const char* kSecret = "not for other nodes";
+
+// Exports of the one daemon: 0 "guarded" (nobody may read), 1 "shown" (nobody may write), 2
+// "squashed", 3 "node1" (all may do all).
+class StrangersTest : public FaultsTest {
+ protected:
+  void SetUp() override {
+    const std::string name = ::testing::UnitTest::GetInstance()->current_test_info()->name();
+    top_ = base + "/" + name;
+    ::mkdir(top_.c_str(), 0755);
+    std::string extra;
+    for (const auto& [e, rule] : std::map<std::string, std::string>{
+             {"guarded", "read = []"}, {"shown", "write = []"}, {"squashed", "root_squash = true"}}) {
+      ::mkdir((top_ + "/" + e).c_str(), 0755);
+      EXPECT_EQ(put(top_ + "/" + e + "/old", kSecret), 0);
+      extra += "[[export]]\nname = \"" + e + "\"\npath = \"" + top_ + "/" + e + "\"\n" + rule + "\n";
+    }
+    EXPECT_EQ(put(top_ + "/outside", kSecret), 0);
+    nodes(1, extra).start_all();
+    key_.emplace(*net::read_key_file(top_ + "/cluster.key"));
+  }
+  void TearDown() override {
+    // Whatever was said: the daemon lives, and what it must keep is as it was.
+    EXPECT_TRUE(nodes().ready(0));
+    EXPECT_EQ(read_all(top_ + "/outside"), kSecret);
+    EXPECT_EQ(read_all(top_ + "/guarded/old"), kSecret);
+    EXPECT_EQ(read_all(top_ + "/shown/old"), kSecret);
+  }
+  std::string top_;
+  std::optional<net::ClusterKey> key_;
+};
+
+TEST_F(StrangersTest, AFileThatWasNeverGivenOutIsStaleWhateverIsAsked) {
+  Peer peer(nodes().at(0), *key_, "evil");
+  ASSERT_TRUE(peer.connected());
+  for (uint32_t index : {1u, 2u, 3u}) {
+    for (const std::string& path :
+         {top_ + "/outside", top_ + "/guarded/old", std::string("/etc/passwd")}) {
+      const FileId file = id_of(path, index);
+      EXPECT_NE(peer.lease(file, LeaseMode::Shared).error, 0) << path;
+      EXPECT_EQ(text_of(peer.lease(file, LeaseMode::Shared).data), "") << path;
+      EXPECT_EQ(text_of(peer.fetch(file).data), "") << path;
+      EXPECT_NE(peer.flush(file, "overwritten"), 0) << path;
+      for (const Operation& operation :
+           std::vector<Operation>{GetXattrCall{file, "user.a"}, ListXattrCall{file},
+                                  SetAttributesCall{.file = file, .has_mode = true, .mode = 0777},
+                                  ReadLinkCall{file}, StatFsCall{file},
+                                  LinkCall{file, peer.root("node1"), "mine"}}) {
+        const int error = peer.error(operation);
+        EXPECT_TRUE(error == ESTALE || error == EROFS || error == EXDEV) << path << " " << error;
+      }
+    }
+    const FileId above = id_of(top_, index);
+    EXPECT_NE(peer.error(LookupCall{above, "outside"}), 0);
+    EXPECT_NE(peer.error(ReadDirectoryCall{.dir = above}), 0);
+    EXPECT_NE(peer.error(CreateCall{.dir = above, .name = "new", .mode = S_IFREG | 0600}), 0);
+    EXPECT_FALSE(exists(top_ + "/new"));
+  }
+}
+
+TEST_F(StrangersTest, LinksLeadNowhere) {
+  Peer peer(nodes().at(0), *key_, "evil");
+  ASSERT_TRUE(peer.connected());
+  const FileId root = peer.root("node1");
+  for (const std::string target : {top_, std::string("/"), std::string("/proc/self/root"),
+                                   std::string("/proc/self/fd/3"), std::string("..")}) {
+    const FileId link = peer.made(SymlinkCall{root, "way", target});
+    EXPECT_EQ(peer.error(LookupCall{link, "outside"}), ENOTDIR);
+    EXPECT_EQ(peer.error(ReadDirectoryCall{.dir = link}), ENOTDIR);
+    EXPECT_EQ(peer.error(CreateCall{.dir = link, .name = "new", .mode = S_IFREG | 0600}), ENOTDIR);
+    EXPECT_EQ(peer.error(RemoveCall{.dir = link, .name = "outside"}), ENOTDIR);
+    EXPECT_EQ(peer.error(RemoveCall{.dir = root, .name = "way"}), 0);
+  }
+  // Links that lie there already, and a second name for one.
+  ASSERT_EQ(::symlink((top_ + "/outside").c_str(), (nodes().at(0).export_dir + "/out").c_str()), 0);
+  const FileId out = peer.made(LookupCall{root, "out"});
+  EXPECT_THAT(text_of(peer.fetch(out).data), testing::Not(HasSubstr(kSecret)));
+  EXPECT_NE(peer.flush(out, "overwritten"), 0);
+  EXPECT_NE(peer.error(SetAttributesCall{.file = out, .has_size = true}), 0);
+  EXPECT_EQ(peer.error(LinkCall{out, root, "again"}), 0);
+  struct stat st {};
+  ASSERT_EQ(::lstat((nodes().at(0).export_dir + "/again").c_str(), &st), 0);
+  EXPECT_TRUE(S_ISLNK(st.st_mode)) << "the link itself, not what it names";
+}
+
+TEST_F(StrangersTest, NamesThatAreNoNamesAreNotEvenSent) {
+  Peer peer(nodes().at(0), *key_, "evil");
+  ASSERT_TRUE(peer.connected());
+  // "." and ".." are names to the wire; the others our own encoder refuses as the decoder does
+  // (wire/codec_test.cc).
+  for (const char* name : {"..", "."}) {
+    EXPECT_NE(peer.error(LookupCall{peer.root("node1"), name}), 0);
+    EXPECT_NE(peer.error(CreateCall{.dir = peer.root("node1"), .name = name, .mode = S_IFDIR}), 0);
+    EXPECT_NE(peer.error(RemoveCall{.dir = peer.root("node1"), .name = name, .directory = true}), 0);
+    EXPECT_NE(peer.error(RenameCall{peer.root("node1"), name, peer.root("node1"), "x", 0}), 0);
+  }
+}
+
+TEST_F(StrangersTest, WhoMayNotReadIsNotToldAndGetsNothing) {
+  Peer peer(nodes().at(0), *key_, "evil");
+  ASSERT_TRUE(peer.connected());
+  EXPECT_THAT(peer.exports(), ElementsAre("shown", "squashed", "node1"));
+  const FileId root = id_of(top_ + "/guarded", 0), file = id_of(top_ + "/guarded/old", 0);
+  EXPECT_EQ(peer.error(LookupCall{root, "old"}), EACCES);
+  EXPECT_EQ(peer.error(ReadDirectoryCall{.dir = root}), EACCES);
+  EXPECT_EQ(peer.lease(file, LeaseMode::Shared).error, EACCES);
+  EXPECT_EQ(peer.fetch(file).error, EACCES);
+  EXPECT_EQ(peer.flush(file, "overwritten"), EACCES);
+  // Nor by way of another.
+  EXPECT_EQ(peer.error(RenameCall{root, "old", peer.root("node1"), "mine", 0}), EACCES);
+  EXPECT_EQ(peer.error(RenameCall{peer.root("node1"), "x", root, "old", 0}), EXDEV);
+  EXPECT_EQ(peer.error(LinkCall{file, peer.root("node1"), "mine"}), EXDEV);
+}
+
+TEST_F(StrangersTest, WhoMayOnlyReadChangesNothing) {
+  Peer peer(nodes().at(0), *key_, "evil");
+  ASSERT_TRUE(peer.connected());
+  const FileId root = peer.root("shown");
+  const FileId file = peer.made(LookupCall{root, "old"});
+  const Grant shared = peer.lease(file, LeaseMode::Shared);
+  EXPECT_EQ(shared.error, 0);
+  EXPECT_EQ(text_of(shared.data), kSecret);
+  EXPECT_EQ(peer.lease(file, LeaseMode::Exclusive).error, EROFS);
+  EXPECT_EQ(peer.flush(file, "overwritten"), EROFS);
+  EXPECT_EQ(peer.error(SetAttributesCall{.file = file, .has_size = true}), EROFS);
+  EXPECT_EQ(peer.error(CreateCall{.dir = root, .name = "new", .mode = S_IFREG | 0600}), EROFS);
+  EXPECT_EQ(peer.error(RemoveCall{.dir = root, .name = "old"}), EROFS);
+  EXPECT_EQ(peer.error(RenameCall{root, "old", root, "new", 0}), EROFS);
+}
+
+TEST_F(StrangersTest, RootOfAnotherNodeIsNobodyWhereItIsSquashed) {
+  Peer peer(nodes().at(0), *key_, "evil");
+  ASSERT_TRUE(peer.connected());
+  const FileId root = peer.root("squashed");
+  const std::string dir = top_ + "/squashed";
+  for (const Caller& caller : {Caller{}, Caller{.uid = 1000, .gid = 0, .groups = {0}}}) {
+    const FileId file = peer.made(LookupCall{root, "old"}, caller);
+    EXPECT_EQ(peer.error(CreateCall{.dir = root, .name = "new", .mode = S_IFREG | 0600}, caller),
+              EACCES);
+    EXPECT_EQ(peer.error(RemoveCall{.dir = root, .name = "old"}, caller), EACCES);
+    EXPECT_EQ(peer.error(RenameCall{root, "old", root, "new", 0}, caller), EACCES);
+    EXPECT_EQ(peer.error(SetAttributesCall{.file = file, .has_mode = true, .mode = 04777}, caller),
+              EPERM);
+    EXPECT_EQ(peer.error(SetAttributesCall{.file = file, .has_uid = true, .uid = 1000}, caller),
+              EPERM);
+    EXPECT_EQ(peer.error(SetXattrCall{.file = file, .name = "security.capability", .value = Bytes::copy_of({})}, caller), EPERM);
+    EXPECT_EQ(peer.error(SetXattrCall{.file = file, .name = "trusted.x", .value = Bytes::copy_of({})}, caller), EPERM);
+  }
+  ASSERT_EQ(::chmod(dir.c_str(), 0777), 0);
+  const FileId made = peer.made(CreateCall{.dir = root, .name = "new", .mode = S_IFREG | 0644});
+  struct stat st {};
+  ASSERT_EQ(::stat((dir + "/new").c_str(), &st), 0);
+  EXPECT_EQ(st.st_uid, 65534u);
+  EXPECT_EQ(st.st_gid, 65534u);
+  EXPECT_EQ(peer.error(SetAttributesCall{.file = made, .has_mode = true, .mode = 0600}), 0);
+  EXPECT_EQ(peer.error(SetAttributesCall{.file = made, .has_uid = true, .uid = 0}), EPERM);
+  EXPECT_EQ(peer.error(CreateCall{.dir = root,
+                                  .name = "device",
+                                  .mode = S_IFBLK | 0666,
+                                  .rdev = static_cast<uint32_t>(makedev(8, 0))}),
+            EPERM);
+  // A directory that only root may look into.
+  ::mkdir((dir + "/closed").c_str(), 0700);
+  EXPECT_EQ(put(dir + "/closed/f", kSecret), 0);
+  const FileId closed = peer.made(LookupCall{root, "closed"});
+  EXPECT_EQ(peer.error(LookupCall{closed, "f"}), EACCES);
+  EXPECT_EQ(peer.error(ReadDirectoryCall{.dir = closed}), EACCES);
+  // The node's own root is root.
+  EXPECT_EQ(put(nodes().at(0).mount + "/squashed/by_root", "x"), 0);
+}
+
+TEST_F(StrangersTest, AnExportThatThereIsNotEndsTheSession) {
+  Peer peer(nodes().at(0), *key_, "evil");
+  ASSERT_TRUE(peer.connected());
+  FileId nowhere = peer.root("node1");
+  nowhere.export_index = 77;
+  EXPECT_EQ(peer.error(RenameCall{peer.root("node1"), "a", nowhere, "b", 0}), EXDEV);
+  EXPECT_EQ(peer.error(CopyCall{.from = nowhere, .file = peer.root("node1"), .length = 1}), EXDEV);
+  peer.send(Fetch{.file = nowhere, .fetch = 1000, .range = {0, 1}});
+  EXPECT_TRUE(peer.thrown_out());
+}
+
+TEST_F(StrangersTest, AGuestIsItselfAndNobodyElse) {
+  const net::ClusterKey guest = key_->for_guest("laptop");
+  Peer itself(nodes().at(0), guest, "laptop");
+  EXPECT_TRUE(itself.connected());
+  Peer another(nodes().at(0), guest, "node2");
+  EXPECT_THAT(another.why_not(), HasSubstr("does not take our key"));
+  Peer stranger(nodes().at(0), *net::ClusterKey::generate("faults"), "node2");
+  EXPECT_THAT(stranger.why_not(), HasSubstr("does not take our key"));
+}
+
+// What an export does not let its own node do, either.
+TEST_F(StrangersTest, AReadOnlyExportIsSoOnItsOriginToo) {
+  // "shown" lets its own node write; the mount of another node says EROFS before anything is
+  // written (below, through a second daemon, would be the same code as here).
+  EXPECT_EQ(put(nodes().at(0).mount + "/shown/by_itself", "x"), 0);
+  EXPECT_EQ(::unlink((top_ + "/shown/by_itself").c_str()), 0);
+}
+
+}  // namespace
+}  // namespace vremote::live
