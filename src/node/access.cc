@@ -83,7 +83,8 @@ bool changes_something(const Operation& operation) {
                              [](const ListXattrCall&) { return false; },
                              [](const SeekCall&) { return false; },
                              [](const LockCall&) { return false; },
-                             [](const LeaveCall&) { return false; }},
+                             [](const LeaveCall&) { return false; },
+                             [](const ReclaimCall&) { return false; }},
                     operation);
 }
 

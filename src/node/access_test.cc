@@ -30,7 +30,8 @@ std::vector<ToHome> reads() {
           call(GetXattrCall{kFile, "user.a"}),
           call(ListXattrCall{kFile}),
           call(SeekCall{.file = kFile}),
-          call(LockCall{.file = kFile})};
+          call(LockCall{.file = kFile}),
+          call(ReclaimCall{.file = kFile})};
 }
 std::vector<ToHome> writes() {
   auto call = [](Operation operation) {

@@ -12,6 +12,8 @@
 #include <cstdio>
 #include <cstring>
 
+#include "node/privileges.h"
+
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57  // Linux 5.6
 #endif
@@ -59,6 +61,7 @@ Status start_log(const Config& config) {
 }
 
 void prepare_process() {
+  if (const std::string why = drop_privileges(); !why.empty()) spdlog::warn("{}", why);
   if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0)
     spdlog::warn(
         "PR_SET_IO_FLUSHER refused ({}): under extreme memory pressure the node may wait for "

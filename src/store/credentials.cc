@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "base/check.h"
@@ -28,7 +29,11 @@ bool may_act_as_others() {
   __user_cap_data_struct data[2] = {};
   if (::syscall(SYS_capget, &header, data) != 0) return false;
   constexpr uint32_t kNeeded = 1u << CAP_SETUID | 1u << CAP_SETGID;
-  return (data[0].effective & kNeeded) == kNeeded;
+  if ((data[0].effective & kNeeded) != kNeeded) return false;
+  // In a user's own namespace these are there and setgroups() is refused all the same.
+  std::vector<gid_t> groups(static_cast<size_t>(std::max(0, ::getgroups(0, nullptr))));
+  const int count = ::getgroups(static_cast<int>(groups.size()), groups.data());
+  return count >= 0 && set_thread_groups(groups);
 }
 
 Result<CallerScope> CallerScope::enter(const coherence::Caller& caller, bool enabled) {
