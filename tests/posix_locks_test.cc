@@ -62,7 +62,7 @@ std::string in_the_way(const Fd& fd, short type, off_t start, off_t length) {
 
 // Its open() may wait for the node, too.
 bool waits_for_lock(pid_t pid) {
-  for (int i = 0; i < 5000; ++i) {
+  for (int i = 0; i < 60000; ++i) {
     std::ifstream file("/proc/" + std::to_string(pid) + "/syscall");
     if (long call = 0; file >> call && (call == SYS_fcntl || call == SYS_flock))
       return waits_for_its_node(pid);
