@@ -33,6 +33,7 @@
 #include "fuse/mountinfo.h"
 #include "node/guardian_held.h"
 #include "node/guardian_purge.h"
+#include "node/guardian_words.h"
 #include "node/signals.h"
 
 namespace vremote::node {
@@ -60,33 +61,6 @@ void drop_privileges() {
 }
 
 void be_the_last_to_be_killed() { std::ofstream("/proc/self/oom_score_adj") << "-1000"; }
-
-bool send_all(int fd, std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t n = ::send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return false;
-    bytes = bytes.subspan(static_cast<size_t>(n));
-  }
-  return true;
-}
-
-bool send_frame(int fd, std::span<const std::byte> bytes) {
-  const auto length = static_cast<uint32_t>(bytes.size());
-  return send_all(fd, std::as_bytes(std::span(&length, 1))) && send_all(fd, bytes);
-}
-
-bool receive_all(int fd, void* into, size_t length) {
-  auto* at = static_cast<char*>(into);
-  while (length > 0) {
-    const ssize_t n = ::recv(fd, at, length, 0);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return false;
-    at += n;
-    length -= static_cast<size_t>(n);
-  }
-  return true;
-}
 
 // Killed, but one of its threads hangs in a purge: it keeps its descriptors, and nobody is told of
 // its end.
@@ -167,34 +141,13 @@ class Guardian {
 // ----------------------------------------------------------------------------------------------------------
 
 bool Guardian::arm() {
-  GuardianArms arms;
-  std::array<char, CMSG_SPACE(sizeof(int) * kGuardianDescriptorsMax)> control{};
-  iovec part{&arms, sizeof arms};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control.data();
-  message.msg_controllen = control.size();
-  ssize_t n = 0;
-  do n = ::recvmsg(link_.get(), &message, MSG_CMSG_CLOEXEC | MSG_WAITALL);
-  while (n < 0 && errno == EINTR);
-  std::vector<Fd> descriptors;
-  for (cmsghdr* c = CMSG_FIRSTHDR(&message); n >= 0 && c != nullptr; c = CMSG_NXTHDR(&message, c)) {
-    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
-    const size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    for (size_t i = 0; i < count; ++i) {
-      int fd = -1;
-      std::memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof fd);
-      descriptors.emplace_back(fd);
-    }
-  }
-  if (n != sizeof arms || descriptors.size() < 2 || arms.path_length > 4096) return false;
-  mount_.resize(arms.path_length);
-  if (!receive_all(link_.get(), mount_.data(), mount_.size())) return false;
-  connection_ = arms.connection;
-  channel_.emplace(std::move(descriptors.front()));
-  descriptors.erase(descriptors.begin());
-  held_descriptors_ = std::move(descriptors);
+  auto arms = receive_arms(link_.get());
+  if (!arms) return false;
+  mount_ = std::move(arms->mount);
+  connection_ = arms->connection;
+  channel_.emplace(std::move(arms->descriptors.front()));
+  arms->descriptors.erase(arms->descriptors.begin());
+  held_descriptors_ = std::move(arms->descriptors);
   listen();
   recovery_.emplace(options_.recovery_dir, table_);
   purge_ = new GuardianPurge([this](uint64_t node, uint64_t offset, uint64_t length) {
@@ -363,7 +316,7 @@ void Guardian::give_back() {
   if (state_ == State::Standing) {
     count = held_->count();
     held_->give_back([&](std::span<const std::byte> bytes) {
-      return bytes.empty() || send_frame(link_.get(), bytes);
+      return bytes.empty() || send_held(link_.get(), bytes);
     });
     spdlog::info("guardian: the daemon is back; it gets {} requests; {} bytes were written back",
                  count, recovery_->bytes());
@@ -371,7 +324,7 @@ void Guardian::give_back() {
   }
   table_.set_guardian_in_charge(false);
   // Only then its recovery files go: it has the bytes.
-  if (send_frame(link_.get(), {})) {
+  if (send_held(link_.get(), {})) {
     recovery_->remove();
   } else {
     recovery_->next();

@@ -33,18 +33,6 @@ struct GuardianOptions {
   int64_t stall_ms = 300;
 };
 
-// What the daemon says over the link, one letter each.
-enum class GuardianWord : char {
-  Arm = 'A',       // then GuardianArms, the mount's path, and the descriptors
-  TakeBack = 'B',  // answered with all requests it holds: length and bytes each, then length 0
-  Quit = 'Q',      // a clean end
-};
-struct GuardianArms {
-  uint32_t connection = 0;
-  uint32_t path_length = 0;
-};
-inline constexpr size_t kGuardianDescriptorsMax = 66;  // the first is the guardian's own channel
-
 // Runs in the forked process; returns its exit status.
 int run_guardian(const GuardianOptions& options, GuardianTable& table, Fd link);
 

@@ -12,29 +12,12 @@
 #include <cstring>
 #include <vector>
 
-#include "fuse/buffer.h"
+#include "node/guardian_words.h"
 
 namespace vremote::node {
 namespace {
 
 constexpr int kQuitPatienceMs = 2000;
-
-bool receive_all(int fd, void* into, size_t length) {
-  auto* at = static_cast<char*>(into);
-  while (length > 0) {
-    const ssize_t n = ::recv(fd, at, length, 0);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return false;
-    at += n;
-    length -= static_cast<size_t>(n);
-  }
-  return true;
-}
-
-bool say(int fd, GuardianWord word) {
-  const char letter = static_cast<char>(word);
-  return ::send(fd, &letter, 1, MSG_NOSIGNAL) == 1;
-}
 
 }  // namespace
 
@@ -61,27 +44,9 @@ Status GuardianLink::arm(const fuse::Channel& own, std::span<const int> others, 
   std::lock_guard lock(mutex_);
   std::vector<int> descriptors{own.fd()};
   descriptors.insert(descriptors.end(), others.begin(), others.end());
-  if (descriptors.size() > kGuardianDescriptorsMax) return fail(E2BIG, "too many channels");
-  GuardianArms arms{connection, static_cast<uint32_t>(mount.size())};
-  std::array<char, CMSG_SPACE(sizeof(int) * kGuardianDescriptorsMax)> control{};
-  iovec part{&arms, sizeof arms};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control.data();
-  message.msg_controllen = CMSG_SPACE(sizeof(int) * descriptors.size());
-  cmsghdr* header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int) * descriptors.size());
-  std::memcpy(CMSG_DATA(header), descriptors.data(), sizeof(int) * descriptors.size());
   table_.alive(GuardianTable::clock());
-  if (!say(link_.get(), GuardianWord::Arm) ||
-      ::sendmsg(link_.get(), &message, MSG_NOSIGNAL) != sizeof arms ||
-      ::send(link_.get(), mount.data(), mount.size(), MSG_NOSIGNAL) !=
-          static_cast<ssize_t>(mount.size()))
-    return fail(EPIPE, "the guardian has ended");
-  return {};
+  if (!say(link_.get(), GuardianWord::Arm)) return fail(EPIPE, "the guardian has ended");
+  return send_arms(link_.get(), connection, mount, descriptors);
 }
 
 void GuardianLink::take_back(const std::function<void(std::span<const std::byte>)>& request) {
@@ -93,17 +58,11 @@ void GuardianLink::take_back(const std::function<void(std::span<const std::byte>
   }
   std::vector<std::byte> bytes;
   for (;;) {
-    uint32_t length = 0;
-    if (!receive_all(link_.get(), &length, sizeof length) || length > fuse::kReceiveBufferSize) {
+    if (!receive_held(link_.get(), bytes)) {
       lost();
       return;
     }
-    if (length == 0) return;
-    bytes.resize(length);
-    if (!receive_all(link_.get(), bytes.data(), length)) {
-      lost();
-      return;
-    }
+    if (bytes.empty()) return;
     request(bytes);
   }
 }

@@ -149,7 +149,10 @@ Instant GuardianTable::last_alive() const {
   return {memory_->alive_ns.load(std::memory_order_acquire)};
 }
 
-size_t GuardianTable::homes() const { return memory_->homes.load(std::memory_order_acquire); }
+// Bounded here, too: a daemon that dies may have written anywhere before.
+size_t GuardianTable::homes() const {
+  return std::min<size_t>(memory_->homes.load(std::memory_order_acquire), kHomesMax);
+}
 
 std::string GuardianTable::home_name(uint32_t home) const {
   if (home >= homes()) return "unknown";

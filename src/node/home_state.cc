@@ -7,14 +7,17 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
 #include <cstring>
-#include <fstream>
-#include <sstream>
+#include <system_error>
 
 namespace vremote::node {
 namespace {
 
 constexpr size_t kMembersMax = 65536;
+constexpr size_t kNodeNameMax = 255;
+constexpr size_t kSessionsBytesMax = 4096 + kMembersMax * (kNodeNameMax + 24);
+constexpr int64_t kTermMaxMs = 24 * 3600 * 1000;
 constexpr std::string_view kSessionsHead = "vremote sessions 1";
 // Of one file; two are kept. A node may have as many calls under way at once.
 constexpr uint64_t kRecordsMax = 128 << 10;
@@ -36,30 +39,75 @@ uint64_t check_of(const Record& r) {
 
 }  // namespace
 
-Result<SessionsFile> read_sessions(const std::string& path) {
-  SessionsFile out;
-  std::ifstream file(path);
-  if (!file) return out;
-  const auto damaged = [&] {
-    return fail(EINVAL, path + ": damaged; nodes that had a session are not waited for");
+std::optional<SessionsFile> parse_sessions(std::string_view text) {
+  const auto next_line = [&]() -> std::optional<std::string_view> {
+    const size_t end = text.find('\n');
+    if (end == std::string_view::npos) return std::nullopt;
+    const std::string_view line = text.substr(0, end);
+    text.remove_prefix(end + 1);
+    return line;
   };
-  std::string line;
-  if (!std::getline(file, line) || line != kSessionsHead) return damaged();
+  // "TEXT NUMBER"; a name may hold spaces, so the last one parts them.
+  const auto parts = [](std::string_view line, auto& number) -> std::optional<std::string_view> {
+    const size_t space = line.rfind(' ');
+    if (space == std::string_view::npos) return std::nullopt;
+    const char* end = line.data() + line.size();
+    const auto [at, error] = std::from_chars(line.data() + space + 1, end, number);
+    if (error != std::errc() || at != end) return std::nullopt;
+    return line.substr(0, space);
+  };
+  if (next_line() != kSessionsHead) return std::nullopt;
+  SessionsFile out;
   size_t announced = 0;
-  if (!(file >> out.term_ms >> announced) || out.term_ms < 0 || out.term_ms > 24 * 3600 * 1000 ||
-      announced > kMembersMax)
-    return damaged();
+  const auto line = next_line();
+  const auto term = line ? parts(*line, announced) : std::nullopt;
+  if (!term || announced > kMembersMax) return std::nullopt;
+  const auto [at, error] = std::from_chars(term->data(), term->data() + term->size(), out.term_ms);
+  if (error != std::errc() || at != term->data() + term->size() || out.term_ms < 0 ||
+      out.term_ms > kTermMaxMs)
+    return std::nullopt;
   for (size_t i = 0; i < announced; ++i) {
     coherence::Grace::Member member;
-    if (!(file >> member.node >> member.incarnation) || member.node.size() > 255) return damaged();
+    const auto member_line = next_line();
+    const auto name = member_line ? parts(*member_line, member.incarnation) : std::nullopt;
+    if (!name || name->empty() || name->size() > kNodeNameMax) return std::nullopt;
+    member.node = *name;
     out.members.push_back(std::move(member));
   }
-  std::string end;
-  if (!(file >> end) || end != "end") return damaged();
+  if (!text.starts_with("end")) return std::nullopt;
   return out;
 }
 
+Result<SessionsFile> read_sessions(const std::string& path) {
+  const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  if (!fd.valid() && errno == ENOENT) return SessionsFile{};
+  const auto not_read = [&](int code, const char* why) {
+    return fail(code,
+                fmt::format("{}: {}; nodes that had a session are not waited for", path, why));
+  };
+  struct stat st {};
+  if (!fd.valid() || ::fstat(fd.get(), &st) != 0) return not_read(errno, std::strerror(errno));
+  if (!S_ISREG(st.st_mode)) return not_read(EINVAL, "not a regular file");
+  if (static_cast<uint64_t>(st.st_size) > kSessionsBytesMax) return not_read(EINVAL, "damaged");
+  std::string text(static_cast<size_t>(st.st_size), '\0');
+  size_t done = 0;
+  while (done < text.size()) {
+    const ssize_t n =
+        ::pread(fd.get(), text.data() + done, text.size() - done, static_cast<off_t>(done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return not_read(errno, std::strerror(errno));
+    if (n == 0) break;
+    done += static_cast<size_t>(n);
+  }
+  text.resize(done);
+  auto sessions = parse_sessions(text);
+  if (!sessions) return not_read(EINVAL, "damaged");
+  return std::move(*sessions);
+}
+
 Status write_sessions(const std::string& path, const SessionsFile& sessions) {
+  if (sessions.members.size() > kMembersMax)
+    return fail(E2BIG, fmt::format("{}: more than {} nodes have a session", path, kMembersMax));
   std::string text =
       fmt::format("{}\n{} {}\n", kSessionsHead, sessions.term_ms, sessions.members.size());
   for (const auto& member : sessions.members)

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/fd.h"
@@ -19,7 +20,9 @@ struct SessionsFile {
   int64_t term_ms = 0;
   std::vector<coherence::Grace::Member> members;
 };
-// Nothing is no error: there was no home here before. A damaged file is one.
+// Nothing when the text is damaged.
+std::optional<SessionsFile> parse_sessions(std::string_view text);
+// No file is no error: there was no home here before. One that is damaged or cannot be read is.
 Result<SessionsFile> read_sessions(const std::string& path);
 Status write_sessions(const std::string& path, const SessionsFile& sessions);
 

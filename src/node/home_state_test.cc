@@ -46,6 +46,30 @@ TEST_F(HomeStateTest, ADamagedFileIsRefused) {
   }
 }
 
+// A foreign peer may call itself so; it must not make the others be forgotten.
+TEST_F(HomeStateTest, ANameMayHoldSpaces) {
+  const SessionsFile written{.term_ms = 2000, .members = {{"a b 7", 1}, {" ", 2}, {"c", 3}}};
+  ASSERT_TRUE(write_sessions(path("s"), written));
+  auto read = read_sessions(path("s"));
+  ASSERT_TRUE(read) << read.error().what;
+  EXPECT_EQ(read->members, written.members);
+}
+
+TEST_F(HomeStateTest, WhatCannotBeReadIsNotTakenForNothing) {
+  std::filesystem::create_directory(path("s"));
+  EXPECT_FALSE(read_sessions(path("s")));
+  std::filesystem::remove(path("s"));
+  std::filesystem::create_symlink(path("s"), path("s"));
+  EXPECT_FALSE(read_sessions(path("s")));
+}
+
+TEST_F(HomeStateTest, AFileBeyondAllBoundsIsNotReadAtAll) {
+  ASSERT_TRUE(write_sessions(path("s"), {.term_ms = 2000, .members = {{"a", 1}}}));
+  ASSERT_TRUE(read_sessions(path("s")));
+  std::filesystem::resize_file(path("s"), uintmax_t{1} << 40);  // a hole
+  EXPECT_FALSE(read_sessions(path("s")));
+}
+
 TEST_F(HomeStateTest, CallsOfAnEarlierIncarnationAreKnown) {
   {
     CallLog log;

@@ -76,38 +76,41 @@ std::string read_all(const Fd& fd) {
 
 }  // namespace
 
+KnownFiles read_journal(std::string_view rest, FileId root) {
+  KnownFiles known;
+  const auto next = [&](FileId& file, std::string& handle) {
+    Head head;
+    if (rest.size() < sizeof head) return false;
+    std::memcpy(&head, rest.data(), sizeof head);
+    if (head.handle_bytes > kHandleMax || rest.size() - sizeof head < head.handle_bytes ||
+        check_of(head, rest.data() + sizeof head) != head.check)
+      return false;
+    file = {.export_index = head.export_index, .generation = head.generation, .inode = head.inode};
+    handle.assign(rest.data() + sizeof head, head.handle_bytes);
+    rest.remove_prefix(sizeof head + head.handle_bytes);
+    return true;
+  };
+  if (rest.size() < sizeof kMagic || std::memcmp(rest.data(), kMagic, sizeof kMagic) != 0)
+    return known;
+  rest.remove_prefix(sizeof kMagic);
+  FileId file;
+  std::string handle;
+  // The first record is the root: another directory, or another place in the list of exports, and
+  // nothing of it is of use.
+  if (!next(file, handle) || file != root) return known;
+  while (next(file, handle))
+    if (file.export_index == root.export_index && !handle.empty() &&
+        file.generation == generation_of(handle))
+      known.emplace_back(file, handle);
+  return known;
+}
+
 Result<Journal::Known> Journal::open(FileId root) {
   std::lock_guard lock(mutex_);
   root_ = root;
   Known known;
-  if (Fd old(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW)); old.valid()) {
-    const std::string bytes = read_all(old);
-    std::string_view rest(bytes);
-    const auto next = [&](FileId& file, std::string& handle) {
-      Head head;
-      if (rest.size() < sizeof head) return false;
-      std::memcpy(&head, rest.data(), sizeof head);
-      if (head.handle_bytes > kHandleMax || rest.size() - sizeof head < head.handle_bytes ||
-          check_of(head, rest.data() + sizeof head) != head.check)
-        return false;
-      file = {
-          .export_index = head.export_index, .generation = head.generation, .inode = head.inode};
-      handle.assign(rest.data() + sizeof head, head.handle_bytes);
-      rest.remove_prefix(sizeof head + head.handle_bytes);
-      return true;
-    };
-    FileId file;
-    std::string handle;
-    if (rest.size() >= sizeof kMagic && std::memcmp(rest.data(), kMagic, sizeof kMagic) == 0) {
-      rest.remove_prefix(sizeof kMagic);
-      // The first record is the root: another directory, or another place in the list of exports,
-      // and nothing of it is of use.
-      if (next(file, handle) && file == root)
-        while (next(file, handle))
-          if (file.export_index == root.export_index && file.generation == generation_of(handle))
-            known.emplace_back(file, handle);
-    }
-  }
+  if (Fd old(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)); old.valid())
+    known = read_journal(read_all(old), root);
   VR_TRY_VOID(rewrite(known));
   return known;
 }

@@ -8,6 +8,7 @@
 #include <functional>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -17,10 +18,15 @@
 
 namespace vremote::store {
 
+using KnownFiles = std::vector<std::pair<FileId, std::string>>;  // with handles
+
+// What a journal of the export with this root holds, up to the first record that is not whole.
+KnownFiles read_journal(std::string_view bytes, FileId root);
+
 // Thread-safe.
 class Journal {
  public:
-  using Known = std::vector<std::pair<FileId, std::string>>;  // with handles
+  using Known = KnownFiles;
 
   // `root`: of the export; what was kept for another is not used.
   explicit Journal(std::string path) : path_(std::move(path)) {}
