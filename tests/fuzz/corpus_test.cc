@@ -13,6 +13,8 @@
 #include "fuse/request.h"
 #include "fuzz/targets.h"
 #include "node/config.h"
+#include "node/home_state.h"
+#include "store/journal.h"
 #include "wire/frame.h"
 
 namespace vremote::fuzz {
@@ -68,6 +70,17 @@ TEST(CorpusTest, TheCorpusHasValidInputOfEveryKind) {
     valid += node::parse_config({reinterpret_cast<const char*>(input.data()), input.size()}, "x")
                  .has_value();
   EXPECT_GE(valid, 3u);
+
+  const auto text_of = [](std::span<const std::byte> input) {
+    return std::string_view(reinterpret_cast<const char*>(input.data()), input.size());
+  };
+  size_t sessions = 0, identities = 0;
+  for (const auto& input : corpus("sessions"))
+    sessions += node::parse_sessions(text_of(input)).has_value();
+  for (const auto& input : corpus("journal"))
+    identities += store::read_journal(text_of(input), kJournalRoot).size();
+  EXPECT_GE(sessions, 10u);
+  EXPECT_GE(identities, 30u);
 }
 
 }  // namespace

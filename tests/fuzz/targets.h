@@ -13,6 +13,8 @@
 #include <span>
 #include <string_view>
 
+#include "base/ids.h"
+
 namespace vremote::fuzz {
 
 // A frame as on a connection: preamble, header, bulk. Lengths that say more than there is are cut.
@@ -21,12 +23,31 @@ void frame(std::span<const std::byte> bytes);
 void request(std::span<const std::byte> bytes);
 // The text of a node.toml.
 void config(std::span<const std::byte> bytes);
+// Files in the state directory: what was written back and could not be delivered, the identities
+// that an export has given out, who had a session, which calls were carried out. Checks that a
+// fuzzer does not guess are also tried set right.
+void recovery(std::span<const std::byte> bytes);
+void journal(std::span<const std::byte> bytes);
+void sessions(std::span<const std::byte> bytes);
+void calls(std::span<const std::byte> bytes);
+// A cluster's or guest's key as a line, and the identity that a connection shows.
+void key(std::span<const std::byte> bytes);
+// A guardian and its daemon: their link, their table, requests that are held and given back.
+void words(std::span<const std::byte> bytes);
+void table(std::span<const std::byte> bytes);
+void held(std::span<const std::byte> bytes);
+
+inline constexpr FileId kJournalRoot{.export_index = 0, .generation = 1, .inode = 2};
+inline constexpr size_t kTablePatch = 12;
 
 struct Target {
   std::string_view name;
   void (*run)(std::span<const std::byte> bytes);
 };
-inline constexpr Target kTargets[] = {{"frame", frame}, {"request", request}, {"config", config}};
+inline constexpr Target kTargets[] = {
+    {"frame", frame},     {"request", request},   {"config", config}, {"recovery", recovery},
+    {"journal", journal}, {"sessions", sessions}, {"calls", calls},   {"key", key},
+    {"words", words},     {"table", table},       {"held", held}};
 
 // Memory of exactly this size, so that AddressSanitizer sees one byte too far.
 class Exact {

@@ -11,6 +11,7 @@
 
 #include "fuse/protocol.h"
 #include "fuse/request.h"
+#include "fuzz/seeds.h"
 #include "wire/codec.h"
 #include "wire/handshake.h"
 #include "wire/wire_samples.h"
@@ -89,5 +90,7 @@ int main(int argc, char** argv) {
   }
   vremote::fuzz::write_frames(argv[1]);
   vremote::fuzz::write_requests(argv[1]);
+  vremote::fuzz::write_state_seeds(argv[1]);
+  vremote::fuzz::write_held(argv[1]);
   return 0;
 }
