@@ -196,7 +196,7 @@ Result<RecoveryHeader> read_recovery(const Fd& fd,
   for (uint64_t at = start.size() + length;;) {
     std::array<std::byte, kRecordHead> head;
     if (at >= static_cast<uint64_t>(st.st_size)) break;  // it may have grown since
-    summary.damaged = true;  // unless this record turns out to be whole
+    summary.damaged = true;                              // unless this record turns out to be whole
     VR_TRY(more, read_exactly(fd, at, head));
     if (!more) break;
     Reader record(head);
