@@ -97,17 +97,17 @@ void Agent::write_back(Instant now, FileId id, uint64_t offset, Bytes bytes, Tim
   settle(now, f, actions);
 }
 
-void Agent::open(Instant now, Token token, FileId id, bool may_map, AgentActions& actions) {
+void Agent::open(Instant now, Token token, FileId id, Opening opening, AgentActions& actions) {
   look_at_time(now, actions);
   FileAgent& f = file(id);
-  f.open(token, may_map);
+  f.open(token, opening);
   settle(now, f, actions);
 }
 
-void Agent::close(Instant now, FileId id, bool may_map, AgentActions& actions) {
+void Agent::close(Instant now, FileId id, Opening opening, AgentActions& actions) {
   look_at_time(now, actions);
   FileAgent& f = file(id);
-  f.close(may_map, actions);
+  f.close(opening, actions);
   settle(now, f, actions);
 }
 
@@ -182,8 +182,8 @@ void Agent::truncate_done(Instant now, FileId id, bool done, uint64_t size, bool
   settle(now, f, actions);
 }
 
-void Agent::size_told(FileId id, uint64_t size) {
-  if (FileAgent* f = find(id)) f->size_told(size);
+void Agent::size_told(Instant now, FileId id, uint64_t size, AgentActions& actions) {
+  if_known(now, id, actions, [&](FileAgent& f) { f.size_told(now, size, actions); });
 }
 
 void Agent::interrupt(Instant now, Token token, FileId id, AgentActions& actions) {
@@ -204,9 +204,9 @@ void Agent::purge_returned(Instant now, PurgeId purge, FileId id, AgentActions& 
   settle(now, *f, actions);
 }
 
-void Agent::size_pushed(Instant now, uint64_t push, FileId id, AgentActions& actions) {
+void Agent::size_pushed(Instant now, uint64_t push, FileId id, bool there, AgentActions& actions) {
   look_at_time(now, actions);
-  if_known(now, id, actions, [&](FileAgent& f) { f.size_pushed(push); });
+  if_known(now, id, actions, [&](FileAgent& f) { f.size_pushed(push, there); });
 }
 
 void Agent::names_ended(Instant now, uint64_t ending, FileId dir, AgentActions& actions) {
@@ -268,6 +268,18 @@ void Agent::receive(Instant now, FetchReply message, AgentActions& actions) {
   look_at_time(now, actions);
   if_known(now, message.file, actions,
            [&](FileAgent& f) { f.fetched(std::move(message), actions); });
+}
+
+void Agent::receive(Instant now, const ShowSize& message, AgentActions& actions) {
+  look_at_time(now, actions);
+  FileAgent& f = file(message.file);
+  f.show_size(message);
+  settle(now, f, actions);
+}
+
+void Agent::receive(Instant now, const Announced& message, AgentActions& actions) {
+  look_at_time(now, actions);
+  if_known(now, message.file, actions, [&](FileAgent& f) { f.announced(message); });
 }
 
 void Agent::reset(Instant now, Dirty dirty, AgentActions& actions) {

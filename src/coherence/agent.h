@@ -85,8 +85,17 @@ struct StartPurge {
   PageRange range;
 };
 // Make the kernel's size of the file at least `size` (Channel::push_size) on a thread that may
-// block; then size_pushed().
+// block; then size_pushed(). `open`: the file is open, or about to be; if the kernel does not know
+// the inode yet it will in a moment.
 struct PushSize {
+  uint64_t push = 0;
+  FileId file;
+  uint64_t size = 0;
+  bool open = false;
+};
+// A PushSize takes long: look on another thread (OwnView::size) until the kernel has such a size or
+// a larger one, then size_pushed(). Where that cannot be looked at, or is not seen: nothing.
+struct LookAtSize {
   uint64_t push = 0;
   FileId file;
   uint64_t size = 0;
@@ -128,8 +137,8 @@ struct Rescue {
 
 using AgentAction =
     std::variant<ReplyData, ReplyWritten, ReplyOpened, ReplyAttributes, ReplyFlushed,
-                 ReplyTruncateReady, ReplyEntries, ReplyError, StartPurge, PushSize, SettleSize,
-                 DropAttributes, SendToHome, EntriesLost, EndNames, Rescue>;
+                 ReplyTruncateReady, ReplyEntries, ReplyError, StartPurge, PushSize, LookAtSize,
+                 SettleSize, DropAttributes, SendToHome, EntriesLost, EndNames, Rescue>;
 using AgentActions = std::vector<AgentAction>;
 
 struct AgentOptions {
@@ -144,6 +153,10 @@ struct AgentOptions {
   // How long the kernel's size of a file is waited for (kernel_size.h, Z4); 0: the driver cannot
   // settle sizes.
   int64_t settle_ns = 0;
+  // K16: how long a push of a size that others wait for may take before it is looked at, and how
+  // long it may be neither done nor seen (0: for ever).
+  int64_t push_look_ns = 1'000'000;
+  int64_t push_patience_ns = 1'000'000'000;
   // By then a thread of the kernel has gone on from an answer it got.
   int64_t moment_ns = 1'000'000;
   int64_t flush_after_ns = 1'000'000'000;  // dirty bytes older than this go to the home
@@ -162,6 +175,12 @@ struct AgentOptions {
   // What waits for leases that have run out for so long fails with EIO; 0: it waits (hard).
   int64_t soft_ns = 0;
   Mistakes mistakes;
+};
+
+// What a handle allows.
+struct Opening {
+  bool reads = true;     // the file may be mapped
+  bool may_map = false;  // shared and writable: O_RDWR
 };
 
 struct ReadEvent {
@@ -214,7 +233,7 @@ struct AgentCounts {
 struct AgentStatistics {
   uint64_t fills = 0, direct_reads = 0, direct_writes = 0, write_backs = 0, lease_requests = 0,
            fetches = 0, flushes = 0, flush_bytes = 0, recalls = 0, purges = 0, size_pushes = 0,
-           size_settles = 0, hits_without_message = 0, void_fetches = 0,
+           size_settles = 0, announcements = 0, hits_without_message = 0, void_fetches = 0,
            write_backs_without_exclusive = 0, suspensions = 0, rescued_bytes = 0;
 
   AgentStatistics& operator+=(const AgentStatistics& s) {
@@ -230,6 +249,7 @@ struct AgentStatistics {
     purges += s.purges;
     size_pushes += s.size_pushes;
     size_settles += s.size_settles;
+    announcements += s.announcements;
     hits_without_message += s.hits_without_message;
     void_fetches += s.void_fetches;
     write_backs_without_exclusive += s.write_backs_without_exclusive;
@@ -265,10 +285,9 @@ class Agent {
   // call returns (K7).
   void write_back(Instant now, FileId file, uint64_t offset, Bytes bytes, Timestamp now_wall,
                   AgentActions& actions);
-  // `may_map`: the handle could be mapped shared and writable (O_RDWR). ReplyOpened when the handle
-  // may be given out.
-  void open(Instant now, Token token, FileId file, bool may_map, AgentActions& actions);
-  void close(Instant now, FileId file, bool may_map, AgentActions& actions);
+  // ReplyOpened when the handle may be given out.
+  void open(Instant now, Token token, FileId file, Opening opening, AgentActions& actions);
+  void close(Instant now, FileId file, Opening opening, AgentActions& actions);
   // `own`: asked for by SettleSize; answered at once, EAGAIN without a lease.
   void attributes(Instant now, Token token, FileId file, bool own, AgentActions& actions);
   // Takes (or has) an Entries lease on a directory: ReplyEntries.
@@ -294,7 +313,7 @@ class Agent {
   void truncate_done(Instant now, FileId file, bool done, uint64_t size, bool under_lock,
                      AgentActions& actions);
   // Another answer than ReplyAttributes has the kernel take this for the size.
-  void size_told(FileId file, uint64_t size);
+  void size_told(Instant now, FileId file, uint64_t size, AgentActions& actions);
   // FUSE_INTERRUPT: a request that still waits is answered EINTR; one that is being carried out is
   // finished.
   void interrupt(Instant now, Token token, FileId file, AgentActions& actions);
@@ -303,7 +322,8 @@ class Agent {
 
   // ---- purges, messages, time ----
   void purge_returned(Instant now, PurgeId purge, FileId file, AgentActions& actions);
-  void size_pushed(Instant now, uint64_t push, FileId file, AgentActions& actions);
+  // `there`: the kernel knows the inode, and the size.
+  void size_pushed(Instant now, uint64_t push, FileId file, bool there, AgentActions& actions);
   void names_ended(Instant now, uint64_t ending, FileId dir, AgentActions& actions);
   void size_settled(Instant now, uint64_t settle, FileId file, AgentActions& actions);
   void settle_ended(Instant now, uint64_t settle, FileId file, AgentActions& actions);
@@ -311,6 +331,8 @@ class Agent {
   void receive(Instant now, const Recall& message, AgentActions& actions);
   void receive(Instant now, const FlushAck& message, AgentActions& actions);
   void receive(Instant now, FetchReply message, AgentActions& actions);
+  void receive(Instant now, const ShowSize& message, AgentActions& actions);
+  void receive(Instant now, const Announced& message, AgentActions& actions);
   // The session is another: no lease is held any more, every outstanding request is void and sent
   // anew. Kept: nobody else can have been granted what was held, dirty bytes are flushed again.
   // Fenced: others may have been, they are rescued.

@@ -148,7 +148,7 @@ TEST(AgentLeaseTest, TheLossIsToldByTheNextFsync) {
   w.has_attributes(Exclusive, kSize).has(Exclusive, pages(0, 15));
   w.opens(9, false).expect("opened 9");
   w.writes(1, 0, 4096, 'W').expect("written 1 @0+4096");
-  w.resets(kFenced).expect("names lost", "rescue @0+4096*W");
+  w.resets(kFenced).expect("names lost", "rescue @0+4096*W", "ask Shared attributes");
   w.syncs(2).expect("flushed 2 error 5");
   w.syncs(3).expect("flushed 3");
 }
@@ -158,7 +158,7 @@ TEST(AgentLeaseTest, WhatTheKernelWritesBackAfterTheFenceIsRescued) {
   w.has_attributes(Exclusive, kSize).has(Exclusive, pages(0, 15));
   w.opens(1, true).expect("opened 1");
   w.cached(pages(0, 0), 'A');
-  w.resets(kFenced).expect("names lost", "purge 0-0");
+  w.resets(kFenced).expect("names lost", "ask Shared attributes", "purge 0-0");
   w.writes_back(0, 'M').expect("rescue @0+4096*M");
   w.returns(pages(0, 0)).expect_nothing();
   w.reads(2, 0, 4096).expect("ask Shared attributes");
@@ -180,7 +180,7 @@ TEST(AgentLeaseTest, ItHasBroughtBackAllWhenTheHomeHasItAndTheKernelShowsNothing
   w.has_attributes(Exclusive, kSize).has(Exclusive, pages(0, 15)).cached(pages(5, 5), 'A');
   w.opens(1, false).expect("opened 1");
   w.writes(2, 0, 4096, 'W').expect("written 2 @0+4096");
-  w.resets().expect("names lost", "flush @0+4096*W", "flush time", "purge 5-5");
+  w.resets().expect("names lost", "flush @0+4096*W", "flush time", "ask Shared attributes", "purge 5-5");
   EXPECT_THAT(w.agent.open_files(), testing::ElementsAre(w.file));
   EXPECT_FALSE(w.agent.brought_back());
   w.acks_flush().expect_nothing();

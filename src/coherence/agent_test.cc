@@ -226,7 +226,7 @@ TEST(AgentTest, AnOpenDuringADowngradeMakesThePurgeNecessaryAgain) {
   w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all()).cached(pages(0, 1), 'A');
   w.writes(1, 0, 4096, 'W').expect("purge 0-0");
   w.recalls(pages(0, 1), Shared).expect_nothing();  // waits for the write only
-  w.opens(2, true).expect("opened 2", "purge 1-1");
+  w.opens(2, true).expect("purge 1-1", "opened 2");
   w.returns(pages(0, 0)).expect("written 1 @0+4096");
   w.returns(pages(1, 1)).expect("flush @0+4096*W", "ack 0-1");
 }
@@ -707,8 +707,9 @@ TEST(AgentTest, WithTheAttributesGoTheBytesThatGiveTheFileItsBlocks) {
 TEST(AgentTest, TheHomeHearsThatAFileIsOpenAndWhenNoLonger) {
   AgentWorld w;
   w.opens(1, false).expect("ask Shared attributes");
-  w.grants_attributes(kSize).expect("opened 1");
-  w.recalls_attributes().expect("ack 0-0 in use");
+  w.grants_attributes(kSize).expect("push size 65536");
+  w.size_is_pushed().expect("opened 1");
+  w.recalls_attributes().expect("ack 0-0 watches");
   w.opens(2, false).expect("ask Shared attributes");
   w.grants_attributes(kSize).expect("opened 2");
   w.closes(false).expect_nothing();
@@ -812,7 +813,7 @@ TEST(AgentTest, WhileCutPagesMayBeShownNobodyLearnsTheNewSize) {  // K16
   w.recalls_attributes().expect_nothing();
   w.stats(3).expect_nothing();
   w.reads(4, 0, 4096).expect_nothing();
-  w.returns(pages(1, 3)).expect("fetch 0-0", "ack 0-0 in use", "ask Shared attributes");
+  w.returns(pages(1, 3)).expect("fetch 0-0", "ack 0-0 watches", "ask Shared attributes");
   w.serves_fetch('A').expect("data 4 4096*A");
   w.grants_attributes(5000).expect("attributes 3 size 5000");
 }

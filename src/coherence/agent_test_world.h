@@ -36,10 +36,12 @@ class AgentWorld {
                   actions_);
     return took();
   }
-  AgentWorld& has_attributes(LeaseMode mode, uint64_t size) {
+  AgentWorld& has_attributes(LeaseMode mode, uint64_t size, bool watched = false) {
     settle_lines();
     disk_size_ = size;
-    agent.receive(now_, grant_of_attributes(0, mode), actions_);
+    Grant grant = grant_of_attributes(0, mode);
+    grant.watched = watched;
+    agent.receive(now_, grant, actions_);
     return took();
   }
   // The kernel has these pages, filled with `c`, for longer than a recall spares them. They must be
@@ -86,14 +88,35 @@ class AgentWorld {
       agent.write_back(now_, file, page << kPageShift, repeated(c, kPageSize), wall_, actions_);
     });
   }
+  // A size that has to be pushed for it is there at once.
   AgentWorld& opens(Token token, bool may_map) {
-    return event([&] { agent.open(now_, token, file, may_map, actions_); });
+    return event([&] {
+      agent.open(now_, token, file, {.reads = true, .may_map = may_map}, actions_);
+      auto push = std::find_if(actions_.begin(), actions_.end(), [](const AgentAction& action) {
+        return std::holds_alternative<PushSize>(action);
+      });
+      if (push == actions_.end()) return;
+      const uint64_t id = std::get<PushSize>(*push).push;
+      actions_.erase(push);
+      agent.size_pushed(now_, id, file, true, actions_);
+    });
+  }
+  AgentWorld& opens_slowly(Token token, bool may_map) {
+    return event(
+        [&] { agent.open(now_, token, file, {.reads = true, .may_map = may_map}, actions_); });
   }
   AgentWorld& closes(bool may_map) {
-    return event([&] { agent.close(now_, file, may_map, actions_); });
+    return event([&] { agent.close(now_, file, {.reads = true, .may_map = may_map}, actions_); });
+  }
+  AgentWorld& opens_for_writing(Token token) {
+    return event([&] { agent.open(now_, token, file, {.reads = false}, actions_); });
   }
   AgentWorld& stats(Token token) {
     return event([&] { agent.attributes(now_, token, file, false, actions_); });
+  }
+  // A SETATTR is answered with this size.
+  AgentWorld& sets_attributes(uint64_t size) {
+    return event([&] { agent.size_told(now_, file, size, actions_); });
   }
   AgentWorld& lists(Token token) {
     return event([&] { agent.entries(now_, token, file, actions_); });
@@ -139,7 +162,7 @@ class AgentWorld {
   AgentWorld& asks_itself(Token token) {
     return event([&] { agent.attributes(now_, token, file, true, actions_); });
   }
-  AgentWorld& size_is_pushed() {
+  AgentWorld& size_is_pushed(bool there = true) {
     return event([&] {
       if (pushes_.empty()) {
         ADD_FAILURE() << "no size is being pushed";
@@ -147,7 +170,7 @@ class AgentWorld {
       }
       const uint64_t push = pushes_.front();
       pushes_.pop_front();
-      agent.size_pushed(now_, push, file, actions_);
+      agent.size_pushed(now_, push, file, there, actions_);
     });
   }
 
@@ -247,6 +270,17 @@ class AgentWorld {
                        .data_offset = fetch.range.byte_offset()};
       if (error == 0) reply.data = on_disk(fetch.range, c);
       agent.receive(now_, std::move(reply), actions_);
+    });
+  }
+  AgentWorld& shows(uint64_t show, uint64_t size) {
+    return event(
+        [&] { agent.receive(now_, ShowSize{.file = file, .show = show, .size = size}, actions_); });
+  }
+  AgentWorld& all_know(bool watched = true) {
+    return event([&] {
+      agent.receive(now_,
+                    Announced{.file = file, .announcement = announcement_, .watched = watched},
+                    actions_);
     });
   }
   AgentWorld& acks_flush(int32_t error = 0) {
@@ -408,6 +442,7 @@ class AgentWorld {
         if (const auto* m = std::get_if<LeaseRequest>(&send->message)) requests_.push_back(*m);
         if (const auto* m = std::get_if<Fetch>(&send->message)) fetches_.push_back(*m);
         if (const auto* m = std::get_if<Flush>(&send->message)) flushes_.push_back(*m);
+        if (const auto* m = std::get_if<Announce>(&send->message)) announcement_ = m->announcement;
       }
       lines_.push_back(line(action));
     }
@@ -442,6 +477,8 @@ class AgentWorld {
     if (const auto* a = std::get_if<StartPurge>(&action))
       return fmt::format("purge {}", text(a->range));
     if (const auto* a = std::get_if<PushSize>(&action)) return fmt::format("push size {}", a->size);
+    if (const auto* a = std::get_if<LookAtSize>(&action))
+      return fmt::format("look for size {}", a->size);
     if (std::holds_alternative<DropAttributes>(action)) return "drop attributes";
     if (const auto* a = std::get_if<SettleSize>(&action))
       return a->access ? fmt::format("settle mode {:o}", a->access->mode)
@@ -467,7 +504,9 @@ class AgentWorld {
     if (const auto* m = std::get_if<RecallAck>(&message))
       return fmt::format("{} {}{}{}", m->busy ? "busy" : "ack", text(m->given),
                          m->attributes.has_size ? fmt::format(" size {}", m->attributes.size) : "",
-                         m->in_use ? " in use" : "");
+                         m->watches  ? " watches"
+                         : m->in_use ? " in use"
+                                     : "");
     if (const auto* m = std::get_if<Flush>(&message)) {
       std::string out = "flush";
       for (const Extent& extent : m->extents)
@@ -478,6 +517,8 @@ class AgentWorld {
     }
     if (const auto* m = std::get_if<Fetch>(&message))
       return fmt::format("fetch {}", text(m->range));
+    if (const auto* m = std::get_if<Announce>(&message)) return fmt::format("announce {}", m->size);
+    if (const auto* m = std::get_if<SizeShown>(&message)) return fmt::format("shown {}", m->show);
     if (const auto* m = std::get_if<Release>(&message))
       return m->leases ? "release" : "release of the last open";
     return "?";
@@ -490,7 +531,7 @@ class AgentWorld {
   std::deque<Flush> flushes_;
   std::vector<StartPurge> purges_;
   std::deque<uint64_t> pushes_, endings_;
-  uint64_t settle_ = 0;
+  uint64_t settle_ = 0, announcement_ = 0;
   Instant now_{1'000'000'000};
   Timestamp wall_{1'700'000'000, 0};
   uint64_t sequence_ = 0, recall_ = 0;

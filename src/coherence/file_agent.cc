@@ -75,24 +75,28 @@ void FileAgent::write_back(Instant now, uint64_t offset, const Bytes& bytes, Tim
   untold_time_ = untold_time_ || !covers(attributes_mode_, LeaseMode::Update);
 }
 
-void FileAgent::open(Token token, bool may_map) {
+void FileAgent::open(Token token, Opening opening) {
   known_to_kernel();
   ++opens_;
+  if (opening.reads) ++reading_opens_;
   Request request;
   request.kind = Kind::Open;
   request.token = token;
-  if (may_map) {
+  request.opening = opening;
+  if (opening.may_map) {
     ++mapping_opens_;
     if (may_write()) request.purge = not_exclusive(kernel_.resident());
   }
   requests_.push_back(std::move(request));
 }
 
-void FileAgent::close(bool may_map, AgentActions& actions) {
-  VR_CHECK(opens_ > 0 && (!may_map || mapping_opens_ > 0));
+void FileAgent::close(Opening opening, AgentActions& actions) {
+  VR_CHECK(opens_ > 0 && (!opening.may_map || mapping_opens_ > 0) &&
+           (!opening.reads || reading_opens_ > 0));
   --opens_;
   if (opens_ == 0) turn_.reset();
-  if (may_map) --mapping_opens_;
+  if (opening.may_map) --mapping_opens_;
+  if (opening.reads) --reading_opens_;
   if (opens_ == 0 && told_in_use_) {
     told_in_use_ = false;
     actions.push_back(SendToHome{Release{.file = id_, .seen = seen_, .leases = false}});
@@ -164,6 +168,12 @@ void FileAgent::interrupt(Token token, AgentActions& actions) {
   for (auto it = requests_.begin(); it != requests_.end(); ++it) {
     if (it->token != token) continue;
     if (it->kind == Kind::Time) continue;
+    if (it->grown != 0) {
+      // It is done. Whoever is killed does not return from it and tells nobody.
+      answer_write(*it, actions);
+      requests_.erase(it);
+      return;
+    }
     // A fill is never given up (its folios stay locked); what is being carried out is finished: it
     // waits for nothing remote.
     if (it->kind == Kind::Fill || it->active || it->kind == Kind::Truncate) return;
@@ -191,13 +201,17 @@ void FileAgent::purge_returned(Instant now, PurgeId purge) {
   kernel_.purge_returned(purge);
 }
 
-void FileAgent::size_pushed(uint64_t push) {
+void FileAgent::size_pushed(uint64_t push, bool there) {
+  if (awaited_push_ended(push, there)) return;
   for (Request& request : requests_) {
     if (request.push != push) continue;
     request.push = 0;
     request.pushed = true;
     // Nothing smaller was told since: what was pushed is there.
-    if (told_size_ && request.push_size > 0) told_size_ = std::max(*told_size_, request.push_size);
+    if (there && told_size_ && request.push_size > 0) {
+      told_size_ = std::max(*told_size_, request.push_size);
+      proved(request.push_size);
+    }
   }
 }
 
@@ -230,6 +244,7 @@ void FileAgent::granted(Instant now, Grant message, AgentActions&) {
               LeaseMode::Exclusive;  // Shared and Update together: the home joins them the same way
         }
         size_floor_ = std::max(size_floor_, attributes_.size);
+        watched_ = message.watched;
       }
       for (Request& request : requests_) {
         if (request.attributes_request == 0 || request.attributes_request != message.request)
@@ -352,6 +367,7 @@ void FileAgent::reset(Instant now, Agent::Dirty dirty, AgentActions& actions) {
   // What the kernel has cached is unleased: like a recall of everything that nobody waits to hear
   // of.
   recalls_.push_back({0, Resource::Data, LeaseMode::None, PageRange::all()});
+  forget_announcements();
 }
 
 void FileAgent::step(Instant now, AgentActions& actions) {
@@ -379,10 +395,14 @@ void FileAgent::step(Instant now, AgentActions& actions) {
         ++it;
       }
     }
+    for (auto it = shows_.begin(); it != shows_.end();)
+      it = advance_show(now, *it, actions) ? shows_.erase(it) : std::next(it);
+    if (!size_pushes_.empty() && look_after_pushes(now, actions)) moved = true;
   }
   for (const KernelCache::Purge& purge :
        kernel_.start_purges(purges_wanted(now), &shared_.next_purge)) {
     ++shared_.statistics.purges;
+    inode_changes(now);
     actions.push_back(StartPurge{purge.id, id_, purge.range});
   }
   if (forgotten_ && seen_ > 0 && release_at_ && *release_at_ <= now && requests_.empty() &&
@@ -402,6 +422,7 @@ void FileAgent::step(Instant now, AgentActions& actions) {
 }
 
 bool FileAgent::advance(Instant now, Request& request, AgentActions& actions) {
+  if (request.grown != 0) return advance_growth(now, request, actions);
   // What was begun goes on when the leases are good again: nobody else has been granted anything of
   // it, or the session is void and it begins anew.
   if (shared_.suspended && request.error == 0) {
@@ -415,8 +436,7 @@ bool FileAgent::advance(Instant now, Request& request, AgentActions& actions) {
   if (request.error != 0) {
     if (request.kind == Kind::Fill) kernel_.fill_failed(request.fill);
     if (request.kind == Kind::Truncate) --truncations_;
-    if (request.kind == Kind::Time) return true;
-    actions.push_back(ReplyError{request.token, request.error});
+    if (request.token != 0) actions.push_back(ReplyError{request.token, request.error});
     return true;
   }
   // K16: nobody here sees the file after a truncation while a mapping may still show what was
@@ -450,7 +470,7 @@ bool FileAgent::advance(Instant now, Request& request, AgentActions& actions) {
       }
       return false;
     case Kind::Open:
-      return advance_open(request, actions);
+      return advance_open(now, request, actions);
     case Kind::Time:
       if (untold_time_ && !need_attributes(request, LeaseMode::Update, actions)) return false;
       untold_time_ = false;
@@ -521,6 +541,7 @@ void FileAgent::names_ended(uint64_t ending) {
 void FileAgent::drop_attributes(AgentActions& actions) {
   if (!std::exchange(kernel_has_attributes_, false)) return;
   changed_ = stepped_at_;
+  inode_changes(stepped_at_);
   if (!shared_.options.mistakes.has(Mistake::KeepAttributes))
     actions.push_back(DropAttributes{id_});
 }
@@ -551,8 +572,8 @@ std::optional<Instant> FileAgent::deadline() const {
 bool FileAgent::done() const {
   return seen_ == 0 && requests_.empty() && recalls_.empty() && opens_ == 0 && truncations_ == 0 &&
          leases_.empty() && attributes_mode_ == LeaseMode::None && entries_ == LeaseMode::None &&
-         entries_request_ == 0 && clean() && kernel_.purges_in_flight() == 0 &&
-         kernel_.resident().empty() &&
+         entries_request_ == 0 && clean() && shows_.empty() && size_pushes_.empty() &&
+         kernel_.purges_in_flight() == 0 && kernel_.resident().empty() &&
          (kernel_size_.nothing_told() || shared_.options.settle_ns == 0);
 }
 
@@ -592,7 +613,7 @@ void FileAgent::check() const {
                      shared_.options.mistakes.has(Mistake::AckBeforePurge) || piece.empty(),
                  "cached pages without a lease");
   }
-  VR_CHECK(mapping_opens_ <= opens_);
+  VR_CHECK(mapping_opens_ <= reading_opens_ && reading_opens_ <= opens_);
 }
 
 }  // namespace vremote::coherence

@@ -63,34 +63,34 @@ class FileAgent {
   std::optional<uint64_t> write_now(Instant now, const WriteNowEvent& event);
   void write_back(Instant now, uint64_t offset, const Bytes& bytes, Timestamp now_wall,
                   AgentActions& actions);
-  void open(Token token, bool may_map);
-  void close(bool may_map, AgentActions& actions);
+  void open(Token token, Opening opening);
+  void close(Opening opening, AgentActions& actions);
   void attributes(Instant now, Token token);
   void own_attributes(Token token, AgentActions& actions);
   void entries(Token token);
   void flush(Instant now, Token token, AgentActions& actions);
   void truncate(Token token, uint64_t size);
   void truncate_done(Instant now, bool done, uint64_t size, bool under_lock, AgentActions& actions);
-  void size_told(uint64_t size) {
-    told_at_most(size);
-    kernel_size_.told(size);
-  }
+  void size_told(Instant now, uint64_t size, AgentActions& actions);
   void interrupt(Token token, AgentActions& actions);
   void forget(Instant now);
 
   void purge_returned(Instant now, PurgeId purge);
-  void size_pushed(uint64_t push);
+  void size_pushed(uint64_t push, bool there);
   void size_settled(uint64_t settle) {
     kernel_size_.seen(settle);
     if (access_settle_ && access_settle_->id == settle) access_is_told(access_settle_->access);
   }
   void settle_ended(uint64_t settle) {
+    if (setattr_ && setattr_->settle == settle) setattr_.reset();
     if (kernel_size_.ended(settle)) cut_off_ = {};
   }
   void granted(Instant now, Grant message, AgentActions& actions);
   void recalled(const Recall& message);
   void flush_acked(const FlushAck& message);
   void fetched(FetchReply message, AgentActions& actions);
+  void show_size(const ShowSize& message);
+  void announced(const Announced& message);
   void reset(Instant now, Agent::Dirty dirty, AgentActions& actions);
   // Leases are not good any more: the kernel must show nothing of what went with them.
   void suspend(Instant now, AgentActions& actions);
@@ -165,7 +165,12 @@ class FileAgent {
     uint64_t push = 0;        // attributes: waits for this push of the size
     uint64_t push_size = 0;   // 0: something smaller was told since
     bool pushed = false;
-    PageSet purge;            // open: pages that must not stay cached without Exclusive
+    Opening opening;  // open; without a token nobody waits for the answer
+    PageSet purge;  // open: pages that must not stay cached without Exclusive
+    // K16. Write: applied, to here; not answered before all know. Open: the size is being pushed.
+    uint64_t grown = 0;
+    bool growth_begun = false, must_announce = false;
+    uint64_t announcement = 0, size_push = 0;
     uint64_t flush_upto = 0;  // flush: done when no flush up to this id is under way
     int32_t error = 0;        // answer with this
   };
@@ -187,11 +192,48 @@ class FileAgent {
     Instant last;             // of the whole turn
   };
 
+  // K16: the home wants our kernel to know this size.
+  struct Show {
+    uint64_t show = 0, size = 0;
+    uint64_t push = 0;
+  };
+  // A push of a size that somebody waits for.
+  struct SizePush {
+    uint64_t id = 0, size = 0;
+    Instant look_at;
+    std::optional<Instant> give_up;
+    bool looking = false;
+    bool overtaken = false;  // something smaller was told since
+  };
+
   bool advance(Instant now, Request& request, AgentActions& actions);  // true: answered, remove it
   bool advance_attributes(Instant now, Request& request, AgentActions& actions);
   bool advance_read(Instant now, Request& request, AgentActions& actions);
   bool advance_write(Instant now, Request& request, AgentActions& actions);
-  bool advance_open(Request& request, AgentActions& actions);
+  bool advance_open(Instant now, Request& request, AgentActions& actions);
+  bool advance_growth(Instant now, Request& request, AgentActions& actions);
+  void answer_write(const Request& request, AgentActions& actions);
+  bool advance_show(Instant now, Show& show, AgentActions& actions);
+  bool growth_must_be_known(Instant now, uint64_t before, uint64_t end, uint64_t kernel_end) const;
+  // That all pages of a file of this size may be mapped here. `written`: by a write that is about
+  // to be answered.
+  bool kernel_knows(Instant now, uint64_t size, uint64_t written = 0) const;
+  uint64_t push_size(Instant now, uint64_t size, bool open, AgentActions& actions);
+  bool setattr_under_way(Instant now);
+  bool pushing(uint64_t push) const;
+  bool awaited_push_ended(uint64_t push, bool there);
+  bool look_after_pushes(Instant now, AgentActions& actions);
+  void forget_announcements();
+  // The kernel drops answers under way that tell the attributes (fi->attr_version).
+  void inode_changes(Instant now) {
+    if (unproved_ && now < unproved_->until)
+      sure_size_ = std::min(sure_size_.value_or(UINT64_MAX), unproved_->before);
+    unproved_.reset();
+  }
+  void proved(uint64_t size) {
+    if (sure_size_) sure_size_ = std::max(*sure_size_, size);
+    if (told_size_ && sure_size_ && *sure_size_ >= *told_size_) sure_size_.reset();
+  }
   bool advance_truncate(Request& request, AgentActions& actions);
   bool advance_recall(Instant now, const PendingRecall& recall, AgentActions& actions);
   void tell_busy(Instant now, PendingRecall& recall, AgentActions& actions);
@@ -235,9 +277,12 @@ class FileAgent {
   // The kernel holds it until all that a truncation cuts is cut.
   // `same_call`: by a write that has not ended yet, and has not moved the size.
   void inode_lock_is_held(bool same_call = false) {
-    if (told_size_ && !same_call)
+    if (told_size_ && !same_call) {
+      proved(written_end_);
       told_size_ = std::max(*told_size_, std::exchange(written_end_, 0));
+    }
     kernel_size_.lock_is_held();
+    setattr_.reset();
     cut_off_ = {};
   }
   void wake_at(Instant at) { wake_ = wake_ ? std::min(*wake_, at) : at; }
@@ -249,6 +294,7 @@ class FileAgent {
     for (Request& request : requests_)
       if (request.push_size > size) request.push_size = 0;
     if (told_size_) told_size_ = std::min(*told_size_, size);
+    for (SizePush& push : size_pushes_) push.overtaken = push.overtaken || push.size > size;
     written_end_ = std::min(written_end_, size);
   }
 
@@ -269,7 +315,22 @@ class FileAgent {
   // At most what the kernel takes the file's size for, since it was last told; unset: not told yet.
   std::optional<uint64_t> told_size_;
   uint64_t written_end_ = 0;  // a write was answered since; its caller sets the size to this
-  Instant changed_;           // the last purge's return, or answer that changes the inode
+  Instant written_until_;     // and has done so by then
+  // The last answer that raised told_size_ without a push, and from what. Until then its asker may
+  // not have taken it in, and loses it if the inode changes.
+  struct Unproved {
+    Instant until;
+    uint64_t before = 0;
+  };
+  std::optional<Unproved> unproved_;
+  std::optional<uint64_t> sure_size_;  // that happened: at least so much is there
+  // A SETATTR was answered, and may not have been taken in.
+  struct Setattr {
+    uint64_t settle = 0;
+    Instant until;
+  };
+  std::optional<Setattr> setattr_;
+  Instant changed_;  // the last purge's return, or answer that changes the inode
   KernelSize kernel_size_;
   // K19: what the kernel judges by; unset: it knows nothing of the file, or was never told.
   std::optional<Access> told_access_;
@@ -287,7 +348,11 @@ class FileAgent {
   uint64_t ending_ = 0;  // of those names, under way
   PageSet cut_off_;      // pages a truncation of ours cut, which the kernel may still show
   Instant dirty_since_;
-  uint32_t opens_ = 0, mapping_opens_ = 0;
+  uint32_t opens_ = 0, mapping_opens_ = 0, reading_opens_ = 0;
+  bool watched_ = false;     // another node has it open for reading; good with Attributes Exclusive
+  uint64_t announcing_ = 0;  // at most one at a time
+  std::list<Show> shows_;
+  std::list<SizePush> size_pushes_;
   bool told_in_use_ = false;
   bool has_xattrs_ = true;
   // The kernel does not know the file (any more): what is leased is given back at release_at_.

@@ -33,7 +33,8 @@ bool FileAgent::advance_recall(Instant now, const PendingRecall& recall, AgentAc
       for (Request& request : requests_) {
         if (!request.pinned) continue;
         // K8: what waits here may wait for our own truncation, which may wait for this ack.
-        if (truncations_ == 0 || request.active) return false;
+        // What is announced waits for nothing that we hold.
+        if (truncations_ == 0 || request.active || request.grown != 0) return false;
         request.pinned = false;
       }
       // K15: the rest of an append is about to come.
@@ -67,6 +68,7 @@ bool FileAgent::advance_recall(Instant now, const PendingRecall& recall, AgentAc
                     .seen = seen_,
                     .attributes = dirty_attributes_,
                     .in_use = opens_ > 0,
+                    .watches = reading_opens_ > 0,
                     .busy = false};
       told_in_use_ = opens_ > 0;
       dirty_attributes_ = {};

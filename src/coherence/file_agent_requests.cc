@@ -66,8 +66,9 @@ bool FileAgent::advance_attributes(Instant now, Request& request, AgentActions& 
       request.push = shared_.next_id++;
       ++shared_.statistics.size_pushes;
       kernel_size_.told(request.told.size);
+      inode_changes(now);
       request.push_size = request.told.size;
-      actions.push_back(PushSize{request.push, id_, request.told.size});
+      actions.push_back(PushSize{request.push, id_, request.told.size, false});
       return false;
     }
   }
@@ -85,8 +86,11 @@ bool FileAgent::advance_attributes(Instant now, Request& request, AgentActions& 
     other.told_order = request.told_order;
   }
   // A larger size counts as taken in only when nothing can have come between, or by its push.
-  if (!told_size_ || request.told.size < *told_size_ || answers_at_once(now, request))
+  if (!told_size_ || request.told.size < *told_size_ || answers_at_once(now, request)) {
+    if (request.told.size > told_size_.value_or(0))
+      unproved_ = {now + shared_.options.moment_ns, told_size_.value_or(0)};
     told_size_ = request.told.size;
+  }
   kernel_size_.told(request.told.size);
   const bool lasting = covers(attributes_mode_, LeaseMode::Shared) &&
                        !recall_pending(Resource::Attributes, kUnit) && truncations_ == 0;
@@ -212,6 +216,7 @@ bool FileAgent::advance_read(Instant now, Request& request, AgentActions& action
   if (!request.have_data) request.data = {};
   if (fill && available < request.size) {
     changed_ = now;
+    inode_changes(now);
     told_at_most(request.offset + available);  // the kernel takes a short answer for the end
   }
   if (fill) kernel_.fill_answered(request.fill, request.range, now + shared_.options.residency_ns);
@@ -276,9 +281,22 @@ bool FileAgent::advance_write(Instant now, Request& request, AgentActions& actio
   // Readers here see the bytes from now on, and the size they ask for must not be the kernel's own
   // from before.
   if (request.offset + request.size > attributes_.size) drop_attributes(actions);
+  const bool told = growth_must_be_known(now, attributes_.size, request.offset + request.size,
+                                         request.kernel_end);
   apply_write(now, request.offset, request.bytes, request.wall, request.kernel_end);
   if (request.append)
     appended(now, request.handle, request.kernel_end - request.size, request.size);
+  if (told) {
+    request.active = false;
+    request.bytes = {};
+    request.grown = request.offset + request.size;
+    return advance_growth(now, request, actions);
+  }
+  answer_write(request, actions);
+  return true;
+}
+
+void FileAgent::answer_write(const Request& request, AgentActions& actions) {
   if (!request.asked_message) ++shared_.statistics.hits_without_message;
   if (shared_.dirty_bytes > shared_.options.dirty_max_bytes) {
     if (turn_) turn_->until = turn_->last;  // the kernel cannot go on before our answer
@@ -289,7 +307,6 @@ bool FileAgent::advance_write(Instant now, Request& request, AgentActions& actio
     actions.push_back(
         ReplyWritten{request.token, request.offset, static_cast<uint32_t>(request.size)});
   }
-  return true;
 }
 
 // What write() and step() would do at once with the same event, without their bookkeeping: most
@@ -309,7 +326,8 @@ std::optional<uint64_t> FileAgent::write_now(Instant now, const WriteNowEvent& e
       shared_.dirty_bytes >= shared_.options.dirty_max_bytes)
     return std::nullopt;
   if (end > size && (kernel_.keep_until({size >> kPageShift, ((end - 1) >> kPageShift) + 1}, now) ||
-                     kernel_size_.cutting(now) || kernel_has_attributes_))
+                     kernel_size_.cutting(now) || kernel_has_attributes_ ||
+                     growth_must_be_known(now, size, end, event.offset + event.bytes.size())))
     return std::nullopt;
   known_to_kernel();
   ++shared_.statistics.direct_writes;
@@ -337,10 +355,18 @@ void FileAgent::appended(Instant now, uint64_t handle, uint64_t kernel_offset, u
            .last = last};
 }
 
-bool FileAgent::advance_open(Request& request, AgentActions& actions) {
+bool FileAgent::advance_open(Instant now, Request& request, AgentActions& actions) {
   // Any mode will do: at its recall the home hears that the file is in use.
-  if (attributes_mode_ == LeaseMode::None && !need_attributes(request, LeaseMode::Shared, actions))
+  if (request.size_push == 0 && attributes_mode_ == LeaseMode::None &&
+      !need_attributes(request, LeaseMode::Shared, actions))
     return false;
+  // K16: from the OPEN on the kernel is told of each page more. What it was not told before comes
+  // first.
+  if (request.opening.reads && request.size_push == 0 && !kernel_knows(now, attributes_.size) &&
+      !shared_.options.mistakes.has(Mistake::OpenUnshown)) {
+    if (setattr_under_way(now)) return false;
+    request.size_push = push_size(now, attributes_.size, false, actions);
+  }
   if (!request.purge.empty()) {
     PageSet left;
     for (PageRange piece : request.purge.ranges())
@@ -353,7 +379,11 @@ bool FileAgent::advance_open(Request& request, AgentActions& actions) {
       return false;
     }
   }
-  actions.push_back(ReplyOpened{request.token});
+  if (pushing(request.size_push)) {
+    request.pinned = false;
+    return false;
+  }
+  if (request.token != 0) actions.push_back(ReplyOpened{request.token});
   return true;
 }
 

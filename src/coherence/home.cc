@@ -164,6 +164,7 @@ void Home::receive(NodeId node, const RecallAck& message, HomeActions& actions) 
       if (message.attributes.has_size || message.attributes.has_mtime)
         actions.push_back(ApplyAttributes{message.file, message.attributes});
       set_in_use(message.file, fs, node, message.in_use, actions);
+      announcements_.watch(message.file, node, message.in_use && message.watches);
     }
     rs.holders.reduce(given, node, recall->second.to);
     recalls_.erase(recall->first);
@@ -193,6 +194,7 @@ void Home::receive(NodeId node, const Release& message, HomeActions& actions) {
   FileState& fs = *it->second;
   auto known = fs.nodes.find(node);
   if (known == fs.nodes.end()) return;
+  announcements_.watch(message.file, node, false);
   if (!message.leases) {
     set_in_use(message.file, fs, node, false, actions);
     return;
@@ -207,6 +209,7 @@ void Home::receive(NodeId node, const Release& message, HomeActions& actions) {
 
 void Home::node_gone(NodeId node, HomeActions& actions) {
   waiting_of_.erase(node);
+  for (const auto& [file, by] : announcements_.node_gone(node)) shown(file, by, actions);
   std::vector<FileId> touched;
   for (auto& [file, fs] : files_) touched.push_back(file);
   for (FileId file : touched) {
@@ -250,6 +253,8 @@ void Home::acquire(OperationId operation, const OperationNeed& need, HomeActions
 
 void Home::opened(NodeId node, FileId file, HomeActions& actions) {
   set_in_use(file, state(file), node, true, actions);
+  // Perhaps for writing only; it says so with the next ack of its Attributes.
+  announcements_.watch(file, node, true);
 }
 
 void Home::finish(OperationId operation, FileId file, HomeActions& actions) {
@@ -562,17 +567,19 @@ void Home::grant(FileId file, FileState& fs, Resource resource, const Waiter& wa
   PageRange range =
       resource == Resource::Data ? widen(rs, waiter.node, mode, waiter.range, nullptr) : kUnit;
   rs.holders.grant(range, waiter.node, mode);
-  Grant message{.file = file,
-                .request = waiter.request,
-                .sequence = ++fs.nodes[waiter.node].last_sequence,
-                .resource = resource,
-                .mode = mode,
-                .range = range,
-                .error = 0,
-                .size_floor = 0,
-                .attributes = {},
-                .data_offset = waiter.range.byte_offset(),
-                .data = {}};
+  Grant message{
+      .file = file,
+      .request = waiter.request,
+      .sequence = ++fs.nodes[waiter.node].last_sequence,
+      .resource = resource,
+      .mode = mode,
+      .range = range,
+      .error = 0,
+      .size_floor = 0,
+      .attributes = {},
+      .watched = resource == Resource::Attributes && announcements_.watched(file, waiter.node),
+      .data_offset = waiter.range.byte_offset(),
+      .data = {}};
   actions.push_back(
       SendGrant{waiter.node, std::move(message), waiter.want_data ? waiter.range : PageRange{}});
 }
@@ -659,11 +666,24 @@ std::vector<Home::PendingRecall> Home::pending_recalls(size_t most) const {
         out.push_back({id, file, it->second.node, resource, it->second.range});
     }
   }
+  for (const auto& [id, pending] : announcements_.pending())
+    for (const auto& [node, show] : pending.waiting)
+      if (out.size() < most) out.push_back({show, pending.file, node, Resource::Attributes, kUnit});
   return out;
 }
 
 std::vector<Home::BlockedRequest> Home::blocked_requests(size_t most) const {
   std::vector<BlockedRequest> out;
+  for (const auto& [id, pending] : announcements_.pending()) {
+    if (out.size() == most) return out;
+    BlockedRequest& request = out.emplace_back();
+    request.file = pending.file;
+    request.resource = Resource::Attributes;
+    request.range = kUnit;
+    request.operation = pending.by.operation;
+    request.node = pending.by.node;
+    for (const auto& [node, show] : pending.waiting) request.recalls.emplace_back(show, node);
+  }
   for (const auto& [file, fs] : files_) {
     for (Resource resource : kResources) {
       const ResourceState& rs = fs->of(resource);
@@ -686,6 +706,56 @@ std::vector<Home::BlockedRequest> Home::blocked_requests(size_t most) const {
     }
   }
   return out;
+}
+
+// ---- sizes that kernels must know (K16) ----
+
+void Home::receive(NodeId node, const Announce& message, HomeActions& actions) {
+  if (held(node, message.file, Resource::Attributes, 0) != LeaseMode::Exclusive) {
+    actions.push_back(CloseSession{node, "announces the size of a file that others may change"});
+    return;
+  }
+  if (announcements_.announces(node, message.file)) {
+    actions.push_back(CloseSession{node, "announces one size before another is known"});
+    return;
+  }
+  show(message.file, {.operation = {}, .node = node, .announcement = message.announcement},
+       message.size, announcements_.watchers(message.file, node), actions);
+}
+
+void Home::receive(NodeId node, const SizeShown& message, HomeActions& actions) {
+  if (const auto by = announcements_.shown(node, message.file, message.show))
+    shown(message.file, *by, actions);
+}
+
+bool Home::announce(OperationId operation, FileId file, uint64_t size, std::optional<NodeId> except,
+                    HomeActions& actions) {
+  const std::vector<NodeId> watchers = announcements_.watchers(file, except);
+  if (watchers.empty() || mistakes_.has(Mistake::GrowUnannounced)) return false;
+  show(file, {.operation = operation}, size, watchers, actions);
+  return true;
+}
+
+void Home::show(FileId file, const Announcements::By& by, uint64_t size,
+                const std::vector<NodeId>& watchers, HomeActions& actions) {
+  if (watchers.empty()) {
+    shown(file, by, actions);
+    return;
+  }
+  // Numbered as recalls are: whoever judges how long a node takes tells them apart by that.
+  for (const auto& [node, id] : announcements_.begin(file, by, watchers, next_recall_).waiting)
+    actions.push_back(SendShowSize{node, ShowSize{.file = file, .show = id, .size = size}});
+}
+
+void Home::shown(FileId file, const Announcements::By& by, HomeActions& actions) {
+  if (by.operation) {
+    actions.push_back(SizesShown{*by.operation, file});
+  } else {
+    actions.push_back(
+        SendAnnounced{by.node, Announced{.file = file,
+                                         .announcement = by.announcement,
+                                         .watched = announcements_.watched(file, by.node)}});
+  }
 }
 
 LeaseMode Home::held(NodeId node, FileId file, Resource resource, uint64_t page) const {

@@ -44,13 +44,12 @@
 #include <vector>
 
 #include "base/time.h"
+#include "coherence/announcements.h"
 #include "coherence/holder_map.h"
 #include "coherence/messages.h"
 #include "coherence/mistakes.h"
 
 namespace vremote::coherence {
-
-using OperationId = uint64_t;
 
 // So many lease requests of one node may wait. More than programs on one machine can have under
 // way: who sends more is refused (ENOBUFS), so that no peer takes the home's memory.
@@ -87,6 +86,19 @@ struct OperationReady {
   Resource resource = Resource::Data;
   int32_t error = 0;
 };
+struct SendShowSize {
+  NodeId node;
+  ShowSize show;
+};
+struct SendAnnounced {
+  NodeId node;
+  Announced announced;
+};
+// What the operation announced is known wherever it must be.
+struct SizesShown {
+  OperationId operation = 0;
+  FileId file;
+};
 struct PinFile {
   FileId file;
 };  // some node has it open: it outlives its last name
@@ -102,7 +114,8 @@ struct CloseSession {
 };  // the node broke the protocol
 
 using HomeAction = std::variant<SendGrant, SendRecall, ApplyFlush, ApplyAttributes, ServeFetch,
-                                OperationReady, PinFile, UnpinFile, FileIdle, CloseSession>;
+                                OperationReady, SendShowSize, SendAnnounced, SizesShown, PinFile,
+                                UnpinFile, FileIdle, CloseSession>;
 using HomeActions = std::vector<HomeAction>;
 
 // One piece an operation at the home takes: all of it Exclusive, or Shared with the agents' Shared
@@ -140,6 +153,8 @@ class Home {
   void receive(NodeId node, Flush message, HomeActions& actions);
   void receive(NodeId node, const Fetch& message, HomeActions& actions);
   void receive(NodeId node, const Release& message, HomeActions& actions);
+  void receive(NodeId node, const Announce& message, HomeActions& actions);
+  void receive(NodeId node, const SizeShown& message, HomeActions& actions);
 
   // The node's session is over: everything it held is free, everything it asked for is forgotten.
   void node_gone(NodeId node, HomeActions& actions);
@@ -153,6 +168,16 @@ class Home {
   // Lets go of all that the operation holds on this file (or gives up waiting for it).
   void finish(OperationId operation, FileId file, HomeActions& actions);
 
+  // The operation, which holds the Attributes, has made the file longer: every other kernel that
+  // may have it mapped is told, and SizesShown follows. False: there is none. `except`: the node
+  // that asked for the operation; its kernel learns of the size by the reply.
+  bool announce(OperationId operation, FileId file, uint64_t size, std::optional<NodeId> except,
+                HomeActions& actions);
+  // Whether a node but this one has the file open for reading.
+  bool watched(FileId file, std::optional<NodeId> except) const {
+    return announcements_.watched(file, except);
+  }
+
   // Grants without being asked when nobody has to be recalled or made to wait for it; otherwise
   // does nothing.
   void offer(NodeId node, FileId file, Resource resource, LeaseMode mode, HomeActions& actions);
@@ -164,7 +189,8 @@ class Home {
   // Files of which a node other than 0 may hold bytes or attributes that are not here.
   std::vector<FileId> files_dirty_elsewhere() const;
   HomeCounts counts() const;
-  // The recalls that have not been acked, by age.
+  // The recalls that have not been acked, by age; behind them the sizes that have not been shown, as
+  // recalls of Attributes.
   struct PendingRecall {
     uint64_t id = 0;
     FileId file;
@@ -219,8 +245,12 @@ class Home {
   void no_longer_waits(const Waiter& waiter);
   void set_in_use(FileId file, FileState& fs, NodeId node, bool in_use, HomeActions& actions);
   void erase_if_idle(FileId file, HomeActions& actions);
+  void show(FileId file, const Announcements::By& by, uint64_t size,
+            const std::vector<NodeId>& watchers, HomeActions& actions);
+  void shown(FileId file, const Announcements::By& by, HomeActions& actions);
 
   Mistakes mistakes_;
+  Announcements announcements_;
   size_t requests_max_;
   std::map<NodeId, size_t> waiting_of_;  // lease requests; nodes without any are not in it
   uint64_t next_recall_ = 1;

@@ -63,6 +63,7 @@ class HomeWorld {
     std::optional<uint64_t> seen = {};
     DirtyAttributes attributes = {};
     bool in_use = false;
+    bool watches = false;
   };
   HomeWorld& acks(const std::string& node) { return acks(node, How{}); }
   HomeWorld& acks(const std::string& node, const How& how) {
@@ -80,7 +81,8 @@ class HomeWorld {
                            .given = how.given.value_or(recall.range),
                            .seen = how.seen.value_or(last_grant_[id]),
                            .attributes = how.attributes,
-                           .in_use = how.in_use},
+                           .in_use = how.in_use || how.watches,
+                           .watches = how.watches},
                  actions_);
     return took();
   }
@@ -93,6 +95,29 @@ class HomeWorld {
                  Release{.file = file, .seen = seen.value_or(last_grant_[id]), .leases = leases},
                  actions_);
     return took();
+  }
+  HomeWorld& announces(const std::string& node, uint64_t size) {
+    return receives(node, Announce{.file = file, .announcement = 1, .size = size});
+  }
+  // The oldest size that it was shown.
+  HomeWorld& has_shown(const std::string& node) {
+    auto& shows = shows_[node_id(node)];
+    if (shows.empty()) {
+      ADD_FAILURE() << node << " was shown nothing";
+      return *this;
+    }
+    const uint64_t show = shows.front();
+    shows.pop_front();
+    return receives(node, SizeShown{.file = file, .show = show});
+  }
+  // An operation that holds the Attributes has made the file so long; true: it must wait.
+  bool operation_announces(OperationId operation, uint64_t size,
+                           std::optional<std::string> caller = {}) {
+    settle_lines();
+    const bool waits = home.announce(
+        operation, file, size, caller ? std::optional(node_id(*caller)) : std::nullopt, actions_);
+    took();
+    return waits;
   }
   HomeWorld& goes(const std::string& node) {
     settle_lines();
@@ -226,6 +251,8 @@ class HomeWorld {
       }
       if (const auto* recall = std::get_if<SendRecall>(&action))
         recalls_[recall->node].push_back(recall->recall);
+      if (const auto* show = std::get_if<SendShowSize>(&action))
+        shows_[show->node].push_back(show->show.show);
       lines_.push_back(line(action));
     }
     actions_.clear();
@@ -238,8 +265,9 @@ class HomeWorld {
       return fmt::format("refuse n{} {} error {}", a->node.value,
                          text(a->grant.resource, a->grant.range), a->grant.error);
     if (const auto* a = std::get_if<SendGrant>(&action))
-      return fmt::format("grant n{} {} {}{}", a->node.value, text(a->grant.mode),
+      return fmt::format("grant n{} {} {}{}{}", a->node.value, text(a->grant.mode),
                          text(a->grant.resource, a->grant.range),
+                         a->grant.watched ? " watched" : "",
                          a->data.empty() ? "" : fmt::format(" with data {}", text(a->data)));
     if (const auto* a = std::get_if<SendRecall>(&action))
       return fmt::format("recall n{} {}{}", a->node.value,
@@ -253,6 +281,12 @@ class HomeWorld {
       return fmt::format("serve fetch {} of n{}", text(a->fetch.range), a->node.value);
     if (const auto* a = std::get_if<OperationReady>(&action))
       return fmt::format("{} {}", a->error == 0 ? "ready" : "fail", a->operation);
+    if (const auto* a = std::get_if<SendShowSize>(&action))
+      return fmt::format("show n{} size {}", a->node.value, a->show.size);
+    if (const auto* a = std::get_if<SendAnnounced>(&action))
+      return fmt::format("announced n{}{}", a->node.value, a->announced.watched ? " watched" : "");
+    if (const auto* a = std::get_if<SizesShown>(&action))
+      return fmt::format("all know {}", a->operation);
     if (std::holds_alternative<PinFile>(action)) return "pin";
     if (std::holds_alternative<UnpinFile>(action)) return "unpin";
     if (std::holds_alternative<FileIdle>(action)) return "idle";
@@ -264,6 +298,7 @@ class HomeWorld {
   HomeActions actions_;
   std::vector<std::string> lines_;
   std::map<NodeId, std::deque<Recall>> recalls_;
+  std::map<NodeId, std::deque<uint64_t>> shows_;
   std::map<NodeId, uint64_t> last_grant_;
   uint64_t next_request_ = 1;
 };

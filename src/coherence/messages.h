@@ -76,6 +76,7 @@ struct RecallAck {
   uint64_t seen = 0;           // Grant::sequence
   DirtyAttributes attributes;  // with Resource::Attributes only
   bool in_use = false;         // the file is open here: keep it alive when its last name goes
+  bool watches = false;        // it is open for reading here: a kernel that must know its growth
   bool busy = false;  // not an ack yet: a truncation of this node must be served first (K8)
 };
 
@@ -103,6 +104,21 @@ struct Release {
   bool leases = true;
 };
 
+// The file is longer than before, by pages. Its sender holds the Attributes Exclusive and keeps
+// them until Announced; one of a file at a time.
+struct Announce {
+  FileId file;
+  uint64_t announcement = 0;
+  uint64_t size = 0;
+};
+
+// Answers a ShowSize: this node's kernel takes the file for so long, or nobody has it open for
+// reading here any more.
+struct SizeShown {
+  FileId file;
+  uint64_t show = 0;
+};
+
 // ---- home -> agent
 // ------------------------------------------------------------------------------------------------------------
 
@@ -119,6 +135,7 @@ struct Grant {
   Attributes attributes;    // with Resource::Attributes
   bool has_xattrs =
       true;  // with Resource::Attributes: false when the file has no extended attribute at all
+  bool watched = false;  // with Resource::Attributes: another node has it open for reading
   uint64_t data_offset =
       0;  // with want_data: the bytes at data_offset, cut at the home's end of file
   Bytes data;
@@ -131,6 +148,20 @@ struct Recall {
   Resource resource = Resource::Data;
   LeaseMode to = LeaseMode::None;
   PageRange range;
+};
+
+// The file is at least this long, until SizeShown: make the kernel know (K16).
+struct ShowSize {
+  FileId file;
+  uint64_t show = 0;
+  uint64_t size = 0;
+};
+
+// Every kernel that may have the file mapped knows of what was announced. `watched`: as in Grant.
+struct Announced {
+  FileId file;
+  uint64_t announcement = 0;
+  bool watched = false;
 };
 
 struct FlushAck {
@@ -347,8 +378,9 @@ struct Reply {
   Outcome outcome;
 };
 
-using ToHome = std::variant<LeaseRequest, RecallAck, Flush, Fetch, Release, Call>;
-using ToAgent = std::variant<Grant, Recall, FlushAck, FetchReply, Reply>;
+using ToHome =
+    std::variant<LeaseRequest, RecallAck, Flush, Fetch, Release, Call, Announce, SizeShown>;
+using ToAgent = std::variant<Grant, Recall, FlushAck, FetchReply, Reply, ShowSize, Announced>;
 
 // The file whose connection and order a message belongs to.
 FileId file_of(const Operation& operation);

@@ -35,6 +35,8 @@ enum class Mistake : uint8_t {
   AllowCircles,        // lock requests may wait for each other in a circle
   ServeAfterExpiry,    // T3: caches and leases are used although their time is over
   FlushAfterFence,     // T5: dirty bytes of a fenced session go to the home in the next
+  GrowUnannounced,     // K16: what makes a file longer does not wait until other kernels know
+  OpenUnshown,         // K16: a file is opened although the kernel takes it for shorter than it is
   kCount,
 };
 
@@ -98,6 +100,10 @@ constexpr std::string_view name_of(Mistake m) {
       return "serve-after-expiry";
     case Mistake::FlushAfterFence:
       return "flush-after-fence";
+    case Mistake::GrowUnannounced:
+      return "grow-unannounced";
+    case Mistake::OpenUnshown:
+      return "open-unshown";
     case Mistake::kCount:
       break;
   }

@@ -165,6 +165,19 @@ std::vector<OperationNeed> outside_needs(FileId file, const OutsideChange& chang
   return needs;
 }
 
+std::optional<FileId> may_grow(const Operation& operation) {
+  using Maybe = std::optional<FileId>;
+  return std::visit(Overload{
+                        [](const SetAttributesCall& c) {
+                          return c.has_size && c.size > 0 ? Maybe(c.file) : Maybe();
+                        },
+                        [](const AllocateCall& c) { return Maybe(c.file); },
+                        [](const CopyCall& c) { return Maybe(c.file); },
+                        [](const auto&) { return Maybe(); },
+                    },
+                    operation);
+}
+
 bool is_quick(const Operation& operation) {
   return std::holds_alternative<LookupCall>(operation) ||
          std::holds_alternative<ReadLinkCall>(operation) ||

@@ -40,6 +40,9 @@ struct OutsideChange {
 std::vector<OperationNeed> outside_needs(FileId file, const OutsideChange& change);
 
 // Only reads: may run on a thread that should not wait long.
+// The file that the operation may make longer.
+std::optional<FileId> may_grow(const Operation& operation);
+
 bool is_quick(const Operation& operation);
 // Only lets go of something; never refused for lack of room.
 bool gives_up(const Operation& operation);

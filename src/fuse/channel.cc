@@ -227,8 +227,8 @@ Status Channel::push_size(uint64_t node, uint64_t size) const {
   out.nodeid = node;
   out.offset = size - 1;
   out.size = 1;
-  const Status pushed = absent_is_done(
-      notify(FUSE_NOTIFY_STORE, {bytes_of(out), std::span<const std::byte>(unreadable(), 1)}));
+  const Status pushed =
+      notify(FUSE_NOTIFY_STORE, {bytes_of(out), std::span<const std::byte>(unreadable(), 1)});
   if (!pushed && pushed.error().code == EFAULT)
     return {};  // the size is raised, nothing was copied
   return pushed;

@@ -237,11 +237,15 @@ Status Lane::handle(const FrameReader::Frame& frame) {
     case FrameType::Fetch:
     case FrameType::Release:
     case FrameType::Call:
+    case FrameType::Announce:
+    case FrameType::SizeShown:
     case FrameType::Grant:
     case FrameType::Recall:
     case FrameType::FlushAck:
     case FrameType::FetchReply:
     case FrameType::Reply:
+    case FrameType::ShowSize:
+    case FrameType::Announced:
       break;
   }
   if (frame.preamble.sequence != received() + 1)

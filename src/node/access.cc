@@ -39,8 +39,12 @@ ToAgent refusal(const ToHome& message, int error) {
                  return FetchReply{.file = m.file, .fetch = m.fetch, .error = error};
                },
                [&](const Call& m) -> ToAgent { return Reply{.call = m.call, .error = error}; },
+               [](const Announce& m) -> ToAgent {
+                 return Announced{.file = m.file, .announcement = m.announcement};
+               },
                // Nobody waits for an answer to these.
                [](const RecallAck&) -> ToAgent { return Reply{}; },
+               [](const SizeShown&) -> ToAgent { return Reply{}; },
                [](const Release&) -> ToAgent { return Reply{}; }},
       message);
 }
@@ -48,17 +52,19 @@ ToAgent refusal(const ToHome& message, int error) {
 bool gives_up_only(const ToHome& message) {
   if (auto* call = std::get_if<Call>(&message))
     return std::holds_alternative<LeaveCall>(call->operation);
-  return std::holds_alternative<RecallAck>(message) || std::holds_alternative<Release>(message);
+  return std::holds_alternative<RecallAck>(message) || std::holds_alternative<SizeShown>(message) ||
+         std::holds_alternative<Release>(message);
 }
 
 bool writes(const ToHome& message) {
-  return std::visit(Overload{[](const LeaseRequest& m) {
-                               return m.mode == LeaseMode::Exclusive || m.mode == LeaseMode::Update;
-                             },
-                             [](const Flush&) { return true; },
-                             [](const Call& m) { return changes_something(m.operation); },
-                             [](const auto&) { return false; }},
-                    message);
+  return std::visit(
+      Overload{[](const LeaseRequest& m) {
+                 return m.mode == LeaseMode::Exclusive || m.mode == LeaseMode::Update;
+               },
+               [](const Flush&) { return true; }, [](const Announce&) { return true; },
+               [](const Call& m) { return changes_something(m.operation); },
+               [](const auto&) { return false; }},
+      message);
 }
 
 }  // namespace

@@ -95,6 +95,7 @@ TEST(AccessTest, WhoMayNotReadGetsNothing) {
     for (const ToHome& m : messages) EXPECT_EQ(error_of(none, m), EACCES);
   EXPECT_EQ(error_of(none, RecallAck{.file = kFile}), -1);
   EXPECT_EQ(error_of(none, Release{.file = kFile}), -1);
+  EXPECT_EQ(error_of(none, SizeShown{.file = kFile}), -1);
   EXPECT_EQ(error_of(none, Call{.operation = LeaveCall{kFile}}), 0) << "whoever goes may say so";
   EXPECT_FALSE(none.may_read(0));
   EXPECT_TRUE(none.may_read(1));
@@ -112,6 +113,14 @@ TEST(AccessTest, WhoMayOnlyReadChangesNothing) {
   // The lists are for others than the node itself.
   for (const ToHome& m : writes())
     EXPECT_EQ(error_of(NodeRights::own({{.readers = {{}}, .writers = {{}}}, {}}), m), 0);
+}
+
+TEST(AccessTest, WhatAReaderAnnouncesNobodyIsShown) {
+  const NodeRights reader = rights({.read_only = true});
+  ToHome announce = Announce{.file = kFile, .announcement = 3, .size = 9};
+  const NodeRights::Verdict verdict = reader.judge(announce);
+  ASSERT_TRUE(std::holds_alternative<ToAgent>(verdict));
+  EXPECT_EQ(std::get<Announced>(std::get<ToAgent>(verdict)).announcement, 3u);
 }
 
 TEST(AccessTest, WhatAReaderSaysToHaveChangedInItsAcksIsLeftOut) {

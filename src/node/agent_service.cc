@@ -140,15 +140,9 @@ void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<Af
                 if (auto done = environment_.notify_channel()->invalidate_attributes(*node); !done)
                   spdlog::debug("attributes of an inode: {}", done.error().what);
             },
-            [&](PushSize& a) {
-              environment_.purge_threads->submit([this, a] {
-                if (const auto node = environment_.inodes->find(this, a.file))
-                  if (auto done = environment_.notify_channel()->push_size(*node, a.size); !done)
-                    spdlog::debug("push of a size: {}", done.error().what);
-                with(shard_of(a.file), [&](Agent& agent, Instant now, AgentActions& next) {
-                  agent.size_pushed(now, a.push, a.file, next);
-                });
-              });
+            [&](PushSize& a) { environment_.purge_threads->submit([this, a] { push_size(a); }); },
+            [&](LookAtSize& a) {
+              environment_.purge_threads->submit([this, a] { look_at_size(a); });
             },
             [&](SettleSize& a) { environment_.purge_threads->submit([this, a] { settle(a); }); },
             [&](SendToHome& a) {
@@ -368,7 +362,7 @@ void AgentService::write_back(FileId file, uint64_t offset, Bytes bytes) {
   });
 }
 
-void AgentService::open(FileId file, bool may_map, Then then, uint32_t tid) {
+void AgentService::open(FileId file, Opening opening, Then then, uint32_t tid) {
   Shard& shard = shard_of(file);
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
     agent.open(
@@ -376,13 +370,13 @@ void AgentService::open(FileId file, bool may_map, Then then, uint32_t tid) {
         add_pending(
             shard,
             {.file = file, .waiting = {nullptr, 0, tid}, .then = std::move(then), .what = "open"}),
-        file, may_map, actions);
+        file, opening, actions);
   });
 }
 
-void AgentService::close(FileId file, bool may_map) {
+void AgentService::close(FileId file, Opening opening) {
   with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) {
-    agent.close(now, file, may_map, actions);
+    agent.close(now, file, opening, actions);
   });
 }
 
@@ -428,9 +422,50 @@ void AgentService::truncate_done(FileId file, bool done, uint64_t size, bool und
 }
 
 void AgentService::size_told(FileId file, uint64_t size) {
-  Shard& shard = shard_of(file);
-  std::lock_guard lock(shard.mutex);
-  shard.agent.size_told(file, size);
+  with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) {
+    agent.size_told(now, file, size, actions);
+  });
+}
+
+// An inode that is open and that the kernel does not know is one whose CREATE has just been
+// answered.
+void AgentService::push_size(const PushSize& wanted) {
+  bool there = false;
+  for (int64_t pause_us = 50;; pause_us *= 2) {
+    if (const auto node = environment_.inodes->find(this, wanted.file)) {
+      const Status done = environment_.notify_channel()->push_size(*node, wanted.size);
+      there = done.has_value();
+      if (!there && done.error().code != ENOENT)
+        spdlog::debug("push of a size: {}", done.error().what);
+    }
+    if (there || !wanted.open || pause_us > 20'000) break;
+    std::this_thread::sleep_for(std::chrono::microseconds(pause_us));
+  }
+  with(shard_of(wanted.file), [&](Agent& agent, Instant now, AgentActions& next) {
+    agent.size_pushed(now, wanted.push, wanted.file, there, next);
+  });
+}
+
+void AgentService::look_at_size(const LookAtSize& wanted) {
+  fuse::OwnView* view = environment_.own_view();
+  const std::optional<uint64_t> node = environment_.inodes->find(this, wanted.file);
+  if (view == nullptr || !node) return;
+  const auto file = view->open(*node);
+  if (!file) {
+    spdlog::debug("size of a file: {}", file.error().what);
+    return;
+  }
+  const Instant give_up = net::EventLoop::now() + kPushPatience;
+  for (int64_t pause_us = 50; net::EventLoop::now() < give_up;
+       pause_us = std::min<int64_t>(2 * pause_us, 5'000)) {
+    if (const auto seen = fuse::OwnView::look(*file); seen && seen->size >= wanted.size) {
+      with(shard_of(wanted.file), [&](Agent& agent, Instant now, AgentActions& next) {
+        agent.size_pushed(now, wanted.push, wanted.file, true, next);
+      });
+      return;
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(pause_us));
+  }
 }
 
 // Several threads share a settle; the last of them ends it.

@@ -56,6 +56,7 @@ class AgentService {
   using Then = std::move_only_function<void(Answer)>;
   // AgentOptions::settle_ns, where sizes can be settled.
   static constexpr int64_t kSettlePatience = 100'000'000;
+  static constexpr int64_t kPushPatience = coherence::AgentOptions{}.push_patience_ns;
   using ThenReply = std::move_only_function<void(coherence::Reply&&)>;
   // Sends to the home. Remote: never blocks, and is called under a shard's lock. For this machine's
   // own home `local` is set and messages are handed over in order without a lock.
@@ -94,8 +95,8 @@ class AgentService {
   // Answers a WRITE that needs nothing first; false: nothing was done, use write(). Copies.
   bool write_now(Waiting waiting, FileId file, Placement at, std::span<const std::byte> bytes);
   void write_back(FileId file, uint64_t offset, Bytes bytes);
-  void open(FileId file, bool may_map, Then then, uint32_t tid = 0);
-  void close(FileId file, bool may_map);
+  void open(FileId file, coherence::Opening opening, Then then, uint32_t tid = 0);
+  void close(FileId file, coherence::Opening opening);
   // `own`: of a thread in OwnView::ask().
   void attributes(Waiting waiting, FileId file, bool own, Then then);
   // Another answer has the kernel take this for the file's size.
@@ -226,6 +227,8 @@ class AgentService {
   void answer(Shard& shard, coherence::Token token, Answer answer, std::vector<After>& after);
   void note_sent(Shard& shard, const coherence::ToHome& message);
   void note_received(Shard& shard, const coherence::ToAgent& message, Instant now);
+  void push_size(const coherence::PushSize& wanted);
+  void look_at_size(const coherence::LookAtSize& wanted);
   struct Settling;
   void settle(const coherence::SettleSize& wanted);
   void settled(const coherence::SettleSize& wanted);

@@ -19,10 +19,14 @@ namespace {
 // flush.
 constexpr uint32_t kCopiedMax = kPageSize;
 
-// A file handle is a number; what must be remembered of it fits into that: whether it may be mapped
-// shared and writable.
+// A file handle is a number; what must be remembered of it fits into that.
 constexpr uint64_t kHandleMayMap = 1;
-constexpr int kHandleShift = 1;
+constexpr uint64_t kHandleReads = 2;
+constexpr int kHandleShift = 2;
+
+Opening opening_of(uint64_t handle) {
+  return {.reads = (handle & kHandleReads) != 0, .may_map = (handle & kHandleMayMap) != 0};
+}
 
 AgentService::Placement placement_of(const fuse::Write& r) {
   return {.offset = r.offset, .append = (r.flags & O_APPEND) != 0, .handle = r.fh};
@@ -110,19 +114,19 @@ void FuseServer::handle(const Context& c, const fuse::SetAttr& r) {
 void FuseServer::open_file(
     const Context& c, const Inode& node, fuse::Open how,
     std::move_only_function<void(int error, uint64_t fh, uint32_t fopen_flags)> then) {
-  const uint32_t access = how.flags & O_ACCMODE;
-  const bool may_map = access == O_RDWR;
+  const uint32_t mode = how.flags & O_ACCMODE;
+  const Opening opening{.reads = mode != O_WRONLY, .may_map = mode == O_RDWR};
   // K1: what only reads uses the kernel's page cache; what writes goes to the agent with each call.
   const uint32_t fopen_flags =
-      access == O_RDONLY ? FOPEN_KEEP_CACHE : FOPEN_KEEP_CACHE | FOPEN_DIRECT_IO;
+      mode == O_RDONLY ? FOPEN_KEEP_CACHE : FOPEN_KEEP_CACHE | FOPEN_DIRECT_IO;
   const uint64_t fh = next_handle_.fetch_add(1, std::memory_order_relaxed) << kHandleShift |
-                      (may_map ? kHandleMayMap : 0);
-  auto opened = [node, may_map, fh, fopen_flags, then = std::move(then)](Answer answer) mutable {
-    if (answer.error != 0) node.agent->close(node.file, may_map);
+                      (opening.may_map ? kHandleMayMap : 0) | (opening.reads ? kHandleReads : 0);
+  auto opened = [node, opening, fh, fopen_flags, then = std::move(then)](Answer answer) mutable {
+    if (answer.error != 0) node.agent->close(node.file, opening);
     then(answer.error, fh, fopen_flags);
   };
   if ((how.flags & O_TRUNC) == 0) {
-    node.agent->open(node.file, may_map, std::move(opened), c.pid);
+    node.agent->open(node.file, opening, std::move(opened), c.pid);
     return;
   }
   SetAttributesCall call;
@@ -130,15 +134,15 @@ void FuseServer::open_file(
   call.has_size = true;
   call.clear_suid = how.kill_suidgid;
   truncate(c, node, call, false,
-           [node, may_map, opened = std::move(opened)](Reply&& reply) mutable {
+           [node, opening, opened = std::move(opened)](Reply&& reply) mutable {
              if (reply.error != 0) {
-               node.agent->open(node.file, may_map,
+               node.agent->open(node.file, opening,
                                 [opened = std::move(opened), error = reply.error](Answer) mutable {
                                   opened(Answer{.error = error});
                                 });
                return;
              }
-             node.agent->open(node.file, may_map, std::move(opened));
+             node.agent->open(node.file, opening, std::move(opened));
            });
 }
 
@@ -266,7 +270,7 @@ void FuseServer::handle(const Context& c, const fuse::Flush& r) {
 void FuseServer::handle(const Context& c, const fuse::Release& r) {
   if (auto node = inodes_.get(c.node)) {
     release_handle_locks(*node, r.fh);
-    node->agent->close(node->file, (r.fh & kHandleMayMap) != 0);
+    node->agent->close(node->file, opening_of(r.fh));
   }
   (void)c.channel->reply(c.unique);
 }

@@ -246,7 +246,8 @@ void FuseServer::created(const Context& c, const Inode& inode, fuse::Open how) {
     inode.agent->attributes(
         {}, inode.file, false, [this, c, inode, how, fh, fopen_flags](Answer answer) {
           if (answer.error != 0) {
-            inode.agent->close(inode.file, (how.flags & O_ACCMODE) == O_RDWR);
+            inode.agent->close(inode.file, {.reads = (how.flags & O_ACCMODE) != O_WRONLY,
+                                            .may_map = (how.flags & O_ACCMODE) == O_RDWR});
             forget(inode.node, 1);
             (void)c.channel->reply_error(c.unique, answer.error);
             return;

@@ -169,6 +169,10 @@ void HomeService::receive_now(NodeId node, ToHome&& message) {
       if (auto it = sent_recalls_.find(ack->recall);
           it != sent_recalls_.end() && it->second.node == node)
         sent_recalls_.erase(it);
+    if (const auto* shown = std::get_if<SizeShown>(&message))
+      if (auto it = sent_recalls_.find(shown->show);
+          it != sent_recalls_.end() && it->second.node == node)
+        sent_recalls_.erase(it);
     std::visit(Overload{[](Call&) {}, [&](auto& m) { home_.receive(node, std::move(m), actions); }},
                message);
     enqueue(std::move(actions), touched);
@@ -435,6 +439,29 @@ void HomeService::enqueue(HomeActions&& actions, std::vector<FileId>& touched) {
                        } else {
                          advance(id);
                        }
+                       return true;
+                     });
+                   },
+                   [&](SendShowSize& a) {
+                     sent_recalls_.insert_or_assign(a.show.show,
+                                                    SentRecall{a.node, net::EventLoop::now()});
+                     touched.push_back(a.show.file);
+                     queues_.push(a.show.file, [this, a](bool) {
+                       deliver_(a.node, a.show.file, a.show);
+                       return true;
+                     });
+                   },
+                   [&](SendAnnounced& a) {
+                     touched.push_back(a.announced.file);
+                     queues_.push(a.announced.file, [this, a](bool) {
+                       deliver_(a.node, a.announced.file, a.announced);
+                       return true;
+                     });
+                   },
+                   [&](SizesShown& a) {
+                     touched.push_back(a.file);
+                     queues_.push(a.file, [this, id = a.operation](bool) {
+                       all_know(id);
                        return true;
                      });
                    },
@@ -706,8 +733,12 @@ bool HomeService::gather(int64_t patience_ms) {
 }
 
 void HomeService::execute(Running& running) {
+  const FileId file = file_of(running.call.operation);
   if (running.only_takes) {
-    end(running, Outcome{});
+    Result<Outcome> nothing{Outcome{}};
+    if (running.only_takes == Why::ChangedOutside && announce(running, file, std::nullopt, nothing))
+      return;
+    end(running, std::move(nothing));
     return;
   }
   // Whoever asked for it may have asked again since, in another session, and gone on.
@@ -715,21 +746,32 @@ void HomeService::execute(Running& running) {
     end(running, fail(ECONNRESET));
     return;
   }
+  std::optional<uint64_t> before;
+  if (may_grow(running.call.operation) == file) {
+    bool watched = false;
+    {
+      std::lock_guard lock(mutex_);
+      watched = home_.watched(file, running.node);
+    }
+    if (watched)
+      if (const auto attributes = store_of(file)->stat(file)) before = attributes->size;
+  }
+  Result<Outcome> outcome = carry_out(running);
+  if (before && outcome && announce(running, file, before, outcome)) return;
+  end(running, std::move(outcome));
+}
+
+Result<Outcome> HomeService::carry_out(const Running& running) {
   store::Store& store = *store_of(file_of(running.call.operation));
-  if (!call_log_ || running.node.value == 0 || is_repeatable(running.call.operation)) {
-    end(running, store.execute(running.call.caller, running.call.operation));
-    return;
-  }
+  if (!call_log_ || running.node.value == 0 || is_repeatable(running.call.operation))
+    return store.execute(running.call.caller, running.call.operation);
   const CallLog::Key key{incarnation_of_(running.node), running.call.call};
-  if (auto before = done_before(running, key)) {
-    end(running, std::move(*before));
-    return;
-  }
+  if (auto before = done_before(running, key)) return std::move(*before);
   call_log_->begin(key);
   auto outcome = store.execute(running.call.caller, running.call.operation);
   const auto* offset = outcome ? std::get_if<Offset>(&*outcome) : nullptr;
   call_log_->end(key, outcome ? 0 : outcome.error().code, offset != nullptr ? offset->value : 0);
-  end(running, std::move(outcome));
+  return outcome;
 }
 
 std::optional<Result<Outcome>> HomeService::done_before(const Running& running,
@@ -750,6 +792,43 @@ std::optional<Result<Outcome>> HomeService::done_before(const Running& running,
     return made(c->dir, c->name);
   if (const auto* c = std::get_if<LinkCall>(&running.call.operation)) return made(c->dir, c->name);
   return Outcome{};
+}
+
+// Whether the operation, which still holds all it has taken, must wait until other nodes' kernels
+// know how long it has made the file. `before`: nothing when nobody has looked.
+bool HomeService::announce(Running& running, FileId file, std::optional<uint64_t> before,
+                           Result<Outcome>& outcome) {
+  const auto attributes = store_of(file)->stat(file);
+  if (!attributes || !S_ISREG(attributes->mode)) return false;
+  const auto pages = [](uint64_t size) { return PageRange::of_bytes(0, size).end; };
+  if (pages(attributes->size) <= pages(before.value_or(0))) return false;
+  const std::optional<NodeId> caller =
+      running.only_takes ? std::nullopt : std::optional(running.node);
+  std::vector<FileId> touched;
+  {
+    std::lock_guard lock(mutex_);
+    HomeActions actions;
+    if (!home_.watched(file, caller)) return false;
+    running.held_back = std::move(outcome);
+    // From here on it may be ended by another thread.
+    if (!home_.announce(running.id, file, attributes->size, caller, actions)) {
+      outcome = std::move(*std::exchange(running.held_back, std::nullopt));
+      return false;
+    }
+    enqueue(std::move(actions), touched);
+  }
+  pump(touched);
+  return true;
+}
+
+void HomeService::all_know(OperationId id) {
+  Running* running = nullptr;
+  {
+    std::lock_guard lock(operations_mutex_);
+    running = operations_.at(id).get();
+  }
+  Result<Outcome> outcome = std::move(*running->held_back);
+  end(*running, std::move(outcome));
 }
 
 void HomeService::end(Running& running, Result<Outcome> outcome) {

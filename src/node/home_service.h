@@ -119,6 +119,8 @@ class HomeService {
     size_t held = 0;
     bool second_part = false;
     std::atomic<bool> abandoned{false};  // its node's session is over
+    // K16: done, and not answered before every kernel knows the new size.
+    std::optional<Result<coherence::Outcome>> held_back = {};
     std::optional<Why> only_takes;  // its leases, and does nothing with them: nobody waits for it
     Instant since;
   };
@@ -135,6 +137,11 @@ class HomeService {
                   coherence::Outcome outcome, std::vector<FileId>& touched);
   void advance(coherence::OperationId id);
   void execute(Running& running);
+  // Once for each call, also when it is asked for again after a restart of this daemon.
+  Result<coherence::Outcome> carry_out(const Running& running);
+  bool announce(Running& running, FileId file, std::optional<uint64_t> before,
+                Result<coherence::Outcome>& outcome);
+  void all_know(coherence::OperationId id);
   void refuse(coherence::OperationId id, int error);  // the home cannot let it have its pieces
   void end(Running& running, Result<coherence::Outcome> outcome);
   // Under mutex_: puts the actions into their files' queues and notes the files in `touched`.

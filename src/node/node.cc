@@ -836,6 +836,7 @@ control::NodeStatus NodeDaemon::status() const {
   set("recalls_received", statistics.recalls);
   set("purges", statistics.purges);
   set("size_pushes", statistics.size_pushes);
+  set("size_announcements", statistics.announcements);
   set("fetches", statistics.fetches);
   set("flushes", statistics.flushes);
   set("flush_bytes", statistics.flush_bytes);

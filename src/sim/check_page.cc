@@ -183,11 +183,12 @@ std::optional<std::string> check_sizes(std::span<const SizeOp> ops) {
   for (const SizeOp& read : ops) {
     if (is_source(read)) continue;
     if (!size_possible(ops, read)) {
-      return fmt::format("the size {} {} seen in [{}, {}] was not the file's size then",
+      return fmt::format("the size {} {} seen{}{} in [{}, {}] was not the file's size then",
                          read.kind == Kind::AtLeast  ? ">="
                          : read.kind == Kind::AtMost ? "<="
                                                      : "==",
-                         read.size, read.begin, read.end);
+                         read.size, *read.what == 0 ? "" : " by a ", read.what, read.begin,
+                         read.end);
     }
     if (any_set || read.kind != Kind::Read) continue;  // without truncations a size never falls
     for (const SizeOp& other : ops) {

@@ -180,6 +180,12 @@ void History::saw_size(uint32_t file, Interval when, uint64_t size) {
     it->second.sizes.push_back({when.begin, when.end, SizeOp::Kind::Read, size});
 }
 
+void History::ended_before(uint32_t file, Interval when, uint64_t offset) {
+  ++operations_;
+  if (auto it = registers_.find(file); it != registers_.end())
+    it->second.sizes.push_back({when.begin, when.end, SizeOp::Kind::AtMost, offset, when.what});
+}
+
 void History::synced(uint32_t file, Interval when, std::span<const std::byte> disk) {
   auto it = registers_.find(file);
   if (it == registers_.end()) return;

@@ -45,6 +45,7 @@ struct SizeOp {
   uint64_t begin = 0, end = 0;
   Kind kind = Kind::Read;
   uint64_t size = 0;
+  const char* what = "";
 };
 // Whether the file can have had such a size at some moment of the reading operation's interval.
 bool size_possible(std::span<const SizeOp> operations, const SizeOp& reading);
@@ -84,6 +85,8 @@ class History {
             std::span<const std::byte> bytes, bool tells_size = true);
   void truncated(uint32_t file, Interval when, uint64_t size);
   void saw_size(uint32_t file, Interval when, uint64_t size);
+  // A mapping was told that the file has nothing from there on.
+  void ended_before(uint32_t file, Interval when, uint64_t offset);
   void synced(uint32_t file, Interval when, std::span<const std::byte> disk);
   // The end of the world: what the disk has is what everybody would read from now on.
   void register_file_ended(uint32_t file, std::span<const std::byte> disk);

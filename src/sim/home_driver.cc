@@ -25,8 +25,10 @@ FileId file_of_action(const HomeAction& action) {
                [](const ApplyAttributes& a) { return a.file; },
                [](const ServeFetch& a) { return a.fetch.file; },
                [](const OperationReady& a) { return a.file; },
-               [](const PinFile& a) { return a.file; }, [](const UnpinFile& a) { return a.file; },
-               [](const FileIdle& a) { return a.file; },
+               [](const SendShowSize& a) { return a.show.file; },
+               [](const SendAnnounced& a) { return a.announced.file; },
+               [](const SizesShown& a) { return a.file; }, [](const PinFile& a) { return a.file; },
+               [](const UnpinFile& a) { return a.file; }, [](const FileIdle& a) { return a.file; },
                [](const CloseSession&) { return FileId{}; }},
       action);
 }
@@ -194,6 +196,9 @@ void HomeDriver::perform(FileId id, HomeAction& action) {
                  send_(a.node, id, std::move(reply));
                },
                [&](OperationReady& a) { operation_ready(a); },
+               [&](SendShowSize& a) { send_(a.node, id, a.show); },
+               [&](SendAnnounced& a) { send_(a.node, id, a.announced); },
+               [&](SizesShown& a) { end(a.operation, truncations_.at(a.operation)); },
                [&](PinFile&) {
                  if (file.pinned) scheduler_.fail("PinFile twice");
                  file.pinned = true;
@@ -215,9 +220,12 @@ void HomeDriver::operation_ready(const OperationReady& ready) {
   const Truncation t = it->second;
   HomeActions actions;
   if (t.of_nobody && (ready.error != 0 || t.asked == t.needs.size())) {
-    truncations_.erase(it);
-    home_.finish(ready.operation, t.file, actions);
-    take(actions);
+    if (ready.error == 0 &&
+        home_.announce(ready.operation, t.file, files_[t.file].disk.size(), {}, actions)) {
+      take(actions);
+      return;
+    }
+    end(ready.operation, t);
     return;
   }
   if (ready.error != 0) {
@@ -239,11 +247,28 @@ void HomeDriver::operation_ready(const OperationReady& ready) {
     return;
   }
   scheduler_.trace(-1, number(t.file), "disk    truncated to {} for n{}", t.size, t.node.value);
-  truncations_.erase(it);
   File& file = files_[t.file];
+  const auto pages = [](uint64_t size) { return PageRange::of_bytes(0, size).end; };
+  const bool grows = pages(file.disk.size()) < pages(t.size);
   file.disk.resize(t.size);
   file.mtime = scheduler_.wall();
-  home_.finish(ready.operation, t.file, actions);
+  if (grows && home_.announce(ready.operation, t.file, t.size, t.node, actions)) {
+    take(actions);
+    return;
+  }
+  end(ready.operation, t);
+}
+
+void HomeDriver::end(OperationId id, const Truncation& operation) {
+  const Truncation t = operation;
+  HomeActions actions;
+  truncations_.erase(id);
+  home_.finish(id, t.file, actions);
+  if (t.of_nobody) {
+    take(actions);
+    return;
+  }
+  File& file = files_[t.file];
   Reply reply;
   reply.call = t.call;
   reply.outcome = Node{t.file, stat(t.file, file)};
@@ -297,7 +322,7 @@ std::string describe(const ToHome& message) {
             return fmt::format("ack {} gives {} seen {}{}", m.recall, text(m.given), m.seen,
                                m.attributes.has_size ? fmt::format(" size {}", m.attributes.size)
                                                      : std::string()) +
-                   (m.busy ? " BUSY" : "");
+                   (m.watches ? " watches" : "") + (m.busy ? " BUSY" : "");
           },
           [](const Flush& m) {
             std::string out = fmt::format("flush {}", m.flush);
@@ -308,6 +333,10 @@ std::string describe(const ToHome& message) {
           },
           [](const Fetch& m) { return fmt::format("fetch {} {}", m.fetch, text(m.range)); },
           [](const Release& m) { return fmt::format("release seen {}", m.seen); },
+          [](const Announce& m) {
+            return fmt::format("announce {} size {}", m.announcement, m.size);
+          },
+          [](const SizeShown& m) { return fmt::format("size shown {}", m.show); },
           [](const Call& m) {
             return fmt::format("call {} set size {}", m.call,
                                std::get<SetAttributesCall>(m.operation).size);
@@ -330,6 +359,10 @@ std::string describe(const ToAgent& message) {
           [](const Recall& m) {
             return fmt::format("recall {} {} to {} {}", m.recall, text(m.resource), name_of(m.to),
                                text(m.range));
+          },
+          [](const ShowSize& m) { return fmt::format("show size {} {}", m.show, m.size); },
+          [](const Announced& m) {
+            return fmt::format("announced {}{}", m.announcement, m.watched ? " watched" : "");
           },
           [](const FlushAck& m) { return fmt::format("flushed {} error {}", m.flush, m.error); },
           [](const FetchReply& m) {

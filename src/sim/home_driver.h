@@ -61,6 +61,7 @@ class HomeDriver {
   void perform(FileId id, coherence::HomeAction& action);
   void fill_data(File& file, PageRange range, uint64_t& offset, Bytes& data) const;
   void operation_ready(const coherence::OperationReady& ready);
+  void end(coherence::OperationId id, const Truncation& t);
   void write_attributes(File& file, const coherence::DirtyAttributes& attributes);
   Attributes stat(FileId id, const File& file) const;
 

@@ -37,8 +37,8 @@ class Daemon {
                         uint64_t handle) = 0;
   virtual void on_write_back(FileId file, uint64_t offset,
                              Bytes bytes) = 0;  // answered when it returns
-  virtual void on_open(Token token, FileId file, bool may_map) = 0;
-  virtual void on_release(FileId file, bool may_map) = 0;
+  virtual void on_open(Token token, FileId file, bool reads, bool may_map) = 0;
+  virtual void on_release(FileId file, bool reads, bool may_map) = 0;
   virtual void on_get_attributes(Token token, FileId file, bool own) = 0;
   virtual void on_fsync(Token token, FileId file) = 0;
   virtual void on_set_size(Token token, FileId file, uint64_t size) = 0;
@@ -52,6 +52,7 @@ struct Answer {
   uint64_t offset = 0;
   uint64_t length = 0;
   Attributes attributes;
+  bool early = false;      // a write: its caller was killed and does not wait for all of it
   bool may_cache = false;  // attributes: until they are dropped
   bool size_was_pushed =
       false;  // these attributes were read when the push of their size was asked for
@@ -72,7 +73,7 @@ struct KernelOptions {
 
 struct KernelCounts {
   uint64_t hits = 0, fills = 0, refaults = 0, write_backs = 0, purges = 0, purge_blocks = 0,
-           reclaims = 0, forgets = 0, stores = 0, held_back = 0, attribute_hits = 0;
+           reclaims = 0, forgets = 0, stores = 0, held_back = 0, attribute_hits = 0, bus_errors = 0;
 
   KernelCounts& operator+=(const KernelCounts& c) {
     hits += c.hits;
@@ -86,6 +87,7 @@ struct KernelCounts {
     stores += c.stores;
     held_back += c.held_back;
     attribute_hits += c.attribute_hits;
+    bus_errors += c.bus_errors;
     return *this;
   }
 };
@@ -114,6 +116,7 @@ class ModelKernel {
   struct Written {
     uint64_t offset = 0;
     int32_t error = 0;
+    bool early = false;  // done, but its caller was killed: it never returns
   };
   Co<Written> write_direct(uint32_t file, uint64_t offset, Bytes bytes, bool append,
                            bool interrupted);
@@ -141,6 +144,8 @@ class ModelKernel {
   // idea of the size (AT_STATX_DONT_SYNC).
   Co<> own_stat(FileId file);
   bool size_at_most(FileId file, uint64_t size);
+  bool size_at_least(FileId file, uint64_t size);
+  bool knows(FileId file) { return inode(static_cast<uint32_t>(file.inode - 1)).known; }
   Co<> inode_lock_passes(FileId file);
 
   // ---- background of the machine ----
@@ -246,7 +251,8 @@ class ModelKernel {
   Co<> look_up(Inode& in);  // every call comes through it: counts a user
   Co<> refresh_attributes(Inode& in, Attributes& out, bool own = false);
   Co<> drop_handle(Inode& in, Handle* handle);
-  Co<> release(Inode& in, bool may_map);
+  Co<> release(Inode& in, bool reads, bool may_map);
+  void bus_error(const Inode& in, uint64_t begin, uint64_t page, const char* what);
 
   Scheduler& scheduler_;
   History& history_;

@@ -51,7 +51,8 @@ void Node::perform(FileId file, AgentAction& action) {
           [&](ReplyWritten& a) {
             scheduler_.trace(number(), f, "agent   wrote t{} at {}+{}", a.token, a.offset,
                              a.length);
-            kernel_.answer(a.token, Answer{.offset = a.offset, .length = a.length});
+            kernel_.answer(a.token,
+                           Answer{.offset = a.offset, .length = a.length, .early = interrupting_});
           },
           [&](ReplyOpened& a) {
             scheduler_.trace(number(), f, "agent   opened t{}", a.token);
@@ -109,6 +110,10 @@ void Node::perform(FileId file, AgentAction& action) {
             kernel_.push_begins(a.file, a.size);
             scheduler_.spawn(run_push(a.push, a.file, a.size));
           },
+          [&](LookAtSize& a) {
+            scheduler_.trace(number(), f, "agent   looks for size {}", a.size);
+            scheduler_.spawn(look_at_size(a));
+          },
           [&](SettleSize& a) {
             scheduler_.trace(number(), f, "agent   settles size {}, s{}{}", a.size, a.settle,
                              a.behind_truncation ? " behind a truncation" : "");
@@ -125,13 +130,30 @@ void Node::perform(FileId file, AgentAction& action) {
 
 Co<> Node::run_push(uint64_t id, FileId file, uint64_t size) {
   co_await scheduler_.sleep(Delay::KernelQueue);
+  const bool there = kernel_.knows(file);
   co_await kernel_.push_size(file, size);
   co_await scheduler_.sleep(Delay::PurgeReport);
+  push_ended(id, file, there);
+}
+
+void Node::push_ended(uint64_t id, FileId file, bool there) {
   AgentActions actions;
-  agent_.size_pushed(scheduler_.now(), id, file, actions);
+  agent_.size_pushed(scheduler_.now(), id, file, there, actions);
   after_push_ = true;
   take(file, actions);
   after_push_ = false;
+}
+
+Co<> Node::look_at_size(LookAtSize wanted) {
+  const Instant give_up = scheduler_.now() + settle_ns_;
+  for (int64_t pause_ns = 2'000; scheduler_.now() < give_up; pause_ns *= 2) {
+    if (kernel_.size_at_least(wanted.file, wanted.size)) {
+      co_await scheduler_.sleep(Delay::PurgeReport);
+      push_ended(wanted.push, wanted.file, true);
+      co_return;
+    }
+    co_await Scheduler::Sleep{scheduler_, pause_ns};
+  }
 }
 
 // One helper asks until it is seen that the size is there, and goes away; each question may stay in
@@ -286,15 +308,15 @@ void Node::on_write_back(FileId file, uint64_t offset, Bytes bytes) {
   take(file, actions);
 }
 
-void Node::on_open(Token token, FileId file, bool may_map) {
+void Node::on_open(Token token, FileId file, bool reads, bool may_map) {
   AgentActions actions;
-  agent_.open(scheduler_.now(), token, file, may_map, actions);
+  agent_.open(scheduler_.now(), token, file, {.reads = reads, .may_map = may_map}, actions);
   take(file, actions);
 }
 
-void Node::on_release(FileId file, bool may_map) {
+void Node::on_release(FileId file, bool reads, bool may_map) {
   AgentActions actions;
-  agent_.close(scheduler_.now(), file, may_map, actions);
+  agent_.close(scheduler_.now(), file, {.reads = reads, .may_map = may_map}, actions);
   take(file, actions);
 }
 
@@ -320,7 +342,9 @@ void Node::on_set_size(Token token, FileId file, uint64_t size) {
 void Node::on_interrupt(Token token, FileId file) {
   AgentActions actions;
   agent_.interrupt(scheduler_.now(), token, file, actions);
+  interrupting_ = true;
   take(file, actions);
+  interrupting_ = false;
 }
 
 void Node::on_forget(FileId file) {

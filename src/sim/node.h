@@ -39,8 +39,8 @@ class Node final : public Daemon {
   void on_write(Token token, FileId file, uint64_t offset, Bytes bytes, bool append,
                 uint64_t handle) override;
   void on_write_back(FileId file, uint64_t offset, Bytes bytes) override;
-  void on_open(Token token, FileId file, bool may_map) override;
-  void on_release(FileId file, bool may_map) override;
+  void on_open(Token token, FileId file, bool reads, bool may_map) override;
+  void on_release(FileId file, bool reads, bool may_map) override;
   void on_get_attributes(Token token, FileId file, bool own) override;
   void on_fsync(Token token, FileId file) override;
   void on_set_size(Token token, FileId file, uint64_t size) override;
@@ -57,6 +57,8 @@ class Node final : public Daemon {
   void take(FileId file, coherence::AgentActions& actions);
   void perform(FileId file, coherence::AgentAction& action);
   Co<> run_push(uint64_t id, FileId file, uint64_t size);
+  Co<> look_at_size(coherence::LookAtSize wanted);
+  void push_ended(uint64_t id, FileId file, bool there);
   Co<> run_settle(coherence::SettleSize settle);
   Co<> end_settle(coherence::SettleSize settle, std::shared_ptr<uint32_t> asking);
   Co<> run_purge(coherence::PurgeId id, FileId file, PageRange range);
@@ -76,6 +78,7 @@ class Node final : public Daemon {
   Condition purge_slot_;
   std::optional<Instant> tick_at_;
   int64_t settle_ns_ = 0;
+  bool interrupting_ = false;
   bool after_push_ = false;  // while the agent hears that a push is done: the attributes it tells
                              // now may be older than others
 };

@@ -264,7 +264,7 @@ Co<> Process::write(uint32_t file) {
   if (written.error != 0)
     scheduler_.fail(fmt::format("no errors in this world: a write on n{} was answered {}",
                                 node_number_, written.error));
-  const uint64_t end = history_.tick();
+  const uint64_t end = written.early ? kNever : history_.tick();
   scheduler_.trace(node_number_, static_cast<int>(file), "process {} wrote w{} {}+{} [{}, {}]",
                    number_, number, offset, length, begin, end);
   history_.wrote(file, {begin, end, "write", node_number_}, offset, length, number);
@@ -287,7 +287,7 @@ Co<> Process::append(uint32_t file) {
   if (written.error != 0)
     scheduler_.fail(fmt::format("no errors in this world: an append on n{} was answered {}",
                                 node_number_, written.error));
-  const uint64_t end = history_.tick();
+  const uint64_t end = written.early ? kNever : history_.tick();
   scheduler_.trace(node_number_, static_cast<int>(file), "process {} appended w{} {}+{} [{}, {}]",
                    number_, number, written.offset, length, begin, end);
   history_.appended_cells(file, {begin, end, "append", node_number_}, written.offset, length,

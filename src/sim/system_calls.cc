@@ -37,7 +37,7 @@ Co<ModelKernel::Handle*> ModelKernel::open(uint32_t file, Handle::Kind kind) {
   const Token token = upcall(in, call);
   scheduler_.trace(node_, static_cast<int>(file), "kernel  OPEN t{}{}", token,
                    kind == Handle::Kind::ReadWrite ? " read-write" : "");
-  daemon_.on_open(token, in.id, kind == Handle::Kind::ReadWrite);
+  daemon_.on_open(token, in.id, kind != Handle::Kind::WriteOnly, kind == Handle::Kind::ReadWrite);
   co_await AnswerWait{call};
   auto handle = std::make_unique<Handle>();
   handle->kind = kind;
@@ -46,12 +46,12 @@ Co<ModelKernel::Handle*> ModelKernel::open(uint32_t file, Handle::Kind kind) {
   co_return raw;
 }
 
-Co<> ModelKernel::release(Inode& in, bool may_map) {
+Co<> ModelKernel::release(Inode& in, bool reads, bool may_map) {
   co_await background_slot();
   co_await scheduler_.sleep(Delay::KernelQueue);
   scheduler_.trace(node_, static_cast<int>(in.number), "kernel  RELEASE{}",
                    may_map ? " read-write" : "");
-  daemon_.on_release(in.id, may_map);
+  daemon_.on_release(in.id, reads, may_map);
   free_background_slot();
   --in.users;
 }
@@ -59,9 +59,9 @@ Co<> ModelKernel::release(Inode& in, bool may_map) {
 Co<> ModelKernel::drop_handle(Inode& in, Handle* handle) {
   VR_CHECK(handle->users > 0);
   if (--handle->users == 0) {
-    const bool may_map = handle->kind == Handle::Kind::ReadWrite;
+    const Handle::Kind kind = handle->kind;
     in.handles.erase(handle);
-    scheduler_.spawn(release(in, may_map));
+    scheduler_.spawn(release(in, kind != Handle::Kind::WriteOnly, kind == Handle::Kind::ReadWrite));
   }
   co_return;
 }
@@ -120,6 +120,11 @@ Co<> ModelKernel::own_stat(FileId file) {
 bool ModelKernel::size_at_most(FileId file, uint64_t size) {
   const Inode& in = inode(static_cast<uint32_t>(file.inode - 1));
   return !in.known || in.size <= size;
+}
+
+bool ModelKernel::size_at_least(FileId file, uint64_t size) {
+  const Inode& in = inode(static_cast<uint32_t>(file.inode - 1));
+  return in.known && in.size >= size;
 }
 
 Co<> ModelKernel::inode_lock_passes(FileId file) {
@@ -230,6 +235,7 @@ Co<ModelKernel::Written> ModelKernel::write_direct(uint32_t file, uint64_t offse
                                   call.answer.length, length));
     }
     if (done == 0) result.offset = call.answer.offset;
+    result.early = result.early || call.answer.early;
     done += length;
   }
   if (result.error == 0) {
@@ -333,10 +339,20 @@ Co<bool> ModelKernel::fault(Inode& in, uint64_t page) {
   }
 }
 
+// A page that the file does not have: at this moment, as the kernel says.
+void ModelKernel::bus_error(const Inode& in, uint64_t begin, uint64_t page, const char* what) {
+  ++counts_.bus_errors;
+  const uint64_t end = history_.tick();
+  scheduler_.trace(node_, static_cast<int>(in.number), "kernel  SIGBUS page {} [{}, {}]", page,
+                   begin, end);
+  history_.ended_before(in.number, {begin, end, what, node_}, page << kPageShift);
+}
+
 Co<bool> ModelKernel::load(uint32_t file, uint64_t page, uint64_t cell) {
   Inode& in = inode(file);
   const uint64_t begin = history_.tick();
   const bool there = co_await fault(in, page);
+  if (!there) bus_error(in, begin, page, "SIGBUS of a load");
   // Beyond the end of the file, inside its last page, a mapping shows anything: a truncation cuts
   // the size first and the page later.
   if (!there || (page << kPageShift) + cell * kCell >= in.size) co_return false;
@@ -354,6 +370,7 @@ Co<bool> ModelKernel::store(uint32_t file, uint64_t page, uint64_t cell) {
   const uint64_t begin = history_.tick();
   for (;;) {
     const bool there = co_await fault(in, page);
+    if (!there) bus_error(in, begin, page, "SIGBUS of a store");
     // A store beyond the end of the file, inside its last page, goes nowhere.
     if (!there || (page << kPageShift) + cell * kCell >= in.size) co_return false;
     Folio* folio = find(in, page);

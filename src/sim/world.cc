@@ -73,6 +73,7 @@ void World::draw() {
   agent_options_.dirty_max_bytes = random.chance(20) ? 8192 : 256u << 20;
   agent_options_.flush_window_bytes = random.chance(20) ? 8192 : 16u << 20;
   agent_options_.settle_ns = 1'000'000'000;
+  agent_options_.push_patience_ns = 0;     // who waits for one for ever is found
   agent_options_.moment_ns = 100'000'000;  // longer than any delay
   agent_options_.mistakes = breaks_.protocol;
 

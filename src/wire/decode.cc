@@ -28,6 +28,7 @@ Result<RecallAck> decode(const fb::RecallAck& m) {
       .seen = m.seen(),
       .attributes = m.attributes() == nullptr ? DirtyAttributes{} : from_fb(*m.attributes()),
       .in_use = m.in_use(),
+      .watches = m.watches(),
       .busy = m.busy()};
   if (!valid_range(out.given) || !valid(out.attributes)) return malformed("bad recall ack");
   return out;
@@ -62,6 +63,15 @@ Result<Release> decode(const fb::Release& m) {
   return Release{.file = from_fb(*m.file()), .seen = m.seen(), .leases = m.leases()};
 }
 
+Result<Announce> decode(const fb::Announce& m) {
+  if (m.size() > kOffsetMax) return malformed("bad announcement");
+  return Announce{.file = from_fb(*m.file()), .announcement = m.announcement(), .size = m.size()};
+}
+
+Result<SizeShown> decode(const fb::SizeShown& m) {
+  return SizeShown{.file = from_fb(*m.file()), .show = m.show()};
+}
+
 Result<Call> decode(const fb::CallFrame& m, const Bytes& bulk) {
   Call out;
   out.call = m.call();
@@ -89,6 +99,7 @@ Result<Grant> decode(const fb::Grant& m, const Bytes& bulk) {
             .size_floor = m.size_floor(),
             .attributes = m.attributes() == nullptr ? Attributes{} : from_fb(*m.attributes()),
             .has_xattrs = m.has_xattrs(),
+            .watched = m.watched(),
             .data_offset = m.data_offset(),
             .data = std::move(*data)};
   if (!valid(out.resource) || !valid(out.mode) || !valid_range(out.resource, out.range) ||
@@ -107,6 +118,16 @@ Result<Recall> decode(const fb::Recall& m) {
   if (!valid(out.resource) || !valid(out.to) || !valid_range(out.resource, out.range))
     return malformed("bad recall");
   return out;
+}
+
+Result<ShowSize> decode(const fb::ShowSize& m) {
+  if (m.size() > kOffsetMax) return malformed("bad size to be shown");
+  return ShowSize{.file = from_fb(*m.file()), .show = m.show(), .size = m.size()};
+}
+
+Result<Announced> decode(const fb::Announced& m) {
+  return Announced{
+      .file = from_fb(*m.file()), .announcement = m.announcement(), .watched = m.watched()};
 }
 
 Result<FlushAck> decode(const fb::FlushAck& m) {
@@ -231,6 +252,10 @@ Result<ToHome> decode_to_home(FrameType type, std::span<const std::byte> header,
       return decode_as<ToHome, fb::Release>(header);
     case FrameType::Call:
       return decode_as<ToHome, fb::CallFrame>(header, bulk);
+    case FrameType::Announce:
+      return decode_as<ToHome, fb::Announce>(header);
+    case FrameType::SizeShown:
+      return decode_as<ToHome, fb::SizeShown>(header);
     default:
       return malformed("not a message to a home");  // every other type, known or not
   }
@@ -250,6 +275,10 @@ Result<ToAgent> decode_to_agent(FrameType type, std::span<const std::byte> heade
       return decode_as<ToAgent, fb::FetchReply>(header, bulk);
     case FrameType::Reply:
       return decode_as<ToAgent, fb::Reply>(header, bulk);
+    case FrameType::ShowSize:
+      return decode_as<ToAgent, fb::ShowSize>(header);
+    case FrameType::Announced:
+      return decode_as<ToAgent, fb::Announced>(header);
     default:
       return malformed("not a message to an agent");  // every other type, known or not
   }

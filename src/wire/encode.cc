@@ -26,8 +26,9 @@ class Encoder {
     auto file = to_fb(m.file);
     auto given = to_fb(m.given);
     auto attributes = to_fb(m.attributes);
-    return done(FrameType::RecallAck, fb::CreateRecallAck(b, &file, m.recall, &given, m.seen,
-                                                          &attributes, m.in_use, m.busy));
+    return done(FrameType::RecallAck,
+                fb::CreateRecallAck(b, &file, m.recall, &given, m.seen, &attributes, m.in_use,
+                                    m.busy, m.watches));
   }
   Result<Encoded> operator()(const Flush& m) {
     if (!valid(m.attributes)) return impossible("bad attributes in a flush");
@@ -53,6 +54,15 @@ class Encoder {
     auto file = to_fb(m.file);
     return done(FrameType::Release, fb::CreateRelease(b, &file, m.seen, m.leases));
   }
+  Result<Encoded> operator()(const Announce& m) {
+    if (m.size > kOffsetMax) return impossible("bad announcement");
+    auto file = to_fb(m.file);
+    return done(FrameType::Announce, fb::CreateAnnounce(b, &file, m.announcement, m.size));
+  }
+  Result<Encoded> operator()(const SizeShown& m) {
+    auto file = to_fb(m.file);
+    return done(FrameType::SizeShown, fb::CreateSizeShown(b, &file, m.show));
+  }
   Result<Encoded> operator()(const Call& m) {
     if (m.caller.groups.size() > kGroupsMax) return fail(EMSGSIZE, "too many groups");
     VR_TRY(operation, encode_operation(m.operation, b, bulk));
@@ -76,7 +86,7 @@ class Encoder {
                                 static_cast<uint8_t>(m.mode), &range, m.error, m.size_floor,
                                 // 120 bytes that most data grants do not need
                                 m.attributes == Attributes{} ? nullptr : &attributes, m.data_offset,
-                                &data, m.has_xattrs));
+                                &data, m.has_xattrs, m.watched));
   }
   Result<Encoded> operator()(const Recall& m) {
     if (!valid(m.resource) || !valid(m.to) || !valid_range(m.resource, m.range))
@@ -86,6 +96,15 @@ class Encoder {
     return done(FrameType::Recall,
                 fb::CreateRecall(b, &file, m.recall, static_cast<uint8_t>(m.resource),
                                  static_cast<uint8_t>(m.to), &range));
+  }
+  Result<Encoded> operator()(const ShowSize& m) {
+    if (m.size > kOffsetMax) return impossible("bad size to be shown");
+    auto file = to_fb(m.file);
+    return done(FrameType::ShowSize, fb::CreateShowSize(b, &file, m.show, m.size));
+  }
+  Result<Encoded> operator()(const Announced& m) {
+    auto file = to_fb(m.file);
+    return done(FrameType::Announced, fb::CreateAnnounced(b, &file, m.announcement, m.watched));
   }
   Result<Encoded> operator()(const FlushAck& m) {
     if (!valid_errno(m.error)) return impossible("bad flush ack");

@@ -38,8 +38,12 @@ bool may_have_bulk(FrameType type) {
     case FrameType::RecallAck:
     case FrameType::Fetch:
     case FrameType::Release:
+    case FrameType::Announce:
+    case FrameType::SizeShown:
     case FrameType::Recall:
     case FrameType::FlushAck:
+    case FrameType::ShowSize:
+    case FrameType::Announced:
       return false;
   }
   return false;
@@ -73,6 +77,10 @@ const char* to_string(FrameType type) {
       return "release";
     case FrameType::Call:
       return "call";
+    case FrameType::Announce:
+      return "announce";
+    case FrameType::SizeShown:
+      return "size_shown";
     case FrameType::Grant:
       return "grant";
     case FrameType::Recall:
@@ -83,6 +91,10 @@ const char* to_string(FrameType type) {
       return "fetch_reply";
     case FrameType::Reply:
       return "reply";
+    case FrameType::ShowSize:
+      return "show_size";
+    case FrameType::Announced:
+      return "announced";
   }
   return "unknown";
 }

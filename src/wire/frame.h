@@ -40,22 +40,26 @@ enum class FrameType : uint8_t {
   Fetch = 19,
   Release = 20,
   Call = 21,
+  Announce = 22,
+  SizeShown = 23,
   // home -> agent
   Grant = 32,
   Recall = 33,
   FlushAck = 34,
   FetchReply = 35,
   Reply = 36,
+  ShowSize = 37,
+  Announced = 38,
 };
-inline constexpr size_t kFrameTypes = 37;  // one past the highest
+inline constexpr size_t kFrameTypes = 39;  // one past the highest
 
 const char* to_string(FrameType type);
 
 constexpr bool is_to_home(FrameType type) {
-  return type >= FrameType::LeaseRequest && type <= FrameType::Call;
+  return type >= FrameType::LeaseRequest && type <= FrameType::SizeShown;
 }
 constexpr bool is_to_agent(FrameType type) {
-  return type >= FrameType::Grant && type <= FrameType::Reply;
+  return type >= FrameType::Grant && type <= FrameType::Announced;
 }
 
 struct Preamble {

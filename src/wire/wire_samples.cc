@@ -115,7 +115,8 @@ class Printer {
     fields("LeaseRequest", m.file, m.request, int(m.resource), int(m.mode), m.range, m.want_data);
   }
   void operator()(const RecallAck& m) {
-    fields("RecallAck", m.file, m.recall, m.given, m.seen, m.attributes, m.in_use, m.busy);
+    fields("RecallAck", m.file, m.recall, m.given, m.seen, m.attributes, m.in_use, m.busy,
+           m.watches);
   }
   void operator()(const Flush& m) {
     fields("Flush", m.file, m.flush, m.attributes, m.extents.size());
@@ -123,6 +124,10 @@ class Printer {
   }
   void operator()(const Fetch& m) { fields("Fetch", m.file, m.fetch, m.range); }
   void operator()(const Release& m) { fields("Release", m.file, m.seen, m.leases); }
+  void operator()(const Announce& m) { fields("Announce", m.file, m.announcement, m.size); }
+  void operator()(const SizeShown& m) { fields("SizeShown", m.file, m.show); }
+  void operator()(const ShowSize& m) { fields("ShowSize", m.file, m.show, m.size); }
+  void operator()(const Announced& m) { fields("Announced", m.file, m.announcement, m.watched); }
   void operator()(const Call& m) {
     fields("Call", m.call, m.caller.uid, m.caller.gid, m.caller.groups.size());
     for (uint32_t g : m.caller.groups) field(g);
@@ -167,7 +172,7 @@ class Printer {
 
   void operator()(const Grant& m) {
     fields("Grant", m.file, m.request, m.sequence, int(m.resource), int(m.mode), m.range, m.error,
-           m.size_floor, m.attributes, m.has_xattrs, m.data_offset, m.data);
+           m.size_floor, m.attributes, m.has_xattrs, m.watched, m.data_offset, m.data);
   }
   void operator()(const Recall& m) {
     fields("Recall", m.file, m.recall, int(m.resource), int(m.to), m.range);
@@ -247,6 +252,7 @@ std::vector<ToHome> sample_to_home() {
                                     .seen = 5,
                                     .attributes = dirty(),
                                     .in_use = true,
+                                    .watches = true,
                                     .busy = true},
                           Flush{.file = kFile,
                                 .flush = 6,
@@ -257,7 +263,9 @@ std::vector<ToHome> sample_to_home() {
                                 .attributes = dirty()},
                           Flush{.file = kFile, .flush = 7, .extents = {}, .attributes = {}},
                           Fetch{.file = kFile, .fetch = 8, .range = {7, 7}},
-                          Release{.file = kFile, .seen = 9, .leases = false}};
+                          Release{.file = kFile, .seen = 9, .leases = false},
+                          Announce{.file = kFile, .announcement = 10, .size = uint64_t{1} << 40},
+                          SizeShown{.file = kFile, .show = 11}};
   uint64_t id = 100;
   for (Operation& operation : operations()) {
     Caller caller{.uid = 1000, .gid = 100, .groups = {}};
@@ -307,6 +315,7 @@ std::vector<ToAgent> sample_to_agent() {
                 .error = 0,
                 .size_floor = 0,
                 .attributes = attributes(),
+                .watched = true,
                 .data_offset = 0,
                 .data = {}},
           refused,
@@ -320,6 +329,8 @@ std::vector<ToAgent> sample_to_agent() {
                  .resource = Resource::Entries,
                  .to = LeaseMode::None,
                  .range = kUnit},
+          ShowSize{.file = kFile, .show = 7, .size = 8193},
+          Announced{.file = kFile, .announcement = 8, .watched = true},
           FlushAck{.file = kFile, .flush = 6, .error = ENOSPC},
           FetchReply{
               .file = kFile, .fetch = 7, .error = 0, .data_offset = 100, .data = pattern(100, 4)},

@@ -1,0 +1,169 @@
+// K16: who makes a file longer waits until the kernels know that may have it mapped. A load or
+// store behind the size that a kernel has for the file is SIGBUS, and that kernel asks nobody
+// before.
+#include <algorithm>
+#include <utility>
+
+#include "coherence/file_agent.h"
+
+namespace vremote::coherence {
+namespace {
+
+// Pages that may be touched through a mapping of a file of this size.
+constexpr uint64_t pages_of(uint64_t size) { return (size + kPageSize - 1) >> kPageShift; }
+
+}  // namespace
+
+bool FileAgent::kernel_knows(Instant now, uint64_t size, uint64_t written) const {
+  // Who was answered a moment ago has taken it in.
+  if (now >= written_until_) written = std::max(written, written_end_);
+  const uint64_t told = std::min(told_size_.value_or(0), sure_size_.value_or(UINT64_MAX));
+  return pages_of(std::max(told, written)) >= pages_of(size);
+}
+
+uint64_t FileAgent::push_size(Instant now, uint64_t size, bool open, AgentActions& actions) {
+  const uint64_t id = shared_.next_id++;
+  ++shared_.statistics.size_pushes;
+  kernel_size_.told(size);
+  inode_changes(now);
+  std::optional<Instant> give_up;
+  if (shared_.options.push_patience_ns != 0) give_up = now + shared_.options.push_patience_ns;
+  size_pushes_.push_back(
+      {.id = id, .size = size, .look_at = now + shared_.options.push_look_ns, .give_up = give_up});
+  actions.push_back(PushSize{id, id_, size, open});
+  return id;
+}
+
+bool FileAgent::pushing(uint64_t push) const {
+  return push != 0 && std::any_of(size_pushes_.begin(), size_pushes_.end(),
+                                  [&](const SizePush& p) { return p.id == push; });
+}
+
+bool FileAgent::awaited_push_ended(uint64_t push, bool there) {
+  auto it = std::find_if(size_pushes_.begin(), size_pushes_.end(),
+                         [&](const SizePush& p) { return p.id == push; });
+  if (it == size_pushes_.end()) return false;
+  if (there && !it->overtaken) {
+    told_size_ = std::max(told_size_.value_or(0), it->size);
+    proved(it->size);
+  }
+  size_pushes_.erase(it);
+  return true;
+}
+
+// A push raises the size and then waits for the page with the end in it, if that is locked: by a
+// fill, or a purge that writes it back, and either may wait for whoever waits for the push. So
+// after a moment it is looked at whether the size is there.
+bool FileAgent::look_after_pushes(Instant now, AgentActions& actions) {
+  const size_t before = size_pushes_.size();
+  std::erase_if(size_pushes_,
+                [&](const SizePush& push) { return push.give_up && *push.give_up <= now; });
+  for (SizePush& push : size_pushes_) {
+    if (!push.looking && push.look_at <= now) {
+      push.looking = true;
+      actions.push_back(LookAtSize{push.id, id_, push.size});
+    }
+    if (!push.looking) wake_at(push.look_at);
+    if (push.give_up) wake_at(*push.give_up);
+  }
+  return size_pushes_.size() != before;
+}
+
+// The answer to a SETATTR sets the size whatever has come between (fuse_do_setattr), whenever its
+// asker takes it in. It holds the inode's lock until then.
+void FileAgent::size_told(Instant now, uint64_t size, AgentActions& actions) {
+  told_at_most(size);
+  kernel_size_.told(size);
+  setattr_ = {.settle = 0, .until = now + shared_.options.moment_ns};
+  if (reading_opens_ == 0 || shared_.options.settle_ns == 0 || kernel_size_.cutting(now)) return;
+  setattr_ = {.settle = shared_.next_id++, .until = now + shared_.options.settle_ns};
+  ++shared_.statistics.size_settles;
+  actions.push_back(SettleSize{setattr_->settle, id_, size, true, true});
+}
+
+bool FileAgent::setattr_under_way(Instant now) {
+  if (!setattr_) return false;
+  if (setattr_->until <= now) {
+    setattr_.reset();
+    return false;
+  }
+  wake_at(setattr_->until);
+  return true;
+}
+
+void FileAgent::show_size(const ShowSize& message) {
+  shows_.push_back({.show = message.show, .size = message.size});
+}
+
+bool FileAgent::advance_show(Instant now, Show& show, AgentActions& actions) {
+  if (pushing(show.push)) return false;
+  if (show.push == 0 && reading_opens_ > 0 && !kernel_knows(now, show.size)) {
+    if (setattr_under_way(now)) return false;
+    show.push = push_size(now, show.size, true, actions);
+    return false;
+  }
+  actions.push_back(SendToHome{SizeShown{.file = id_, .show = show.show}});
+  return true;
+}
+
+// Whether the answer to a write that has made the file longer must wait, for others or for our own
+// kernel: it takes the end of an append to be where it guesses.
+bool FileAgent::growth_must_be_known(Instant now, uint64_t before, uint64_t end,
+                                     uint64_t kernel_end) const {
+  if (pages_of(end) <= pages_of(before) || shared_.options.mistakes.has(Mistake::GrowUnannounced))
+    return false;
+  return watched_ || (reading_opens_ > 0 && !kernel_knows(now, end, kernel_end));
+}
+
+// The bytes are applied; the Attributes stay here until all know, so that the size is still true
+// when others are shown it.
+bool FileAgent::advance_growth(Instant now, Request& request, AgentActions& actions) {
+  if (!std::exchange(request.growth_begun, true)) {
+    if (reading_opens_ > 0 && !kernel_knows(now, request.grown, request.kernel_end))
+      request.size_push = push_size(now, request.grown, true, actions);
+    request.must_announce = watched_;
+  }
+  if (request.must_announce && announcing_ == 0) {
+    request.must_announce = false;
+    request.asked_message = true;
+    announcing_ = request.announcement = shared_.next_id++;
+    ++shared_.statistics.announcements;
+    actions.push_back(SendToHome{
+        Announce{.file = id_, .announcement = request.announcement, .size = request.grown}});
+  }
+  // Nobody is heard of, and programs are not to wait for that (soft_ns).
+  if (shared_.failing) {
+    answer_write(request, actions);
+    return true;
+  }
+  if (request.must_announce || (request.announcement != 0 && request.announcement == announcing_) ||
+      pushing(request.size_push))
+    return false;
+  if (turn_) turn_->until = std::min(turn_->last, now + shared_.options.append_gap_ns);
+  answer_write(request, actions);
+  return true;
+}
+
+void FileAgent::announced(const Announced& message) {
+  if (message.announcement != announcing_) return;  // from before a reset
+  announcing_ = 0;
+  watched_ = message.watched;
+}
+
+// Whoever was to be told is another home's business now. Files that are open for reading are
+// watched again as soon as that home gives their Attributes.
+void FileAgent::forget_announcements() {
+  announcing_ = 0;
+  watched_ = false;
+  shows_.clear();
+  for (Request& request : requests_) request.must_announce = false;
+  const bool asks = std::any_of(requests_.begin(), requests_.end(),
+                                [](const Request& r) { return r.kind == Kind::Open; });
+  if (reading_opens_ == 0 || asks) return;
+  Request request;
+  request.kind = Kind::Open;
+  request.opening = {};
+  requests_.push_back(std::move(request));
+}
+
+}  // namespace vremote::coherence
