@@ -1,12 +1,9 @@
 #include "faults_support.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
 
 #include "support/playground.h"
 
@@ -22,31 +19,6 @@ Nodes& FaultsTest::nodes(size_t count, const std::string& extra) {
     nodes_ = std::make_unique<Nodes>(VREMOTE_PROGRAM, dir, count, extra);
   }
   return *nodes_;
-}
-
-std::string read_all(const std::string& path) {
-  const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) return std::string("no ") + std::strerror(errno);
-  std::string text, chunk(1 << 16, '\0');
-  for (;;) {
-    const ssize_t n = ::read(fd.get(), chunk.data(), chunk.size());
-    if (n < 0) return std::string("unreadable: ") + std::strerror(errno);
-    if (n == 0) return text;
-    text.append(chunk, 0, static_cast<size_t>(n));
-  }
-}
-
-int put(const std::string& path, std::string_view content) {
-  const Fd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
-  if (!fd.valid()) return errno;
-  return ::write(fd.get(), content.data(), content.size()) == static_cast<ssize_t>(content.size())
-             ? 0
-             : errno;
-}
-
-bool exists(const std::string& path) {
-  struct stat st {};
-  return ::lstat(path.c_str(), &st) == 0;
 }
 
 pid_t in_child(const std::function<int()>& body) {

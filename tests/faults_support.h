@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "base/fd.h"
+#include "support/files.h"
 #include "support/nodes.h"
 
 namespace vremote::live {
@@ -26,10 +27,6 @@ class FaultsTest : public ::testing::Test {
   std::unique_ptr<Nodes> nodes_;
 };
 
-std::string read_all(const std::string& path);
-// Creates or replaces; errno or 0.
-int put(const std::string& path, std::string_view content);
-bool exists(const std::string& path);
 // Runs `body` in a child; its process number. `body`'s value becomes the exit status.
 pid_t in_child(const std::function<int()>& body);
 

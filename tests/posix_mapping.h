@@ -1,9 +1,12 @@
-// A shared mapping of which loads and stores may raise SIGBUS.
+// A mapping of which loads and stores may raise SIGBUS.
 #pragma once
 
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
+
+#include <atomic>
+#include <cstdint>
 
 #include "base/fd.h"
 
@@ -13,8 +16,9 @@ inline constexpr int kBoth = PROT_READ | PROT_WRITE;
 
 class Mapping {
  public:
-  Mapping(const Fd& fd, size_t size, int protection, off_t offset = 0) : size_(size) {
-    void* at = ::mmap(nullptr, size, protection, MAP_SHARED, fd.get(), offset);
+  Mapping(const Fd& fd, size_t size, int protection, off_t offset = 0, int flags = MAP_SHARED)
+      : size_(size) {
+    void* at = ::mmap(nullptr, size, protection, flags, fd.get(), offset);
     at_ = at == MAP_FAILED ? nullptr : static_cast<char*>(at);
   }
   ~Mapping() {
@@ -24,6 +28,9 @@ class Mapping {
   Mapping& operator=(const Mapping&) = delete;
   bool valid() const { return at_ != nullptr; }
   char* at() const { return at_; }
+  std::atomic_ref<uint64_t> word(size_t index) const {
+    return std::atomic_ref<uint64_t>(reinterpret_cast<uint64_t*>(at_)[index]);
+  }
 
   // The byte, or -1 for SIGBUS.
   int load(size_t offset) const {

@@ -7,41 +7,17 @@
 #include <atomic>
 #include <cstring>
 
+#include "posix_mapping.h"
 #include "posix_support.h"
 
 namespace vremote::live {
 namespace {
 
-class Mapping {
- public:
-  Mapping(const Fd& fd, size_t size, int protection, int flags) : size_(size) {
-    void* at = ::mmap(nullptr, size, protection, flags, fd.get(), 0);
-    at_ = at == MAP_FAILED ? nullptr : static_cast<char*>(at);
-  }
-  ~Mapping() {
-    if (at_ != nullptr) ::munmap(at_, size_);
-  }
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
-  bool valid() const { return at_ != nullptr; }
-  char* at() const { return at_; }
-  std::atomic_ref<uint64_t> word(size_t index) const {
-    return std::atomic_ref<uint64_t>(reinterpret_cast<uint64_t*>(at_)[index]);
-  }
-
- private:
-  char* at_ = nullptr;
-  size_t size_;
-};
-
-constexpr int kBoth = PROT_READ | PROT_WRITE;
-
 TEST_F(PosixTest, SharedMappingsOfTwoNodesAreOneMemory) {
   ASSERT_EQ(0, put(a("f"), std::string(16384, '\0')));
   Fd on_a = open_at(a("f"), O_RDWR), on_b = open_at(b("f"), O_RDWR),
      on_c = open_at(c("f"), O_RDONLY);
-  Mapping map_a(on_a, 16384, kBoth, MAP_SHARED), map_b(on_b, 16384, kBoth, MAP_SHARED),
-      map_c(on_c, 16384, PROT_READ, MAP_SHARED);
+  Mapping map_a(on_a, 16384, kBoth), map_b(on_b, 16384, kBoth), map_c(on_c, 16384, PROT_READ);
   ASSERT_TRUE(map_a.valid() && map_b.valid() && map_c.valid());
   for (uint64_t i = 1; i <= 300; ++i) {
     const size_t place = i % 4 * 512 + i % 2;
@@ -55,7 +31,7 @@ TEST_F(PosixTest, SharedMappingsOfTwoNodesAreOneMemory) {
 TEST_F(PosixTest, AStoreIsANewTimeForAllWhenMsyncReturns) {
   ASSERT_EQ(0, put(a("f"), std::string(8192, '.')));
   Fd writer = open_at(b("f"), O_RDWR);
-  Mapping map(writer, 8192, kBoth, MAP_SHARED);
+  Mapping map(writer, 8192, kBoth);
   ASSERT_TRUE(map.valid());
   for (const bool by_fsync : {false, true, false}) {
     const int64_t before = mtime_ns(stat_of(c("f")));
@@ -72,7 +48,7 @@ TEST_F(PosixTest, AStoreIsANewTimeForAllWhenMsyncReturns) {
 TEST_F(PosixTest, StoresAreSeenByReadsAndWritesByLoads) {
   ASSERT_EQ(0, put(a("f"), std::string(8192, '.')));
   Fd writer = open_at(b("f"), O_RDWR), reader = open_at(c("f"), O_RDONLY);
-  Mapping map(writer, 8192, kBoth, MAP_SHARED);
+  Mapping map(writer, 8192, kBoth);
   ASSERT_TRUE(map.valid());
   for (int i = 0; i < 50; ++i) {
     const std::string text = std::to_string(1000 + i);
@@ -90,7 +66,7 @@ TEST_F(PosixTest, StoresAreSeenByReadsAndWritesByLoads) {
 TEST_F(PosixTest, AMappingOutlivesItsHandleAndItsName) {
   ASSERT_EQ(0, put(a("f"), std::string(4096, '.')));
   Fd on_b = open_at(b("f"), O_RDWR), on_a = open_at(a("f"), O_RDONLY);
-  Mapping map(on_b, 4096, kBoth, MAP_SHARED);
+  Mapping map(on_b, 4096, kBoth);
   ASSERT_TRUE(map.valid());
   on_b.reset();
   std::memcpy(map.at(), "after close", 11);
@@ -103,7 +79,7 @@ TEST_F(PosixTest, AMappingOutlivesItsHandleAndItsName) {
 TEST_F(PosixTest, PrivateMappingsReadSharedPagesAndKeepTheirOwn) {
   ASSERT_EQ(0, put(a("f"), std::string(8192, 'o')));
   Fd fd = open_at(b("f"), O_RDONLY);
-  Mapping map(fd, 8192, kBoth, MAP_PRIVATE);
+  Mapping map(fd, 8192, kBoth, 0, MAP_PRIVATE);
   ASSERT_TRUE(map.valid());
   EXPECT_EQ('o', map.at()[5000]);
   map.at()[0] = 'p';
@@ -161,7 +137,7 @@ TEST_F(PosixTest, ReadsOfCachedPagesAskNobody) {
 TEST_F(PosixTest, AProgramSeesItsMappingGrowWithTheFile) {
   ASSERT_EQ(0, put(a("f"), std::string(4096, '1')));
   Fd on_b = open_at(b("f"), O_RDWR);
-  Mapping map(on_b, 8192, kBoth, MAP_SHARED);
+  Mapping map(on_b, 8192, kBoth);
   ASSERT_TRUE(map.valid());
   EXPECT_EQ('1', map.at()[4095]);
   ASSERT_EQ(0, write_at(on_b, 4096, std::string(4096, '2')));

@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "base/fd.h"
+#include "support/files.h"
 #include "support/playground.h"
 
 namespace vremote::live {
@@ -45,14 +46,8 @@ class PosixTest : public ::testing::Test {
 // errno of a call that failed, 0 of one that did not.
 inline int error_of(int64_t result) { return result < 0 ? errno : 0; }
 
-Fd open_at(const std::string& path, int flags, unsigned mode = 0644);
-std::string read_all(const std::string& path);
 std::string read_at(const Fd& fd, uint64_t offset, size_t length);
-// Creates or replaces; errno or 0.
-int put(const std::string& path, std::string_view content);
-int write_at(const Fd& fd, uint64_t offset, std::string_view content);
 struct stat stat_of(const std::string& path);
-bool exists(const std::string& path);
 int64_t mtime_ns(const struct stat& st);
 // A text of `size` bytes that no shift maps to itself.
 std::string pattern(size_t size, unsigned seed = 1);

@@ -8,15 +8,13 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <condition_variable>
 #include <cstring>
 #include <fstream>
 #include <map>
-#include <mutex>
 #include <optional>
 
 #include "faults_support.h"
-#include "net/agent_session.h"
+#include "net/net_world.h"
 #include "node/privileges.h"
 #include "store/handle.h"
 
@@ -53,7 +51,7 @@ class Peer {
                        .seen = seen_[recall->file]});
         return;
       }
-      note([&] {
+      journal_.note([&] {
         if (auto* reply = std::get_if<Reply>(&message))
           replies_[reply->call] = std::move(*reply);
         else if (auto* grant = std::get_if<Grant>(&message); grant && grant->request != 0)
@@ -64,16 +62,18 @@ class Peer {
           fetches_[fetched->fetch] = std::move(*fetched);
       });
     };
-    callbacks.on_connected = [this](const net::HomeInfo& info) { note([&] { info_ = info; }); };
-    callbacks.on_disconnected = [this](const Error& e) { note([&] { lost_ = e.what; }); };
-    callbacks.on_reset = [this](const std::string&) { note([&] { ++resets_; }); };
+    callbacks.on_connected = [this](const net::HomeInfo& info) {
+      journal_.note([&] { info_ = info; });
+    };
+    callbacks.on_disconnected = [this](const Error& e) { journal_.note([&] { lost_ = e.what; }); };
+    callbacks.on_reset = [this](const std::string&) { journal_.note([&] { ++resets_; }); };
     session_ = std::make_unique<net::AgentSession>(std::vector{&loop_}, options, callbacks);
     EXPECT_TRUE(session_->start());
   }
   ~Peer() { session_->stop(); }
 
   bool connected() {
-    return until([&] { return info_.has_value(); });
+    return journal_.until([&] { return info_.has_value(); });
   }
   std::vector<std::string> exports() {
     std::vector<std::string> names;
@@ -90,7 +90,7 @@ class Peer {
   Reply call(Operation operation, Caller caller = {}) {
     const uint64_t id = ++last_;
     send(Call{.call = id, .caller = std::move(caller), .operation = std::move(operation)});
-    EXPECT_TRUE(until([&] { return replies_.contains(id); }));
+    EXPECT_TRUE(journal_.until([&] { return replies_.contains(id); }));
     return replies_[id];
   }
   int error(Operation operation, Caller caller = {}) {
@@ -110,13 +110,13 @@ class Peer {
                       .mode = mode,
                       .range = resource == Resource::Data ? PageRange{0, 4} : kUnit,
                       .want_data = resource == Resource::Data});
-    EXPECT_TRUE(until([&] { return grants_.contains(id); }));
+    EXPECT_TRUE(journal_.until([&] { return grants_.contains(id); }));
     return grants_[id];
   }
   FetchReply fetch(FileId file) {
     const uint64_t id = ++last_;
     send(Fetch{.file = file, .fetch = id, .range = {0, 4}});
-    EXPECT_TRUE(until([&] { return fetches_.contains(id); }));
+    EXPECT_TRUE(journal_.until([&] { return fetches_.contains(id); }));
     return fetches_[id];
   }
   int flush(FileId file, const std::string& text) {
@@ -124,7 +124,7 @@ class Peer {
     Flush flush{.file = file, .flush = id, .extents = {}, .attributes = {}};
     flush.extents.push_back({0, Bytes::copy_of(std::as_bytes(std::span(text)))});
     send(std::move(flush));
-    EXPECT_TRUE(until([&] { return errors_.contains(id); }));
+    EXPECT_TRUE(journal_.until([&] { return errors_.contains(id); }));
     return errors_[id];
   }
   bool sends(Operation operation) {
@@ -132,28 +132,16 @@ class Peer {
   }
   void send(ToHome message) { EXPECT_TRUE(session_->send(0, message)); }
   bool thrown_out() {
-    return until([&] { return resets_ > 0; });
+    return journal_.until([&] { return resets_ > 0; });
   }
   std::string why_not() {
-    (void)until([&] { return !lost_.empty(); });
+    (void)journal_.until([&] { return !lost_.empty(); });
     return lost_;
   }
 
  private:
-  template <typename F>
-  void note(F&& change) {
-    std::lock_guard lock(mutex_);
-    change();
-    changed_.notify_all();
-  }
-  template <typename F>
-  bool until(F&& holds) {
-    std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, std::chrono::seconds(60), std::forward<F>(holds));
-  }
   net::EventLoop loop_{"peer"};
-  std::mutex mutex_;
-  std::condition_variable changed_;
+  net::Journal journal_;
   std::map<uint64_t, Reply> replies_;
   std::map<uint64_t, Grant> grants_;
   std::map<uint64_t, int> errors_;

@@ -8,6 +8,7 @@
 #include "coherence/agent.h"
 #include "coherence/name_cache.h"
 #include "coherence/name_ledger.h"
+#include "sim/alarm.h"
 #include "sim/name_kernel.h"
 
 namespace vremote::sim {
@@ -77,7 +78,7 @@ class NameNode final : public NameDaemon {
   coherence::Token next_token_ = 1;
   uint64_t next_call_ = 1;
   uint64_t names_given_ = 0;
-  std::optional<Instant> tick_at_;
+  Alarm tick_{scheduler_};
 };
 
 }  // namespace vremote::sim

@@ -224,12 +224,7 @@ Co<> Node::run_purge(PurgeId id, FileId file, PageRange range) {
 }
 
 void Node::schedule_tick() {
-  const std::optional<Instant> due = agent_.next_deadline();
-  if (!due || (tick_at_ && *tick_at_ <= *due)) return;
-  tick_at_ = std::max(*due, scheduler_.now());
-  scheduler_.after(*tick_at_ - scheduler_.now(), [this, at = *tick_at_] {
-    if (!tick_at_ || *tick_at_ != at) return;  // an earlier one was set since
-    tick_at_.reset();
+  tick_.set(agent_.next_deadline(), [this] {
     AgentActions actions;
     agent_.tick(scheduler_.now(), actions);
     // Many files may have moved: those of the actions are traced under the first.

@@ -11,6 +11,7 @@
 #include <memory>
 
 #include "coherence/agent.h"
+#include "sim/alarm.h"
 #include "sim/mistakes.h"
 #include "sim/model_kernel.h"
 
@@ -76,7 +77,7 @@ class Node final : public Daemon {
   uint64_t next_call_ = 1;
   uint64_t purges_running_ = 0;
   Condition purge_slot_;
-  std::optional<Instant> tick_at_;
+  Alarm tick_{scheduler_};
   int64_t settle_ns_ = 0;
   bool interrupting_ = false;
   bool after_push_ = false;  // while the agent hears that a push is done: the attributes it tells
