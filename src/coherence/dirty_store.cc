@@ -4,6 +4,8 @@
 #include <array>
 #include <atomic>
 
+#include "base/page_memory.h"
+
 namespace vremote::coherence {
 namespace {
 
@@ -85,7 +87,7 @@ DirtyStore::Page& DirtyStore::dirty_page(uint64_t index) {
 void DirtyStore::copy_into(Page& page, uint32_t first, std::span<const std::byte> part) {
   // A flush under way still reads the old memory: write into a copy then.
   if (page.own == nullptr || !page.bytes.unshared()) {
-    auto memory = std::make_shared_for_overwrite<std::byte[]>(kPageSize);
+    auto memory = new_page_memory();
     if (!page.bytes.empty() && part.size() != kPageSize)
       std::memcpy(memory.get(), page.bytes.data(), kPageSize);
     page.own = memory.get();
