@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "posix_support.h"
@@ -14,11 +13,6 @@ namespace vremote::live {
 namespace {
 
 constexpr unsigned kExchange = 2;
-
-uint64_t counter(size_t node, const char* name) {
-  const auto status = nlohmann::json::parse(PosixTest::cluster->status(node), nullptr, false);
-  return status.value(nlohmann::json::json_pointer("/counters") / name, uint64_t{0});
-}
 
 class CacheTest : public PosixTest {
  protected:

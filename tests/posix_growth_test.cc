@@ -1,8 +1,9 @@
-// Mappings of files that grow elsewhere: when the call that made a file longer has returned, every
-// node's loads and stores find the new pages. Nobody here looks at the size: the kernel of the node
-// that maps knows it, or raises SIGBUS.
+// Files that grow elsewhere: when the call that made a file longer has returned, every node's loads
+// and stores find the new pages, and sendfile(2) and its like each byte. Nobody here looks at the
+// size: the kernel of the node that reads knows it, or raises SIGBUS, or ends there.
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -23,46 +24,48 @@ constexpr size_t kMapped = 8 << 20;
 
 struct Way {
   const char* name;
-  // Makes the file, which is `size` long, longer by a page. True: with the letter 'w'.
+  // Makes the file, which is `size` long, longer by as much as there is to add. True: with the
+  // letter 'w'.
   std::function<bool(const Fd& fd, uint64_t size)> grow;
 };
 
-std::vector<Way> ways(const Fd& source, const Fd& appends) {
-  return {{"write",
-           [](const Fd& fd, uint64_t size) {
-             EXPECT_EQ(0, write_at(fd, size, std::string(kPage, 'w')));
-             return true;
-           }},
-          {"write behind a hole",
-           [](const Fd& fd, uint64_t size) {
-             EXPECT_EQ(0, write_at(fd, size + kPage - 1, "w"));
-             return false;
-           }},
-          {"append",
-           [&appends](const Fd&, uint64_t) {
-             const std::string text(kPage, 'w');
-             EXPECT_EQ(static_cast<ssize_t>(kPage), ::write(appends.get(), text.data(), kPage));
-             return true;
-           }},
-          {"ftruncate",
-           [](const Fd& fd, uint64_t size) {
-             EXPECT_OK(::ftruncate(fd.get(), static_cast<off_t>(size + kPage)));
-             return false;
-           }},
-          {"fallocate",
-           [](const Fd& fd, uint64_t size) {
-             if (::fallocate(fd.get(), 0, static_cast<off_t>(size), kPage) != 0) {
-               EXPECT_OK(::ftruncate(fd.get(), static_cast<off_t>(size + kPage)));
-             }
-             return false;
-           }},
-          {"copy_file_range", [&source](const Fd& fd, uint64_t size) {
-             off_t from = 0;
-             off_t to = static_cast<off_t>(size);
-             EXPECT_EQ(static_cast<ssize_t>(kPage),
-                       ::copy_file_range(source.get(), &from, fd.get(), &to, kPage, 0));
-             return true;
-           }}};
+std::vector<Way> ways(const Fd& source, const Fd& appends, size_t more) {
+  return {
+      {"write",
+       [more](const Fd& fd, uint64_t size) {
+         EXPECT_EQ(0, write_at(fd, size, std::string(more, 'w')));
+         return true;
+       }},
+      {"write behind a hole",
+       [more](const Fd& fd, uint64_t size) {
+         EXPECT_EQ(0, write_at(fd, size + more - 1, "w"));
+         return false;
+       }},
+      {"append",
+       [&appends, more](const Fd&, uint64_t) {
+         const std::string text(kPage, 'w');
+         EXPECT_EQ(static_cast<ssize_t>(more), ::write(appends.get(), text.data(), more));
+         return true;
+       }},
+      {"ftruncate",
+       [more](const Fd& fd, uint64_t size) {
+         EXPECT_OK(::ftruncate(fd.get(), static_cast<off_t>(size + more)));
+         return false;
+       }},
+      {"fallocate",
+       [more](const Fd& fd, uint64_t size) {
+         if (::fallocate(fd.get(), 0, static_cast<off_t>(size), static_cast<off_t>(more)) != 0) {
+           EXPECT_OK(::ftruncate(fd.get(), static_cast<off_t>(size + more)));
+         }
+         return false;
+       }},
+      {"copy_file_range", [&source, more](const Fd& fd, uint64_t size) {
+         off_t from = 0;
+         off_t to = static_cast<off_t>(size);
+         EXPECT_EQ(static_cast<ssize_t>(more),
+                   ::copy_file_range(source.get(), &from, fd.get(), &to, more, 0));
+         return true;
+       }}};
 }
 
 TEST_F(PosixTest, AMappingHasEachPageAsSoonAsAnotherNodeHasMadeIt) {
@@ -86,7 +89,7 @@ TEST_F(PosixTest, AMappingHasEachPageAsSoonAsAnotherNodeHasMadeIt) {
       ASSERT_EQ('.', map.load(0));
       ASSERT_EQ(-1, map.load(kPage));
       uint64_t size = 100;
-      for (const Way& way : ways(source, appends)) {
+      for (const Way& way : ways(source, appends, kPage)) {
         for (uint64_t round = 0; round < kRounds; ++round) {
           const bool letter = way.grow(writes, size);
           size += kPage;
@@ -101,6 +104,107 @@ TEST_F(PosixTest, AMappingHasEachPageAsSoonAsAnotherNodeHasMadeIt) {
       ASSERT_EQ(-1, map.load(size + kPage)) << "and not more";
     }
   }
+}
+
+// How a program gets at the bytes of a file behind the place where it stopped. All but read(2)
+// end where its kernel thinks that the file does.
+struct Reader {
+  const char* name;
+  std::function<ssize_t(const Fd& from, uint64_t offset, const Fd& to)> take;
+};
+
+std::vector<Reader> readers() {
+  return {{"read",
+           [](const Fd& from, uint64_t offset, const Fd& to) {
+             std::string text(2 * kPage, '?');
+             const ssize_t got =
+                 ::pread(from.get(), text.data(), text.size(), static_cast<off_t>(offset));
+             return got <= 0 ? got : ::pwrite(to.get(), text.data(), static_cast<size_t>(got), 0);
+           }},
+          {"sendfile",
+           [](const Fd& from, uint64_t offset, const Fd& to) {
+             auto at = static_cast<off_t>(offset);
+             ::lseek(to.get(), 0, SEEK_SET);
+             return ::sendfile(to.get(), from.get(), &at, 2 * kPage);
+           }},
+          {"splice",
+           [](const Fd& from, uint64_t offset, const Fd& to) {
+             int ends[2];
+             EXPECT_OK(::pipe(ends));
+             const Fd out(ends[0]), in(ends[1]);
+             auto at = static_cast<off_t>(offset);
+             const ssize_t got = ::splice(from.get(), &at, in.get(), nullptr, 2 * kPage, 0);
+             off_t zero = 0;
+             return got <= 0 ? got
+                             : ::splice(out.get(), nullptr, to.get(), &zero,
+                                        static_cast<size_t>(got), 0);
+           }},
+          {"copy_file_range", [](const Fd& from, uint64_t offset, const Fd& to) {
+             auto at = static_cast<off_t>(offset);
+             off_t zero = 0;
+             return ::copy_file_range(from.get(), &at, to.get(), &zero, 2 * kPage, 0);
+           }}};
+}
+
+TEST_F(PosixTest, SendfileAndItsLikeFindEachByteThatAnotherNodeHasAdded) {
+  using Path = std::function<std::string(const std::string&)>;
+  const Path on_a = [&](const std::string& name) { return a(name); };
+  const Path on_b = [&](const std::string& name) { return b(name); };
+  const Path on_c = [&](const std::string& name) { return c(name); };
+  constexpr uint64_t kMore = 7;
+  int number = 0;
+  for (const auto& [grower, reader] :
+       {std::pair{on_a, on_b}, std::pair{on_b, on_a}, std::pair{on_b, on_c}}) {
+    for (const int mode : {O_RDONLY, O_RDWR}) {
+      const std::string name = "f" + std::to_string(number++);
+      ASSERT_EQ(0, put(grower(name), std::string(100, '.')));
+      ASSERT_EQ(0, put(grower(name + ".source"), std::string(kPage, 'w')));
+      const Fd source = open_at(grower(name + ".source"), O_RDONLY);
+      const Fd writes = open_at(grower(name), O_WRONLY);
+      const Fd appends = open_at(grower(name), O_WRONLY | O_APPEND);
+      const Fd reads = open_at(reader(name), mode);
+      ASSERT_EQ(std::string(100, '.'), read_at(reads, 0, kPage));  // it is cached from here on
+      const Fd to = open_at(reader(name + ".to"), O_RDWR | O_CREAT);
+      uint64_t size = 100;
+      for (const Way& way : ways(source, appends, kMore)) {
+        for (const Reader& take : readers()) {
+          const bool letter = way.grow(writes, size);
+          ASSERT_EQ(static_cast<ssize_t>(kMore), take.take(reads, size, to))
+              << take.name << " after " << way.name << ", " << grower(name) << ", read "
+              << reader(name);
+          if (letter) {
+            ASSERT_EQ(std::string(kMore, 'w'), read_at(to, 0, kMore)) << take.name;
+          }
+          size += kMore;
+        }
+      }
+    }
+  }
+}
+
+// What that costs: nothing where nobody else has the file open for reading, else one announcement
+// for each call.
+TEST_F(PosixTest, WhoAppendsAloneTellsNobody) {
+  constexpr uint64_t kRecords = 300;
+  ASSERT_EQ(0, put(b("f"), "begin\n"));
+  EXPECT_EQ("begin\n", read_all(a("f")));  // and is closed again
+  const Fd appends = open_at(b("f"), O_RDWR | O_APPEND);
+  const auto append = [&] {
+    for (uint64_t i = 0; i < kRecords; ++i)
+      ASSERT_EQ(10, ::write(appends.get(), "0123456789", 10)) << i;
+  };
+  ASSERT_EQ(10, ::write(appends.get(), "0123456789", 10));
+  uint64_t announced = counter(1, "size_announcements");
+  const uint64_t asked = counter(1, "messages_out_lease_request");
+  const uint64_t called = counter(1, "messages_out_call");
+  append();
+  EXPECT_EQ(announced, counter(1, "size_announcements"));
+  EXPECT_EQ(asked, counter(1, "messages_out_lease_request"));
+  EXPECT_EQ(called, counter(1, "messages_out_call"));
+  const Fd watches = open_at(a("f"), O_RDONLY);
+  append();
+  EXPECT_EQ(announced + kRecords, counter(1, "size_announcements"));
+  EXPECT_LE(counter(1, "messages_out_lease_request"), asked + 3);
 }
 
 TEST_F(PosixTest, AMappingMadeAfterTheGrowthHasAllPages) {

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 namespace vremote::live {
 
@@ -18,6 +19,13 @@ void PosixTest::SetUp() {
   dir_ = ::testing::UnitTest::GetInstance()->current_test_info()->name();
   ASSERT_OK(::mkdir(a().c_str(), 0777));
   ASSERT_OK(::chmod(a().c_str(), 0777));
+}
+
+uint64_t counter(size_t node, const char* name) {
+  const auto status = nlohmann::json::parse(PosixTest::cluster->status(node), nullptr, false);
+  const auto at = nlohmann::json::json_pointer("/counters") / name;
+  if (!status.contains(at)) ADD_FAILURE() << "no counter " << name;
+  return status.value(at, uint64_t{0});
 }
 
 std::string read_at(const Fd& fd, uint64_t offset, size_t length) {

@@ -46,6 +46,9 @@ class PosixTest : public ::testing::Test {
 // errno of a call that failed, 0 of one that did not.
 inline int error_of(int64_t result) { return result < 0 ? errno : 0; }
 
+// One of a node's counters, as `vremote status` tells them.
+uint64_t counter(size_t node, const char* name);
+
 std::string read_at(const Fd& fd, uint64_t offset, size_t length);
 struct stat stat_of(const std::string& path);
 int64_t mtime_ns(const struct stat& st);

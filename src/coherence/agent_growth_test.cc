@@ -1,4 +1,6 @@
 // Scenarios of files that grow while other kernels, or this one, may have them mapped (K16).
+#include <fmt/format.h>
+
 #include "coherence/agent.h"
 #include "coherence/agent_test_world.h"
 
@@ -21,18 +23,22 @@ TEST(AgentGrowthTest, AWriteIntoANewPageIsAnsweredWhenAllKnow) {
   w.all_know().expect("written 1 @8192+1", "ack 0-0 size 8193");
 }
 
-TEST(AgentGrowthTest, GrowthWithinTheLastPageCostsNothing) {
+// No page more for a mapping, but sendfile(2) ends where the kernel thinks that the file does.
+TEST(AgentGrowthTest, GrowthWithinTheLastPageIsAnnouncedToo) {
   AgentWorld w;
   w.has_attributes(Exclusive, kSize, true).has(Exclusive, PageRange::all());
-  w.writes(1, kSize, kPageSize - 100, 'W').expect("written 1 @4196+3996");
-  w.appends(2, 0, 1, 'W').expect("announce 8193");
-  w.all_know().expect("written 2 @8192+1");
+  w.writes(1, kSize, 1, 'W').expect("announce 4197");
+  w.all_know().expect("written 1 @4196+1");
+  w.writes(2, kSize, 1, 'W').expect("written 2 @4196+1");  // nothing more
 }
 
 TEST(AgentGrowthTest, AFileThatNobodyElseReadsGrowsWithoutAMessage) {
   AgentWorld w;
   w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all());
   w.writes(1, 2 * kPageSize, 1, 'W').expect("written 1 @8192+1");
+  for (uint64_t i = 1; i <= 100; ++i)
+    w.appends(i + 1, 2 * kPageSize + i, 1, 'W')
+        .expect(fmt::format("written {} @{}+1", i + 1, 2 * kPageSize + i));
   EXPECT_EQ(w.agent.statistics().announcements, 0u);
 }
 

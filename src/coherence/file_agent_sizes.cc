@@ -1,6 +1,6 @@
-// K16: who makes a file longer waits until the kernels know that may have it mapped. A load or
-// store behind the size that a kernel has for the file is SIGBUS, and that kernel asks nobody
-// before.
+// K16: who makes a file longer waits until the kernels know that have it open for reading. A load
+// or store behind the size that a kernel has for the file is SIGBUS, sendfile(2), splice(2) and
+// copy_file_range(2) end there, and that kernel asks nobody before.
 #include <algorithm>
 #include <utility>
 
@@ -9,8 +9,10 @@
 namespace vremote::coherence {
 namespace {
 
-// Pages that may be touched through a mapping of a file of this size.
-constexpr uint64_t pages_of(uint64_t size) { return (size + kPageSize - 1) >> kPageShift; }
+// Where a mapping of a file of this size ends.
+constexpr uint64_t mapped_end(uint64_t size) {
+  return (size + kPageSize - 1) / kPageSize * kPageSize;
+}
 
 }  // namespace
 
@@ -18,7 +20,9 @@ bool FileAgent::kernel_knows(Instant now, uint64_t size, uint64_t written) const
   // Who was answered a moment ago has taken it in.
   if (now >= written_until_) written = std::max(written, written_end_);
   const uint64_t told = std::min(told_size_.value_or(0), sure_size_.value_or(UINT64_MAX));
-  return pages_of(std::max(told, written)) >= pages_of(size);
+  if (shared_.options.mistakes.has(Mistake::GrowWithinPageUnannounced))
+    return mapped_end(std::max(told, written)) >= size;
+  return std::max(told, written) >= size;
 }
 
 uint64_t FileAgent::push_size(Instant now, uint64_t size, bool open, AgentActions& actions) {
@@ -110,7 +114,9 @@ bool FileAgent::advance_show(Instant now, Show& show, AgentActions& actions) {
 // kernel: it takes the end of an append to be where it guesses.
 bool FileAgent::growth_must_be_known(Instant now, uint64_t before, uint64_t end,
                                      uint64_t kernel_end) const {
-  if (pages_of(end) <= pages_of(before) || shared_.options.mistakes.has(Mistake::GrowUnannounced))
+  const Mistakes& mistakes = shared_.options.mistakes;
+  if (end <= before || mistakes.has(Mistake::GrowUnannounced) ||
+      (mistakes.has(Mistake::GrowWithinPageUnannounced) && end <= mapped_end(before)))
     return false;
   return watched_ || (reading_opens_ > 0 && !kernel_knows(now, end, kernel_end));
 }
@@ -119,9 +125,12 @@ bool FileAgent::growth_must_be_known(Instant now, uint64_t before, uint64_t end,
 // when others are shown it.
 bool FileAgent::advance_growth(Instant now, Request& request, AgentActions& actions) {
   if (!std::exchange(request.growth_begun, true)) {
-    if (reading_opens_ > 0 && !kernel_knows(now, request.grown, request.kernel_end))
-      request.size_push = push_size(now, request.grown, true, actions);
     request.must_announce = watched_;
+    // Our own kernel learns it from the answer. Where that has to wait, programs here must not see
+    // the bytes in one call and in the next that the file ends before them.
+    const uint64_t told = request.must_announce ? 0 : request.kernel_end;
+    if (reading_opens_ > 0 && !kernel_knows(now, request.grown, told))
+      request.size_push = push_size(now, request.grown, true, actions);
   }
   if (request.must_announce && announcing_ == 0) {
     request.must_announce = false;

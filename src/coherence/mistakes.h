@@ -37,6 +37,7 @@ enum class Mistake : uint8_t {
   FlushAfterFence,     // T5: dirty bytes of a fenced session go to the home in the next
   GrowUnannounced,     // K16: what makes a file longer does not wait until other kernels know
   OpenUnshown,         // K16: a file is opened although the kernel takes it for shorter than it is
+  GrowWithinPageUnannounced,  // K16: only growth by a page is made known, not growth within the last
   kCount,
 };
 
@@ -104,6 +105,8 @@ constexpr std::string_view name_of(Mistake m) {
       return "grow-unannounced";
     case Mistake::OpenUnshown:
       return "open-unshown";
+    case Mistake::GrowWithinPageUnannounced:
+      return "grow-within-page-unannounced";
     case Mistake::kCount:
       break;
   }

@@ -800,8 +800,7 @@ bool HomeService::announce(Running& running, FileId file, std::optional<uint64_t
                            Result<Outcome>& outcome) {
   const auto attributes = store_of(file)->stat(file);
   if (!attributes || !S_ISREG(attributes->mode)) return false;
-  const auto pages = [](uint64_t size) { return PageRange::of_bytes(0, size).end; };
-  if (pages(attributes->size) <= pages(before.value_or(0))) return false;
+  if (attributes->size <= before.value_or(0)) return false;
   const std::optional<NodeId> caller =
       running.only_takes ? std::nullopt : std::optional(running.node);
   std::vector<FileId> touched;

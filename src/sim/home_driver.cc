@@ -248,8 +248,7 @@ void HomeDriver::operation_ready(const OperationReady& ready) {
   }
   scheduler_.trace(-1, number(t.file), "disk    truncated to {} for n{}", t.size, t.node.value);
   File& file = files_[t.file];
-  const auto pages = [](uint64_t size) { return PageRange::of_bytes(0, size).end; };
-  const bool grows = pages(file.disk.size()) < pages(t.size);
+  const bool grows = file.disk.size() < t.size;
   file.disk.resize(t.size);
   file.mtime = scheduler_.wall();
   if (grows && home_.announce(ready.operation, t.file, t.size, t.node, actions)) {

@@ -110,7 +110,8 @@ class ModelKernel {
     std::vector<std::byte> bytes;
     int32_t error = 0;
   };
-  Co<Read> read_cached(uint32_t file, uint64_t offset, uint64_t length);
+  // `asks`: for the size, where it would end behind it; sendfile and its like do not.
+  Co<Read> read_cached(uint32_t file, uint64_t offset, uint64_t length, bool asks);
   // `interrupted`: a signal arrives after a while.
   Co<Read> read_direct(uint32_t file, uint64_t offset, uint64_t length, bool interrupted);
   struct Written {

@@ -87,6 +87,10 @@ Co<> Process::act(Act what, uint32_t file) {
       pick_cells(file, habits_.read_cells_max, offset, length);
       co_await read_cached(file, offset, length);
       break;
+    case Act::Splice:
+      pick_cells(file, habits_.read_cells_max, offset, length);
+      co_await read_cached(file, offset, length, true);
+      break;
     case Act::ReadDirect:
       pick_cells(file, habits_.read_cells_max, offset, length);
       co_await read_direct(file, offset, length);
@@ -218,13 +222,23 @@ void Process::report_read(uint32_t file, History::Interval when, uint64_t offset
   }
 }
 
-Co<> Process::read_cached(uint32_t file, uint64_t offset, uint64_t length) {
-  co_await open_for_reading(file);
-  doing_ = fmt::format("cached read f{} {}+{}", file, offset, length);
+// sendfile, splice and the source of copy_file_range are reads of the page cache, too, of direct
+// handles as well, and do not ask for the size.
+Co<> Process::read_cached(uint32_t file, uint64_t offset, uint64_t length, bool splice) {
+  const ModelKernel::Handle* have = slots_[file].writing;
+  if (!splice || have == nullptr || have->kind != Kind::ReadWrite) co_await open_for_reading(file);
+  const char* const what = splice ? "splice" : "cached read";
+  doing_ = fmt::format("{} f{} {}+{}", what, file, offset, length);
   const uint64_t begin = history_.tick();
-  ModelKernel::Read read = co_await node_.kernel().read_cached(file, offset, length);
-  report_read(file, {begin, history_.tick(), "cached read", node_number_}, offset, length,
-              read.bytes);
+  ModelKernel::Read read = co_await node_.kernel().read_cached(file, offset, length, !splice);
+  const History::Interval when{begin, history_.tick(), what, node_number_};
+  // Where it ends without having asked is judged by the size alone: while a call that makes the
+  // file longer is under way, some kernels know and others do not (promise.md, Limits).
+  if (splice && !files_[file].append_only) {
+    if (read.bytes.size() < length) history_.ended_before(file, when, offset + read.bytes.size());
+    length = read.bytes.size();
+  }
+  report_read(file, when, offset, length, read.bytes);
 }
 
 Co<> Process::read_direct(uint32_t file, uint64_t offset, uint64_t length) {

@@ -23,6 +23,7 @@ enum class Act : uint8_t {
   CloseOne,
   ReadAhead,
   Reopen,
+  Splice,
   kCount,
 };
 
@@ -66,7 +67,7 @@ class Process {
   Co<> open_for_reading(uint32_t file);
   Co<> open_for_writing(uint32_t file, bool read_write);
   Co<> map(uint32_t file, bool writable);
-  Co<> read_cached(uint32_t file, uint64_t offset, uint64_t length);
+  Co<> read_cached(uint32_t file, uint64_t offset, uint64_t length, bool splice = false);
   Co<> read_direct(uint32_t file, uint64_t offset, uint64_t length);
   Co<> write(uint32_t file);
   Co<> append(uint32_t file);

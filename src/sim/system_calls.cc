@@ -138,11 +138,12 @@ Co<> ModelKernel::inode_lock_passes(FileId file) {
 
 // filemap_read(): page by page; after each wait the page is looked up again, and the size is looked
 // at after the page.
-Co<ModelKernel::Read> ModelKernel::read_cached(uint32_t file, uint64_t offset, uint64_t length) {
+Co<ModelKernel::Read> ModelKernel::read_cached(uint32_t file, uint64_t offset, uint64_t length,
+                                               bool asks) {
   Inode& in = inode(file);
   co_await look_up(in);
   Read result;
-  if (offset + length > in.size) {
+  if (asks && offset + length > in.size) {
     Attributes attributes;
     co_await refresh_attributes(in, attributes);
   }

@@ -54,6 +54,7 @@ void World::draw() {
     weigh(Act::CloseOne, 12, 60);
     weigh(Act::ReadAhead, 10, 40);
     weigh(Act::Reopen, 10, 40);
+    weigh(Act::Splice, 15, 50);
     habits.weights[static_cast<size_t>(Act::ReadCached)] += 1;
     habits.operations = static_cast<uint32_t>(random.between(6, 25));
     habits.read_cells_max = wide ? 128 : 12;
