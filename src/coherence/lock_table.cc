@@ -1,7 +1,7 @@
 #include "coherence/lock_table.h"
 
 #include <algorithm>
-#include <set>
+#include <unordered_set>
 
 #include "base/check.h"
 
@@ -39,10 +39,48 @@ bool LockTable::grantable(const FileLocks& locks, std::list<Request>::const_iter
 }
 
 bool LockTable::holds_range(const LockOwner& owner) const {
-  for (const auto& [file, locks] : files_)
-    for (const HeldLock& lock : locks.held[index(LockKind::Range)])
-      if (lock.owner == owner) return true;
-  return false;
+  const auto found = owners_.find(owner);
+  return found != owners_.end() && found->second.held > 0;
+}
+
+void LockTable::holds(LockKind kind, const LockOwner& owner, ptrdiff_t more) {
+  if (kind != LockKind::Range || more == 0) return;
+  const auto at = owners_.try_emplace(owner).first;
+  at->second.held += static_cast<size_t>(more);
+  forget_if_idle(at);
+}
+
+void LockTable::forget_if_idle(
+    std::unordered_map<LockOwner, Owner, LockOwnerHash>::iterator owner) {
+  if (owner->second.held == 0 && owner->second.waiting.empty()) owners_.erase(owner);
+}
+
+void LockTable::wait_in_line(FileLocks& locks, const Request& request) {
+  locks.waiting.push_back(request);
+  if (request.kind == LockKind::Range)
+    owners_[request.owner].waiting.push_back(&locks.waiting.back());
+}
+
+template <class Predicate>
+size_t LockTable::leave_line(FileLocks& locks, Predicate gone) {
+  return locks.waiting.remove_if([&](const Request& request) {
+    if (!gone(request)) return false;
+    if (request.kind == LockKind::Range) {
+      const auto owner = owners_.find(request.owner);
+      std::erase(owner->second.waiting, &request);
+      forget_if_idle(owner);
+    }
+    return true;
+  });
+}
+
+template <class Predicate>
+size_t LockTable::let_go(FileLocks& locks, LockKind kind, Predicate gone) {
+  return std::erase_if(locks.held[index(kind)], [&](const HeldLock& lock) {
+    if (!gone(lock)) return false;
+    holds(kind, lock.owner, -1);
+    return true;
+  });
 }
 
 LockTable::Decision LockTable::set(Request request, std::vector<Ticket>& woken) {
@@ -59,9 +97,9 @@ LockTable::Decision LockTable::set(Request request, std::vector<Ticket>& woken) 
       closes_circle(request))
     return Decision::Deadlock;
   const auto converts = [&](const HeldLock& lock) { return lock.owner == request.owner; };
-  const bool lets_go = request.kind == LockKind::Flock &&
-                       std::erase_if(locks.held[index(LockKind::Flock)], converts) > 0;
-  locks.waiting.push_back(request);
+  const bool lets_go =
+      request.kind == LockKind::Flock && let_go(locks, LockKind::Flock, converts) > 0;
+  wait_in_line(locks, request);
   if (lets_go) wake(request.file, woken);
   return Decision::Waits;
 }
@@ -69,28 +107,36 @@ LockTable::Decision LockTable::set(Request request, std::vector<Ticket>& woken) 
 // Whether an owner that stands in the way of `request` waits, directly or through others, for the
 // request's own owner.
 bool LockTable::closes_circle(const Request& request) const {
-  std::set<LockOwner> seen;
+  // Most who wait hold nothing and wait nowhere else: nobody can wait for them.
+  if (!owners_.contains(request.owner)) return false;
+  std::unordered_set<LockOwner, LockOwnerHash> seen;
   std::vector<const Request*> todo{&request};
-  while (!todo.empty()) {
+  size_t steps = 0;
+  bool closed = false;
+  const auto in_the_way = [&](const LockOwner& owner) {
+    if (owner == request.owner) {
+      closed = true;
+    } else if (const auto waits = owners_.find(owner); waits != owners_.end() &&
+                                                       !waits->second.waiting.empty() &&
+                                                       seen.insert(owner).second) {
+      todo.insert(todo.end(), waits->second.waiting.begin(), waits->second.waiting.end());
+    }
+  };
+  while (!todo.empty() && !closed && steps < kCircleStepsMax) {
     const Request* waiter = todo.back();
     todo.pop_back();
-    std::set<LockOwner> in_the_way;
     const FileLocks& locks = files_.at(waiter->file);
-    for (const HeldLock& lock : locks.held[index(LockKind::Range)])
-      if (conflicts(lock, *waiter)) in_the_way.insert(lock.owner);
+    for (const HeldLock& lock : locks.held[index(LockKind::Range)]) {
+      ++steps;
+      if (conflicts(lock, *waiter)) in_the_way(lock.owner);
+    }
     for (const Request& earlier : locks.waiting) {
       if (&earlier == waiter || waiter->passes_line) break;
-      if (conflicts(earlier, *waiter)) in_the_way.insert(earlier.owner);
-    }
-    for (const LockOwner& owner : in_the_way) {
-      if (owner == request.owner) return true;
-      if (!seen.insert(owner).second) continue;
-      for (const auto& [file, others] : files_)
-        for (const Request& other : others.waiting)
-          if (other.kind == LockKind::Range && other.owner == owner) todo.push_back(&other);
+      ++steps;
+      if (conflicts(earlier, *waiter)) in_the_way(earlier.owner);
     }
   }
-  return false;
+  return closed;
 }
 
 // L2.
@@ -99,6 +145,8 @@ void LockTable::place(FileLocks& locks, const Request& request) {
   std::vector<HeldLock> rest;
   rest.reserve(held.size() + 2);
   HeldLock added{request.owner, request.type, request.range, request.pid};
+  const auto of_owner = [&](const HeldLock& lock) { return lock.owner == request.owner; };
+  const ptrdiff_t before = std::ranges::count_if(held, of_owner);
   for (const HeldLock& lock : held) {
     const bool touches =
         lock.type == request.type &&
@@ -126,6 +174,7 @@ void LockTable::place(FileLocks& locks, const Request& request) {
   }
   if (request.type != LockType::Unlock) rest.push_back(added);
   held = std::move(rest);
+  holds(request.kind, request.owner, std::ranges::count_if(held, of_owner) - before);
 }
 
 void LockTable::wake(FileId file, std::vector<Ticket>& woken) {
@@ -139,7 +188,7 @@ void LockTable::wake(FileId file, std::vector<Ticket>& woken) {
     }
     place(locks, *it);
     if (!mistakes_.has(Mistake::WakeNobody)) woken.push_back(it->ticket);
-    locks.waiting.erase(it);
+    leave_line(locks, [&](const Request& request) { return &request == &*it; });
     it =
         locks.waiting.begin();  // a downgrade may have let go of something an earlier one waits for
   }
@@ -157,8 +206,8 @@ std::optional<HeldLock> LockTable::test(const Request& request) const {
 bool LockTable::cancel(FileId file, Ticket ticket, std::vector<Ticket>& woken) {
   auto found = files_.find(file);
   if (found == files_.end()) return false;
-  const size_t gone = std::erase_if(
-      found->second.waiting, [&](const Request& request) { return request.ticket == ticket; });
+  const size_t gone =
+      leave_line(found->second, [&](const Request& request) { return request.ticket == ticket; });
   if (gone > 0) wake(file, woken);
   return gone > 0;
 }
@@ -170,20 +219,20 @@ void LockTable::release(FileId file, LockKind kind, LockOwner owner, std::vector
   FileLocks& locks = found->second;
   for (const Request& request : locks.waiting)
     if (request.kind == kind && request.owner == owner) cancelled.push_back(request.ticket);
-  std::erase_if(locks.waiting, [&](const Request& request) {
+  leave_line(locks, [&](const Request& request) {
     return request.kind == kind && request.owner == owner;
   });
-  std::erase_if(locks.held[index(kind)], [&](const HeldLock& lock) { return lock.owner == owner; });
+  let_go(locks, kind, [&](const HeldLock& lock) { return lock.owner == owner; });
   wake(file, woken);
 }
 
 void LockTable::node_gone(NodeId node, std::vector<Ticket>& woken) {
   std::vector<FileId> touched;
   for (auto& [file, locks] : files_) {
-    size_t gone = std::erase_if(locks.waiting,
-                                [&](const Request& request) { return request.owner.node == node; });
-    for (auto& held : locks.held)
-      gone += std::erase_if(held, [&](const HeldLock& lock) { return lock.owner.node == node; });
+    size_t gone =
+        leave_line(locks, [&](const Request& request) { return request.owner.node == node; });
+    for (LockKind kind : {LockKind::Range, LockKind::Flock})
+      gone += let_go(locks, kind, [&](const HeldLock& lock) { return lock.owner.node == node; });
     if (gone > 0) touched.push_back(file);
   }
   for (FileId file : touched) wake(file, woken);
@@ -244,7 +293,11 @@ std::vector<LockTable::BlockedRequest> LockTable::blocked_requests(size_t most) 
 }
 
 void LockTable::check() const {
+  std::unordered_map<LockOwner, std::pair<size_t, size_t>, LockOwnerHash> counted;
   for (const auto& [file, locks] : files_) {
+    for (const HeldLock& lock : locks.held[index(LockKind::Range)]) ++counted[lock.owner].first;
+    for (const Request& request : locks.waiting)
+      if (request.kind == LockKind::Range) ++counted[request.owner].second;
     for (const auto& held : locks.held) {
       for (size_t i = 0; i < held.size(); ++i) {
         VR_CHECK(held[i].range.start <= held[i].range.end && held[i].type != LockType::Unlock);
@@ -259,6 +312,9 @@ void LockTable::check() const {
     for (auto it = locks.waiting.begin(); it != locks.waiting.end(); ++it)
       VR_CHECK_MSG(!grantable(locks, it, *it), "L3: one waits for nothing");
   }
+  VR_CHECK(counted.size() == owners_.size());
+  for (const auto& [owner, of] : owners_)
+    VR_CHECK(counted[owner] == std::pair(of.held, of.waiting.size()));
 }
 
 }  // namespace vremote::coherence

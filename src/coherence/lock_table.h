@@ -13,13 +13,16 @@
 //  file, passes the line: somebody in it may wait for what it holds, and no local file system would
 //  have made it wait. L4  A byte-range request that would close a circle of waiting owners is
 //  refused (EDEADLK), across nodes. Waiting in line counts, too: another thread of the owner may
-//  lock something meanwhile. (As in the kernel, flock is not looked at.) L5  A lock dies with its
-//  owner's handle, process or node.
+//  lock something meanwhile. (As in the kernel, flock is not looked at.) The search ends after
+//  kCircleStepsMax, as the kernel's does after a few (posix_locks_deadlock() in fs/locks.c). L5  A
+//  lock dies with its owner's handle, process or node.
 //
 // Pure: calls in, decisions out. Not thread-safe.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <map>
 #include <optional>
@@ -35,6 +38,11 @@ struct LockOwner {
   NodeId node;
   uint64_t id = 0;  // the asking kernel's name for the process or open file
   auto operator<=>(const LockOwner&) const = default;
+};
+struct LockOwnerHash {
+  size_t operator()(const LockOwner& owner) const {
+    return std::hash<uint64_t>()(owner.id * 0x9e3779b97f4a7c15ull + owner.node.value);
+  }
 };
 
 // Bytes [start, end], inclusive as in the FUSE protocol; end is at most INT64_MAX ("to the end of
@@ -54,6 +62,9 @@ struct HeldLock {
 
 class LockTable {
  public:
+  // Conflicts looked at in search of a circle (L4), at most: some milliseconds of work.
+  static constexpr size_t kCircleStepsMax = 1'000'000;
+
   explicit LockTable(Mistakes mistakes = {}) : mistakes_(mistakes) {}
 
   // Names a waiting request for its answer: the node's call.
@@ -118,6 +129,11 @@ class LockTable {
     std::list<Request> waiting;     // in order of arrival
     bool empty() const { return held[0].empty() && held[1].empty() && waiting.empty(); }
   };
+  // What an owner does with byte ranges, in all files.
+  struct Owner {
+    size_t held = 0;
+    std::vector<const Request*> waiting;
+  };
 
   static bool conflicts(const HeldLock& lock, const Request& request);
   static bool conflicts(const Request& earlier, const Request& request);
@@ -125,11 +141,20 @@ class LockTable {
                  const Request& request) const;
   bool holds_range(const LockOwner& owner) const;
   bool closes_circle(const Request& request) const;
-  static void place(FileLocks& locks, const Request& request);
+  void place(FileLocks& locks, const Request& request);
+  void wait_in_line(FileLocks& locks, const Request& request);
+  // Those who wait and those who hold, of whom `gone` says so, leave. Returns how many.
+  template <class Predicate>
+  size_t leave_line(FileLocks& locks, Predicate gone);
+  template <class Predicate>
+  size_t let_go(FileLocks& locks, LockKind kind, Predicate gone);
+  void holds(LockKind kind, const LockOwner& owner, ptrdiff_t more);
+  void forget_if_idle(std::unordered_map<LockOwner, Owner, LockOwnerHash>::iterator owner);
   void wake(FileId file, std::vector<Ticket>& woken);
 
   Mistakes mistakes_;
   std::unordered_map<FileId, FileLocks, FileIdHash> files_;
+  std::unordered_map<LockOwner, Owner, LockOwnerHash> owners_;  // none of them idle
 };
 
 }  // namespace vremote::coherence

@@ -168,6 +168,45 @@ TEST(LockTableTest, ACircleMayPassThroughTheLine) {
   EXPECT_EQ(w.set(w.request(1, 1, LockType::Write, 5, 5, true)), Decision::Deadlock);
 }
 
+TEST(LockTableTest, ALongCircleIsSeen) {
+  LockTable table;
+  std::vector<Ticket> woken;
+  World w;
+  constexpr uint64_t kOwners = 500;
+  for (uint64_t i = 0; i < kOwners; ++i)
+    ASSERT_EQ(table.set(w.request(1, i, LockType::Write, i, i), woken), Decision::Done);
+  for (uint64_t i = 0; i + 1 < kOwners; ++i)
+    ASSERT_EQ(table.set(w.request(1, i, LockType::Write, i + 1, i + 1, true), woken),
+              Decision::Waits);
+  EXPECT_EQ(table.set(w.request(1, kOwners - 1, LockType::Write, 0, 0, true), woken),
+            Decision::Deadlock);
+}
+
+// With a search for circles that looks at every waiter for every waiter it meets, this takes hours.
+TEST(LockTableTest, ThousandsWaitInOneLine) {
+  for (const bool all_hold_something : {false, true}) {
+    LockTable table;
+    std::vector<Ticket> woken;
+    World w;
+    const uint64_t waiters = all_hold_something ? 300 : 3000;
+    ASSERT_EQ(table.set(w.request(1, 0, LockType::Write, 0, 0), woken), Decision::Done);
+    for (uint64_t i = 1; i <= waiters; ++i) {
+      ASSERT_EQ(table.set(w.request(2, i, LockType::Write, 0, 0, true), woken), Decision::Waits);
+      // Their other threads: from now on each of them may be waited for.
+      if (!all_hold_something) continue;
+      ASSERT_EQ(table.set(w.request(2, i, LockType::Write, i, i), woken), Decision::Done);
+    }
+    EXPECT_EQ(table.waiting(), waiters);
+    for (uint64_t i = 0; i <= waiters; ++i) {
+      woken.clear();
+      ASSERT_EQ(table.set(w.request(i == 0 ? 1 : 2, i, LockType::Unlock, 0, 0), woken),
+                Decision::Done);
+      ASSERT_EQ(woken.size(), i < waiters ? 1u : 0u);
+    }
+    table.check();
+  }
+}
+
 TEST(LockTableTest, TwoSharedFlocksThatBothWantToBeAloneTakeTurns) {
   World w;
   const auto flock = [&](uint32_t node, LockType type, bool wait) {
