@@ -854,6 +854,9 @@ control::NodeStatus NodeDaemon::status() const {
   set("home_files", home.files);
   set("home_requests_waiting", home.waiting);
   set("home_recalls_pending", home.recalls);
+  const HomeService::LockCounts locks = home_->lock_counts();
+  set("home_locks", locks.held);
+  set("home_locks_waiting", locks.waiting);
   set("kernel_inodes", inodes_.size());
   set("purge_threads", purge_threads_->threads());
   const KernelNames::Counts names = kernel_names_->counts();
