@@ -68,6 +68,8 @@ void FuseServer::reply_entry(const Context& c, AgentService* agent, FileId file,
       c.waiting(), file, false,
       [this, c, agent, file, named = std::move(named),
        stale = std::move(stale)](Answer answer) mutable {
+        // Only who has the file already may still look at what has no name.
+        if (answer.error == 0 && answer.attributes.nlink == 0) answer.error = ESTALE;
         if (answer.error == ESTALE && stale) {
           stale();
           return;
@@ -332,8 +334,10 @@ void FuseServer::handle(const Context& c, const fuse::FsyncDir& r) {
   }
   auto node = inode(c);
   if (!node) return;
-  call(c, node->agent, SyncCall{node->file, r.data_only},
-       [this, c](Reply&& reply) { reply_done(c, reply); });
+  call(c, node->agent, SyncCall{node->file, r.data_only}, [this, c](Reply&& reply) {
+    if (reply.error == ESTALE) reply.error = 0;  // removed: there is nothing to keep
+    reply_done(c, reply);
+  });
 }
 
 void FuseServer::read_root(const Context& c, const fuse::ReadDir& r, bool plus) {

@@ -11,6 +11,7 @@
 #include <shared_mutex>
 
 #include "store/credentials.h"
+#include "store/departed.h"
 #include "store/size_locks.h"
 #include "store/store.h"
 #include "store/table.h"
@@ -67,11 +68,17 @@ Status clear_set_id(const coherence::Caller& caller, const OpenFile& file) {
 }  // namespace
 
 Result<Attributes> Store::stat(FileId id) {
-  VR_TRY(file, acquire(id, Keep::No));
-  VR_TRY(st, file->stat());
+  auto file = acquire(id, Keep::No);
+  if (!file) {
+    if (file.error().code == ESTALE)
+      if (const auto last = departed_->find(id)) return *last;
+    return std::unexpected(file.error());
+  }
+  VR_TRY(st, (*file)->stat());
+  // Removed by a process of this machine.
   if (st.st_nlink == 0 && !table_->pinned(id)) {
+    departed_->add(id, attributes_of(st));
     table_->gone(id);
-    return fail(ESTALE);
   }
   return attributes_of(st);
 }
@@ -128,9 +135,11 @@ Result<coherence::Outcome> Store::run(const Caller& caller,
 }
 
 Result<coherence::Outcome> Store::run(const Caller&, const coherence::StatFsCall& call) {
-  VR_TRY(file, acquire(call.file, Keep::No));
+  // Any file will do: one that has been removed is still of this file system.
+  const auto file = acquire(call.file, Keep::No);
+  if (!file && file.error().code != ESTALE) return std::unexpected(file.error());
   struct statvfs st {};
-  if (::fstatvfs(file->path(), &st) != 0) return fail(errno);
+  if (::fstatvfs(file ? (*file)->path() : root_.get(), &st) != 0) return fail(errno);
   coherence::FileSystemStats stats;
   stats.blocks = st.f_blocks;
   stats.blocks_free = st.f_bfree;

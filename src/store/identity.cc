@@ -6,6 +6,7 @@
 #include <array>
 #include <cerrno>
 
+#include "store/departed.h"
 #include "store/handle.h"
 #include "store/journal.h"
 #include "store/store.h"
@@ -85,7 +86,9 @@ void Store::unpin(FileId file) {
   OpenRef opened = table_->use_if_open(file);
   if (!table_->unpin(file) || opened == nullptr) return;
   auto st = opened->stat();
-  if (st && st->st_nlink == 0) table_->gone(file);
+  if (!st || st->st_nlink != 0) return;
+  departed_->add(file, attributes_of(*st));
+  table_->gone(file);
 }
 
 void Store::forget(FileId file) {

@@ -5,6 +5,7 @@
 #include <map>
 #include <vector>
 
+#include "store/departed.h"
 #include "store/test_support.h"
 
 namespace vremote::store::test {
@@ -68,7 +69,8 @@ TEST_P(IdentityTest, AReusedInodeNumberIsAnotherFile) {
       ++reused;
       EXPECT_NE(it->second, file);
       EXPECT_EQ(code(store->stat(file)), 0);
-      EXPECT_EQ(code(store->stat(it->second)), ESTALE);
+      EXPECT_EQ(store->stat(it->second).value_or(Attributes{.nlink = 1}).nlink, 0u);
+      EXPECT_EQ(code(store->pin(it->second)), ESTALE);
     }
     ASSERT_EQ(remove("f"), 0);
     store->forget(file);
@@ -88,27 +90,49 @@ TEST_P(IdentityTest, UnknownFilesAreStale) {
   }
 }
 
-TEST_P(IdentityTest, AFileWhoseLastNameIsGoneIsStale) {
+TEST_P(IdentityTest, AFileWhoseLastNameIsGoneIsStaleButForItsLastAttributes) {
   FileId a = make("a", "x");
   EXPECT_EQ(content(a), "x");
   ASSERT_EQ(remove("a"), 0);
-  EXPECT_EQ(code(store->stat(a)), ESTALE);
+  const auto last = store->stat(a);
+  ASSERT_TRUE(last.has_value());
+  EXPECT_EQ(last->nlink, 0u);
+  EXPECT_EQ(last->size, 1u);
   EXPECT_EQ(code(store->read(a, 0, 1)), ESTALE);
+  EXPECT_EQ(code(store->pin(a)), ESTALE);
+  EXPECT_FALSE(store->has_xattrs(a));
   FileId b = make("b", "old");
   make("c", "new");
   ASSERT_EQ(rename("c", "b"), 0);
-  EXPECT_EQ(code(store->stat(b)), ESTALE);
+  EXPECT_EQ(store->stat(b)->nlink, 0u);
+  EXPECT_EQ(code(store->read(b, 0, 1)), ESTALE);
   FileId d = create("d", S_IFDIR | 0755)->file;
   EXPECT_EQ(code(run(LookupCall{d, "x"})), ENOENT);
   ASSERT_EQ(remove("d", true), 0);
-  EXPECT_EQ(code(store->stat(d)), ESTALE);
+  EXPECT_EQ(store->stat(d)->nlink, 0u);
+  EXPECT_TRUE(S_ISDIR(store->stat(d)->mode));
+  EXPECT_EQ(code(run(LookupCall{d, "x"})), ESTALE);
+  EXPECT_TRUE(run(StatFsCall{d}).has_value());
+}
+
+TEST_P(IdentityTest, WhatIsKeptOfRemovedFilesIsBounded) {
+  FileId a = make("a", "x");
+  ASSERT_EQ(remove("a"), 0);
+  Departed departed;
+  departed.add(a, *store->stat(a));
+  for (uint64_t i = 1; i < Departed::kMost; ++i) departed.add({0, 1, 1'000'000 + i}, {});
+  EXPECT_TRUE(departed.find(a).has_value());
+  departed.add({0, 1, 1}, {});
+  EXPECT_FALSE(departed.find(a).has_value());
+  EXPECT_TRUE(departed.find({0, 1, 1}).has_value());
 }
 
 TEST_P(IdentityTest, AFileRemovedBehindTheStoresBackIsStale) {
   FileId a = make("a", "x");
   EXPECT_EQ(content(a), "x");
   ASSERT_EQ(::unlink((dir / "a").c_str()), 0);
-  EXPECT_EQ(code(store->stat(a)), ESTALE);
+  EXPECT_EQ(store->stat(a).value_or(Attributes{.nlink = 1}).nlink, 0u);
+  EXPECT_EQ(code(store->pin(a)), ESTALE);
   EXPECT_EQ(code(store->read(a, 0, 1)), ESTALE);
 }
 
@@ -149,7 +173,8 @@ TEST_P(IdentityTest, APinnedFileOutlivesItsLastName) {
   EXPECT_GT(deleted_files_open(), 0);
   store->unpin(a);
   EXPECT_EQ(deleted_files_open(), 0);  // or its blocks would stay taken
-  EXPECT_EQ(code(store->stat(a)), ESTALE);
+  EXPECT_EQ(store->stat(a).value_or(Attributes{.nlink = 1}).nlink, 0u);
+  EXPECT_EQ(code(store->pin(a)), ESTALE);
   EXPECT_EQ(store->counts().pinned, 1u);  // the root
 }
 
@@ -162,7 +187,8 @@ TEST_P(IdentityTest, APinnedDirectoryOutlivesItsName) {
   EXPECT_EQ(code(run(CreateCall{d, "x", S_IFREG | 0644, 0, true})), ENOENT);
   EXPECT_EQ(code(run(ReadDirectoryCall{d, 0, 4096})), ENOENT);  // as getdents(2) has it
   store->unpin(d);
-  EXPECT_EQ(code(store->stat(d)), ESTALE);
+  EXPECT_EQ(store->stat(d).value_or(Attributes{.nlink = 1}).nlink, 0u);
+  EXPECT_EQ(code(store->pin(d)), ESTALE);
 }
 
 TEST_P(IdentityTest, UnpinningAnUnpinnedFileDoesNothing) {

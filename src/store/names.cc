@@ -9,6 +9,7 @@
 #include <cstdio>
 
 #include "store/credentials.h"
+#include "store/departed.h"
 #include "store/handle.h"
 #include "store/store.h"
 #include "store/table.h"
@@ -147,8 +148,9 @@ Store::Victim Store::victim(OpenFile& dir, const std::string& name) const {
 
 void Store::after_removal(const Victim& victim) {
   struct stat st {};
-  if (victim.fd.valid() && ::fstat(victim.fd.get(), &st) == 0 && st.st_nlink == 0)
-    table_->gone(victim.file);
+  if (!victim.fd.valid() || ::fstat(victim.fd.get(), &st) != 0 || st.st_nlink != 0) return;
+  departed_->add(victim.file, attributes_of(st));
+  table_->gone(victim.file);
 }
 
 Result<coherence::Outcome> Store::run(const Caller& caller, const coherence::RemoveCall& call) {

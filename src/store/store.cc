@@ -12,6 +12,7 @@
 #include <mutex>
 
 #include "store/credentials.h"
+#include "store/departed.h"
 #include "store/handle.h"
 #include "store/journal.h"
 #include "store/size_locks.h"
@@ -48,7 +49,9 @@ std::unexpected<Error> cannot_export(const std::string& path, int code) {
 
 // An open file has up to three descriptors (its path, reading, writing).
 Store::Store(uint32_t export_index, const Options& options)
-    : export_index_(export_index), size_locks_(std::make_unique<SizeLocks>()) {
+    : export_index_(export_index),
+      size_locks_(std::make_unique<SizeLocks>()),
+      departed_(std::make_unique<Departed>()) {
   has_handles_ = options.use_handles;
   size_t unreferenced = std::max<size_t>(options.unreferenced_max, 16);
   if (!options.use_handles) unreferenced = part_of_descriptors(unreferenced, 4);

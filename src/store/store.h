@@ -7,7 +7,9 @@
 //      system.
 //  S2  A FileId is only good if this store gave it out (lookup, create, a listing) or restored it.
 //  Any other, and any whose file is gone,
-//      is ESTALE: an agent cannot reach a file outside the export by guessing inode numbers.
+//      is ESTALE: an agent cannot reach a file outside the export by guessing inode numbers. Only
+//      stat() still tells the last attributes, with no link, of one that was removed through this
+//      store (departed.h).
 //  S3  Identity is the file handle of the file system: it survives renames and hard links, and an
 //  inode number used again is another
 //      FileId. Without handles (some file systems, no CAP_DAC_READ_SEARCH) each known file keeps a
@@ -45,6 +47,7 @@
 
 namespace vremote::store {
 
+class Departed;
 class OpenFile;
 class SizeLocks;
 class Table;
@@ -58,7 +61,7 @@ struct Options {
   bool use_handles = true;              // false: descriptors even where handles work (S3)
   // Where the identities given out are kept, so that they are still good after a crash; empty: not.
   std::string journal = {};
-  bool judge_callers = false;           // S6
+  bool judge_callers = false;  // S6
 };
 
 // A file as it can be kept across a restart: restore() of the next process takes it.
@@ -85,6 +88,7 @@ class Store {
   // True when files are known by file-system handles (S3).
   bool has_handles() const { return has_handles_; }
 
+  // nlink 0: removed, and to be looked at only.
   Result<Attributes> stat(FileId file);
   // False only when the file certainly has no extended attribute (POSIX ACLs are some).
   bool has_xattrs(FileId file);
@@ -188,6 +192,7 @@ class Store {
   std::unique_ptr<Table> table_;
   std::unique_ptr<Journal> journal_;  // null: nothing is kept
   std::unique_ptr<SizeLocks> size_locks_;
+  std::unique_ptr<Departed> departed_;
 };
 
 }  // namespace vremote::store
