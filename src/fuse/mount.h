@@ -20,7 +20,7 @@ struct MountOptions {
   // Bytes of one READ; the readahead window must stay within it (K6).
   uint32_t max_read = kMaxTransfer;
   bool read_only = false;
-  bool allow_suid = false;     // honour set-user-id bits of the origin's files
+  bool allow_suid = false;     // honour set-user-ID bits and capabilities of the origin's files
   bool allow_devices = false;  // honour device nodes of the origin
 };
 

@@ -193,8 +193,9 @@ Status read_peers(const Section& top, Config& config) {
 
 Status read_top(const Section& top, Config& config) {
   if (top.has("tls")) return top.bad("tls", "belongs below [cluster]; move it there");
-  VR_TRY_VOID(top.only({"node", "cluster", "mount", "state_dir", "listen", "loops", "control",
-                        "log", "cache", "guardian", "lease", "recovery_dir", "export", "peer"}));
+  VR_TRY_VOID(
+      top.only({"node", "cluster", "mount", "mount_suid", "state_dir", "listen", "loops", "control",
+                "log", "cache", "guardian", "lease", "recovery_dir", "export", "peer"}));
   if (!top.has("node"))
     return top.bad("node", "is missing; give this node a name of its own: node = \"node1\"");
   VR_TRY_VOID(top.name("node", config.node));
@@ -204,6 +205,11 @@ Status read_top(const Section& top, Config& config) {
   VR_TRY_VOID(top.path("mount", config.mount));
   if (config.mount == "/")
     return top.bad("mount", "cannot be /; use a directory of its own, such as /vremote");
+  VR_TRY_VOID(top.boolean("mount_suid", config.mount_suid));
+  if (config.mount_suid)
+    config.warnings.push_back(
+        "mount_suid: whoever is root on a node that may write to an export can make programs that "
+        "run as root here");
   VR_TRY_VOID(top.path("state_dir", config.state_dir));
   if (config.state_dir == "/")
     return top.bad("state_dir", "cannot be /; use a directory of its own, such as /run/vremote");

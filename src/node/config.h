@@ -57,6 +57,7 @@ struct Config {
   std::string cluster_key;  // the file; cluster.key beside `file` unless given
   bool tls = true;
   std::string mount = "/vremote";
+  bool mount_suid = false;  // set-user-ID programs and file capabilities count on the mount
   std::string state_dir{kDefaultStateDir};
   Endpoint listen{"0.0.0.0", kDefaultPort};
   unsigned loops = 1;          // event loops

@@ -8,6 +8,7 @@ std::string_view config_example() {
 
 node = "node1"              # this node's name, its own in the cluster: 1 to 63 of A-Z a-z 0-9 . _ -
 mount = "/vremote"          # where /vremote/<export>/... appears; an empty directory that exists
+#mount_suid = true          # set-user-ID programs and file capabilities count there; without it the mount is nosuid
 state_dir = "/run/vremote"  # control socket and the like; one per node
 #recovery_dir = "/var/lib/vremote/recovery"  # what could not be flushed; by default this, or <state_dir>/recovery
 listen = "0.0.0.0:1104"     # or "[::]:1104"; the port is 1104 unless given

@@ -53,6 +53,7 @@ TEST(ConfigTest, EveryKeyIsRead) {
   const Config config = parsed(R"(
 node = "a-1.B_2"
 mount = "/mnt//v/"
+mount_suid = true
 state_dir = "/var/lib/vremote/."
 listen = "[::]:2000"
 loops = 3
@@ -92,6 +93,7 @@ address = "n3.example"
   EXPECT_EQ(config.cluster_key, "/etc/lab.key");
   EXPECT_FALSE(config.tls);
   EXPECT_EQ(config.mount, "/mnt/v");
+  EXPECT_TRUE(config.mount_suid);
   EXPECT_EQ(config.state_dir, "/var/lib/vremote");
   EXPECT_EQ(config.control_socket, "/tmp/c.sock");
   EXPECT_EQ(config.listen, (Endpoint{"::", 2000}));

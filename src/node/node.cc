@@ -567,6 +567,7 @@ RecoveryWriter::Seen NodeDaemon::seen(const std::string& home, FileId file) {
 Status NodeDaemon::start_mount(std::function<void()> ended) {
   fuse::MountOptions options;
   options.name = "vremote:" + config_.node;
+  options.allow_suid = config_.mount_suid;
   VR_TRY(mount, fuse::Mount::mount(config_.mount, options));
   mount_.emplace(std::move(mount));
   FuseServerOptions server;
