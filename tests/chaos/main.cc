@@ -2,7 +2,9 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -24,6 +26,16 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 using live::Nodes;
+
+// The node whose export has a disk of its own that can be full: the one with the log, the only file
+// that grows.
+constexpr size_t kSmallDiskNode = 0;
+constexpr uint64_t kSmallDiskBytes = uint64_t{4} << 30;  // a limit, not memory
+
+bool resize_disk(const std::string& point, uint64_t bytes) {
+  return ::mount(nullptr, point.c_str(), nullptr, MS_REMOUNT,
+                 fmt::format("size={}", bytes).c_str()) == 0;
+}
 
 struct Settings {
   std::string program = VREMOTE_PROGRAM;
@@ -55,7 +67,8 @@ class Troubles {
     };
     static constexpr Kind kKinds[] = {{"noise", &Troubles::noise},     {"cut", &Troubles::cut},
                                       {"one-way", &Troubles::one_way}, {"flap", &Troubles::flap},
-                                      {"stop", &Troubles::stop},       {"kill", &Troubles::kill}};
+                                      {"stop", &Troubles::stop},       {"kill", &Troubles::kill},
+                                      {"full", &Troubles::full}};
     std::vector<const Kind*> allowed;
     for (const Kind& kind : kKinds)
       if (settings_.kinds.empty() || std::ranges::count(settings_.kinds, kind.name) > 0)
@@ -169,6 +182,21 @@ class Troubles {
       shared_.fail(fmt::format("node{} does not come back; see its log", node + 1));
   }
 
+  // Whoever makes a file longer is told; nobody else notices.
+  void full() {
+    const std::string disk = nodes_.at(kSmallDiskNode).export_dir;
+    const uint64_t ms = while_ms();
+    tell(fmt::format("the disk of node{} full for {} ms", kSmallDiskNode + 1, ms));
+    shared_.disk_was_full = true;
+    for (bool done = false; !done && !over();) {  // meanwhile it grows
+      struct statvfs now {};
+      ::statvfs(disk.c_str(), &now);
+      done = resize_disk(disk, (now.f_blocks - now.f_bfree) * now.f_frsize);
+    }
+    sleep_ms(ms);
+    if (!resize_disk(disk, kSmallDiskBytes)) shared_.fail("the disk cannot be made bigger again");
+  }
+
   const Settings& settings_;
   const Plan& plan_;
   Nodes& nodes_;
@@ -182,6 +210,10 @@ class Troubles {
 bool prepare(const Plan& plan, Nodes& nodes) {
   for (size_t origin = 0; origin < plan.nodes; ++origin) {
     const std::string dir = nodes.at(origin).export_dir;
+    if (origin == kSmallDiskNode &&
+        ::mount("small-disk", dir.c_str(), "tmpfs", 0,
+                fmt::format("mode=755,size={}", kSmallDiskBytes).c_str()) != 0)
+      return false;
     std::ofstream(dir + "/lock");
     std::ofstream(dir + "/log");
     std::ofstream registers(dir + fmt::format("/registers{}", origin));
@@ -189,6 +221,21 @@ bool prepare(const Plan& plan, Nodes& nodes) {
     if (!registers.flush()) return false;
   }
   return true;
+}
+
+// Now that all is well, everybody gets something done.
+std::string all_go_on(const Plan& plan, const std::vector<Job>& jobs, Shared& shared) {
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    const Process& process = shared.processes[i];
+    const auto done = [&] { return process.calls - process.errors; };
+    const uint64_t before = done();
+    const bool goes_on = live::eventually([&] { return done() > before + 3 || shared.failed; });
+    if (shared.failed) return shared.failure;
+    if (!goes_on)
+      return fmt::format("process {} on node{} of {} gets nothing done any more", i,
+                         jobs[i].node + 1, plan.nodes);
+  }
+  return {};
 }
 
 int say(const std::string& what) {
@@ -202,6 +249,7 @@ int run(const Settings& settings, const std::string& dir) {
   plan.nodes = settings.nodes;
   plan.seed = settings.seed;
   plan.dir = dir;
+  plan.only_full = settings.kinds == std::vector<std::string>{"full"};
   Shared* shared = Shared::create();
   if (shared == nullptr) return say("no memory to share");
 
@@ -240,6 +288,7 @@ int run(const Settings& settings, const std::string& dir) {
   for (size_t i = 0; wrong.empty() && i < plan.nodes; ++i)
     if (!live::eventually([&] { return nodes.connected(i); }))
       wrong = fmt::format("node{} does not connect to all again", i + 1);
+  if (wrong.empty()) wrong = all_go_on(plan, jobs, *shared);
   shared->stop = true;
   for (size_t i = 0; i < processes.size(); ++i) {
     const bool ended =
@@ -283,8 +332,8 @@ int main(int argc, char** argv) {
   app.add_option("--seconds", settings.seconds)->check(CLI::Range(1, 86400))->capture_default_str();
   app.add_option("--seed", settings.seed, "decides the troubles and what is done")
       ->capture_default_str();
-  app.add_option("--only", settings.kinds, "of these kinds: noise cut one-way flap stop kill")
-      ->check(CLI::IsMember({"noise", "cut", "one-way", "flap", "stop", "kill"}));
+  app.add_option("--only", settings.kinds, "of these kinds: noise cut one-way flap stop kill full")
+      ->check(CLI::IsMember({"noise", "cut", "one-way", "flap", "stop", "kill", "full"}));
   app.add_option("--vremote", settings.program, "the program to run");
   app.add_option("--config", settings.config, "lines for every node's configuration")
       ->capture_default_str();

@@ -70,8 +70,13 @@ struct Worker {
 
   bool count(bool ok) {
     self.calls.fetch_add(1, std::memory_order_relaxed);
-    if (!ok) self.errors.fetch_add(1, std::memory_order_relaxed);
-    return ok;
+    if (ok) return true;
+    const int error = errno;
+    self.errors.fetch_add(1, std::memory_order_relaxed);
+    if (plan.only_full && going() && (job.role != Role::Appender || error != ENOSPC))
+      shared.fail(fmt::format("process {} on node{}: {}, and that has nothing to do with the disk",
+                              process, job.node + 1, std::strerror(error)));
+    return false;
   }
   bool going() const { return !shared.stop && !shared.failed; }
 
@@ -324,7 +329,8 @@ std::string judge_log(const Plan& plan, const std::string& text, const Shared& s
   for (size_t at = 0; at < text.size();) {
     const auto found = record_at(plan, text, at, shared);
     if (!found) {
-      if (shared.disturbances == 0) return fmt::format("at {} of the log is no whole record", at);
+      if (shared.disturbances == 0 && !shared.disk_was_full)
+        return fmt::format("at {} of the log is no whole record", at);
       ++at;
       continue;
     }

@@ -6,7 +6,7 @@
 // floor falls back to the last value whose fsync succeeded (durable), and rises again with the next
 // fsync. Log: a file that processes on all nodes append records to. At the end each one whose fsync
 // succeeded is there once and whole, the records of one writer in order. Records that were not
-// synced when a node died may be torn, no others.
+// synced when a node died or the disk was full may be torn, no others.
 // Locks: files under fcntl locks, held by one process at a time as long as its node is well.
 #pragma once
 
@@ -45,6 +45,7 @@ struct Shared {
   // synced there may be lost, and its locks.
   std::atomic<uint64_t> disturbed[kNodesMax][kNodesMax];
   std::atomic<uint64_t> disturbances{0};
+  std::atomic<bool> disk_was_full{false};
   Register registers[kWritersMax];
   Log logs[kWritersMax];
   Holder holders[kNodesMax];
@@ -61,7 +62,8 @@ struct Plan {
   size_t nodes = 3;
   size_t registers_per_node = 2;
   uint64_t seed = 1;
-  std::string dir;  // of the cluster
+  std::string dir;         // of the cluster
+  bool only_full = false;  // nothing happens but that the log's disk is full: no other call fails
   // dir/nodeI/mnt/nodeK/NAME
   std::string path(size_t node, size_t origin, const std::string& name) const;
   size_t registers() const { return nodes * registers_per_node; }
