@@ -207,8 +207,9 @@ void supervisor_main(const RunOptions& options, const SignalSettings& settings, 
   NamespaceCache names(options.names, options.reload);
   OpenServer server(std::move(reply->fd), names, options.require_mount);
   Reaper reaper(command, std::move(started.fd), std::move(link));
-  std::thread partner([&] { reaper.die_together(); });
-  std::thread serving([&] { server.serve(); });
+  // Both end with the process, at the latest.
+  std::thread([&] { reaper.die_together(); }).detach();
+  std::thread([&] { server.serve(); }).detach();
   reaper.run();
 }
 

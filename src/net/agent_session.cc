@@ -245,8 +245,8 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     }
     // A term is worth several pings, and what is lost with a connection must be noticed within it.
     if (const int64_t term_ms = w.lease_term_ms; term_ms > 0)
-      link.lane->set_pace(std::clamp<int64_t>(term_ms / 5, 1, options_.ping_interval_ms),
-                          std::clamp<int64_t>(term_ms * 4 / 5, 1, options_.silence_max_ms));
+      link.lane->set_pace(std::min(std::max<int64_t>(term_ms / 5, 1), options_.ping_interval_ms),
+                          std::min(std::max<int64_t>(term_ms * 4 / 5, 1), options_.silence_max_ms));
     Status attached =
         link.lane->attach(std::move(answer.stream), std::move(answer.reader), w.received, {});
     if (attached) link.lane->renew(link.greeted_at);

@@ -443,7 +443,8 @@ int Guardian::run() {
 }  // namespace
 
 int run_guardian(const GuardianOptions& options, GuardianTable& table, Fd link) {
-  return Guardian(options, table, std::move(link)).run();
+  // Never destroyed: threads that purge for it may hang in the kernel until the process is gone.
+  return std::make_unique<Guardian>(options, table, std::move(link)).release()->run();
 }
 
 Result<bool> retire_guardian(const std::string& socket) {

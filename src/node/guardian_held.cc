@@ -70,6 +70,7 @@ GuardianRecovery::File* GuardianRecovery::file_of(uint64_t node) {
 }
 
 void GuardianRecovery::keep(uint64_t node, uint64_t offset, std::span<const std::byte> bytes) {
+  std::lock_guard lock(mutex_);
   File* file = file_of(node);
   Status kept = fail(ENOENT, "the inode is not known");
   if (file != nullptr)
@@ -83,10 +84,22 @@ void GuardianRecovery::keep(uint64_t node, uint64_t offset, std::span<const std:
 }
 
 void GuardianRecovery::sync() {
+  std::lock_guard lock(mutex_);
   for (auto& [node, file] : files_) (void)::fdatasync(file.fd.get());
 }
 
+void GuardianRecovery::next() {
+  std::lock_guard lock(mutex_);
+  files_.clear();
+}
+
+uint64_t GuardianRecovery::bytes() const {
+  std::lock_guard lock(mutex_);
+  return bytes_;
+}
+
 void GuardianRecovery::remove() {
+  std::lock_guard lock(mutex_);
   for (auto& [node, file] : files_) {
     (void)::unlink(file.path.c_str());
     spdlog::info("guardian: {} is not needed: the daemon has its bytes again", file.path);

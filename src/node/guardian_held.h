@@ -19,7 +19,7 @@
 
 namespace vremote::node {
 
-// Keeps what the kernel writes back, one recovery file for each file of an origin.
+// Keeps what the kernel writes back, one recovery file for each file of an origin. Any thread.
 class GuardianRecovery {
  public:
   GuardianRecovery(std::string directory, const GuardianTable& table)
@@ -28,8 +28,8 @@ class GuardianRecovery {
   void sync();
   // The daemon has the bytes again.
   void remove();
-  void next() { files_.clear(); }
-  uint64_t bytes() const { return bytes_; }
+  void next();
+  uint64_t bytes() const;
 
  private:
   struct File {
@@ -40,6 +40,7 @@ class GuardianRecovery {
 
   const std::string directory_;
   const GuardianTable& table_;
+  mutable std::mutex mutex_;
   std::map<uint64_t, File> files_;  // by node
   uint64_t bytes_ = 0;
 };
