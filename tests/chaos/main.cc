@@ -178,8 +178,12 @@ class Troubles {
     nodes_.wait_for_end(node);
     sleep_ms(ms);
     nodes_.start(node);
+    const auto started = Clock::now();
     if (!live::eventually([&] { return nodes_.ready(node); }))
       shared_.fail(fmt::format("node{} does not come back; see its log", node + 1));
+    const std::chrono::duration<double> took = Clock::now() - started;
+    if (took > std::chrono::seconds(3))
+      fmt::print("          node{} needed {:.1f} s to start\n", node + 1, took.count());
   }
 
   // Whoever makes a file longer is told; nobody else notices.
