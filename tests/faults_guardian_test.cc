@@ -180,6 +180,28 @@ TEST_F(GuardianTest, AStoppedDaemonIsPurgedWhenItsLeaseIsOverAndGoesOnAsIfSlow) 
 }
 
 // The whole promise: when another node's write has returned, the old value is nowhere.
+TEST_F(GuardianTest, WhoDoesNotWantToWaitGetsAnErrorFromTheGuardian) {
+  nodes(2, "[lease]\nterm_ms = 2000\nsoft_timeout_ms = 1000\n").start_all();
+  ASSERT_EQ(0, put(nodes().path(0, 0, "f"), std::string(100'000, 'a')));
+  ASSERT_EQ(100'000u, read_all(nodes().path(1, 0, "f")).size());
+  const Fd fd(::open(nodes().path(1, 0, "f").c_str(), O_RDONLY | O_CLOEXEC));
+  nodes().signal(1, SIGSTOP);
+  ASSERT_TRUE(eventually([&] { return cached_pages(fd.get()) == 0; })) << nodes().log(1);
+  const auto error_of = [](bool done) { return done ? 0 : errno; };
+  const pid_t maker = in_child([&] {
+    return error_of(::open(nodes().path(1, 0, "made").c_str(), O_CREAT | O_WRONLY, 0644) >= 0);
+  });
+  const pid_t reader = in_child([&] {
+    char byte = 0;
+    return error_of(::pread(fd.get(), &byte, 1, 0) == 1);
+  });
+  EXPECT_EQ(EIO, exit_status(maker)) << nodes().log(1);
+  EXPECT_EQ(EIO, exit_status(reader)) << nodes().log(1);
+  nodes().signal(1, SIGCONT);
+  // As if nothing had been; the call that got an error has not been done either.
+  EXPECT_TRUE(eventually([&] { return read_all(nodes().path(1, 0, "f")).size() == 100'000; }));
+  EXPECT_FALSE(exists(nodes().path(0, 0, "made")));
+}
 TEST_F(GuardianTest, AStoppedNodeLoadsNothingThatAnotherHasChanged) {
   nodes(2, "[lease]\nterm_ms = 6000\n").start_all();
   ASSERT_EQ(0, put(nodes().path(0, 0, "f"), std::string(4096, 'a')));

@@ -38,7 +38,8 @@ int run_node(const Config& config, coherence::Mistakes mistakes) {
   // Before any thread, too; and before what the last daemon had is looked for.
   const GuardianOptions guarding{.socket = config.state_dir + "/guard.sock",
                                  .recovery_dir = config.recovery_dir,
-                                 .restart_wait_ms = config.restart_wait_ms};
+                                 .restart_wait_ms = config.restart_wait_ms,
+                                 .soft_timeout_ms = config.soft_timeout_ms};
   auto retired = retire_guardian(guarding.socket);
   if (retired && *retired) spdlog::info("the guardian of the last daemon has ended its connection");
   if (!retired) spdlog::error("{}", retired.error().what);

@@ -153,9 +153,10 @@ bool Guardian::arm() {
   purge_ = new GuardianPurge([this](uint64_t node, uint64_t offset, uint64_t length) {
     (void)channel_->invalidate_data(node, offset, length);
   });
-  held_.emplace(*channel_, *recovery_, [this](uint64_t node, uint64_t offset, uint64_t length) {
-    purge_->fill(node, offset, length);
-  });
+  held_.emplace(*channel_, *recovery_, options_.soft_timeout_ms,
+                [this](uint64_t node, uint64_t offset, uint64_t length) {
+                  purge_->fill(node, offset, length);
+                });
   return true;
 }
 
@@ -294,7 +295,7 @@ void Guardian::read_requests() {
     std::array<pollfd, 2> wait{pollfd{channel_->fd(), POLLIN, 0},
                                pollfd{stop_reader_.get(), POLLIN, 0}};
     if (::poll(wait.data(), wait.size(), kInterruptsMs) < 0 && errno != EINTR) break;
-    held_->look_at_interrupts();
+    held_->look();
     while (reading_) {
       std::span<std::byte> memory = buffer.next();
       auto length = channel_->receive(memory);

@@ -7,7 +7,8 @@
 //   G1  What the kernel writes back is taken at once and kept in a recovery file: a purge waits for
 //       it. RELEASE and FLUSH are answered too, or no process could end.
 //   G2  All else is held: nobody is told anything that the guardian cannot know. Who waits can be
-//       killed (FUSE_INTERRUPT). The mount's root answers stat(2), so that umount(8) works.
+//       killed (FUSE_INTERRUPT), and gets EIO after soft_timeout_ms. The mount's root answers
+//       stat(2), so that umount(8) works.
 //   G3  A daemon that wakes up takes everything back, in order, before it looks at anything newer,
 //       also what was answered: then it is as if it had been slow.
 //   G4  A daemon that is dead is waited for: the next one retires the guardian, which then ends the
@@ -28,6 +29,7 @@ struct GuardianOptions {
   std::string socket;        // where the next daemon finds it
   std::string recovery_dir;  // for what is written back
   int64_t restart_wait_ms = 60'000;
+  int64_t soft_timeout_ms = 0;  // what is held longer gets EIO; 0: nothing does
   // A daemon that has not moved for so long is looked at. It says that it lives three times as
   // often; both together must fit between the end of the shortest lease here and that at its home.
   int64_t stall_ms = 300;

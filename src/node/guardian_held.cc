@@ -181,6 +181,7 @@ void GuardianHeld::hold(const fuse::Request& request, std::span<const std::byte>
             .pid = request.header.pid,
             .answered = answered,
             .lock = std::holds_alternative<fuse::SetLkw>(request.body),
+            .since = GuardianTable::clock(),
             .bytes = {}};
   if (give_back) {
     if (bytes_ + bytes.size() > kHeldBytesMax) {
@@ -194,6 +195,22 @@ void GuardianHeld::hold(const fuse::Request& request, std::span<const std::byte>
     bytes_ += bytes.size();
   }
   held_.push_back(std::move(held));
+}
+
+void GuardianHeld::look() {
+  look_at_interrupts();
+  look_at_time();
+}
+
+void GuardianHeld::look_at_time() {
+  if (soft_ms_ == 0) return;
+  const Instant now = GuardianTable::clock();
+  std::erase_if(held_, [&](const Held& held) {
+    if (held.answered || now - held.since < soft_ms_ * 1'000'000) return false;
+    (void)channel_.reply_error(held.unique, EIO);
+    bytes_ -= held.bytes.size();
+    return true;
+  });
 }
 
 void GuardianHeld::look_at_interrupts() {

@@ -49,13 +49,15 @@ class GuardianRecovery {
 class GuardianHeld {
  public:
   using Fill = std::function<void(uint64_t node, uint64_t offset, uint64_t length)>;
-  GuardianHeld(const fuse::Channel& channel, GuardianRecovery& recovery, Fill fill)
-      : channel_(channel), recovery_(recovery), fill_(std::move(fill)) {}
+  // soft_ms: how long a request is held; 0: until somebody answers it.
+  GuardianHeld(const fuse::Channel& channel, GuardianRecovery& recovery, int64_t soft_ms, Fill fill)
+      : channel_(channel), recovery_(recovery), soft_ms_(soft_ms), fill_(std::move(fill)) {}
 
   // `give_back`: the daemon may wake up and take it all.
   void take(std::span<const std::byte> request, bool give_back);
-  // Ends what killed processes wait for. To be called every now and then.
-  void look_at_interrupts();
+  // Ends what killed processes wait for, and what has waited for long enough. To be called every
+  // now and then.
+  void look();
   // Everything, in order; then nothing is held.
   void give_back(const std::function<bool(std::span<const std::byte>)>& send);
   void drop() { held_.clear(), interrupts_.clear(), bytes_ = 0; }
@@ -68,14 +70,18 @@ class GuardianHeld {
     uint32_t pid = 0;
     bool answered = false;
     bool lock = false;
+    Instant since;                 // GuardianTable::clock()
     std::vector<std::byte> bytes;  // empty: the kernel will deliver it again
   };
   bool answer(const fuse::Request& request);
+  void look_at_interrupts();
+  void look_at_time();
   void hold(const fuse::Request& request, std::span<const std::byte> bytes, bool answered,
             bool give_back);
 
   const fuse::Channel& channel_;
   GuardianRecovery& recovery_;
+  const int64_t soft_ms_;
   const Fill fill_;
   std::list<Held> held_;
   std::vector<uint64_t> interrupts_;  // of requests held, plain
