@@ -26,9 +26,6 @@
 #define SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (1UL << 0)
 #define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64)
 #endif
-#ifndef SECCOMP_ADDFD_FLAG_SEND
-#define SECCOMP_ADDFD_FLAG_SEND (1UL << 1)  // Linux 5.14
-#endif
 
 namespace vremote::intercept {
 namespace {
@@ -133,11 +130,11 @@ void OpenServer::serve_one(const seccomp_notif& call, Worker& worker) {
   if (!fd) {
     if (!fd.error().what.empty() && still_waiting(call.id))
       say(refusal_line("open", open, fd.error().what));
-    answer_error(call.id, fd.error().code);
+    answer(call.id, 0, fd.error().code);
     return;
   }
   auto sent = answer_descriptor(call.id, *fd, open.flags.cloexec());
-  if (!sent) answer_error(call.id, sent.error().code);
+  if (!sent) answer(call.id, 0, sent.error().code);
 }
 
 Result<Fd> OpenServer::open_for(const seccomp_notif& call, RemoteOpen& open, Worker& worker) {
@@ -170,23 +167,29 @@ bool OpenServer::still_waiting(uint64_t id) const {
   return ::ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0;
 }
 
-void OpenServer::answer_error(uint64_t id, int error) {
+void OpenServer::answer(uint64_t id, int64_t value, int error) {
   seccomp_notif_resp answer{};
   answer.id = id;
+  answer.val = value;
   answer.error = -error;
+  // ENOENT: the caller was killed.
   while (::ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_SEND, &answer) < 0 && errno == EINTR) {
   }
 }
 
+// In two steps. SECCOMP_ADDFD_FLAG_SEND would do it in one, but when anything interrupts that one
+// (a signal, a stop, a debugger, the machine going to sleep) the kernel takes the descriptor back
+// and the answer not: the caller's open returns 0, which is another file or none. Alone, adding it
+// is done or not, and can be repeated.
 Status OpenServer::answer_descriptor(uint64_t id, const Fd& fd, bool cloexec) {
   seccomp_notif_addfd add{};
   add.id = id;
-  add.flags = SECCOMP_ADDFD_FLAG_SEND;
   add.srcfd = static_cast<uint32_t>(fd.get());
   add.newfd_flags = cloexec ? O_CLOEXEC : 0;
-  // EINTR: taken back whole, or not answered at all; EINPROGRESS never happens to a single answer.
-  while (::ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add) < 0)
+  int number;
+  while ((number = ::ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add)) < 0)
     if (errno != EINTR) return fail(errno);  // EMFILE: the caller's own limit
+  answer(id, number, 0);
   return {};
 }
 

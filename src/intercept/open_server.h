@@ -36,7 +36,7 @@ class OpenServer {
   void serve_one(const seccomp_notif& call, Worker& worker);
   Result<Fd> open_for(const seccomp_notif& call, RemoteOpen& open, Worker& worker);
   bool still_waiting(uint64_t id) const;
-  void answer_error(uint64_t id, int error);
+  void answer(uint64_t id, int64_t value, int error);
   Status answer_descriptor(uint64_t id, const Fd& fd, bool cloexec);
   void interrupt_abandoned();  // with mutex_ held
 

@@ -2,12 +2,14 @@
  * order; each open prints one line: "CONTENT" (the file's first line, "-" when it is empty or not
  * readable) or "error NAME". Plain C, also linked statically. */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -156,6 +158,48 @@ static void storm(const char* path, const char* quick) {
   report(fd);
 }
 
+static const char* hammered;
+static atomic_int hammering = 1, wrong;
+
+static void* hammer_in_thread(void* unused) {
+  (void)unused;
+  for (int i = 0; i < 500; ++i) {
+    char c;
+    int fd = open(hammered, flags, mode);
+    if (fd < 3 || read(fd, &c, 1) != 1) ++wrong;
+    if (fd >= 3) close(fd);
+  }
+  return NULL;
+}
+
+/* Signals for every thread of our parent, the supervisor, which has a use of its own for them. */
+static void* poke_in_thread(void* unused) {
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%d/task", getppid());
+  while (hammering) {
+    DIR* tasks = opendir(path);
+    if (!tasks) break;
+    for (struct dirent* task; (task = readdir(tasks));)
+      if (task->d_name[0] != '.') syscall(SYS_tgkill, getppid(), atoi(task->d_name), SIGUSR1);
+    closedir(tasks);
+  }
+  return unused;
+}
+
+/* Many opens of many threads, while the supervisor is interrupted all the time. */
+static void hammer(const char* path) {
+  pthread_t threads[17];
+  char text[64];
+  hammered = path;
+  pthread_create(&threads[16], NULL, poke_in_thread, NULL);
+  for (int i = 0; i < 16; ++i) pthread_create(&threads[i], NULL, hammer_in_thread, NULL);
+  for (int i = 0; i < 16; ++i) pthread_join(threads[i], NULL);
+  hammering = 0;
+  pthread_join(threads[16], NULL);
+  snprintf(text, sizeof text, "%d wrong descriptors", (int)wrong);
+  say(text);
+}
+
 /* A child that lives on without any of our descriptors, and opens when somebody writes to the FIFO
  * `go`. */
 static void background(const char* go, const char* path, const char* out) {
@@ -222,6 +266,8 @@ static void step(char** argv, char* word, char* value) {
     pthread_t threads[16];
     for (int i = 0; i < 16; ++i) pthread_create(&threads[i], NULL, open_in_thread, value);
     for (int i = 0; i < 16; ++i) pthread_join(threads[i], NULL);
+  } else if (!strcmp(word, "hammer")) {
+    hammer(value);
   } else if (!strcmp(word, "fork")) {
     if (fork() == 0) {
       report(open(value, flags, mode));

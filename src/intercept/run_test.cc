@@ -207,6 +207,10 @@ TEST_F(RunTest, ManyThreadsAreServedAtOnce) {
   EXPECT_EQ(prints({kOrigin, "threads=f"}), all);
 }
 
+TEST_F(RunTest, AnInterruptedAnswerNeverIsAnotherDescriptor) {
+  EXPECT_EQ(prints({kOrigin, "hammer=f"}), "0 wrong descriptors\n");
+}
+
 TEST_F(RunTest, DirectoryDescriptorsAndWorkingDirectories) {
   EXPECT_EQ(prints({kOrigin, "dir=" + d_ + "/data/sub", "openat=g", "openat=../f",
                     "openat=" + d_ + "/data/f", "chdir=sub", "open=g"}),

@@ -32,9 +32,7 @@ Status check_kernel() {
   if (std::sscanf(name.release, "%d.%d", &major, &minor) == 2 &&
       (major > 5 || (major == 5 && minor >= 14)))
     return {};
-  return fail(ENOSYS,
-              fmt::format("Linux 5.14 or later is needed (SECCOMP_ADDFD_FLAG_SEND); this is {}",
-                          name.release));
+  return fail(ENOSYS, fmt::format("Linux 5.14 or later is needed; this is {}", name.release));
 }
 
 // Blocks the signals to hand on, and undoes that at the end.
