@@ -350,6 +350,7 @@ void FileAgent::reset(Instant now, Agent::Dirty dirty, AgentActions& actions) {
     again.swap(flights_);
     for (auto& [id, flight] : again) {
       shared_.flush_bytes_in_flight -= flight.bytes;
+      if (shared_.options.mistakes.has(Mistake::LostReclaim)) continue;
       if (flight.extents.empty() && !flight.attributes.has_size && !flight.attributes.has_mtime)
         continue;
       Flush flush = new_flush();

@@ -38,16 +38,21 @@ enum class Mistake : uint8_t {
   GrowUnannounced,     // K16: what makes a file longer does not wait until other kernels know
   OpenUnshown,         // K16: a file is opened although the kernel takes it for shorter than it is
   GrowWithinPageUnannounced,  // K16: only growth by a page is made known, not growth within the last
+  HandOnTooEarly,      // T4: a home gives away what a node has before that node's time is over
+  CountFromAnswer,     // T1: a node counts its time from when it got the home's answer
+  LostReclaim,         // R2: bytes under way to a home that has restarted are not sent again
+  NoGrace,             // R1: a home that has restarted serves everybody at once
+  ForgetCalls,         // R4: a call that the home had carried out before its restart is done again
   kCount,
 };
 
 class Mistakes {
  public:
   constexpr bool has(Mistake m) const { return (bits_ >> static_cast<unsigned>(m) & 1u) != 0; }
-  constexpr void add(Mistake m) { bits_ |= 1u << static_cast<unsigned>(m); }
+  constexpr void add(Mistake m) { bits_ |= uint64_t{1} << static_cast<unsigned>(m); }
 
  private:
-  uint32_t bits_ = 0;
+  uint64_t bits_ = 0;
 };
 
 // The name used by `vremote-sim --break=NAME`.
@@ -107,6 +112,16 @@ constexpr std::string_view name_of(Mistake m) {
       return "open-unshown";
     case Mistake::GrowWithinPageUnannounced:
       return "grow-within-page-unannounced";
+    case Mistake::HandOnTooEarly:
+      return "hand-on-too-early";
+    case Mistake::CountFromAnswer:
+      return "count-from-answer";
+    case Mistake::LostReclaim:
+      return "lost-reclaim";
+    case Mistake::NoGrace:
+      return "no-grace";
+    case Mistake::ForgetCalls:
+      return "forget-calls";
     case Mistake::kCount:
       break;
   }

@@ -204,4 +204,13 @@ bool is_repeatable(const Operation& operation) {
          std::holds_alternative<SetAttributesCall>(operation);
 }
 
+bool is_made_again(const Operation& operation, bool kept) {
+  // What brings something back belongs to the session that ended.
+  const auto* lock = std::get_if<LockCall>(&operation);
+  if (std::holds_alternative<ReclaimCall>(operation) ||
+      (lock != nullptr && lock->action == LockAction::Reclaim))
+    return false;
+  return kept || is_repeatable(operation);
+}
+
 }  // namespace vremote::coherence

@@ -48,5 +48,9 @@ bool is_quick(const Operation& operation);
 bool gives_up(const Operation& operation);
 // Doing it twice is as good as once.
 bool is_repeatable(const Operation& operation);
+// Whether a node makes a call again whose reply had not come when the session ended; otherwise it
+// ends with EIO, and may have happened. `kept`: the home has restarted, lets the node bring back
+// what it had, and knows what it had done of the calls (R4).
+bool is_made_again(const Operation& operation, bool kept);
 
 }  // namespace vremote::coherence

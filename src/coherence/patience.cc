@@ -41,23 +41,43 @@ std::vector<Patience::Verdict> Patience::judge(Instant now, const std::vector<Bl
       known->present = true;
     }
     const std::optional<Instant> last = heard(blocker.node);
-    if (!last || fenced.contains(blocker.node)) continue;
+    if (!last || fenced.contains(blocker.node) || silenced_.contains(blocker.node)) continue;
     if (expired(now, *last)) {
-      verdicts.push_back({blocker.node, blocker.file, true, now - *last,
-                          "it was not heard of for the lease term and others need what it holds"});
+      verdicts.push_back(
+          {.node = blocker.node,
+           .file = blocker.file,
+           .fence = true,
+           .waited_ns = now - *last,
+           .why = "it was not heard of for the lease term and others need what it holds"});
       fenced.insert(blocker.node);
       continue;
     }
     if (known == nullptr) continue;
     if (now - known->moved > options_.deadline_ns) {
-      verdicts.push_back(
-          {blocker.node, blocker.file, true, now - known->since, "it does not answer a recall"});
-      fenced.insert(blocker.node);
+      silenced_.emplace(blocker.node, *known);
+      verdicts.push_back({.node = blocker.node,
+                          .file = blocker.file,
+                          .silence = true,
+                          .waited_ns = now - known->since,
+                          .why = "it does not answer a recall"});
     } else if (!known->reported && now - known->since > options_.warn_ns) {
       known->reported = true;
-      verdicts.push_back({blocker.node, blocker.file, false, now - known->since,
-                          "it has not answered a recall yet"});
+      verdicts.push_back({.node = blocker.node,
+                          .file = blocker.file,
+                          .waited_ns = now - known->since,
+                          .why = "it has not answered a recall yet"});
     }
+  }
+  // Also when nobody waits any more: whoever is not answered would not come back.
+  for (auto it = silenced_.begin(); it != silenced_.end();) {
+    const std::optional<Instant> last = heard(it->first);
+    if (last && expired(now, *last))
+      verdicts.push_back({.node = it->first,
+                          .file = it->second.file,
+                          .fence = true,
+                          .waited_ns = now - it->second.since,
+                          .why = "it did not answer a recall, and its leases are over"});
+    it = !last || expired(now, *last) ? silenced_.erase(it) : std::next(it);
   }
   std::erase_if(recalls_, [](const auto& entry) { return !entry.second.present; });
   return verdicts;

@@ -4,8 +4,9 @@
 // as nobody needs what it holds (T4; RFC 8881, 8.4.3, calls such a server courteous). When somebody
 // does,
 //   a node that was not heard of for the lease term has stopped using its caches (T3): it is
-//   fenced; a node that is heard of and does not answer a recall is reported, and fenced when it
-//   has made no progress for as long as the deadline says.
+//   fenced; a node that is heard of and does not answer a recall is reported, and silenced when it
+//   has made no progress for as long as the deadline says: it may go on using what it has as long
+//   as it is answered, so it is answered no more, and fenced when the term is over.
 // A fenced node's session ends. It hears of it when it comes back, and begins anew.
 //
 // Pure: what it judges by are arguments.
@@ -41,7 +42,9 @@ class Patience {
   struct Verdict {
     NodeId node;
     FileId file;
-    bool fence = false;  // false: only a word
+    bool fence = false;  // its session must end now
+    bool silence =
+        false;  // it must not be heard, nor answered, until it is fenced; neither: a word
     int64_t waited_ns = 0;
     std::string why;
   };
@@ -50,7 +53,8 @@ class Patience {
 
   explicit Patience(const Options& options) : options_(options) {}
 
-  // Call it again and again, several times a second. At most one fence for each node.
+  // Call it again and again, several times a second. At most one fence for each node. For one that
+  // is silenced `heard` stays what it was.
   std::vector<Verdict> judge(Instant now, const std::vector<Blocker>& blockers, const Heard& heard);
   // Bytes have come from the node, or the like: its recalls of the file are being worked at.
   void progress(NodeId node, FileId file, Instant now);
@@ -72,6 +76,7 @@ class Patience {
   };
   Options options_;
   std::map<uint64_t, Known> recalls_;
+  std::map<NodeId, Known> silenced_;
   Instant judged_, awake_since_;
 };
 

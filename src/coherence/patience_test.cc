@@ -15,18 +15,20 @@ const FileId kFile{.export_index = 0, .generation = 1, .inode = 7};
 class PatienceTest : public testing::Test {
  protected:
   struct Seen {
-    int warnings = 0, fences = 0;
-    int64_t fenced_after_ns = 0;
+    int warnings = 0, silenced = 0, fences = 0;
+    int64_t silenced_after_ns = 0, fenced_after_ns = 0;
   };
   Seen waits(int64_t seconds, const std::vector<Patience::Blocker>& blockers, bool heard) {
     Seen seen;
     const Instant begin = now_;
     while (now_ < begin + seconds * kSecond) {
       now_.ns += kSecond / 4;
-      if (heard) heard_ = now_;
+      if (heard && !deaf_) heard_ = now_;
       for (const auto& v :
            patience_.judge(now_, blockers, [this](NodeId) { return std::optional(heard_); })) {
-        if (!v.fence) ++seen.warnings;
+        if (!v.fence && !v.silence) ++seen.warnings;
+        if (v.silence && seen.silenced++ == 0) seen.silenced_after_ns = now_ - begin;
+        deaf_ = deaf_ || v.silence;
         if (v.fence && seen.fences++ == 0) seen.fenced_after_ns = now_ - begin;
       }
     }
@@ -35,6 +37,7 @@ class PatienceTest : public testing::Test {
 
   Instant now_{100 * kSecond};
   Instant heard_{100 * kSecond};
+  bool deaf_ = false;  // as it was told to be
   Patience patience_{{}};
 };
 
@@ -62,26 +65,40 @@ TEST_F(PatienceTest, ALockOfASilentNodeDoesNotOutlastTheTerm) {
   EXPECT_GT(seen.fences, 0);
 }
 
-TEST_F(PatienceTest, ARecallThatIsNotAnsweredIsReportedOnceThenFenced) {
+TEST_F(PatienceTest, ARecallThatIsNotAnsweredIsReportedOnceThenItsNodeIsHeardNoMore) {
   const Patience::Blocker recall{.recall = 9, .node = kNode, .file = kFile};
   Seen seen = waits(59, {recall}, true);
   EXPECT_EQ(seen.warnings, 1);
-  EXPECT_EQ(seen.fences, 0);
+  EXPECT_EQ(seen.silenced, 0);
   seen = waits(3, {recall}, true);
-  EXPECT_GT(seen.fences, 0);
+  EXPECT_EQ(seen.silenced, 1);
+  EXPECT_EQ(seen.fences, 0) << "its leases are good still";
+}
+
+TEST_F(PatienceTest, ASilencedNodeIsFencedWhenItsLeasesAreOver) {
+  const Patience::Blocker recall{.recall = 9, .node = kNode, .file = kFile};
+  const Seen seen = waits(75, {recall}, true);
+  EXPECT_EQ(seen.silenced, 1);
+  EXPECT_GT(seen.fenced_after_ns, seen.silenced_after_ns + 10 * kSecond);
+  EXPECT_LT(seen.fenced_after_ns, seen.silenced_after_ns + 11 * kSecond);
+}
+
+TEST_F(PatienceTest, ASilencedNodeIsFencedAlsoWhenNobodyWaitsAnyMore) {
+  EXPECT_EQ(waits(62, {{.recall = 9, .node = kNode, .file = kFile}}, true).silenced, 1);
+  EXPECT_EQ(waits(20, {}, true).fences, 1);
 }
 
 TEST_F(PatienceTest, ANodeThatFlushesIsWaitedFor) {
   const Patience::Blocker recall{.recall = 9, .node = kNode, .file = kFile};
   for (int i = 0; i < 10; ++i) {
-    EXPECT_EQ(waits(30, {recall}, true).fences, 0);
+    EXPECT_EQ(waits(30, {recall}, true).silenced, 0);
     patience_.progress(kNode, kFile, now_);
   }
 }
 
 TEST_F(PatienceTest, AnotherRecallHasItsOwnTime) {
-  EXPECT_EQ(waits(50, {{.recall = 9, .node = kNode, .file = kFile}}, true).fences, 0);
-  EXPECT_EQ(waits(50, {{.recall = 10, .node = kNode, .file = kFile}}, true).fences, 0);
+  EXPECT_EQ(waits(50, {{.recall = 9, .node = kNode, .file = kFile}}, true).silenced, 0);
+  EXPECT_EQ(waits(50, {{.recall = 10, .node = kNode, .file = kFile}}, true).silenced, 0);
 }
 
 TEST_F(PatienceTest, AHomeThatWasStoppedHearsItsNodesFirst) {

@@ -29,6 +29,8 @@ struct Session {
   Instant created;
   std::vector<std::shared_ptr<Lane>> lanes;
 
+  std::atomic<bool> silenced{false};
+
   // The first loop's.
   bool ending = false;
   std::string end_why;
@@ -109,6 +111,15 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     auto session = find(id);
     if (!session) return;
     for (const auto& lane : session->lanes) on ? lane->pause() : lane->resume();
+  }
+
+  void silence(SessionId id) {
+    auto session = find(id);
+    if (!session || session->silenced.exchange(true)) return;
+    for (const auto& lane : session->lanes)
+      lane->loop().post([session, lane] {
+        lane->lose({ECONNABORTED, "it is not heard any more"});
+      });
   }
 
   void end_session(SessionId id, const std::string& why) {
@@ -244,6 +255,7 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
       return begin_end(session,
                        restarted ? "the node has restarted" : "the node has begun another session");
     }
+    if (session && session->silenced) return turn_away_silenced(std::move(guest));
     if (!session && by_name_.size() >= kSessionsMax)
       return turn_away(std::move(guest), wire::RefuseReason::Busy, "too many nodes");
     if (!session) session = create(guest);
@@ -256,6 +268,12 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
         fmt::format("this is node {}, not {}; correct the name or the address of the [[peer]]",
                     options_.node_name, wanted);
     turn_away(std::move(guest), wire::RefuseReason::WrongNode, text);
+  }
+
+  void turn_away_silenced(Guest&& guest) {
+    turn_away(std::move(guest), wire::RefuseReason::Busy,
+              "it has not given back what others need, and is waited for no more: its session ends "
+              "when its leases are over");
   }
 
   // Tells the log once what it tells the guest each time: those who are refused come again.
@@ -337,6 +355,9 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     if (stopped_) return;
     uint32_t index = guest.hello.lane;
     Lane& lane = *session->lanes[index];
+    // It was on its way here when the session was silenced; it comes again.
+    if (session->silenced)
+      return refuse(std::move(guest), wire::RefuseReason::Busy, "its session ends");
     // An older connection that we believe to be alive: the node knows better. What it brought so
     // far counts.
     lane.drain();
@@ -451,6 +472,7 @@ Status HomeServer::send(SessionId session, uint32_t lane, const coherence::ToAge
 }
 void HomeServer::pause(SessionId session) { impl_->pause(session, true); }
 void HomeServer::resume(SessionId session) { impl_->pause(session, false); }
+void HomeServer::silence(SessionId session) { impl_->silence(session); }
 void HomeServer::end_session(SessionId session, const std::string& why) {
   impl_->end_session(session, why);
 }

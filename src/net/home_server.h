@@ -91,6 +91,10 @@ class HomeServer {
   void pause(SessionId session);
   void resume(SessionId session);
 
+  // Ends the session's connections and lets it have no others, so that last_heard() stays what it
+  // is and the node's leases run out. The session stays, until end_session(). Any thread.
+  void silence(SessionId session);
+
   // Makes the session void, as when its lease expired: on_reset follows, and the node is told when
   // it comes back. Any thread.
   void end_session(SessionId session, const std::string& why);

@@ -240,6 +240,33 @@ TEST(SessionTest, ASessionThatTheHomeEndsIsResetAtTheAgent) {
   EXPECT_EQ(at_home.at(1), "reset 1");
 }
 
+TEST(SessionTest, ASilencedSessionIsHeardNoMoreAndStaysUntilItIsEnded) {
+  TestHome home;
+  TestAgent agent(home.address());
+  ASSERT_TRUE(agent.session->send(0, numbered_to_home(1)));
+  ASSERT_TRUE(home.journal.until([&] { return home.seen.count == 1; }));
+  home.server->silence(1);
+  ASSERT_TRUE(agent.journal.until([&] {
+    return std::ranges::any_of(agent.seen.events, [](const std::string& event) {
+      return event.find("waited for no more") != std::string::npos;
+    });
+  }));
+  // From here on nothing gets through: the lease runs out.
+  const auto heard = home.server->last_heard(1);
+  const Instant renewed = agent.session->renewed_at();
+  ASSERT_TRUE(heard);
+  ASSERT_TRUE(agent.session->send(0, numbered_to_home(2)));
+  TestAgent other(home.address(), "n2");
+  ASSERT_TRUE(other.session->send(0, numbered_to_home(1)));
+  ASSERT_TRUE(home.journal.until([&] { return home.seen.count == 2; }));
+  EXPECT_EQ(home.server->last_heard(1), heard);
+  EXPECT_EQ(agent.session->renewed_at(), renewed);
+  EXPECT_EQ(home.journal.look([&] { return home.seen.messages[{1, 0}].size(); }), 1u);
+  home.server->end_session(1, "its leases are over");
+  ASSERT_TRUE(agent.journal.until(
+      [&] { return !agent.seen.infos.empty() && agent.seen.infos.back().session > 2; }));
+}
+
 TEST(SessionTest, ANodeOfAnotherClusterIsRefusedAndToldWhy) {
   TestHome home;
   TestAgent agent(home.address(), "n1", 11,

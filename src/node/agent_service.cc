@@ -129,6 +129,7 @@ void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<Af
                       !done)
                     spdlog::debug("purge: {}", done.error().what);
                 }
+                if (environment_.take_back) environment_.take_back();
                 environment_.metrics->record(Latency::Purge, net::EventLoop::now().ns - started);
                 with(shard_of(a.file), [&](Agent& agent, Instant now, AgentActions& next) {
                   agent.purge_returned(now, a.purge, a.file, next);
@@ -965,15 +966,9 @@ void AgentService::reset(Agent::Dirty dirty) {
   std::vector<uint64_t> again, lost;
   {
     std::lock_guard lock(calls_mutex_);
-    for (auto& [id, pending] : calls_) {
-      const auto* lock_call = std::get_if<LockCall>(&pending.call.operation);
-      const bool of_the_session =
-          std::holds_alternative<ReclaimCall>(pending.call.operation) ||
-          (lock_call != nullptr && lock_call->action == LockAction::Reclaim);
-      // A home that lets us bring back what we had knows what it had done of them.
-      const bool repeat = dirty == Agent::Dirty::Kept || is_repeatable(pending.call.operation);
-      (repeat && !of_the_session ? again : lost).push_back(id);
-    }
+    for (auto& [id, pending] : calls_)
+      (is_made_again(pending.call.operation, dirty == Agent::Dirty::Kept) ? again : lost)
+          .push_back(id);
   }
   std::ranges::sort(again);
   reclaim_locks(dirty);

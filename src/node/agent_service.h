@@ -74,7 +74,10 @@ class AgentService {
     std::function<fuse::OwnView*()> own_view;  // may give nothing
     // Keeps what may not go to the home any more. Never blocks.
     std::function<void(const std::string& home, coherence::Rescue&&)> rescue = {};
-    GuardianTable* guardian = nullptr;         // is told of fills that are answered
+    GuardianTable* guardian = nullptr;  // is told of fills that are answered
+    // Takes in what the guardian has answered in this daemon's place, if anything. A purge that has
+    // returned counts only then: the guardian may have what the kernel wrote back for it (G3).
+    std::function<void()> take_back = {};
   };
 
   AgentService(std::string home_name, const coherence::AgentOptions& options, bool local, Send send,

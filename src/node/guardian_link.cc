@@ -67,6 +67,11 @@ void GuardianLink::take_back(const std::function<void(std::span<const std::byte>
   }
 }
 
+bool GuardianLink::has_requests() {
+  std::lock_guard lock(mutex_);
+  return table_.guardian_in_charge();
+}
+
 bool GuardianLink::guarded() {
   if (lost_) return false;
   std::unique_lock lock(mutex_, std::try_to_lock);

@@ -34,6 +34,8 @@ class GuardianLink {
   // Takes back what the guardian holds and answers the kernel again. Any thread; returns when it is
   // done, by whomever.
   void take_back(const std::function<void(std::span<const std::byte>)>& request);
+  // Whether there may be something to take back. Waits for who is taking it.
+  bool has_requests();
   // Whether there is still a guardian; tells the log once when there is none any more.
   bool guarded();
   // A clean end: the connection is gone. Waits for the guardian's end, bounded.

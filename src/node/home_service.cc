@@ -52,6 +52,7 @@ HomeService::HomeService(std::vector<std::unique_ptr<store::Store>> stores,
       close_session_(std::move(close_session)),
       undone_(std::move(throttle)),
       queues_(disk_threads),
+      mistakes_(mistakes),
       home_(mistakes),
       locks_(mistakes) {}
 
@@ -61,7 +62,7 @@ store::Store* HomeService::store_of(FileId file) const {
   return file.export_index < stores_.size() ? stores_[file.export_index].get() : nullptr;
 }
 
-void HomeService::begin_grace() { grace_ = true; }
+void HomeService::begin_grace() { grace_ = !mistakes_.has(Mistake::NoGrace); }
 
 void HomeService::end_grace() {
   for (;;) {
@@ -216,7 +217,7 @@ void HomeService::tick(Instant now) {
     verdicts = patience_.judge(now, blockers, watch_->heard);
   }
   for (const Patience::Verdict& verdict : verdicts)
-    (verdict.fence ? watch_->fence : watch_->report)(verdict);
+    (verdict.fence ? watch_->fence : verdict.silence ? watch_->silence : watch_->report)(verdict);
 }
 
 bool HomeService::waits_for_fence(NodeId node, const Call& call,
@@ -766,7 +767,8 @@ Result<Outcome> HomeService::carry_out(const Running& running) {
   if (!call_log_ || running.node.value == 0 || is_repeatable(running.call.operation))
     return store.execute(running.call.caller, running.call.operation);
   const CallLog::Key key{incarnation_of_(running.node), running.call.call};
-  if (auto before = done_before(running, key)) return std::move(*before);
+  if (!mistakes_.has(Mistake::ForgetCalls))
+    if (auto before = done_before(running, key)) return std::move(*before);
   call_log_->begin(key);
   auto outcome = store.execute(running.call.caller, running.call.operation);
   const auto* offset = outcome ? std::get_if<Offset>(&*outcome) : nullptr;

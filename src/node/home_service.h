@@ -41,11 +41,12 @@ class HomeService {
   ~HomeService();
 
   // Who keeps others waiting too long: T4. `heard`: see Patience. `fence`: its session must end,
-  // and node_gone() be called; `report`: a word for the log. Before the first tick().
+  // and node_gone() be called; `silence`: it must not be heard any more; `report`: a word for the
+  // log. Before the first tick().
   struct Watch {
     coherence::Patience::Options options;
     coherence::Patience::Heard heard;
-    std::function<void(const coherence::Patience::Verdict&)> fence, report;
+    std::function<void(const coherence::Patience::Verdict&)> fence, silence, report;
   };
   void watch(Watch watch);
   // Several times a second.
@@ -169,6 +170,7 @@ class HomeService {
   UndoneWork undone_;
   FileQueues queues_;
   mutable std::mutex mutex_;  // home_ and the order of pushes
+  const coherence::Mistakes mistakes_;
   coherence::Home home_;
   struct SentRecall {
     NodeId node;

@@ -167,7 +167,12 @@ AgentService::Environment NodeDaemon::environment() {
           },
           .rescue = [this](const std::string& home,
                            Rescue&& rescue) { recovery_->keep(home, std::move(rescue)); },
-          .guardian = guardian_ != nullptr ? &guardian_->table() : nullptr};
+          .guardian = guardian_ != nullptr ? &guardian_->table() : nullptr,
+          .take_back =
+              [this] {
+                if (guardian_ != nullptr && notify_.load() != nullptr && guardian_->has_requests())
+                  fuse_->take_back();
+              }};
 }
 
 Status NodeDaemon::open_stores() {
@@ -311,13 +316,20 @@ void NodeDaemon::end_grace_if_over() {
 // To homes that have restarted: when nothing of before is left, they hear of it.
 void NodeDaemon::bring_back() {
   for (auto& peer : peers_) {
-    if (!peer->bringing_back || !peer->agent->brought_back()) continue;
+    {
+      std::lock_guard lock(peer->bond_mutex);
+      if (!peer->bond.bringing_back()) continue;
+    }
+    if (!peer->agent->brought_back()) continue;
     std::optional<FileId> file;
     {
       std::lock_guard lock(peer->mutex);
       if (!peer->exports.empty()) file = peer->exports.front().root;
     }
-    peer->bringing_back = false;
+    {
+      std::lock_guard lock(peer->bond_mutex);
+      peer->bond.brought_back();
+    }
     if (file) peer->agent->call({}, ReclaimCall{*file, true}, [](Reply&&) {});
   }
 }
@@ -396,16 +408,22 @@ void NodeDaemon::connected(Peer& peer, const net::HomeInfo& info) {
   // Before this, what the agent sends still belongs to the old session and is dropped; from here on
   // it goes to the new one. The reset asks for everything anew.
   peer.generation = info.generation;
-  peer.term_ms = info.lease_term_ms;
-  if (peer.was_reset.exchange(false)) {
-    // Others may have been given what we had (T5), unless the home has restarted and waits for us.
-    const bool fenced = peer.incarnation == info.incarnation || !info.may_reclaim;
-    recovery_->next(peer.config.name);
-    peer.agent->reset(fenced ? Agent::Dirty::Fenced : Agent::Dirty::Kept);
-    peer.bringing_back = !fenced;
+  std::optional<Agent::Dirty> dirty;
+  {
+    std::lock_guard lock(peer.bond_mutex);
+    dirty = peer.bond.connected({.generation = info.generation,
+                                 .home_incarnation = info.incarnation,
+                                 .may_reclaim = info.may_reclaim,
+                                 .term_ns = info.lease_term_ms * int64_t{1'000'000}});
   }
-  peer.incarnation = info.incarnation;
-  peer.leased_generation = info.generation;
+  if (dirty) {
+    recovery_->next(peer.config.name);
+    peer.agent->reset(*dirty);
+  }
+  {
+    std::lock_guard lock(peer.bond_mutex);
+    peer.bond.begun();
+  }
   renew(peer, info.generation);
   for (const wire::Export& e : info.exports) {
     const auto before = exports_.find(e.name);
@@ -425,6 +443,7 @@ Status NodeDaemon::start_peers() {
     Peer& p = *peer;
     p.config = config;
     p.since = net::EventLoop::now();
+    p.bond = Bond(mistakes_);
     net::AgentSessionOptions options;
     options.address = to_string(config.address);
     options.cluster = config_.cluster;
@@ -466,12 +485,14 @@ Status NodeDaemon::start_peers() {
     };
     callbacks.on_renewed = [this, &p](uint32_t generation) { renew(p, generation); };
     callbacks.on_reset = [this, &p](const std::string& why) {
-      // Before the next session can renew anything.
-      p.leased_generation = 0;
+      {
+        // Before the next session can renew anything.
+        std::lock_guard lock(p.bond_mutex);
+        p.bond.broken();
+      }
       if (guardian_ != nullptr) guardian_->table().renew(p.home, GuardianTable::clock().ns);
       p.agent->renew(Instant{});
       spdlog::warn("{}: {}; the leases it gave are void", p.config.name, why);
-      p.was_reset = true;
     };
     p.session = std::make_unique<net::AgentSession>(raw(loops_), options, std::move(callbacks));
     peers_.push_back(std::move(peer));
@@ -482,20 +503,21 @@ Status NodeDaemon::start_peers() {
   return {};
 }
 
-// The node counts from when it sent what the home has answered, the home from when it heard it: the
-// home's term ends later. What is left of it is for the purges, and for clocks that do not run
-// alike.
-Instant NodeDaemon::leases_end(const Peer& peer) {
-  return peer.session->renewed_at() + peer.term_ms * 700'000;
+Instant NodeDaemon::leases_end(Peer& peer) {
+  std::lock_guard lock(peer.bond_mutex);
+  return Bond::leases_end(peer.session->renewed_at(), peer.bond.term_ns());
 }
 
 void NodeDaemon::renew(Peer& peer, uint32_t generation) {
-  if (generation == 0 || peer.leased_generation != generation) return;
-  const Instant renewed = peer.session->renewed_at();
-  if (renewed.ns == 0) return;  // some lane has not been there yet
+  std::optional<Instant> until;
+  {
+    std::lock_guard lock(peer.bond_mutex);
+    until = peer.bond.renewed(generation, peer.session->renewed_at(), AgentService::lease_clock());
+  }
+  if (!until) return;
   // First, lest the daemon stops in between.
-  if (guardian_ != nullptr) guardian_->table().renew(peer.home, leases_end(peer).ns);
-  peer.agent->renew(leases_end(peer));
+  if (guardian_ != nullptr) guardian_->table().renew(peer.home, until->ns);
+  peer.agent->renew(*until);
 }
 
 void NodeDaemon::watch_nodes() {
@@ -503,6 +525,7 @@ void NodeDaemon::watch_nodes() {
   watch.options.term_ns = config_.lease_term_ms * 1'000'000;
   watch.options.warn_ns = config_.recall_warn_ms * 1'000'000;
   watch.options.deadline_ns = config_.recall_deadline_ms * 1'000'000;
+  watch.options.hasty = mistakes_.has(Mistake::HandOnTooEarly);
   watch.heard = [this](NodeId node) { return server_->last_heard(node.value); };
   const auto name_of = [this](NodeId node) {
     std::lock_guard lock(sessions_mutex_);
@@ -513,6 +536,14 @@ void NodeDaemon::watch_nodes() {
     spdlog::error("{} is put out: {} (inode {} of export {}; {:.1f} s)", name_of(v.node), v.why,
                   v.file.inode, v.file.export_index, static_cast<double>(v.waited_ns) / 1e9);
     server_->end_session(v.node.value, v.why);
+  };
+  watch.silence = [this, name_of](const Patience::Verdict& v) {
+    spdlog::error(
+        "{}: {} (inode {} of export {}; {:.1f} s): it is not heard any more, and put out "
+        "when its leases are over",
+        name_of(v.node), v.why, v.file.inode, v.file.export_index,
+        static_cast<double>(v.waited_ns) / 1e9);
+    server_->silence(v.node.value);
   };
   watch.report = [name_of](const Patience::Verdict& v) {
     spdlog::warn("{}: {} for {:.1f} s (inode {} of export {}); others wait", name_of(v.node), v.why,

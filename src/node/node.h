@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/metrics.h"
+#include "coherence/bond.h"
 #include "coherence/grace.h"
 #include "control/server.h"
 #include "control/status.h"
@@ -56,12 +57,8 @@ class NodeDaemon {
     std::string last_error;
     std::vector<wire::Export> exports;
     std::atomic<uint32_t> generation{0};  // of the session: HomeInfo::generation
-    std::atomic<bool> was_reset{false};   // the agent must be told when the next session is there
-    // Of the session whose leases the agent has; 0: those it has, if any, are void.
-    std::atomic<uint32_t> leased_generation{0};
-    std::atomic<int64_t> term_ms{0};
-    uint64_t incarnation = 0;                // of the home; the first loop's
-    std::atomic<bool> bringing_back{false};  // to a home that has restarted
+    std::mutex bond_mutex;
+    coherence::Bond bond;
   };
 
   // What comes of other nodes and of this one: to the home, as far as their rights go.
@@ -78,7 +75,7 @@ class NodeDaemon {
   AgentService::Environment environment();
   void connected(Peer& peer, const net::HomeInfo& info);
   // When the leases of a peer's home must not be used any more (T3).
-  static Instant leases_end(const Peer& peer);
+  static Instant leases_end(Peer& peer);
   void renew(Peer& peer, uint32_t generation);
   void watch_nodes();
   // What the homes here remember of an earlier incarnation, and note for a later one.
