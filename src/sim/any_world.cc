@@ -1,5 +1,6 @@
 #include "sim/any_world.h"
 
+#include "sim/fault_world.h"
 #include "sim/lock_world.h"
 #include "sim/name_world.h"
 #include "sim/world.h"
@@ -14,6 +15,8 @@ std::unique_ptr<AnyWorld> make_world(WorldKind kind, uint64_t seed, const Breaks
       return std::make_unique<NameWorld>(seed, breaks);
     case WorldKind::Locks:
       return std::make_unique<LockWorld>(seed, breaks);
+    case WorldKind::Faults:
+      return std::make_unique<FaultWorld>(seed, breaks);
   }
   return nullptr;
 }

@@ -19,6 +19,7 @@ struct WorldCounts {
   NameKernelCounts names;
   uint64_t names_given = 0;
   uint64_t lock_waits = 0, lock_circles = 0, lock_deaths = 0;
+  uint64_t faults = 0, fences = 0;  // fences: sessions that ended for whatever reason
 };
 
 struct Outcome {

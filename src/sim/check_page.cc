@@ -166,7 +166,9 @@ bool size_possible(std::span<const SizeOp> ops, const SizeOp& reading) {
     if (!is_source(source) || !agrees(reading, source.size) || source.begin > reading.end) continue;
     bool replaced = false;
     for (const SizeOp& other : ops) {
-      if (!is_source(other) || source.end >= other.begin || other.end >= reading.begin) continue;
+      if (!is_source(other) || other.weak || source.end >= other.begin ||
+          other.end >= reading.begin)
+        continue;
       // Something wholly between made the size another one (growing to less changes nothing).
       replaced |= !agrees(reading, other.size) &&
                   (other.kind == SizeOp::Kind::Set || other.size > source.size);
@@ -179,7 +181,7 @@ bool size_possible(std::span<const SizeOp> ops, const SizeOp& reading) {
 std::optional<std::string> check_sizes(std::span<const SizeOp> ops) {
   using Kind = SizeOp::Kind;
   bool any_set = false;
-  for (const SizeOp& op : ops) any_set |= op.kind == Kind::Set && op.begin != 0;
+  for (const SizeOp& op : ops) any_set |= op.weak || (op.kind == Kind::Set && op.begin != 0);
   for (const SizeOp& read : ops) {
     if (is_source(read)) continue;
     if (!size_possible(ops, read)) {

@@ -122,7 +122,8 @@ void History::page_ops(uint32_t file, Interval when, uint64_t offset, uint64_t l
 void History::wrote(uint32_t file, Interval when, uint64_t offset, uint64_t length,
                     uint64_t write) {
   page_ops(file, when, offset, length, true, write, false, {});
-  registers_[file].sizes.push_back({when.begin, when.end, SizeOp::Kind::Grow, offset + length});
+  registers_[file].sizes.push_back(
+      {when.begin, when.end, SizeOp::Kind::Grow, offset + length, when.what, when.node, write});
 }
 
 void History::stored(uint32_t file, Interval when, uint64_t offset, uint64_t length,
@@ -137,7 +138,8 @@ void History::appended_cells(uint32_t file, Interval when, uint64_t offset, uint
                              uint64_t write) {
   page_ops(file, when, offset, length, true, write, true, {});
   auto& sizes = registers_[file].sizes;
-  sizes.push_back({when.begin, when.end, SizeOp::Kind::Grow, offset + length});
+  sizes.push_back(
+      {when.begin, when.end, SizeOp::Kind::Grow, offset + length, when.what, when.node, write});
   sizes.push_back(
       {when.begin, when.end, SizeOp::Kind::Read, offset});  // it went to the end of the file
 }
@@ -172,6 +174,7 @@ void History::register_file_ended(uint32_t file, std::span<const std::byte> disk
                            : disk.subspan(at, std::min<uint64_t>(kPageSize, disk.size() - at)));
   }
   saw_size(file, when, disk.size());
+  place_appends(file);
 }
 
 void History::saw_size(uint32_t file, Interval when, uint64_t size) {
@@ -216,7 +219,8 @@ std::optional<std::string> History::check_sync(const RegisterFile& file, const S
         return fmt::format("the disk has a value nobody wrote at page {} cell {}", p, c);
       for (const PageOp& op : ops) {
         if (op.write && op.node == sync.when.node && (op.cells >> c & 1) != 0 &&
-            op.end < sync.when.begin && source->end < op.begin) {
+            op.end < sync.when.begin && source->end < op.begin &&
+            !told(file, op.node, op.begin, sync.when.end)) {
           return fmt::format(
               "after the fsync on n{} [{}, {}] the disk has at page {} cell {} w{} instead of w{} "
               "[{}, {}]",
@@ -312,12 +316,13 @@ std::optional<std::string> History::check_appends(const AppendFile& file) const 
 // What check_page() is to see of a page: truncations are writes of zeroes. A store through a
 // mapping while the file may already have ended before it is nobody's business (POSIX leaves it
 // undefined): it and what was seen of it are taken out.
-std::vector<PageOp> History::with_truncations(const RegisterFile& file, uint64_t p,
+std::vector<PageOp> History::with_truncations(const RegisterFile& file,
+                                              std::span<const SizeOp> sizes, uint64_t p,
                                               std::vector<PageOp> ops) const {
-  if (file.truncations.empty()) return ops;
+  if (file.truncations.empty() && losses_.empty()) return ops;
   for (const Store& store : file.stores) {
     const SizeOp short_file{store.begin, store.end, SizeOp::Kind::AtMost, store.offset};
-    if (store.page != p || !size_possible(file.sizes, short_file)) continue;
+    if (store.page != p || !size_possible(sizes, short_file)) continue;
     for (PageOp& op : ops) {
       if ((op.cells >> store.cell & 1) != 0 && op.values[store.cell] == store.value)
         op.cells &= static_cast<uint8_t>(~(1u << store.cell));
@@ -331,7 +336,8 @@ std::vector<PageOp> History::with_truncations(const RegisterFile& file, uint64_t
               .cells = 0,
               .values = {},
               .what = t.when.what,
-              .node = t.when.node};
+              .node = t.when.node,
+              .durable = true};
     for (uint64_t c = 0; c < kCells; ++c) {
       if (p * kPageSize + c * kCell >= t.size) op.cells |= static_cast<uint8_t>(1u << c);
     }
@@ -343,12 +349,13 @@ std::vector<PageOp> History::with_truncations(const RegisterFile& file, uint64_t
 std::optional<std::string> History::check() const {
   if (first_) return first_;
   for (const auto& [number, file] : registers_) {
+    const std::vector<SizeOp> sizes = sizes_of(file);
     for (const auto& [p, plain] : file.pages) {
-      const std::vector<PageOp> ops = with_truncations(file, p, plain);
-      if (auto what = check_page(ops))
+      const std::vector<PageOp> ops = with_truncations(file, sizes, p, plain);
+      if (auto what = check_page_with_losses(file, plain, ops))
         return fmt::format("linearizability of file {} page {}: {}", number, p, *what);
     }
-    if (auto what = check_sizes(file.sizes))
+    if (auto what = file.sizes_unknown ? std::nullopt : check_sizes(sizes))
       return fmt::format("linearizability of the size of file {}: {}", number, *what);
     for (const auto& sync : file.syncs) {
       if (auto what = check_sync(file, sync))

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -34,6 +35,7 @@ struct PageOp {
   std::array<uint64_t, kCells> values{};
   const char* what = "";
   int node = -1;
+  bool durable = false;  // done at the origin before it returned: never lost
 };
 
 // A sentence that names the contradiction, or nothing when one copy could have behaved so.
@@ -46,6 +48,9 @@ struct SizeOp {
   Kind kind = Kind::Read;
   uint64_t size = 0;
   const char* what = "";
+  int node = -1;
+  uint64_t write = 0;  // Grow: its number
+  bool weak = false;   // Grow: it may have come to nothing
 };
 // Whether the file can have had such a size at some moment of the reading operation's interval.
 bool size_possible(std::span<const SizeOp> operations, const SizeOp& reading);
@@ -88,6 +93,19 @@ class History {
   // A mapping was told that the file has nothing from there on.
   void ended_before(uint32_t file, Interval when, uint64_t offset);
   void synced(uint32_t file, Interval when, std::span<const std::byte> disk);
+
+  // ---- faults ----
+  // The home has given away what this node had: from now on others may be shown older bytes.
+  void lost(int node);
+  // The node knows of it and has kept what it could not flush (D4).
+  void told_of_loss(int node);
+  void rescued(uint32_t file, uint64_t offset, std::span<const std::byte> bytes);
+  void sync_failed(uint32_t file, Interval when);
+  // The node's kernel has forgotten the file, and with it what an fsync was still to tell.
+  void forgot(uint32_t file, int node) { sync_failed(file, {tick(), tick(), "forget", node}); }
+  // An append whose caller died: where it went, if anywhere, the reads will tell.
+  void appended_somewhere(uint32_t file, Interval when, uint64_t length, uint64_t write);
+
   // The end of the world: what the disk has is what everybody would read from now on.
   void register_file_ended(uint32_t file, std::span<const std::byte> disk);
 
@@ -110,6 +128,10 @@ class History {
   struct Store {
     uint64_t begin, end, offset, page, cell, value;
   };
+  struct Somewhere {
+    Interval when;
+    uint64_t length, write;
+  };
   struct RegisterFile {
     struct Truncation {
       Interval when;
@@ -121,6 +143,15 @@ class History {
     std::vector<SizeOp> sizes;
     std::vector<Store> stores;  // through mappings
     std::vector<Sync> syncs;
+    std::vector<Interval> failed_syncs;
+    std::vector<Somewhere> somewhere;
+    bool sizes_unknown = false;  // one of them was never seen
+    std::set<uint64_t> rescued;  // values of cells
+  };
+  struct Loss {
+    int node;
+    uint64_t tick;
+    bool told = false;
   };
   struct Record {
     Interval when;
@@ -142,8 +173,19 @@ class History {
   std::vector<PageOp>& page(uint32_t file, uint64_t page);
   void page_ops(uint32_t file, Interval when, uint64_t offset, uint64_t length, bool write,
                 uint64_t write_number, bool appended, std::span<const std::byte> bytes);
-  std::vector<PageOp> with_truncations(const RegisterFile& file, uint64_t page,
-                                       std::vector<PageOp> ops) const;
+  std::vector<PageOp> with_truncations(const RegisterFile& file, std::span<const SizeOp> sizes,
+                                       uint64_t page, std::vector<PageOp> ops) const;
+  // losses.cc
+  void place_appends(uint32_t file);
+  bool told(const RegisterFile& file, int node, uint64_t from, uint64_t to) const;
+  bool secured(const RegisterFile& file, int node, uint64_t begin, uint64_t end) const;
+  const Loss* lost_at(const RegisterFile& file, std::span<const PageOp> ops,
+                      const PageOp& write) const;
+  std::vector<SizeOp> sizes_of(const RegisterFile& file) const;
+  // `all`: with what with_truncations() leaves out.
+  std::optional<std::string> check_page_with_losses(const RegisterFile& file,
+                                                    std::span<const PageOp> all,
+                                                    std::span<const PageOp> ops) const;
   std::optional<std::string> check_sync(const RegisterFile& file, const Sync& sync) const;
   std::optional<std::string> check_appends(const AppendFile& file) const;
   void note(std::string what) {
@@ -155,6 +197,7 @@ class History {
   uint64_t operations_ = 0;
   std::map<uint32_t, RegisterFile> registers_;
   std::map<uint32_t, AppendFile> appends_;
+  std::vector<Loss> losses_;  // in time
   std::optional<std::string> first_;
 };
 

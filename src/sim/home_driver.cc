@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 
 #include "base/check.h"
@@ -62,18 +63,29 @@ void HomeDriver::receive(NodeId node, ToHome message) {
       ack != nullptr && ack->busy && breaks_.deaf_to_busy)
     return;
   std::visit(Overload{[&](const Call& call) {
-                        const auto& set = std::get<SetAttributesCall>(call.operation);
-                        VR_CHECK(set.has_size);
                         const OperationId id = next_operation_++;
-                        std::vector<OperationNeed> needs = second_needs(node, call.operation, {});
-                        if (breaks_.has(Mistake::ShrinkBelowHolders))
-                          std::erase_if(needs, [](const OperationNeed& need) {
-                            return need.resource == Resource::Data;
-                          });
-                        VR_CHECK(first_needs(node, call.operation).empty() && !needs.empty());
-                        truncations_[id] =
-                            Truncation{node, call.call, set.file, set.size, false, needs, 1};
-                        home_.acquire(id, needs.front(), actions);
+                        Truncation& t = truncations_[id];
+                        t.node = node;
+                        t.call = call.call;
+                        t.file = coherence::file_of(call.operation);
+                        t.asked = 1;
+                        t.needs = first_needs(node, call.operation);
+                        if (const auto* set = std::get_if<SetAttributesCall>(&call.operation)) {
+                          VR_CHECK(set->has_size && t.needs.empty());
+                          t.size = set->size;
+                          t.needs = second_needs(node, call.operation, {});
+                          if (breaks_.has(Mistake::ShrinkBelowHolders))
+                            std::erase_if(t.needs, [](const OperationNeed& need) {
+                              return need.resource == Resource::Data;
+                            });
+                        } else if (const auto* remove = std::get_if<RemoveCall>(&call.operation)) {
+                          t.name = remove->name;
+                          t.removes = true;
+                        } else {
+                          t.name = std::get<CreateCall>(call.operation).name;
+                        }
+                        VR_CHECK(!t.needs.empty());
+                        home_.acquire(id, t.needs.front(), actions);
                       },
                       [&](Flush& flush) { home_.receive(node, std::move(flush), actions); },
                       [&](const auto& other) { home_.receive(node, other, actions); }},
@@ -94,7 +106,8 @@ void HomeDriver::changed_outside(FileId file, const OutsideChange& change) {
   const OperationId id = next_operation_++;
   std::vector<OperationNeed> needs = outside_needs(file, change);
   scheduler_.trace(-1, number(file), "home    changed from outside, operation {}", id);
-  truncations_[id] = Truncation{{}, 0, file, 0, true, needs, 1};
+  truncations_[id] = Truncation{
+      .node = {}, .call = 0, .file = file, .of_nobody = true, .needs = needs, .asked = 1};
   HomeActions actions;
   home_.acquire(id, needs.front(), actions);
   take(actions);
@@ -140,6 +153,7 @@ void HomeDriver::pump(FileId id) {
   if (file.busy || file.queue.empty()) return;
   file.busy = true;
   scheduler_.after(Delay::HomeQueue, [this, id] {
+    if (dead_) return;
     File& f = files_[id];
     HomeAction action = std::move(f.queue.front());
     f.queue.pop_front();
@@ -198,7 +212,10 @@ void HomeDriver::perform(FileId id, HomeAction& action) {
                [&](OperationReady& a) { operation_ready(a); },
                [&](SendShowSize& a) { send_(a.node, id, a.show); },
                [&](SendAnnounced& a) { send_(a.node, id, a.announced); },
-               [&](SizesShown& a) { end(a.operation, truncations_.at(a.operation)); },
+               [&](SizesShown& a) {
+                 if (auto it = truncations_.find(a.operation); it != truncations_.end())
+                   end(a.operation, it->second);
+               },
                [&](PinFile&) {
                  if (file.pinned) scheduler_.fail("PinFile twice");
                  file.pinned = true;
@@ -246,6 +263,15 @@ void HomeDriver::operation_ready(const OperationReady& ready) {
     take(actions);
     return;
   }
+  // Whoever asked for it may have asked again since, in another session, and gone on.
+  if (t.abandoned) {
+    end(ready.operation, t, ECONNRESET);
+    return;
+  }
+  if (t.name) {
+    end(ready.operation, t, change_names(t));
+    return;
+  }
   scheduler_.trace(-1, number(t.file), "disk    truncated to {} for n{}", t.size, t.node.value);
   File& file = files_[t.file];
   const bool grows = file.disk.size() < t.size;
@@ -258,7 +284,38 @@ void HomeDriver::operation_ready(const OperationReady& ready) {
   end(ready.operation, t);
 }
 
-void HomeDriver::end(OperationId id, const Truncation& operation) {
+int32_t HomeDriver::change_names(const Truncation& t) {
+  scheduler_.trace(-1, number(t.file), "disk    {} {} for n{}", t.removes ? "removes" : "makes",
+                   *t.name, t.node.value);
+  if (t.removes) return names_.erase(*t.name) > 0 ? 0 : ENOENT;
+  return names_.insert(*t.name).second ? 0 : EEXIST;
+}
+
+void HomeDriver::node_gone(NodeId node) {
+  for (auto& [id, t] : truncations_)
+    if (t.node == node && !t.of_nobody) t.abandoned = true;
+  HomeActions actions;
+  home_.node_gone(node, actions);
+  take(actions);
+}
+
+HomeDriver::Durable HomeDriver::killed() {
+  dead_ = true;
+  Durable durable;
+  for (auto& [id, file] : files_) durable.files[id] = {std::move(file.disk), file.mtime};
+  durable.names = std::move(names_);
+  return durable;
+}
+
+void HomeDriver::restored(Durable durable) {
+  for (auto& [id, disk] : durable.files) {
+    files_[id].disk = std::move(disk.bytes);
+    files_[id].mtime = disk.mtime;
+  }
+  names_ = std::move(durable.names);
+}
+
+void HomeDriver::end(OperationId id, const Truncation& operation, int32_t error) {
   const Truncation t = operation;
   HomeActions actions;
   truncations_.erase(id);
@@ -270,6 +327,7 @@ void HomeDriver::end(OperationId id, const Truncation& operation) {
   File& file = files_[t.file];
   Reply reply;
   reply.call = t.call;
+  reply.error = error;
   reply.outcome = Node{t.file, stat(t.file, file)};
   send_(t.node, t.file, std::move(reply));
   take(actions);
@@ -337,8 +395,16 @@ std::string describe(const ToHome& message) {
           },
           [](const SizeShown& m) { return fmt::format("size shown {}", m.show); },
           [](const Call& m) {
-            return fmt::format("call {} set size {}", m.call,
-                               std::get<SetAttributesCall>(m.operation).size);
+            if (const auto* set = std::get_if<SetAttributesCall>(&m.operation))
+              return fmt::format("call {} set size {}", m.call, set->size);
+            if (const auto* make = std::get_if<CreateCall>(&m.operation))
+              return fmt::format("call {} make {}", m.call, make->name);
+            if (const auto* remove = std::get_if<RemoveCall>(&m.operation))
+              return fmt::format("call {} remove {}", m.call, remove->name);
+            if (const auto* reclaim = std::get_if<ReclaimCall>(&m.operation))
+              return fmt::format("call {} {}", m.call,
+                                 reclaim->done ? "all is brought back" : "it is open here");
+            return fmt::format("call {}", m.call);
           }},
       message);
 }

@@ -2,9 +2,9 @@
 //
 // One queue per file; grants, recalls, flushes, fetches and ready operations pass through it one
 // after the other, each at its own time. The operations are truncations, which take what
-// operation_needs.h says and then change the disk, and those of nobody after a change from outside,
-// which change nothing: the model's disk has no other users, so what such an operation must not do
-// is disturb.
+// operation_needs.h says and then change the disk, creations and removals of names in one directory
+// (worlds with faults), and those of nobody after a change from outside, which change nothing: the
+// model's disk has no other users, so what such an operation must not do is disturb.
 #pragma once
 
 #include <deque>
@@ -32,6 +32,21 @@ class HomeDriver {
   // Somebody may have changed the file on the disk without asking.
   void changed_outside(FileId file, const coherence::OutsideChange& change);
 
+  // ---- worlds with faults (origin.h) ----
+  // What outlives the daemon: the disk, and the notes it made before it did something.
+  struct Durable {
+    struct Disk {
+      std::vector<std::byte> bytes;
+      Timestamp mtime;
+    };
+    std::map<FileId, Disk> files;
+    std::set<std::string> names;  // of the one directory
+  };
+  void node_gone(NodeId node);
+  // The daemon is killed: nothing more is done or said.
+  Durable killed();
+  void restored(Durable durable);
+
   coherence::Home& home() { return home_; }
   const std::vector<std::byte>& disk(FileId file) { return files_[file].disk; }
   std::string dump() const;
@@ -43,6 +58,9 @@ class HomeDriver {
     uint64_t call = 0;
     FileId file;
     uint64_t size = 0;
+    std::optional<std::string> name = {};  // made or removed, instead
+    bool removes = false;
+    bool abandoned = false;  // its node's session is over
     bool of_nobody = false;  // after a change from outside: only takes its needs
     std::vector<coherence::OperationNeed>
         needs;  // what the daemon takes (coherence/operation_needs.h)
@@ -61,7 +79,8 @@ class HomeDriver {
   void perform(FileId id, coherence::HomeAction& action);
   void fill_data(File& file, PageRange range, uint64_t& offset, Bytes& data) const;
   void operation_ready(const coherence::OperationReady& ready);
-  void end(coherence::OperationId id, const Truncation& t);
+  void end(coherence::OperationId id, const Truncation& t, int32_t error = 0);
+  int32_t change_names(const Truncation& t);
   void write_attributes(File& file, const coherence::DirtyAttributes& attributes);
   Attributes stat(FileId id, const File& file) const;
 
@@ -71,6 +90,8 @@ class HomeDriver {
   coherence::Home home_;
   std::map<FileId, File> files_;
   std::map<coherence::OperationId, Truncation> truncations_;
+  std::set<std::string> names_;
+  bool dead_ = false;
   coherence::OperationId next_operation_ = 1;
 };
 

@@ -22,9 +22,9 @@ int main(int argc, char** argv) {
   app.add_option("--seeds", seeds, "How many worlds to try")->capture_default_str();
   app.add_option("--first", first, "The first seed")->capture_default_str();
   std::string world = "pages";
-  app.add_option("--world", world, "What the worlds are of: pages, names or locks")
+  app.add_option("--world", world, "What the worlds are of: pages, names, locks or faults")
       ->capture_default_str()
-      ->check(CLI::IsMember({"pages", "names", "locks"}));
+      ->check(CLI::IsMember({"pages", "names", "locks", "faults"}));
   app.add_option("--jobs", jobs, "Processes that share the work")
       ->capture_default_str()
       ->check(CLI::Range(1, 256));
@@ -75,7 +75,10 @@ int main(int argc, char** argv) {
   if (statistics && kind == WorldKind::Locks)
     fmt::print("locks: {} waited for, {} circles refused, {} processes died\n", c.lock_waits,
                c.lock_circles, c.lock_deaths);
-  if (statistics && kind == WorldKind::Pages) {
+  if (statistics && kind == WorldKind::Faults)
+    fmt::print("faults: {}, {} sessions ended, {} times leases ran out, {} bytes rescued\n",
+               c.faults, c.fences, c.agent.suspensions, c.agent.rescued_bytes);
+  if (statistics && (kind == WorldKind::Pages || kind == WorldKind::Faults)) {
     fmt::print(
         "kernel: {} page hits, {} fills, {} refaults, {} stores, {} write-backs ({} held back), {} "
         "purges ({} blocked), {} reclaims, {} forgets\n",

@@ -14,6 +14,9 @@ constexpr DriverBreak kDriverBreaks[] = {
     {"unordered-home", &Breaks::unordered_home},
     {"early-grant-data", &Breaks::early_grant_data},
     {"deaf-to-death", &Breaks::deaf_to_death},
+    {"no-guardian", &Breaks::no_guardian},
+    {"purges-before-taking-back", &Breaks::purges_before_taking_back},
+    {"wild-clocks", &Breaks::wild_clocks},
 };
 
 }  // namespace
@@ -26,12 +29,14 @@ std::string_view name_of(WorldKind kind) {
       return "names";
     case WorldKind::Locks:
       return "locks";
+    case WorldKind::Faults:
+      return "faults";
   }
   return "?";
 }
 
 std::optional<WorldKind> world_kind(std::string_view name) {
-  for (WorldKind kind : {WorldKind::Pages, WorldKind::Names, WorldKind::Locks})
+  for (WorldKind kind : {WorldKind::Pages, WorldKind::Names, WorldKind::Locks, WorldKind::Faults})
     if (name_of(kind) == name) return kind;
   return {};
 }
@@ -43,6 +48,13 @@ WorldKind world_of(std::string_view break_name) {
     if (coherence::name_of(m) == break_name) return WorldKind::Names;
   for (Mistake m : {Mistake::WakeNobody, Mistake::AllowCircles})
     if (coherence::name_of(m) == break_name) return WorldKind::Locks;
+  for (Mistake m :
+       {Mistake::ServeAfterExpiry, Mistake::FlushAfterFence, Mistake::HandOnTooEarly,
+        Mistake::CountFromAnswer, Mistake::LostReclaim, Mistake::NoGrace, Mistake::ForgetCalls})
+    if (coherence::name_of(m) == break_name) return WorldKind::Faults;
+  if (break_name == "no-guardian" || break_name == "purges-before-taking-back" ||
+      break_name == "wild-clocks")
+    return WorldKind::Faults;
   return break_name == "deaf-to-death" ? WorldKind::Locks : WorldKind::Pages;
 }
 

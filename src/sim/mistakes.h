@@ -12,9 +12,10 @@
 namespace vremote::sim {
 
 enum class WorldKind : uint8_t {
-  Pages,  // files, their pages and sizes (world.h)
-  Names,  // directories and the kernels' dentries (name_world.h)
-  Locks,  // locks of processes (lock_world.h)
+  Pages,   // files, their pages and sizes (world.h)
+  Names,   // directories and the kernels' dentries (name_world.h)
+  Locks,   // locks of processes (lock_world.h)
+  Faults,  // pages again, and everything breaks (fault_world.h)
 };
 std::string_view name_of(WorldKind kind);
 std::optional<WorldKind> world_kind(std::string_view name);
@@ -31,6 +32,11 @@ struct Breaks {
                                   // its turn in the queue
 
   bool deaf_to_death = false;  // the home does not hear that a process which held locks has ended
+
+  bool no_guardian = false;  // nobody purges the kernel of a daemon that is stopped or dead
+  // What a guardian was given comes to its daemon after the purge that wrote it back has counted.
+  bool purges_before_taking_back = false;
+  bool wild_clocks = false;  // they go more unlike than the margin of a lease term allows
 
   // Not a mistake of ours: the kernel's own races around i_size, left in (model_kernel.h).
   bool size_races = false;

@@ -25,7 +25,8 @@ ModelKernel::ModelKernel(Scheduler& scheduler, History& history, Daemon& daemon,
       daemon_(daemon),
       node_(node),
       options_(options),
-      background_free_(scheduler) {}
+      background_free_(scheduler),
+      daemon_back_(scheduler) {}
 
 ModelKernel::Inode& ModelKernel::inode(uint32_t file) {
   auto& slot = inodes_[file];
@@ -229,6 +230,7 @@ Co<> ModelKernel::carry_write_back(Inode& in, uint64_t page) {
   if (length > 0) {
     co_await background_slot();
     co_await scheduler_.sleep(Delay::KernelQueue);
+    while (!daemon_.takes_write_backs()) co_await daemon_back_.wait();
     scheduler_.trace(node_, static_cast<int>(in.number), "kernel  write-back page {} {} bytes",
                      page, length);
     daemon_.on_write_back(in.id, offset, bytes);
@@ -338,6 +340,10 @@ void ModelKernel::drop_attributes(FileId file) {
   in.fresh = false;
 }
 
+void ModelKernel::drop_all_attributes() {
+  for (auto& [number, in] : inodes_) drop_attributes(in->id);
+}
+
 void ModelKernel::push_begins(FileId file, uint64_t size) {
   Inode& in = inode(static_cast<uint32_t>(file.inode - 1));
   if (!options_.size_races) in.size = std::max(in.size, size);
@@ -408,8 +414,17 @@ void ModelKernel::forget_something() {
   in.fresh = false;
   ++in.version;
   ++counts_.forgets;
+  if (options_.errors && power_) history_.forgot(in.number, node_);
   scheduler_.trace(node_, static_cast<int>(in.number), "kernel  forgets the inode");
   daemon_.on_forget(in.id);
+}
+
+std::vector<std::pair<FileId, uint64_t>> ModelKernel::cached_pages() const {
+  std::vector<std::pair<FileId, uint64_t>> pages;
+  for (const auto& [number, in] : inodes_)
+    for (const auto& [page, folio] : in->folios)
+      if (folio.state != State::Locked) pages.emplace_back(in->id, page);
+  return pages;
 }
 
 std::vector<uint64_t> ModelKernel::dirty_pages(uint32_t file) const {

@@ -31,6 +31,11 @@ using Token = uint64_t;
 class Daemon {
  public:
   virtual ~Daemon() = default;
+  // False: it is stopped, and nobody answers in its place.
+  virtual bool takes_write_backs() const { return true; }
+  // Whether what makes a file longer is shown to this kernel before it returns. (Not while the
+  // leases are not good: docs/promise.md, Limits.)
+  virtual bool is_shown_growth() const { return true; }
   virtual void on_read(Token token, FileId file, uint64_t offset, uint32_t size, bool fill) = 0;
   // `handle`: who writes; appends only.
   virtual void on_write(Token token, FileId file, uint64_t offset, Bytes bytes, bool append,
@@ -69,6 +74,7 @@ struct KernelOptions {
   // fill came between; truncate_pagecache() for an old size that cuts newer bytes; the guessed end
   // of an append. Off: i_size follows the daemon's answers at the instant they are given.
   bool size_races = false;
+  bool errors = false;  // the daemon may answer FSYNC with one
 };
 
 struct KernelCounts {
@@ -122,7 +128,7 @@ class ModelKernel {
   Co<Written> write_direct(uint32_t file, uint64_t offset, Bytes bytes, bool append,
                            bool interrupted);
   Co<Attributes> stat(uint32_t file);
-  Co<> fsync(uint32_t file);
+  Co<int32_t> fsync(uint32_t file);
   Co<int32_t> truncate(uint32_t file, uint64_t size);
   Co<> map(uint32_t file, Handle* handle);
   Co<> unmap(uint32_t file, Handle* handle);
@@ -148,6 +154,16 @@ class ModelKernel {
   bool size_at_least(FileId file, uint64_t size);
   bool knows(FileId file) { return inode(static_cast<uint32_t>(file.inode - 1)).known; }
   Co<> inode_lock_passes(FileId file);
+
+  // ---- faults ----
+  void daemon_listens() { daemon_back_.wake_all(); }
+  // A read or load that needs no daemon: whatever page of the file happens to be cached.
+  void hit_something(uint32_t file);
+  // What a guardian purges: all but what is locked and empty, and what is known of any file.
+  std::vector<std::pair<FileId, uint64_t>> cached_pages() const;
+  void drop_all_attributes();
+  // Whatever still runs here is not heard of.
+  void power_lost() { power_ = false; }
 
   // ---- background of the machine ----
   void reclaim_something();
@@ -268,6 +284,8 @@ class ModelKernel {
   uint64_t background_ = 0;
   uint64_t writers_ = 0;  // names for them, as handles are
   Condition background_free_;
+  Condition daemon_back_;
+  bool power_ = true;
   KernelCounts counts_;
 };
 

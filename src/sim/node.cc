@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cerrno>
 
 #include "base/overload.h"
+#include "coherence/operation_needs.h"
 #include "sim/home_driver.h"
 
 namespace vremote::sim {
@@ -18,11 +20,17 @@ int file_number(FileId file) { return static_cast<int>(file.inode) - 1; }
 }  // namespace
 
 Node::Node(Scheduler& scheduler, History& history, const Breaks& breaks, NodeId id,
-           const AgentOptions& agent, const KernelOptions& kernel, Hooks hooks)
+           const AgentOptions& agent, const KernelOptions& kernel, Hooks hooks, Clock clock)
     : scheduler_(scheduler),
       breaks_(breaks),
       id_(id),
       hooks_(std::move(hooks)),
+      clock_(clock),
+      gate_(scheduler,
+            [this] {
+              guardian_ = false;
+              kernel_.daemon_listens();
+            }),
       agent_(agent),
       kernel_(scheduler, history, *this, static_cast<int>(id.value), kernel),
       purge_slot_(scheduler),
@@ -30,6 +38,7 @@ Node::Node(Scheduler& scheduler, History& history, const Breaks& breaks, NodeId 
 
 void Node::take(FileId file, AgentActions& actions) {
   for (AgentAction& action : actions) perform(file, action);
+  if (catches_up_ && agent_.counts().waiting == 0) catches_up_ = false;
   hooks_.changed(id_, file);
   schedule_tick();
 }
@@ -79,20 +88,18 @@ void Node::perform(FileId file, AgentAction& action) {
               return;
             }
             scheduler_.trace(number(), f, "agent   ready to truncate t{}", a.token);
-            const uint64_t call_id = next_call_++;
-            calls_[call_id] = it->second;
             SetAttributesCall set;
             set.file = it->second.file;
             set.has_size = true;
             set.size = it->second.size;
+            const Truncation truncation = it->second;
             truncations_.erase(it);
-            Call call{.call = call_id, .caller = {}, .operation = std::move(set)};
-            hooks_.send(id_, std::move(call));
+            send_call(truncation, 0, std::move(set));
           },
           [&](ReplyEntries& a) { kernel_.answer(a.token, Answer{}); },
           [&](ReplyError& a) {
             scheduler_.trace(number(), f, "agent   error t{} {}", a.token, a.error);
-            if (truncations_.erase(a.token) > 0)
+            if (truncations_.erase(a.token) > 0 && !hooks_.rescue)
               scheduler_.fail("no errors in this world: a truncation failed");
             kernel_.answer(a.token, Answer{.error = a.error});
           },
@@ -123,7 +130,17 @@ void Node::perform(FileId file, AgentAction& action) {
             scheduler_.trace(number(), f, "agent   sends {}", describe(a.message));
             hooks_.send(id_, std::move(a.message));
           },
-          [&](EntriesLost&) {}, [&](Rescue&) { scheduler_.fail("no session ends in this world"); },
+          [&](EntriesLost&) {},
+          [&](Rescue& a) {
+            if (!hooks_.rescue) {
+              scheduler_.fail("no session ends in this world");
+              return;
+            }
+            for (const Extent& e : a.extents)
+              scheduler_.trace(number(), file_number(a.file), "agent   rescues {}+{}", e.offset,
+                               e.bytes.size());
+            hooks_.rescue(a);
+          },
           [&](EndNames&) { scheduler_.fail("the kernel was given no names in this world"); }},
       action);
 }
@@ -137,11 +154,13 @@ Co<> Node::run_push(uint64_t id, FileId file, uint64_t size) {
 }
 
 void Node::push_ended(uint64_t id, FileId file, bool there) {
-  AgentActions actions;
-  agent_.size_pushed(scheduler_.now(), id, file, there, actions);
-  after_push_ = true;
-  take(file, actions);
-  after_push_ = false;
+  gate_.enter(Door::Own, [this, id, file, there] {
+    AgentActions actions;
+    agent_.size_pushed(now(), id, file, there, actions);
+    after_push_ = true;
+    take(file, actions);
+    after_push_ = false;
+  });
 }
 
 Co<> Node::look_at_size(LookAtSize wanted) {
@@ -191,9 +210,11 @@ Co<> Node::run_settle(SettleSize settle) {
   if (kernel_.size_at_most(settle.file, settle.size)) {
     co_await scheduler_.sleep(Delay::PurgeReport);
     scheduler_.trace(number(), file_number(settle.file), "kernel  size settled s{}", settle.settle);
-    AgentActions actions;
-    agent_.size_settled(scheduler_.now(), settle.settle, settle.file, actions);
-    take(settle.file, actions);
+    gate_.enter(Door::Own, [this, settle] {
+      AgentActions actions;
+      agent_.size_settled(now(), settle.settle, settle.file, actions);
+      take(settle.file, actions);
+    });
   }
   co_await end_settle(settle, asking);
 }
@@ -202,9 +223,11 @@ Co<> Node::end_settle(SettleSize settle, std::shared_ptr<uint32_t> asking) {
   if (--*asking != 0) co_return;
   co_await scheduler_.sleep(Delay::PurgeReport);
   scheduler_.trace(number(), file_number(settle.file), "kernel  settle s{} ended", settle.settle);
-  AgentActions actions;
-  agent_.settle_ended(scheduler_.now(), settle.settle, settle.file, actions);
-  take(settle.file, actions);
+  gate_.enter(Door::Own, [this, settle] {
+    AgentActions actions;
+    agent_.settle_ended(now(), settle.settle, settle.file, actions);
+    take(settle.file, actions);
+  });
 }
 
 Co<> Node::run_purge(PurgeId id, FileId file, PageRange range) {
@@ -218,134 +241,273 @@ Co<> Node::run_purge(PurgeId id, FileId file, PageRange range) {
   purge_slot_.wake_all();
   co_await scheduler_.sleep(Delay::PurgeReport);
   scheduler_.trace(number(), file_number(file), "kernel  purge p{} returned", id);
-  AgentActions actions;
-  agent_.purge_returned(scheduler_.now(), id, file, actions);
-  take(file, actions);
+  gate_.enter(Door::Own, [this, id, file] {
+    if (!breaks_.purges_before_taking_back) take_back();
+    AgentActions actions;
+    agent_.purge_returned(now(), id, file, actions);
+    take(file, actions);
+  });
 }
 
 void Node::schedule_tick() {
-  tick_.set(agent_.next_deadline(), [this] {
-    AgentActions actions;
-    agent_.tick(scheduler_.now(), actions);
-    // Many files may have moved: those of the actions are traced under the first.
-    for (AgentAction& action : actions) perform(FileId{}, action);
-    hooks_.changed(id_, FileId{});
-    schedule_tick();
+  std::optional<Instant> due = agent_.next_deadline();
+  // By this machine's clock.
+  if (due)
+    due = scheduler_.now() + (clock_.drift_ppm == 0
+                                  ? *due - now()
+                                  : clock_.world_ns(std::max<int64_t>(*due - now(), 0)));
+  tick_.set(due, [this] {
+    gate_.enter(Door::Own, [this] {
+      AgentActions actions;
+      agent_.tick(now(), actions);
+      // Many files may have moved: those of the actions are traced under the first.
+      for (AgentAction& action : actions) perform(FileId{}, action);
+      hooks_.changed(id_, FileId{});
+      schedule_tick();
+    });
   });
+}
+
+void Node::send_call(std::optional<Truncation> truncation, Token waits, Operation operation) {
+  const uint64_t id = next_call_++;
+  Call call{.call = id, .caller = {}, .operation = std::move(operation)};
+  calls_[id] = PendingCall{call, truncation, waits};
+  hooks_.send(id_, std::move(call));
+}
+
+void Node::replied(const Reply& reply, AgentActions& actions) {
+  auto it = calls_.find(reply.call);
+  if (it == calls_.end()) {
+    if (!hooks_.rescue) scheduler_.fail("a reply nobody waits for");
+    return;
+  }
+  const PendingCall call = std::move(it->second);
+  calls_.erase(it);
+  if (call.truncation) {
+    const Truncation& t = *call.truncation;
+    agent_.truncate_done(now(), t.file, reply.error == 0, t.size, true, actions);
+    kernel_.answer(t.token, Answer{.error = reply.error});
+    return;
+  }
+  NameResult& result = name_waits_.at(call.waits);
+  result.error = reply.error;
+  scheduler_.resume_after(scheduler_.draw(Delay::WakeUp), result.handle);
 }
 
 void Node::deliver(FileId file, ToAgent message) {
   scheduler_.trace(number(), file_number(file), "agent   gets {}", describe(message));
   AgentActions actions;
-  const Instant now = scheduler_.now();
-  std::visit(Overload{[&](Reply& reply) {
-                        auto it = calls_.find(reply.call);
-                        if (it == calls_.end()) {
-                          scheduler_.fail("a reply nobody waits for");
-                          return;
-                        }
-                        const Truncation t = it->second;
-                        calls_.erase(it);
-                        agent_.truncate_done(now, t.file, reply.error == 0, t.size, true, actions);
-                        kernel_.answer(t.token, Answer{.error = reply.error});
-                      },
-                      [&](auto& other) { agent_.receive(now, std::move(other), actions); }},
+  std::visit(Overload{[&](Reply& reply) { replied(reply, actions); },
+                      [&](auto& other) { agent_.receive(now(), std::move(other), actions); }},
              message);
   take(file, actions);
 }
 
 void Node::flush_all() {
   AgentActions actions;
-  agent_.flush_all(scheduler_.now(), actions);
+  agent_.flush_all(now(), actions);
   take(FileId{}, actions);
 }
 
 void Node::on_read(Token token, FileId file, uint64_t offset, uint32_t size, bool fill) {
-  AgentActions actions;
-  agent_.read(scheduler_.now(),
-              ReadEvent{.token = token, .file = file, .offset = offset, .size = size, .fill = fill},
-              actions);
-  take(file, actions);
+  gate_.enter(Door::Kernel, [=, this] {
+    AgentActions actions;
+    agent_.read(
+        now(),
+        ReadEvent{.token = token, .file = file, .offset = offset, .size = size, .fill = fill},
+        actions);
+    take(file, actions);
+  });
 }
 
 void Node::on_write(Token token, FileId file, uint64_t offset, Bytes bytes, bool append,
                     uint64_t handle) {
-  AgentActions actions;
-  const WriteNowEvent direct{.file = file,
-                             .offset = offset,
-                             .bytes = bytes.view(),
-                             .append = append,
-                             .handle = handle,
-                             .now_wall = scheduler_.wall()};
-  if (const auto went = agent_.write_now(scheduler_.now(), direct)) {
-    actions.push_back(ReplyWritten{token, went->offset, static_cast<uint32_t>(bytes.size())});
+  gate_.enter(Door::Kernel, [=, this, bytes = std::move(bytes)]() mutable {
+    AgentActions actions;
+    const WriteNowEvent direct{.file = file,
+                               .offset = offset,
+                               .bytes = bytes.view(),
+                               .append = append,
+                               .handle = handle,
+                               .now_wall = scheduler_.wall()};
+    if (const auto went = agent_.write_now(now(), direct)) {
+      actions.push_back(ReplyWritten{token, went->offset, static_cast<uint32_t>(bytes.size())});
+      take(file, actions);
+      return;
+    }
+    WriteEvent event{.token = token,
+                     .file = file,
+                     .offset = offset,
+                     .bytes = std::move(bytes),
+                     .append = append,
+                     .handle = handle,
+                     .now_wall = scheduler_.wall()};
+    agent_.write(now(), std::move(event), actions);
     take(file, actions);
-    return;
-  }
-  WriteEvent event{.token = token,
-                   .file = file,
-                   .offset = offset,
-                   .bytes = std::move(bytes),
-                   .append = append,
-                   .handle = handle,
-                   .now_wall = scheduler_.wall()};
-  agent_.write(scheduler_.now(), std::move(event), actions);
-  take(file, actions);
+  });
 }
 
+bool Node::takes_write_backs() const { return guardian_ || gate_.runs(); }
+
+bool Node::is_shown_growth() const { return !hooks_.rescue || (leases_good() && !catches_up_); }
+
 void Node::on_write_back(FileId file, uint64_t offset, Bytes bytes) {
-  if (agent_.held(file, Resource::Data, offset >> kPageShift) != LeaseMode::Exclusive) {
-    scheduler_.fail(fmt::format("write-back without Exclusive: n{} f{} page {}", id_.value,
-                                file_number(file), offset >> kPageShift));
+  if (gate_.dead()) {  // the guardian keeps it
+    hooks_.rescue(Rescue{file, {{offset, std::move(bytes)}}, {}});
+    return;
   }
-  AgentActions actions;
-  agent_.write_back(scheduler_.now(), file, offset, std::move(bytes), scheduler_.wall(), actions);
-  take(file, actions);
+  gate_.enter(Door::Kernel, [=, this, bytes = std::move(bytes)]() mutable {
+    if (!hooks_.rescue &&
+        agent_.held(file, Resource::Data, offset >> kPageShift) != LeaseMode::Exclusive) {
+      scheduler_.fail(fmt::format("write-back without Exclusive: n{} f{} page {}", id_.value,
+                                  file_number(file), offset >> kPageShift));
+    }
+    AgentActions actions;
+    agent_.write_back(now(), file, offset, std::move(bytes), scheduler_.wall(), actions);
+    take(file, actions);
+  });
 }
 
 void Node::on_open(Token token, FileId file, bool reads, bool may_map) {
-  AgentActions actions;
-  agent_.open(scheduler_.now(), token, file, {.reads = reads, .may_map = may_map}, actions);
-  take(file, actions);
+  gate_.enter(Door::Kernel, [=, this] {
+    AgentActions actions;
+    agent_.open(now(), token, file, {.reads = reads, .may_map = may_map}, actions);
+    take(file, actions);
+  });
 }
 
 void Node::on_release(FileId file, bool reads, bool may_map) {
-  AgentActions actions;
-  agent_.close(scheduler_.now(), file, {.reads = reads, .may_map = may_map}, actions);
-  take(file, actions);
+  gate_.enter(Door::Kernel, [=, this] {
+    AgentActions actions;
+    agent_.close(now(), file, {.reads = reads, .may_map = may_map}, actions);
+    take(file, actions);
+  });
 }
 
 void Node::on_get_attributes(Token token, FileId file, bool own) {
-  AgentActions actions;
-  agent_.attributes(scheduler_.now(), token, file, own, actions);
-  take(file, actions);
+  gate_.enter(Door::Kernel, [=, this] {
+    AgentActions actions;
+    agent_.attributes(now(), token, file, own, actions);
+    take(file, actions);
+  });
 }
 
 void Node::on_fsync(Token token, FileId file) {
-  AgentActions actions;
-  agent_.flush(scheduler_.now(), token, file, actions);
-  take(file, actions);
+  gate_.enter(Door::Kernel, [=, this] {
+    AgentActions actions;
+    agent_.flush(now(), token, file, actions);
+    take(file, actions);
+  });
 }
 
 void Node::on_set_size(Token token, FileId file, uint64_t size) {
-  truncations_[token] = Truncation{token, file, size};
-  AgentActions actions;
-  agent_.truncate(scheduler_.now(), token, file, size, actions);
-  take(file, actions);
+  gate_.enter(Door::Kernel, [=, this] {
+    truncations_[token] = Truncation{token, file, size};
+    AgentActions actions;
+    agent_.truncate(now(), token, file, size, actions);
+    take(file, actions);
+  });
 }
 
 void Node::on_interrupt(Token token, FileId file) {
-  AgentActions actions;
-  agent_.interrupt(scheduler_.now(), token, file, actions);
-  interrupting_ = true;
-  take(file, actions);
-  interrupting_ = false;
+  gate_.enter(Door::Kernel, [=, this] {
+    AgentActions actions;
+    agent_.interrupt(now(), token, file, actions);
+    interrupting_ = true;
+    take(file, actions);
+    interrupting_ = false;
+  });
 }
 
 void Node::on_forget(FileId file) {
+  gate_.enter(Door::Kernel, [=, this] {
+    AgentActions actions;
+    agent_.forget(now(), file, actions);
+    take(file, actions);
+  });
+}
+
+// ---- worlds with faults ----
+
+void Node::reset(Agent::Dirty dirty) {
+  scheduler_.trace(number(), -1, "agent   is reset, its bytes are {}",
+                   dirty == Agent::Dirty::Kept ? "kept" : "rescued");
   AgentActions actions;
-  agent_.forget(scheduler_.now(), file, actions);
-  take(file, actions);
+  agent_.reset(now(), dirty, actions);
+  catches_up_ = true;
+  take(FileId{}, actions);
+  std::vector<uint64_t> again, lost;
+  for (const auto& [id, pending] : calls_)
+    (is_made_again(pending.call.operation, dirty == Agent::Dirty::Kept) ? again : lost)
+        .push_back(id);
+  for (uint64_t id : lost) {
+    AgentActions ended;
+    replied(Reply{.call = id, .error = EIO, .outcome = {}}, ended);
+    take(FileId{}, ended);
+  }
+  for (uint64_t id : again) {
+    Call call = calls_.at(id).call;
+    hooks_.send(id_, std::move(call));
+  }
+}
+
+void Node::renew(Instant until) {
+  AgentActions actions;
+  agent_.renew(now(), until, actions);
+  take(FileId{}, actions);
+}
+
+void Node::guardian_takes_over() {
+  if (guardian_) return;
+  scheduler_.trace(number(), -1, "guardian takes over");
+  guardian_ = true;
+  kernel_.daemon_listens();
+  kernel_.drop_all_attributes();
+  // Page by page: a purge that is held up by a fill nobody answers holds up no other.
+  for (const auto& [file, page] : kernel_.cached_pages())
+    scheduler_.spawn(kernel_.purge(file, {page, page + 1}));
+}
+
+// What the guardian has answered is taken back when the daemon looks for it, and before any purge
+// counts.
+void Node::go_on() {
+  if (guardian_) {
+    gate_.hold(Door::Kernel);
+    scheduler_.after(static_cast<int64_t>(scheduler_.random().below(100'000'000)),
+                     [this, stops = stops_] {
+                       if (stops == stops_ && !gate_.dead()) take_back();
+                     });
+  }
+  gate_.go_on();
+}
+
+void Node::stop() {
+  ++stops_;
+  gate_.stop();
+}
+
+void Node::take_back() {
+  if (!guardian_) return;
+  guardian_ = false;
+  gate_.take_up_all(Door::Kernel);
+  kernel_.daemon_listens();
+}
+
+void Node::power_lost() {
+  gate_.kill();
+  kernel_.power_lost();
+}
+
+Co<int32_t> Node::call(Operation operation) {
+  co_await scheduler_.sleep(Delay::KernelQueue);
+  const Token token = next_name_++;
+  name_waits_[token] = {};
+  gate_.enter(Door::Kernel, [this, token, operation = std::move(operation)]() mutable {
+    send_call(std::nullopt, token, std::move(operation));
+  });
+  NameWait wait{*this, token};
+  const int32_t error = co_await wait;
+  co_return error;
 }
 
 std::string Node::dump() const {
@@ -355,9 +517,13 @@ std::string Node::dump() const {
       "  n{} agent: {} requests wait, {} recalls to ack, {} purges under way, {} dirty bytes, {} "
       "resident pages\n",
       id_.value, c.waiting, c.recalls_pending, c.purges_in_flight, c.dirty_bytes, c.resident_pages);
-  for (const auto& [call, t] : calls_)
-    out += fmt::format("  n{} f{} truncation to {} sent, not answered\n", id_.value,
-                       file_number(t.file), t.size);
+  for (const auto& [id, call] : calls_) {
+    if (call.truncation)
+      out += fmt::format("  n{} f{} truncation to {} sent, not answered\n", id_.value,
+                         file_number(call.truncation->file), call.truncation->size);
+    else
+      out += fmt::format("  n{} call {} sent, not answered\n", id_.value, id);
+  }
   return out;
 }
 

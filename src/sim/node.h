@@ -12,6 +12,7 @@
 
 #include "coherence/agent.h"
 #include "sim/alarm.h"
+#include "sim/gate.h"
 #include "sim/mistakes.h"
 #include "sim/model_kernel.h"
 
@@ -23,19 +24,41 @@ class Node final : public Daemon {
     std::function<void(NodeId node, coherence::ToHome message)> send;
     std::function<void(NodeId node, FileId file)>
         changed;  // after each call of the agent: checkers look
+    // What may not go to the home any more. Unset: no session ends in this world, and nothing
+    // fails.
+    std::function<void(const coherence::Rescue&)> rescue = {};
   };
 
   Node(Scheduler& scheduler, History& history, const Breaks& breaks, NodeId id,
-       const coherence::AgentOptions& agent, const KernelOptions& kernel, Hooks hooks);
+       const coherence::AgentOptions& agent, const KernelOptions& kernel, Hooks hooks,
+       Clock clock = {.offset_ns = 0});
 
   void deliver(FileId file, coherence::ToAgent message);
   void flush_all();
+
+  // ---- worlds with faults (machine.h) ----
+  Instant now() const { return clock_.at(scheduler_.now()); }
+  Gate& gate() { return gate_; }
+  // As AgentService does it: the agent first, then the calls whose replies have not come.
+  void reset(coherence::Agent::Dirty dirty);
+  void renew(Instant until);
+  // The daemon is stopped or dead, and the guardian answers the kernel in its place.
+  void guardian_takes_over();
+  void stop();
+  void go_on();
+  // Power loss: nothing of this machine is heard of any more.
+  void power_lost();
+  bool leases_good() const { return !gate_.dead() && agent_.leases_good(now()); }
+  // A call on names; returns 0 or an errno.
+  Co<int32_t> call(coherence::Operation operation);
 
   ModelKernel& kernel() { return kernel_; }
   const ModelKernel& kernel() const { return kernel_; }
   const coherence::Agent& agent() const { return agent_; }
   std::string dump() const;
 
+  bool takes_write_backs() const override;
+  bool is_shown_growth() const override;
   void on_read(Token token, FileId file, uint64_t offset, uint32_t size, bool fill) override;
   void on_write(Token token, FileId file, uint64_t offset, Bytes bytes, bool append,
                 uint64_t handle) override;
@@ -55,6 +78,27 @@ class Node final : public Daemon {
     uint64_t size = 0;
   };
 
+  // A call at the home: a truncation, or one that a process waits for.
+  struct PendingCall {
+    coherence::Call call;
+    std::optional<Truncation> truncation;
+    Token waits = 0;
+  };
+  struct NameWait {
+    Node& node;
+    Token token;
+    bool await_ready() const noexcept { return false; }
+    void await_suspend(std::coroutine_handle<> handle) { node.name_waits_[token].handle = handle; }
+    int32_t await_resume() { return node.name_waits_.extract(token).mapped().error; }
+  };
+  struct NameResult {
+    std::coroutine_handle<> handle;
+    int32_t error = 0;
+  };
+
+  void send_call(std::optional<Truncation> truncation, Token waits, coherence::Operation operation);
+  void replied(const coherence::Reply& reply, coherence::AgentActions& actions);
+  void take_back();
   void take(FileId file, coherence::AgentActions& actions);
   void perform(FileId file, coherence::AgentAction& action);
   Co<> run_push(uint64_t id, FileId file, uint64_t size);
@@ -70,10 +114,17 @@ class Node final : public Daemon {
   Breaks breaks_;
   NodeId id_;
   Hooks hooks_;
+  Clock clock_;
+  Gate gate_;
+  bool guardian_ = false;
+  uint64_t stops_ = 0;
+  bool catches_up_ = false;  // since a reset, until all that waited then has been answered
   coherence::Agent agent_;
   ModelKernel kernel_;
   std::map<Token, Truncation> truncations_;  // asked of the agent
-  std::map<uint64_t, Truncation> calls_;     // sent to the home
+  std::map<uint64_t, PendingCall> calls_;    // sent to the home
+  std::map<Token, NameResult> name_waits_;
+  Token next_name_ = 1;
   uint64_t next_call_ = 1;
   uint64_t purges_running_ = 0;
   Condition purge_slot_;

@@ -9,6 +9,11 @@
 
 namespace vremote::sim {
 
+using coherence::CreateCall;
+using coherence::RemoveCall;
+
+FileId directory_id() { return FileId{.export_index = 0, .generation = 1, .inode = 1000}; }
+
 Process::Process(Scheduler& scheduler, History& history, Node& node, int node_number, int number,
                  const std::vector<FilePlan>& files, const Habits& habits,
                  std::function<std::span<const std::byte>(uint32_t file)> disk)
@@ -42,12 +47,42 @@ void Process::pick_cells(uint32_t file, uint64_t cells_max, uint64_t& offset, ui
   length = count * kCell;
 }
 
+void Process::die() {
+  if (std::exchange(dead_, true) || !under_way_) {
+    done_ = true;
+    return;
+  }
+  done_ = true;
+  const UnderWay& u = *under_way_;
+  scheduler_.trace(node_number_, static_cast<int>(u.file), "process {} dies during w{}", number_,
+                   u.number);
+  switch (u.kind) {
+    case UnderWay::Kind::Write:
+      history_.wrote(u.file, {u.begin, kNever, "write cut short", node_number_}, u.offset, u.length,
+                     u.number);
+      break;
+    case UnderWay::Kind::Append:
+      history_.appended_somewhere(u.file, {u.begin, kNever, "append cut short", node_number_},
+                                  u.length, u.number);
+      break;
+    case UnderWay::Kind::Truncate:
+      history_.truncated(u.file, {u.begin, kNever, "truncate cut short", node_number_}, u.length);
+      break;
+  }
+}
+
 Co<> Process::run() {
   Prng& random = scheduler_.random();
   uint32_t total = 0;
   for (uint32_t w : habits_.weights) total += w;
   for (uint32_t i = 0; i < habits_.operations; ++i) {
     co_await scheduler_.sleep(Delay::Think);
+    if (habits_.pause_ns > 0 && random.chance(25)) {
+      Scheduler::Sleep pause{
+          scheduler_, static_cast<int64_t>(random.below(static_cast<uint64_t>(habits_.pause_ns)))};
+      co_await pause;
+    }
+    if (dead_) co_return;
     uint64_t dice = random.below(total);
     size_t what = 0;
     while (dice >= habits_.weights[what]) dice -= habits_.weights[what++];
@@ -56,6 +91,9 @@ Co<> Process::run() {
   }
   for (uint32_t file = 0; file < files_.size(); ++file) {
     for (uint64_t which = 0; which < 3; ++which) co_await close_one(file, which);
+  }
+  if (habits_.faults && random.chance(50)) {
+    for (uint32_t file = 0; file < files_.size(); ++file) co_await sync(file);
   }
   doing_ = "nothing";
   done_ = true;
@@ -127,18 +165,18 @@ Co<> Process::act(Act what, uint32_t file) {
     case Act::Truncate:
       if (!append_only) co_await truncate(file);
       break;
-    case Act::Fsync: {
-      const uint64_t begin = history_.tick();
-      doing_ = fmt::format("fsync f{}", file);
-      co_await node_.kernel().fsync(file);
-      history_.synced(file, {begin, history_.tick(), "fsync", node_number_}, disk_(file));
+    case Act::Fsync:
+      co_await sync(file);
       break;
-    }
+    case Act::Names:
+      co_await make_and_remove();
+      break;
     case Act::Stat: {
       const uint64_t begin = history_.tick();
       doing_ = fmt::format("stat f{}", file);
       const Attributes attributes = co_await node_.kernel().stat(file);
-      history_.saw_size(file, {begin, history_.tick(), "stat", node_number_}, attributes.size);
+      if (!dead_)
+        history_.saw_size(file, {begin, history_.tick(), "stat", node_number_}, attributes.size);
       break;
     }
     case Act::CloseOne:
@@ -155,6 +193,41 @@ Co<> Process::act(Act what, uint32_t file) {
     case Act::kCount:
       break;
   }
+}
+
+Co<> Process::sync(uint32_t file) {
+  const uint64_t begin = history_.tick();
+  doing_ = fmt::format("fsync f{}", file);
+  const int32_t error = co_await node_.kernel().fsync(file);
+  if (dead_) co_return;
+  const History::Interval when{begin, history_.tick(), "fsync", node_number_};
+  scheduler_.trace(node_number_, static_cast<int>(file), "process {} fsync error {} [{}, {}]",
+                   number_, error, when.begin, when.end);
+  if (error != 0) {
+    history_.sync_failed(file, when);
+  } else {
+    history_.synced(file, when, disk_(file));
+  }
+}
+
+// Nobody else uses the name: that it is there already, or gone already, can only come of its having
+// been done twice.
+Co<> Process::make_and_remove() {
+  const std::string name = fmt::format("{}.{}.{}", node_number_, number_, ++names_made_);
+  doing_ = "create " + name;
+  CreateCall create{.dir = directory_id(), .name = name, .mode = 0100644, .exclusive = true};
+  const int32_t made = co_await node_.call(std::move(create));
+  if (dead_) co_return;
+  if (made == EEXIST)
+    scheduler_.fail(fmt::format("calls are done once: n{} made {} and is told that it was there",
+                                node_number_, name));
+  doing_ = "remove " + name;
+  RemoveCall remove{.dir = directory_id(), .name = name, .directory = false};
+  const int32_t removed = co_await node_.call(std::move(remove));
+  if (dead_) co_return;
+  if (made == 0 && removed == ENOENT)
+    scheduler_.fail(fmt::format("calls are done once: n{} removed {} and is told that it was gone",
+                                node_number_, name));
 }
 
 Co<> Process::open_for_reading(uint32_t file) {
@@ -211,7 +284,7 @@ Co<> Process::close_one(uint32_t file, uint64_t which) {
 
 void Process::report_read(uint32_t file, History::Interval when, uint64_t offset, uint64_t length,
                           std::span<const std::byte> bytes) {
-  if (length == 0) return;
+  if (length == 0 || dead_) return;
   scheduler_.trace(node_number_, static_cast<int>(file),
                    "process {} {} {}+{} got {} bytes [{}, {}]", number_, when.what, offset, length,
                    bytes.size(), when.begin, when.end);
@@ -235,7 +308,8 @@ Co<> Process::read_cached(uint32_t file, uint64_t offset, uint64_t length, bool 
   // Where it ends without having asked is judged by the size alone: while a call that makes the
   // file longer is under way, some kernels know and others do not (promise.md, Limits).
   if (splice && !files_[file].append_only) {
-    if (read.bytes.size() < length) history_.ended_before(file, when, offset + read.bytes.size());
+    if (read.bytes.size() < length && !dead_ && node_.is_shown_growth())
+      history_.ended_before(file, when, offset + read.bytes.size());
     length = read.bytes.size();
   }
   report_read(file, when, offset, length, read.bytes);
@@ -272,8 +346,11 @@ Co<> Process::write(uint32_t file) {
               cell_value(number, cell / kCells, cell % kCells));
   }
   const uint64_t begin = history_.tick();
+  under_way_ = {UnderWay::Kind::Write, file, begin, offset, length, number};
   ModelKernel::Written written =
       co_await node_.kernel().write_direct(file, offset, Bytes::copy_of(content), false, signal());
+  if (dead_) co_return;
+  under_way_.reset();
   if (written.error == EINTR) co_return;  // nothing of it was done
   if (written.error != 0)
     scheduler_.fail(fmt::format("no errors in this world: a write on n{} was answered {}",
@@ -295,8 +372,11 @@ Co<> Process::append(uint32_t file) {
   std::vector<std::byte> content(length);
   for (uint64_t at = 0; at < length; at += kCell)
     fill_cell(std::span<std::byte>(content).subspan(at, kCell), appended_value(number, at / kCell));
+  under_way_ = {UnderWay::Kind::Append, file, begin, 0, length, number};
   ModelKernel::Written written =
       co_await node_.kernel().write_direct(file, 0, Bytes::copy_of(content), true, signal());
+  if (dead_) co_return;
+  under_way_.reset();
   if (written.error == EINTR) co_return;
   if (written.error != 0)
     scheduler_.fail(fmt::format("no errors in this world: an append on n{} was answered {}",
@@ -328,7 +408,17 @@ Co<> Process::truncate(uint32_t file) {
   const uint64_t size = kCell * scheduler_.random().below(files_[file].hot_pages * kCells + 1);
   doing_ = fmt::format("truncate f{} to {}", file, size);
   const uint64_t begin = history_.tick();
+  under_way_ = {UnderWay::Kind::Truncate, file, begin, 0, size, 0};
   const int32_t error = co_await node_.kernel().truncate(file, size);
+  if (dead_) co_return;
+  under_way_.reset();
+  if (error == EIO && habits_.faults) {
+    // The session ended while it was under way.
+    scheduler_.trace(node_number_, static_cast<int>(file), "process {} truncates to {}: EIO",
+                     number_, size);
+    history_.truncated(file, {begin, kNever, "truncate that failed", node_number_}, size);
+    co_return;
+  }
   if (error == EINTR)
     co_return;  // two truncations that held each other's pages: one gave up, nothing was done
   if (error != 0)

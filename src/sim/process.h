@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,7 @@ enum class Act : uint8_t {
   ReadAhead,
   Reopen,
   Splice,
+  Names,  // makes a name of its own and removes it (worlds with faults)
   kCount,
 };
 
@@ -40,7 +42,13 @@ struct Habits {
   uint64_t read_cells_max = 12;
   uint64_t write_cells_max = 12;
   bool signals = false;
+  // Worlds with faults: now and then nothing is done for so long; sessions may end, and calls fail.
+  int64_t pause_ns = 0;
+  bool faults = false;
 };
+
+// The one directory of worlds with faults.
+FileId directory_id();
 
 class Process {
  public:
@@ -54,6 +62,8 @@ class Process {
   Co<> audit();
   bool done() const { return done_; }
   std::string waits_for() const;
+  // Its machine or its mount is gone: what it was doing may have happened or not.
+  void die();
 
  private:
   using Kind = ModelKernel::Handle::Kind;
@@ -74,6 +84,8 @@ class Process {
   Co<> append_record(uint32_t file);
   Co<> truncate(uint32_t file);
   Co<> close_one(uint32_t file, uint64_t which);
+  Co<> sync(uint32_t file);
+  Co<> make_and_remove();
   void report_read(uint32_t file, History::Interval when, uint64_t offset, uint64_t length,
                    std::span<const std::byte> bytes);
   uint64_t some_page(uint32_t file);
@@ -88,8 +100,16 @@ class Process {
   Habits habits_;
   std::function<std::span<const std::byte>(uint32_t file)> disk_;
   std::vector<Slots> slots_;
-  bool done_ = false;
+  bool done_ = false, dead_ = false;
   std::string doing_;
+  // A call that changes something and has not returned.
+  struct UnderWay {
+    enum class Kind : uint8_t { Write, Append, Truncate } kind;
+    uint32_t file;
+    uint64_t begin, offset, length, number;
+  };
+  std::optional<UnderWay> under_way_;
+  uint64_t names_made_ = 0;
 };
 
 }  // namespace vremote::sim

@@ -36,6 +36,8 @@ void add(WorldCounts& to, const WorldCounts& c) {
   to.lock_waits += c.lock_waits;
   to.lock_circles += c.lock_circles;
   to.lock_deaths += c.lock_deaths;
+  to.faults += c.faults;
+  to.fences += c.fences;
 }
 
 void note_failure(Slot& slot, const std::string& what) {

@@ -251,7 +251,7 @@ Co<ModelKernel::Written> ModelKernel::write_direct(uint32_t file, uint64_t offse
   co_return result;
 }
 
-Co<> ModelKernel::fsync(uint32_t file) {
+Co<int32_t> ModelKernel::fsync(uint32_t file) {
   Inode& in = inode(file);
   co_await look_up(in);
   co_await lock(in);
@@ -262,11 +262,12 @@ Co<> ModelKernel::fsync(uint32_t file) {
   scheduler_.trace(node_, static_cast<int>(file), "kernel  FSYNC t{}", token);
   daemon_.on_fsync(token, in.id);
   co_await AnswerWait{call};
-  if (call.answer.error != 0)
+  if (call.answer.error != 0 && !options_.errors)
     scheduler_.fail(fmt::format("no errors in this world: FSYNC on n{} was answered {}", node_,
                                 call.answer.error));
   unlock(in);
   --in.users;
+  co_return call.answer.error;
 }
 
 // fuse_do_setattr() with a size.
@@ -342,10 +343,12 @@ Co<bool> ModelKernel::fault(Inode& in, uint64_t page) {
 
 // A page that the file does not have: at this moment, as the kernel says.
 void ModelKernel::bus_error(const Inode& in, uint64_t begin, uint64_t page, const char* what) {
+  if (!power_) return;
   ++counts_.bus_errors;
   const uint64_t end = history_.tick();
   scheduler_.trace(node_, static_cast<int>(in.number), "kernel  SIGBUS page {} [{}, {}]", page,
                    begin, end);
+  if (!daemon_.is_shown_growth()) return;
   history_.ended_before(in.number, {begin, end, what, node_}, page << kPageShift);
 }
 
@@ -356,7 +359,7 @@ Co<bool> ModelKernel::load(uint32_t file, uint64_t page, uint64_t cell) {
   if (!there) bus_error(in, begin, page, "SIGBUS of a load");
   // Beyond the end of the file, inside its last page, a mapping shows anything: a truncation cuts
   // the size first and the page later.
-  if (!there || (page << kPageShift) + cell * kCell >= in.size) co_return false;
+  if (!there || (page << kPageShift) + cell * kCell >= in.size || !power_) co_return false;
   const Folio* folio = find(in, page);
   const auto bytes = std::span<const std::byte>(folio->bytes).subspan(cell * kCell, kCell);
   history_.read(file, {begin, history_.tick(), "mapped load", node_},
@@ -366,6 +369,21 @@ Co<bool> ModelKernel::load(uint32_t file, uint64_t page, uint64_t cell) {
   co_return true;
 }
 
+void ModelKernel::hit_something(uint32_t file) {
+  Inode& in = inode(file);
+  if (in.folios.empty() || !power_) return;
+  const auto it = std::next(in.folios.begin(),
+                            static_cast<ptrdiff_t>(scheduler_.random().below(in.folios.size())));
+  const uint64_t begin = it->first << kPageShift;
+  if (it->second.state == State::Locked || it->second.state == State::Laundry || begin >= in.size)
+    return;
+  const uint64_t length = std::min(kPageSize, (in.size - begin) / kCell * kCell);
+  if (length == 0) return;
+  history_.read(file, {history_.tick(), history_.tick(), "hit", node_}, begin, length,
+                std::span<const std::byte>(it->second.bytes).first(length), false);
+  ++counts_.hits;
+}
+
 Co<bool> ModelKernel::store(uint32_t file, uint64_t page, uint64_t cell) {
   Inode& in = inode(file);
   const uint64_t begin = history_.tick();
@@ -373,7 +391,7 @@ Co<bool> ModelKernel::store(uint32_t file, uint64_t page, uint64_t cell) {
     const bool there = co_await fault(in, page);
     if (!there) bus_error(in, begin, page, "SIGBUS of a store");
     // A store beyond the end of the file, inside its last page, goes nowhere.
-    if (!there || (page << kPageShift) + cell * kCell >= in.size) co_return false;
+    if (!there || (page << kPageShift) + cell * kCell >= in.size || !power_) co_return false;
     Folio* folio = find(in, page);
     if (folio->state == State::Clean || folio->state == State::Dirty) {
       const uint64_t write = history_.new_write();

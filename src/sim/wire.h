@@ -1,0 +1,55 @@
+// One direction of one lane between two machines, as src/net gives it to those above: in order, as
+// late as you like. A partition delays; only the end of a session loses, and then a suffix.
+#pragma once
+
+#include <algorithm>
+#include <deque>
+
+#include "sim/scheduler.h"
+
+namespace vremote::sim {
+
+class Wire {
+ public:
+  explicit Wire(Scheduler& scheduler) : scheduler_(scheduler) {}
+
+  void send(Scheduler::Function deliver) {
+    under_way_.push_back(std::move(deliver));
+    expect();
+  }
+  // What is under way, too, arrives only after open().
+  void block() { ++blocked_; }
+  void open() {
+    if (--blocked_ > 0) return;
+    for (size_t late = std::exchange(late_, 0); late > 0; --late) expect();
+  }
+  // The connection is gone for good, and with it the last of what was under way.
+  void cut() {
+    under_way_.resize(under_way_.size() - scheduler_.random().below(under_way_.size() + 1));
+  }
+
+ private:
+  void expect() {
+    last_ns_ = std::max(last_ns_, scheduler_.now().ns + scheduler_.draw(Delay::Link));
+    // Equal times keep their order in the scheduler.
+    scheduler_.after(last_ns_ - scheduler_.now().ns, [this] { arrive(); });
+  }
+  void arrive() {
+    if (blocked_ > 0) {
+      ++late_;
+      return;
+    }
+    if (under_way_.empty()) return;
+    Scheduler::Function deliver = std::move(under_way_.front());
+    under_way_.pop_front();
+    deliver();
+  }
+
+  Scheduler& scheduler_;
+  std::deque<Scheduler::Function> under_way_;
+  int64_t last_ns_ = 0;
+  size_t late_ = 0;
+  uint32_t blocked_ = 0;
+};
+
+}  // namespace vremote::sim
