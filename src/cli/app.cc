@@ -75,7 +75,8 @@ int run_cli(int argc, const char* const* argv, const Runners& runners) {
   const auto is_first = [&own](const CLI::App* command) { return command->check_name(own[0]); };
   if (!own.empty() && !own[0].starts_with('-') &&
       std::ranges::none_of(app.get_subcommands([](const CLI::App*) { return true; }), is_first)) {
-    fmt::print(stderr, "vremote: there is no subcommand '{}'\nTry `vremote --help`.\n", own[0]);
+    tell_error(
+        fmt::format("vremote: there is no subcommand '{}'\nTry `vremote --help`.\n", own[0]));
     return kExitUsage;
   }
   try {
@@ -85,7 +86,7 @@ int run_cli(int argc, const char* const* argv, const Runners& runners) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help
     const auto named = app.get_subcommands();
     const std::string program = named.empty() ? "vremote" : "vremote " + named[0]->get_name();
-    fmt::print(stderr, "{}: {}\nTry `{} --help`.\n", program, error.what(), program);
+    tell_error(fmt::format("{}: {}\nTry `{} --help`.\n", program, error.what(), program));
     return kExitUsage;
   }
   if (context.has_command && !app.got_subcommand("run"))
@@ -103,8 +104,10 @@ int run_cli(int argc, const char* const* argv, const Runners& runners) {
   return status;
 }
 
+void tell_error(const std::string& text) { std::fputs(text.c_str(), stderr); }
+
 int complain(const char* subcommand, const std::string& sentence, int status) {
-  fmt::print(stderr, "vremote{}{}: {}\n", *subcommand != 0 ? " " : "", subcommand, sentence);
+  tell_error(fmt::format("vremote{}{}: {}\n", *subcommand != 0 ? " " : "", subcommand, sentence));
   return status;
 }
 

@@ -60,16 +60,16 @@ int invite(const node::Config& config, const std::string& guest) {
     fmt::print("{}", key->line());
   }
   // Not into the pipe to the other node.
-  fmt::print(stderr,
-             "vremote cluster: the line is secret; type 'vremote cluster join' on {} and give it "
-             "this line\n",
-             guest.empty() ? "the new node" : guest);
+  tell_error(fmt::format(
+      "vremote cluster: the line is secret; type 'vremote cluster join' on {} and give it "
+      "this line\n",
+      guest.empty() ? "the new node" : guest));
   return 0;
 }
 
 Result<std::string> read_line() {
   if (::isatty(STDIN_FILENO) == 1)
-    fmt::print(stderr, "Paste the line of 'vremote cluster invite': ");
+    tell_error(fmt::format("Paste the line of 'vremote cluster invite': "));
   std::string line;
   char c = 0;
   while (line.size() < kLineMax) {

@@ -49,6 +49,10 @@ void build_app(CLI::App& app, Context& context);
 // main(), less the process: parses, runs, returns the exit status.
 int run_cli(int argc, const char* const* argv, const Runners& runners);
 
+// To standard error, come what may: where nobody can be told, that cannot be told either.
+// (fmt::print throws.)
+void tell_error(const std::string& text);
+
 // "vremote SUBCOMMAND: sentence" on stderr; returns `status`.
 int complain(const char* subcommand, const std::string& sentence, int status);
 

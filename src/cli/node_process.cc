@@ -16,6 +16,7 @@
 #include <string>
 
 #include "base/fd.h"
+#include "cli/commands.h"
 #include "cli/mount_cleanup.h"
 
 namespace vremote::cli {
@@ -94,7 +95,7 @@ void NodeProcess::kill_hard() {
   // First the connection: a process that waits inside the mount for this node, perhaps the node
   // itself, cannot be killed before.
   if (auto aborted = abort_connection(plan_.mount); !aborted)
-    fmt::print(stderr, "vremote playground: {}: {}\n", plan_.name, aborted.error().what);
+    tell_error(fmt::format("vremote playground: {}: {}\n", plan_.name, aborted.error().what));
   ::kill(pid_, SIGKILL);
   const auto deadline = std::chrono::steady_clock::now() + kKillWait;
   while (!ended() && std::chrono::steady_clock::now() < deadline) ::poll(nullptr, 0, 10);

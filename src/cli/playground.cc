@@ -170,7 +170,8 @@ class Playground {
   Status remove_remains(const PlannedNode& node) {
     VR_TRY_VOID(wait_for_leftover(node));
     VR_TRY(removed, remove_mounts(node.mount));
-    if (removed) fmt::print(stderr, "vremote playground: removed a mount left at {}\n", node.mount);
+    if (removed)
+      tell_error(fmt::format("vremote playground: removed a mount left at {}\n", node.mount));
     return {};
   }
 
@@ -225,7 +226,7 @@ class Playground {
         return false;
       }
       if (Clock::now() >= next_progress) {
-        fmt::print(stderr, "vremote playground: waiting: {}\n", waiting);
+        tell_error(fmt::format("vremote playground: waiting: {}\n", waiting));
         next_progress += kProgressEvery;
       }
     }
@@ -262,8 +263,8 @@ class Playground {
 
   static void show_log(const NodeProcess& process) {
     const std::string tail = process.log_tail(kLogLines);
-    fmt::print(stderr, "--- the end of {}{}\n{}---\n", process.plan().log,
-               tail.empty() ? " is empty" : ":", tail);
+    tell_error(fmt::format("--- the end of {}{}\n{}---\n", process.plan().log,
+                           tail.empty() ? " is empty" : ":", tail));
   }
 
   // Waits for a signal, at most `timeout_ms`; true when the user wants the end.
@@ -346,8 +347,8 @@ class Playground {
       return false;
     }
     if (*left)
-      fmt::print(stderr, "vremote playground: {} left its mount behind; removed\n",
-                 process.plan().name);
+      tell_error(fmt::format("vremote playground: {} left its mount behind; removed\n",
+                             process.plan().name));
     return true;
   }
 

@@ -30,7 +30,7 @@ int run_node(const Config& config, coherence::Mistakes mistakes) {
   signal(SIGPIPE, SIG_IGN);
 
   if (auto log = start_log(config); !log) {
-    fmt::print(stderr, "vremote node: {}\n", log.error().what);
+    std::fputs(fmt::format("vremote node: {}\n", log.error().what).c_str(), stderr);
     return kExitConfig;
   }
   for (const std::string& warning : config.warnings) spdlog::warn("{}", warning);
@@ -50,7 +50,8 @@ int run_node(const Config& config, coherence::Mistakes mistakes) {
   NodeDaemon node(config, mistakes, guardian ? guardian->get() : nullptr);
   if (auto started = node.start([] { kill(getpid(), SIGUSR1); }); !started) {
     spdlog::error("{}", started.error().what);
-    if (!config.log_file.empty()) fmt::print(stderr, "vremote node: {}\n", started.error().what);
+    if (!config.log_file.empty())
+      std::fputs(fmt::format("vremote node: {}\n", started.error().what).c_str(), stderr);
     node.stop(0);
     return kExitConfig;
   }
