@@ -61,11 +61,16 @@ mv mnt/files/a mnt/files/d/b
 chmod 600 mnt/files/d/b
 ln -s b mnt/files/d/link
 [ "$(cat mnt/files/d/link)" = hello ]
+exec 5>>mnt/files/d/b
+"$vremote" upgrade --config node.toml
+echo again >&5
+[ "$(cat mnt/files/d/b)" = $'hello\nagain' ]
+exec 5>&-
 kill "$node"
 wait "$node"
 SESSION
 $user "$vremote" cluster init --config "$dir/u/node.toml"
 $user unshare --user --map-root-user --mount bash "$dir/session" "$vremote" "$dir/u" || { cat "$dir/u/log"; exit 1; }
-[ "$(cat "$dir/u/export/d/b")" = hello ]
+[ "$(cat "$dir/u/export/d/b")" = $'hello\nagain' ]
 [ "$(stat -c '%u %a' "$dir/u/export/d/b")" = "12345 600" ]
 echo "a user runs a node of her own"

@@ -42,6 +42,7 @@ void build_app(CLI::App& app, Context& context) {
   add_recover_command(app, context);
   add_run_command(app, context);
   add_status_command(app, context);
+  add_upgrade_command(app, context);
   add_version_command(app, context);
   // After the subcommands, which would each inherit these two.
   app.formatter(std::make_shared<FirstLines>());

@@ -67,7 +67,7 @@ class AppTest : public ::testing::Test {
   fs::path root_;
   std::string config_, key_;
   std::string ran_;  // the node run_node was called for
-  Runners runners_{.run_node = [this](const node::Config& config) {
+  Runners runners_{.run_node = [this](const node::Config& config, int) {
     ran_ = config.node;
     return 7;
   }};
@@ -276,6 +276,7 @@ TEST_F(AppTest, ManualNamesEverySubcommandAndOptionAndNoOther) {
     }
     for (const CLI::Option* option : options) {
       if (option->get_lnames().empty()) continue;  // an argument by its place
+      if (option->get_group().empty()) continue;   // not for people
       const std::string name = "--" + option->get_lnames().front();
       known.insert(name);
       if (name == "--help" || name == "--help-all") continue;

@@ -24,8 +24,8 @@ inline constexpr int kExitUsage = 2;
 
 // What main() hands in, so that tests can start this whole program around another node.
 struct Runners {
-  std::function<int(const node::Config&)>
-      run_node;  // blocks until SIGTERM or SIGINT; returns the exit status
+  // Blocks until SIGTERM or SIGINT; returns the exit status. `handover`: of --take-over, or -1.
+  std::function<int(const node::Config&, int handover)> run_node;
 };
 
 struct Context {
@@ -41,6 +41,7 @@ void add_playground_command(CLI::App& app, Context& context);
 void add_recover_command(CLI::App& app, Context& context);
 void add_run_command(CLI::App& app, Context& context);
 void add_status_command(CLI::App& app, Context& context);
+void add_upgrade_command(CLI::App& app, Context& context);
 void add_version_command(CLI::App& app, Context& context);
 
 // The whole command line, for run_cli() and for the test that holds the manual page against it.

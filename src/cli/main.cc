@@ -20,8 +20,9 @@ void fill_standard_descriptors() {
 
 int main(int argc, char** argv) {
   fill_standard_descriptors();
-  const vremote::cli::Runners runners{.run_node = [](const vremote::node::Config& config) {
-    return vremote::node::run_node(config);
-  }};
+  const vremote::cli::Runners runners{
+      .run_node = [](const vremote::node::Config& config, int handover) {
+        return vremote::node::run_node(config, {}, handover);
+      }};
   return vremote::cli::run_cli(argc, argv, runners);
 }

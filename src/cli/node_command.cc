@@ -6,6 +6,7 @@
 
 #include "cli/commands.h"
 #include "node/config.h"
+#include "node/handover_version.h"
 
 namespace vremote::cli {
 namespace {
@@ -14,6 +15,8 @@ struct Options {
   std::string config;
   bool example = false;
   bool check = false;
+  bool handover_check = false;
+  int take_over = -1;
 };
 
 int run(const Options& options, const Runners& runners) {
@@ -32,7 +35,11 @@ int run(const Options& options, const Runners& runners) {
     fmt::print("{}: good\n", options.config);
     return 0;
   }
-  return runners.run_node(*config);
+  if (options.handover_check) {
+    fmt::print("{} {}\n", node::kHandoverWord, node::kHandoverVersion);
+    return 0;
+  }
+  return runners.run_node(*config, options.take_over);
 }
 
 }  // namespace
@@ -49,6 +56,10 @@ void add_node_command(CLI::App& app, Context& context) {
   command->add_flag("--check", options->check, "Only check the configuration");
   command->add_flag("--print-config-example", options->example,
                     "Print a commented configuration to start from");
+  // How a daemon asks another program whether it can take over, and has it do so (vremote upgrade).
+  // Not for people.
+  command->add_flag("--handover-check", options->handover_check)->group("");
+  command->add_option("--take-over", options->take_over)->check(CLI::Range(3, 1 << 30))->group("");
   command->footer(
       "Examples:\n"
       "  mkdir -p /etc/vremote /vremote\n"

@@ -311,7 +311,8 @@ TEST_F(PlaygroundMountTest, MountOfAKilledPlaygroundIsRepairedAtTheNextStart) {
 
 int main(int argc, char** argv) {
   if (argc > 1 && argv[1][0] != '-') {
-    const vremote::cli::Runners runners{.run_node = vremote::cli::run_fake_node};
+    const vremote::cli::Runners runners{
+        .run_node = [](const auto& config, int) { return vremote::cli::run_fake_node(config); }};
     return vremote::cli::run_cli(argc, argv, runners);
   }
   testing::InitGoogleTest(&argc, argv);

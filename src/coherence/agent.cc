@@ -292,6 +292,37 @@ void Agent::reset(Instant now, Dirty dirty, AgentActions& actions) {
   }
 }
 
+bool Agent::can_be_handed_over() const {
+  if (!shared_->throttled.empty()) return false;
+  for (const auto& [id, f] : files_)
+    if (!f->can_be_handed_over()) return false;
+  return true;
+}
+
+std::vector<KeptFile> Agent::kept_files() const {
+  std::vector<KeptFile> out;
+  out.reserve(files_.size());
+  for (const auto& [id, f] : files_) out.push_back(f->kept());
+  return out;
+}
+
+uint64_t Agent::next_id() const { return shared_->next_id; }
+
+void Agent::take_over(const KeptFile& kept, uint64_t next_id) {
+  shared_->next_id = std::max(shared_->next_id, next_id);
+  file(kept.file).take_over(kept);
+}
+
+void Agent::took_over(Instant now, bool same_session, AgentActions& actions) {
+  std::vector<FileId> all;
+  for (auto& [id, f] : files_) all.push_back(id);
+  for (FileId id : all) {
+    FileAgent* f = find(id);
+    f->took_over(now, same_session, actions);
+    settle(now, *f, actions);
+  }
+}
+
 bool Agent::brought_back() const {
   for (const auto& [id, f] : files_)
     if (!f->brought_back()) return false;

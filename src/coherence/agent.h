@@ -259,6 +259,23 @@ struct AgentStatistics {
   }
 };
 
+// What of one file the next daemon of this node must know while the session with its home goes on
+// (docs/architecture.md, "Upgrades"). No lease is in it: the home goes on believing that they are
+// held, which is safe; the next daemon purges what its kernel shows and asks anew.
+struct KeptFile {
+  FileId file;
+  uint32_t opens = 0, reading_opens = 0, mapping_opens = 0;  // of handles that were given out
+  uint64_t seen = 0;                                         // Grant::sequence
+  bool told_in_use = false;
+  bool known_to_kernel = true;
+  bool untold_time = false;
+  int32_t write_error = 0;
+  uint64_t kernel_size_most = 0;  // what the kernel may take the size for
+  std::optional<Access> told_access = {};
+  std::vector<Recall> recalls;  // not acked
+  std::vector<ShowSize> shows;  // not answered
+};
+
 class FileAgent;
 struct AgentShared;
 
@@ -347,6 +364,19 @@ class Agent {
   bool leases_good(Instant now) const;
   void tick(Instant now, AgentActions& actions);
   std::optional<Instant> next_deadline() const;
+
+  // ---- the next daemon of this node ----
+  // Nothing is half done: no dirty bytes, no write that was applied and not answered, no append
+  // between its pieces. All other requests can be asked again.
+  bool can_be_handed_over() const;
+  std::vector<KeptFile> kept_files() const;
+  uint64_t next_id() const;
+  // Of the daemon before; before any other event. `next_id`: beyond those it has used. What it was
+  // asked by the home comes again, by receive(), after took_over().
+  void take_over(const KeptFile& kept, uint64_t next_id);
+  // When the requests the kernel had waiting are here again: begins to purge what it shows.
+  // `same_session`: the home knows this node still; otherwise as with reset(Kept).
+  void took_over(Instant now, bool same_session, AgentActions& actions);
 
   // Starts flushing everything (shutdown); idle_dirty() tells when nothing is left.
   void flush_all(Instant now, AgentActions& actions);

@@ -303,6 +303,12 @@ class AgentWorld {
       agent.reset(now_, dirty, actions_);
     });
   }
+  AgentWorld& takes_over(const KeptFile& kept) {
+    return event([&] { agent.take_over(kept, 1000); });
+  }
+  AgentWorld& took_over(bool same_session) {
+    return event([&] { agent.took_over(now_, same_session, actions_); });
+  }
   // The home has answered a ping: leases are good for so long from now on; 0: no more.
   AgentWorld& renews_for_ms(int64_t ms) {
     return event([&] { agent.renew(now_, now_ + ms * 1'000'000, actions_); });

@@ -61,6 +61,18 @@ class Bond {
   bool bringing_back() const { return bringing_back_; }
   void brought_back() { bringing_back_ = false; }
 
+  // For the next daemon of this node. Its leases are void until its begun().
+  struct Kept {
+    uint64_t home_incarnation = 0;
+    bool was_broken = false, bringing_back = false;
+  };
+  Kept kept() const { return {session_.home_incarnation, was_broken_, bringing_back_}; }
+  void take_over(const Kept& kept) {
+    session_.home_incarnation = kept.home_incarnation;
+    was_broken_ = kept.was_broken;
+    bringing_back_ = kept.bringing_back;
+  }
+
  private:
   Mistakes mistakes_;
   Session session_;

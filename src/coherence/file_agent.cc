@@ -67,7 +67,8 @@ void FileAgent::write_back(Instant now, uint64_t offset, const Bytes& bytes, Tim
     actions.push_back(Rescue{id_, {{offset, bytes}}, {.has_mtime = true, .mtime = now_wall}});
     return;
   }
-  if (!leases_.covers(PageRange::of_bytes(offset, bytes.size()), LeaseMode::Exclusive))
+  if (!leases_.covers(PageRange::of_bytes(offset, bytes.size()), LeaseMode::Exclusive) &&
+      !is_giving_up_all())
     ++shared_.statistics.write_backs_without_exclusive;
   if (dirty_.empty()) dirty_since_ = now;
   // Its size was in the kernel's view already: a write-back never extends the file.
@@ -605,8 +606,7 @@ void FileAgent::add_counts(AgentCounts& counts) const {
 void FileAgent::check() const {
   // After a reset the whole file is being given up, and nobody else can have been told that it is
   // free.
-  for (const PendingRecall& recall : recalls_)
-    if (recall.id == 0) return;
+  if (taking_over_ || is_giving_up_all()) return;
   for (PageRange piece : kernel_.resident().ranges()) {
     // What the kernel may show is leased, or about to be purged for good: a recall is acked only
     // when its pages are absent.

@@ -92,6 +92,10 @@ class FileAgent {
   void show_size(const ShowSize& message);
   void announced(const Announced& message);
   void reset(Instant now, Agent::Dirty dirty, AgentActions& actions);
+  bool can_be_handed_over() const;
+  KeptFile kept() const;
+  void take_over(const KeptFile& kept);
+  void took_over(Instant now, bool same_session, AgentActions& actions);
   // Leases are not good any more: the kernel must show nothing of what went with them.
   void suspend(Instant now, AgentActions& actions);
 
@@ -115,12 +119,14 @@ class FileAgent {
   bool waits_to_flush() const {
     return dirty_.has_unsent() || dirty_attributes_.has_mtime || dirty_attributes_.has_size;
   }
-  // No page of before a reset is left, and the home has all the bytes.
-  bool brought_back() const {
+  // What the kernel had of an earlier session, or under an earlier daemon, is being purged.
+  bool is_giving_up_all() const {
     for (const PendingRecall& recall : recalls_)
-      if (recall.id == 0) return false;
-    return clean();
+      if (recall.id == 0) return true;
+    return false;
   }
+  // No page of before a reset is left, and the home has all the bytes.
+  bool brought_back() const { return !is_giving_up_all() && clean(); }
   bool is_open() const { return opens_ > 0; }
   FileId id() const { return id_; }
   bool may_be_mapped() const { return mapping_opens_ > 0; }
@@ -166,7 +172,7 @@ class FileAgent {
     uint64_t push_size = 0;   // 0: something smaller was told since
     bool pushed = false;
     Opening opening;  // open; without a token nobody waits for the answer
-    PageSet purge;  // open: pages that must not stay cached without Exclusive
+    PageSet purge;    // open: pages that must not stay cached without Exclusive
     // K16. Write: applied, to here; not answered before all know. Open: the size is being pushed.
     uint64_t grown = 0;
     bool growth_begun = false, must_announce = false;
@@ -374,6 +380,7 @@ class FileAgent {
     DirtyAttributes attributes;
   };
   std::map<uint64_t, Flight> flights_;
+  bool taking_over_ = false;  // between take_over() and took_over()
   // T5: what the kernel writes back is of a session that was fenced, until all its pages are gone.
   bool fenced_ = false;
   std::deque<PageRange>

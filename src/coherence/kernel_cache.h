@@ -52,6 +52,9 @@ class KernelCache {
   // already so.
   std::optional<Instant> keep_until(PageRange range, Instant now);
 
+  // Nothing is known of what the kernel has: it may have all.
+  void may_have_all() { resident_.add(PageRange::all()); }
+
   // The kernel has dropped the whole inode.
   void forgotten() { resident_.clear(); }
 

@@ -43,6 +43,7 @@ class KernelSize {
   }
   void forgotten();
   bool nothing_told() const { return at_most_ == 0; }
+  uint64_t at_most() const { return at_most_; }
 
   // True when the kernel's size is at most `size`. Else one is under way, or *start says what to
   // start.

@@ -258,6 +258,13 @@ Result<std::string> request_name(const std::string& request_json) {
   return fail(EINVAL, R"(not a request: send one line like {"request":"status"})");
 }
 
+std::string request_text(const std::string& request_json, std::string_view key) {
+  const auto parsed = nlohmann::json::parse(request_json, nullptr, /*allow_exceptions=*/false);
+  if (!parsed.is_object()) return {};
+  const auto text = parsed.find(key);
+  return text != parsed.end() && text->is_string() ? text->get<std::string>() : std::string();
+}
+
 std::string error_reply(std::string_view sentence) {
   return nlohmann::json{{"error", sentence}}.dump(-1, ' ', false,
                                                   nlohmann::json::error_handler_t::replace);

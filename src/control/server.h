@@ -57,6 +57,8 @@ class ControlServer {
 
 // The NAME of a request line, for handlers; an Error when it is not such a line.
 Result<std::string> request_name(const std::string& request_json);
+// The text `key` of a request line; empty when there is none.
+std::string request_text(const std::string& request_json, std::string_view key);
 // {"error": sentence}
 std::string error_reply(std::string_view sentence);
 

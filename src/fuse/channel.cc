@@ -100,7 +100,7 @@ Result<size_t> Channel::receive(std::span<std::byte> buffer) const {
     if (length > 0) return static_cast<size_t>(length);
     if (length == 0) return fail(EPROTO, "/dev/fuse delivered an empty request");
     // ENOENT: the request was interrupted before it was copied to us; the kernel has dealt with it.
-    if (errno != EINTR && errno != ENOENT) return fail(errno);
+    if (errno != ENOENT) return fail(errno);
   }
 }
 

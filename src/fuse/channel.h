@@ -33,7 +33,7 @@ class Channel {
   int fd() const { return fd_.get(); }
 
   // Reads one request into `buffer` (at least kReceiveBufferSize) and returns its length. EAGAIN:
-  // none waits. ENODEV: unmounted. ECONNABORTED: aborted. Interrupted reads are taken up again.
+  // none waits. EINTR: a signal. ENODEV: unmounted. ECONNABORTED: aborted.
   Result<size_t> receive(std::span<std::byte> buffer) const;
 
   // Replies. `unique` is RequestHeader::wire_unique(). A request that is gone meanwhile (aborted

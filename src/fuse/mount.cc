@@ -180,7 +180,15 @@ Result<Mount> Mount::mount(const std::string& path, const MountOptions& options)
   return Mount(std::move(point), (*entry)->minor, std::move(channel));
 }
 
-Mount::Mount(std::string path, uint32_t connection, Channel channel)
+Result<Mount> Mount::take_over(const std::string& path, uint32_t connection) {
+  VR_TRY(point, resolve(path));
+  VR_TRY(mounted, mounted_at(point));
+  if (!mounted || mounted->type != kMountType || mounted->minor != connection)
+    return fail(ENOENT, fmt::format("{} is not mounted any more", point));
+  return Mount(std::move(point), connection, std::nullopt);
+}
+
+Mount::Mount(std::string path, uint32_t connection, std::optional<Channel> channel)
     : path_(std::move(path)),
       connection_(connection),
       channel_(std::move(channel)),

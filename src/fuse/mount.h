@@ -39,6 +39,10 @@ class Mount {
   // process may touch the mount, stat(2) included (K17).
   static Result<Mount> mount(const std::string& path, const MountOptions& options);
 
+  // One that this very process has mounted, before it became another program; `connection` is its
+  // connection_id(). Its channels are the caller's.
+  static Result<Mount> take_over(const std::string& path, uint32_t connection);
+
   Mount(Mount&& other) noexcept;
   Mount& operator=(Mount&& other) noexcept;
   ~Mount();
@@ -71,7 +75,7 @@ class Mount {
   static uint32_t kernel_max_pages();
 
  private:
-  Mount(std::string path, uint32_t connection, Channel channel);
+  Mount(std::string path, uint32_t connection, std::optional<Channel> channel);
   void end();
 
   std::string path_;

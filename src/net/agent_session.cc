@@ -52,8 +52,17 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
            .on_lost = [this, l = link.get()](const Error& e,
                                              bool hopeless) { lost(*l, e, hopeless); },
            .on_renewed = [this] { renewed(); }});
+      if (options_.kept) {
+        VR_CHECK(options_.kept->lanes.size() == options_.lanes);
+        KeptSession::Lane& kept = options_.kept->lanes[i];
+        link->lane->take_over({kept.received, kept.first, std::move(kept.queue)});
+      }
       link->lane->open(generation_);
     }
+    if (!options_.kept) return;
+    epoch_ = options_.kept->epoch;
+    if (options_.kept->welcomed)
+      welcomed_ = Welcomed{options_.kept->incarnation, options_.kept->session};
   }
 
   Status start() {
@@ -109,6 +118,20 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     size_t sum = 0;
     for (const auto& link : links_) sum += link->lane->queued().messages;
     return sum;
+  }
+  std::optional<KeptSession> kept() const {
+    std::lock_guard lock(mutex_);
+    if (resetting_) return std::nullopt;
+    KeptSession out{.epoch = epoch_,
+                    .welcomed = welcomed_.has_value(),
+                    .incarnation = welcomed_ ? welcomed_->incarnation : 0,
+                    .session = welcomed_ ? welcomed_->session : 0,
+                    .lanes = {}};
+    for (const auto& link : links_) {
+      Lane::Kept lane = link->lane->kept();
+      out.lanes.push_back({lane.received, lane.first, std::move(lane.queue)});
+    }
+    return out;
   }
   bool connected() const {
     std::lock_guard lock(mutex_);
@@ -395,6 +418,7 @@ Status AgentSession::send(uint32_t lane, const coherence::ToHome& message, uint3
   return impl_->send(lane, message, generation);
 }
 size_t AgentSession::queued_messages() const { return impl_->queued_messages(); }
+std::optional<KeptSession> AgentSession::kept() const { return impl_->kept(); }
 bool AgentSession::connected() const { return impl_->connected(); }
 Instant AgentSession::renewed_at() const { return impl_->renewed_at(); }
 std::vector<LaneStats> AgentSession::stats() const { return impl_->stats(); }

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,14 +36,29 @@ struct HomeInfo {
   std::vector<wire::Export> exports;
 };
 
+// A session that goes on under another process of the same node: the home sees a new connection,
+// and nothing else.
+struct KeptSession {
+  uint64_t epoch = 0;
+  bool welcomed = false;     // by some home: what follows
+  uint64_t incarnation = 0;  // the home's
+  uint32_t session = 0;
+  struct Lane {
+    uint64_t received = 0, first = 1;
+    std::vector<wire::Encoded> queue = {};
+  };
+  std::vector<Lane> lanes;
+};
+
 struct AgentSessionOptions {
   std::string address;  // "host:port", "[v6]:port"; a host name is resolved again with every dial
   std::string cluster;
   std::string node_name;
   std::string home_name;  // only a home of this name is spoken to; empty: any (without TLS)
-  std::shared_ptr<const Tls> tls;  // null: plain
-  uint64_t incarnation = 0;        // random, new with each start of the node
-  uint32_t lanes = 0;              // 0: one per loop. Lane i lives on loop i % loops
+  std::shared_ptr<const Tls> tls;        // null: plain
+  uint64_t incarnation = 0;              // random, new with each start of the node
+  uint32_t lanes = 0;                    // 0: one per loop. Lane i lives on loop i % loops
+  std::optional<KeptSession> kept = {};  // as many lanes as here
   int64_t backoff_min_ms = 100, backoff_max_ms = 2000;
   int64_t refused_backoff_ms = 10000;  // after a refusal that somebody must mend
   int64_t connect_timeout_ms = 5000;   // of one connect and of the handshake
@@ -92,6 +108,9 @@ class AgentSession {
   // Messages that the home has not acknowledged: those under way, and while it is away all that
   // wait for it. Cheap.
   size_t queued_messages() const;
+
+  // Nothing while the session is being reset. While its loops do not run.
+  std::optional<KeptSession> kept() const;
 
   bool connected() const;  // at least one lane
   // When the oldest of the last answered pings of all lanes was *sent*: from then on the home has

@@ -436,6 +436,23 @@ void Lane::open(uint32_t generation) {
   generation_ = generation;
 }
 
+Lane::Kept Lane::kept() const {
+  std::lock_guard lock(mutex_);
+  return {received_, first_, {queue_.begin(), queue_.end()}};
+}
+
+void Lane::take_over(Kept kept) {
+  std::lock_guard lock(mutex_);
+  received_ = ack_told_ = kept.received;
+  first_ = kept.first;
+  for (wire::Encoded& message : kept.queue) {
+    message.set_sequence(first_ + queue_.size());
+    queue_bytes_ += message.size();
+    queue_.push_back(std::move(message));
+  }
+  note_queued_locked();
+}
+
 void Lane::tick() {
   Instant now = EventLoop::now();
   if (paused_) last_heard_ = now.ns;  // it may speak, and we do not listen

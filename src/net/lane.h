@@ -83,8 +83,18 @@ class Lane : public std::enable_shared_from_this<Lane> {
     return {renewed_at_.load()};
   }  // when the last answered ping was sent (boot_now()); {0} before the first
 
+  // What goes on under another process: the messages that were not acknowledged, and the numbers.
+  struct Kept {
+    uint64_t received = 0;
+    uint64_t first = 1;  // the number of queue.front()
+    std::vector<wire::Encoded> queue = {};
+  };
+  Kept kept() const;
+
   // ---- the lane's loop ----
 
+  // Before anything else.
+  void take_over(Kept kept);
   void set_handlers(Handlers handlers) { handlers_ = std::move(handlers); }
   // From the next connection on. The first of those in the options is 0 for a side that does not
   // ping; it stays so.

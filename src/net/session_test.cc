@@ -56,6 +56,44 @@ TEST(SessionTest, TheAgentLearnsWhoTheHomeIsAndWhatItExports) {
   EXPECT_EQ(sessions[0].lanes, 3u);
 }
 
+// `vremote upgrade`: another process of the node goes on where one has stopped.
+TEST(SessionTest, AnotherProcessGoesOnWithTheSessionAndNothingIsLostOrDoubled) {
+  TestHome home;
+  constexpr uint64_t kCount = 200;
+  const auto send = [](TestAgent& agent, uint64_t from, uint64_t to) {
+    for (uint64_t n = from; n <= to; ++n)
+      for (uint32_t lane = 0; lane < 3; ++lane)
+        ASSERT_TRUE(agent.session->send(lane, numbered_to_home(n, 2000)));
+  };
+  std::optional<KeptSession> kept;
+  {
+    TestAgent before(home.address());
+    ASSERT_TRUE(before.journal.until([&] { return !before.seen.infos.empty(); }));
+    ASSERT_TRUE(home.server->send(1, 0, numbered_to_agent(1)));
+    ASSERT_TRUE(before.journal.until([&] { return before.seen.count == 1; }));
+    send(before, 1, kCount / 2);
+    kept = before.session->kept();  // whatever of it has been sent, or acknowledged
+  }
+  ASSERT_TRUE(kept);
+  ASSERT_EQ(kept->lanes.size(), 3u);
+  TestAgent after(home.address(), "n1", 11,
+                  [&](AgentSessionOptions& options) { options.kept = kept; });
+  send(after, kCount / 2 + 1, kCount);
+  ASSERT_TRUE(home.server->send(1, 0, numbered_to_agent(2)));
+  ASSERT_TRUE(home.journal.until([&] { return home.seen.count == 3 * kCount; }));
+  for (uint32_t lane = 0; lane < 3; ++lane)
+    EXPECT_EQ(wrong_order(home.journal.look([&] {
+                return home.seen.messages[{1, lane}];
+              }),
+                          kCount),
+              "");
+  ASSERT_TRUE(after.journal.until([&] { return after.seen.count == 1; }));
+  EXPECT_EQ(after.journal.look([&] { return number_of(after.seen.messages[0][0]); }), 2u);
+  EXPECT_FALSE(after.journal.look([&] { return after.seen.infos.at(0).fresh; }));
+  EXPECT_EQ(home.server->sessions().size(), 1u);
+  EXPECT_EQ(home.journal.look([&] { return home.seen.events.size(); }), 1u);  // "session 1 n1"
+}
+
 TEST(SessionTest, TwoAgentsHaveSessionsOfTheirOwn) {
   TestHome home;
   TestAgent one(home.address(), "n1", 1);

@@ -119,7 +119,7 @@ void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<Af
             [&](ReplyEntries& a) { answer(shard, a.token, {}, after); },
             [&](ReplyError& a) { answer(shard, a.token, {.error = a.error}, after); },
             [&](StartPurge& a) {
-              environment_.purge_threads->submit([this, a] {
+              start_blocking([this, a] {
                 const int64_t started = net::EventLoop::now().ns;
                 const std::optional<uint64_t> node = environment_.inodes->find(this, a.file);
                 if (node) {
@@ -145,7 +145,7 @@ void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<Af
             [&](LookAtSize& a) {
               environment_.purge_threads->submit([this, a] { look_at_size(a); });
             },
-            [&](SettleSize& a) { environment_.purge_threads->submit([this, a] { settle(a); }); },
+            [&](SettleSize& a) { start_blocking([this, a] { settle(a); }); },
             [&](SendToHome& a) {
               const FileId file = file_of(a.message);
               note_sent(shard, a.message);
@@ -163,22 +163,44 @@ void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<Af
               shard.names.lost(a.dir);
               shard.listings.forget(a.dir);
             },
-            [&](EndNames& a) {
-              const auto ended = [this, a] {
-                with(shard_of(a.dir), [&](Agent& agent, Instant now, AgentActions& next) {
-                  agent.names_ended(now, a.ending, a.dir, next);
-                });
-              };
-              const std::optional<uint64_t> node = environment_.inodes->find(this, a.dir);
-              const bool at_once = a.at_once || shard.names.changing(a.dir);
-              if (!node ||
-                  environment_.kernel_names->end(*node, at_once, net::EventLoop::now(), ended))
-                after.push_back(
-                    {.then = [ended](Answer) { ended(); }, .answer = {}, .waiting = {}});
-            },
+            [&](EndNames& a) { end_names(shard, a, after); },
         },
         action);
   }
+}
+
+void AgentService::end_names(Shard& shard, const EndNames& a, std::vector<After>& after) {
+  const auto ended = [this, a] {
+    with(shard_of(a.dir), [&](Agent& agent, Instant now, AgentActions& next) {
+      agent.names_ended(now, a.ending, a.dir, next);
+    });
+  };
+  {
+    std::lock_guard lock(held_mutex_);
+    if (holding_) {
+      held_.push_back([this, a, ended] {
+        const std::optional<uint64_t> node = environment_.inodes->find(this, a.dir);
+        if (!node || environment_.kernel_names->end(*node, true, net::EventLoop::now(), ended))
+          ended();
+      });
+      return;
+    }
+  }
+  const std::optional<uint64_t> node = environment_.inodes->find(this, a.dir);
+  const bool at_once = a.at_once || shard.names.changing(a.dir);
+  if (!node || environment_.kernel_names->end(*node, at_once, net::EventLoop::now(), ended))
+    after.push_back({.then = [ended](Answer) { ended(); }, .answer = {}, .waiting = {}});
+}
+
+void AgentService::start_blocking(HelperThreads::Job job) {
+  {
+    std::lock_guard lock(held_mutex_);
+    if (holding_) {
+      held_.push_back(std::move(job));
+      return;
+    }
+  }
+  environment_.purge_threads->submit(std::move(job));
 }
 
 // For the latencies: a recall until its ack, a flush until the home has it. Under the shard's lock.
@@ -745,14 +767,19 @@ void AgentService::lookup_at_home(Waiting waiting, const Caller& caller, FileId 
 // -------------------------------------------------------------------------------------------------------------------
 
 uint64_t AgentService::call(Caller caller, Operation operation, ThenReply then, Waiting waiting) {
-  const uint64_t id = reserve_call();
+  const uint64_t id = reserve_call(waiting.request, operation.index());
   call_as(id, std::move(caller), std::move(operation), std::move(then), waiting);
   return id;
 }
 
 void AgentService::call_as(uint64_t id, Caller caller, Operation operation, ThenReply then,
                            Waiting waiting) {
-  if (environment_.backlogged && !gives_up(operation) && environment_.backlogged()) {
+  const auto is_under_way = [&] {
+    std::lock_guard lock(calls_mutex_);
+    return calls_.contains(id);
+  };
+  if (environment_.backlogged && !gives_up(operation) && environment_.backlogged() &&
+      !is_under_way()) {
     then(Reply{.call = id, .error = EHOSTDOWN, .outcome = {}});
     return;
   }
@@ -765,7 +792,12 @@ void AgentService::call_as(uint64_t id, Caller caller, Operation operation, Then
   };
   {
     std::lock_guard lock(calls_mutex_);
-    calls_.emplace(id, PendingCall{message, std::move(timed), waiting, started});
+    auto [it, fresh] = calls_.try_emplace(id);
+    it->second.then = std::move(timed);
+    it->second.waiting = waiting;
+    it->second.started_ns = started;
+    if (!fresh) return;  // the daemon before has made it
+    it->second.call = message;
   }
   // In order with what the file's agent sends.
   Shard& shard = shard_of(file);
@@ -781,8 +813,21 @@ void AgentService::call_as(uint64_t id, Caller caller, Operation operation, Then
   if (local_) deliver_outbox(shard);
 }
 
+uint64_t AgentService::reserve_call(uint64_t request, size_t kind) {
+  if (request != 0) {
+    std::lock_guard lock(calls_mutex_);
+    if (auto it = inherited_.find(request); it != inherited_.end()) {
+      const uint64_t id = it->second;
+      inherited_.erase(it);
+      auto call = calls_.find(id);
+      if (call != calls_.end() && call->second.call.operation.index() == kind) return id;
+    }
+  }
+  return next_call_.fetch_add(1, std::memory_order_relaxed);
+}
+
 void AgentService::call_changing(std::vector<Change> changes, Caller caller, Operation operation,
-                                 ThenReply then, uint32_t tid) {
+                                 ThenReply then, uint32_t tid, uint64_t request) {
   for (const Change& change : changes) {
     Shard& shard = shard_of(change.dir);
     std::lock_guard lock(shard.mutex);
@@ -807,7 +852,7 @@ void AgentService::call_changing(std::vector<Change> changes, Caller caller, Ope
          if (!followed) environment_.kernel_names->end_all();
          then(std::move(reply));
        },
-       {nullptr, 0, tid});
+       {nullptr, 0, tid, request});
 }
 
 // The kernel takes its right to use the old name along to the new one.
@@ -989,6 +1034,24 @@ void AgentService::reset(Agent::Dirty dirty) {
     const FileId file = file_of(message.operation);
     send_(file, std::move(message));
   }
+}
+
+void AgentService::took_over(bool same_session) {
+  {
+    std::lock_guard lock(calls_mutex_);
+    inherited_.clear();  // all that was waited for is here again
+  }
+  for (auto& shard : shards_)
+    with(*shard, [&](Agent& agent, Instant now, AgentActions& actions) {
+      agent.took_over(now, same_session, actions);
+    });
+  for (ToAgent& message : std::exchange(asked_before_, {})) receive(std::move(message));
+  if (same_session) return;
+  reclaim_locks(Agent::Dirty::Kept);
+  tell_open_files();
+  if (!local_) return;
+  std::lock_guard lock(locks_mutex_);
+  locks_ = LockTable();  // the home has them
 }
 
 void AgentService::flush_all() {

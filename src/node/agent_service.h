@@ -27,6 +27,7 @@
 #include "fuse/own_view.h"
 #include "net/event_loop.h"
 #include "node/helper_threads.h"
+#include "node/kept.h"
 #include "node/listing_cache.h"
 
 namespace vremote::node {
@@ -49,6 +50,9 @@ struct Waiting {
   const fuse::Channel* channel = nullptr;
   uint64_t unique = 0;
   uint32_t tid = 0;  // of the thread that waits; 0: unknown
+  // Whose call this is, also where an interrupt must not end it. Without the resend bit; 0: of
+  // none.
+  uint64_t request = 0;
 };
 
 class AgentService {
@@ -137,8 +141,9 @@ class AgentService {
   // interrupt() ends the wait with EINTR.
   uint64_t call(coherence::Caller caller, coherence::Operation operation, ThenReply then,
                 Waiting waiting = {});
-  // For those who must know the id before the reply can come.
-  uint64_t reserve_call() { return next_call_.fetch_add(1, std::memory_order_relaxed); }
+  // For those who must know the id before the reply can come. That of the daemon before, when it
+  // had made a call of this kind for the same request of the kernel.
+  uint64_t reserve_call(uint64_t request, size_t kind);
   void call_as(uint64_t id, coherence::Caller caller, coherence::Operation operation,
                ThenReply then, Waiting waiting = {});
   // The same for one that changes names in directories: what is remembered of them is not used
@@ -150,7 +155,8 @@ class AgentService {
   };
   // `tid`: the kernel's thread whose operation it is.
   void call_changing(std::vector<Change> changes, coherence::Caller caller,
-                     coherence::Operation operation, ThenReply then, uint32_t tid);
+                     coherence::Operation operation, ThenReply then, uint32_t tid,
+                     uint64_t request);
 
   // ---- the network ----
   void receive(coherence::ToAgent&& message);
@@ -169,6 +175,18 @@ class AgentService {
 
   void flush_all();
   bool idle_dirty();
+
+  // ---- the next daemon of this node (docs/architecture.md, "Upgrades") ----
+  // While it holds, what may block in the kernel is not begun.
+  void hold(bool on);
+  bool can_be_handed_over();
+  KeptHome kept();
+  // Before any request. Then the requests that the kernel delivers again, then took_over().
+  void take_over(const KeptHome& kept);
+  // `same_session`: the home knows this node still.
+  void took_over(bool same_session);
+  // The call that the daemon before had made for the request and not got a reply to.
+  std::optional<coherence::Operation> inherited(uint64_t request);
 
   // Who waits here, for `status` (agent_blocked.cc).
   struct Waits {
@@ -230,6 +248,8 @@ class AgentService {
   void answer(Shard& shard, coherence::Token token, Answer answer, std::vector<After>& after);
   void note_sent(Shard& shard, const coherence::ToHome& message);
   void note_received(Shard& shard, const coherence::ToAgent& message, Instant now);
+  void start_blocking(HelperThreads::Job job);
+  void end_names(Shard& shard, const coherence::EndNames& a, std::vector<After>& after);
   void push_size(const coherence::PushSize& wanted);
   void look_at_size(const coherence::LookAtSize& wanted);
   struct Settling;
@@ -267,6 +287,11 @@ class AgentService {
   coherence::LockTable locks_;  // what the home has given: for one that restarts
   std::mutex calls_mutex_;
   std::unordered_map<uint64_t, PendingCall> calls_;
+  std::unordered_map<uint64_t, uint64_t> inherited_;  // request to call
+  std::vector<coherence::ToAgent> asked_before_;      // by the home; for took_over()
+  std::mutex held_mutex_;
+  bool holding_ = false;
+  std::vector<HelperThreads::Job> held_;
 };
 
 }  // namespace vremote::node

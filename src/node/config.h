@@ -75,9 +75,9 @@ struct Config {
   int64_t recall_warn_ms = 5'000, recall_deadline_ms = 60'000;
   // Of the mount: calls that wait for an origin longer than this fail with EIO; 0: they wait.
   int64_t soft_timeout_ms = 0;
-  std::string recovery_dir;  // what could not be flushed
+  std::string recovery_dir;          // what could not be flushed
   int64_t restart_wait_ms = 60'000;  // of the guardian, for the next daemon
-  std::string home_dir;      // what a home here must know after a crash
+  std::string home_dir;              // what a home here must know after a crash
   std::vector<ExportConfig> exports;
   std::vector<PeerConfig> peers;
   std::vector<std::string> warnings;  // for the log, at start: what is legal and still worth a word

@@ -1,32 +1,67 @@
 #include "node/daemon.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <pthread.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 
 #include "node/guardian_link.h"
+#include "node/handover.h"
 #include "node/node.h"
 #include "node/process_setup.h"
 
 namespace vremote::node {
 namespace {
 
+constexpr int kExitFailed = 1;
 constexpr int kExitConfig = 2;
 constexpr int64_t kStopPatienceMs = 8000;
 
+std::unique_ptr<GuardianLink> start_guardian(const GuardianOptions& options) {
+  auto retired = retire_guardian(options.socket);
+  if (retired && *retired) spdlog::info("the guardian of the last daemon has ended its connection");
+  if (!retired) spdlog::error("{}", retired.error().what);
+  auto guardian = GuardianLink::start(options);
+  if (guardian) return std::move(*guardian);
+  spdlog::error("no guardian: {}; were this daemon to die, its kernel would go on serving",
+                guardian.error().what);
+  return nullptr;
+}
+
+Result<Handover> take_what_was_left(const Config& config, const Fd& memory) {
+  VR_TRY(left, read_handover(memory));
+  for (int fd : left.descriptors())
+    if (::fcntl(fd, F_SETFD, FD_CLOEXEC) != 0)
+      return fail(EBADF, fmt::format("descriptor {} of the daemon before is not open", fd));
+  if (left.node != config.node || left.cluster != config.cluster)
+    return fail(EINVAL, fmt::format("the daemon before was node {} of cluster {}", left.node,
+                                    left.cluster));
+  return std::move(left);
+}
+
+// Null: there was none.
+Result<std::unique_ptr<GuardianLink>> inherit_guardian(const Handover& left) {
+  if (!left.guardian) return std::unique_ptr<GuardianLink>();
+  return GuardianLink::take_over(Fd(left.guardian->link), Fd(left.guardian->table),
+                                 left.guardian->pid);
+}
+
 }  // namespace
 
-int run_node(const Config& config, coherence::Mistakes mistakes) {
+int run_node(const Config& config, coherence::Mistakes mistakes, int handover) {
   // Before any thread: all inherit the mask, and this thread alone takes the signals.
   sigset_t signals;
   sigemptyset(&signals);
-  for (int s : {SIGTERM, SIGINT, SIGHUP, SIGUSR1}) sigaddset(&signals, s);
+  for (int s : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGURG}) sigaddset(&signals, s);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  sigdelset(&signals, SIGURG);  // FuseServer's
   // A parent may have left them ignored.
-  for (int s : {SIGTERM, SIGINT, SIGHUP, SIGUSR1}) signal(s, SIG_DFL);
+  for (int s : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2}) signal(s, SIG_DFL);
   signal(SIGPIPE, SIG_IGN);
 
   if (auto log = start_log(config); !log) {
@@ -40,18 +75,30 @@ int run_node(const Config& config, coherence::Mistakes mistakes) {
                                  .recovery_dir = config.recovery_dir,
                                  .restart_wait_ms = config.restart_wait_ms,
                                  .soft_timeout_ms = config.soft_timeout_ms};
-  auto retired = retire_guardian(guarding.socket);
-  if (retired && *retired) spdlog::info("the guardian of the last daemon has ended its connection");
-  if (!retired) spdlog::error("{}", retired.error().what);
-  auto guardian = GuardianLink::start(guarding);
-  if (!guardian)
-    spdlog::error("no guardian: {}; were this daemon to die, its kernel would go on serving",
-                  guardian.error().what);
-  NodeDaemon node(config, mistakes, guardian ? guardian->get() : nullptr);
+  std::optional<Handover> before;
+  std::unique_ptr<GuardianLink> guardian;
+  if (handover >= 0) {
+    auto left = take_what_was_left(config, Fd(handover));
+    auto link = left ? inherit_guardian(*left)
+                     : Result<std::unique_ptr<GuardianLink>>(std::unexpected(left.error()));
+    if (!link) {
+      // Its guardian takes this for the death of the daemon, which it is.
+      spdlog::error("upgrade: {}", link.error().what);
+      return kExitFailed;
+    }
+    before = std::move(*left);
+    guardian = std::move(*link);
+  } else {
+    guardian = start_guardian(guarding);
+  }
+  const bool takes_over = before.has_value();
+  NodeDaemon node(config, mistakes, guardian.get(), std::move(before));
   if (auto started = node.start([] { kill(getpid(), SIGUSR1); }); !started) {
     spdlog::error("{}", started.error().what);
     if (!config.log_file.empty())
       std::fputs(fmt::format("vremote node: {}\n", started.error().what).c_str(), stderr);
+    // Nothing of the mount may be touched: its guardian does what has to be done.
+    if (takes_over) ::_exit(kExitFailed);
     node.stop(0);
     return kExitConfig;
   }
@@ -59,13 +106,17 @@ int run_node(const Config& config, coherence::Mistakes mistakes) {
     int which = 0;
     if (sigwait(&signals, &which) != 0) continue;
     if (which == SIGHUP) continue;  // a lost terminal is no reason to go
+    if (which == SIGUSR2) {
+      if (const auto binary = node.wanted_upgrade()) node.upgrade(*binary);
+      continue;
+    }
     if (which == SIGUSR1) spdlog::warn("the mount {} was ended from outside", config.mount);
     break;
   }
   spdlog::info("ending");
   const bool clean = node.stop(kStopPatienceMs);
   spdlog::info("ended");
-  return clean ? 0 : 1;
+  return clean ? 0 : kExitFailed;
 }
 
 }  // namespace vremote::node

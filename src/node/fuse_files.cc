@@ -69,7 +69,7 @@ void FuseServer::truncate(const Context& c, const Inode& node, SetAttributesCall
                            node.agent->truncate_done(node.file, reply.error == 0, size, under_lock);
                            then(std::move(reply));
                          },
-                         {nullptr, 0, c.pid});
+                         {nullptr, 0, c.pid, c.request});
       });
 }
 
@@ -134,15 +134,12 @@ void FuseServer::open_file(
   call.has_size = true;
   call.clear_suid = how.kill_suidgid;
   truncate(c, node, call, false,
-           [node, opening, opened = std::move(opened)](Reply&& reply) mutable {
-             if (reply.error != 0) {
-               node.agent->open(node.file, opening,
-                                [opened = std::move(opened), error = reply.error](Answer) mutable {
-                                  opened(Answer{.error = error});
-                                });
-               return;
-             }
-             node.agent->open(node.file, opening, std::move(opened));
+           [this, node, opening, opened = std::move(opened)](Reply&& reply) mutable {
+             node.agent->open(node.file, opening,
+                              [opened = std::move(opened), error = reply.error,
+                               half_done = HalfDone(half_done_)](Answer answer) mutable {
+                                opened(error != 0 ? Answer{.error = error} : std::move(answer));
+                              });
            });
 }
 
@@ -239,13 +236,14 @@ void FuseServer::write_synced(const Context& c, const Inode& node, const fuse::W
                         (void)c.channel->reply_error(c.unique, wrote.error);
                         return;
                       }
-                      sync(c, node, data_only, [c, wrote](int error) {
-                        if (error != 0) {
-                          (void)c.channel->reply_error(c.unique, error);
-                        } else {
-                          (void)c.channel->reply(c.unique, fuse::write_out(wrote.length));
-                        }
-                      });
+                      sync(c, node, data_only,
+                           [c, wrote, half_done = HalfDone(half_done_)](int error) {
+                             if (error != 0) {
+                               (void)c.channel->reply_error(c.unique, error);
+                             } else {
+                               (void)c.channel->reply(c.unique, fuse::write_out(wrote.length));
+                             }
+                           });
                     });
 }
 

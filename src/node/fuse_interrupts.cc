@@ -22,9 +22,15 @@ constexpr int64_t kAskAgainNs = 50'000'000;
 
 }  // namespace
 
-void FuseServer::interrupt(const Context& c, uint64_t unique) {
-  if (!interrupt_lock(unique))
-    if (auto tid = waiting_thread(unique); tid && is_being_killed(*tid)) give_up(unique);
+void FuseServer::interrupt(const Context& c, uint64_t request) {
+  // By what it must be answered with, which differs when it was delivered again.
+  for (uint64_t unique : {request, request | fuse::kUniqueResend}) {
+    if (interrupt_lock(unique)) break;
+    if (auto tid = waiting_thread(unique)) {
+      if (is_being_killed(*tid)) give_up(unique);
+      break;
+    }
+  }
   ask_again_later(c.unique);
 }
 

@@ -52,7 +52,7 @@ void FuseServer::set_lock(const Context& c, const fuse::FileLock& lock, bool wai
   auto node = inode(c);
   if (!node) return;
   LockCall operation = call_of(*node, lock, wait ? LockAction::Wait : LockAction::Try);
-  const uint64_t id = node->agent->reserve_call();
+  const uint64_t id = node->agent->reserve_call(c.request, Operation(operation).index());
   {
     std::lock_guard guard(locks_mutex_);
     if (operation.type != LockType::Unlock) {
@@ -69,7 +69,7 @@ void FuseServer::set_lock(const Context& c, const fuse::FileLock& lock, bool wai
                          }
                          reply_done(c, reply);
                        },
-                       {nullptr, 0, c.pid});
+                       {nullptr, 0, c.pid, c.request});
 }
 
 // close(2) of a process that may hold byte-range locks on the file: it returns when they are gone.

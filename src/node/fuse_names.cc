@@ -63,11 +63,12 @@ Attributes FuseServer::root_attributes() const {
 }
 
 void FuseServer::reply_entry(const Context& c, AgentService* agent, FileId file,
-                             std::optional<Named> named, std::move_only_function<void()> stale) {
+                             std::optional<Named> named, std::move_only_function<void()> stale,
+                             std::optional<HalfDone> half_done) {
   agent->attributes(
       c.waiting(), file, false,
-      [this, c, agent, file, named = std::move(named),
-       stale = std::move(stale)](Answer answer) mutable {
+      [this, c, agent, file, named = std::move(named), stale = std::move(stale),
+       half_done = std::move(half_done)](Answer answer) mutable {
         // Only who has the file already may still look at what has no name.
         if (answer.error == 0 && answer.attributes.nlink == 0) answer.error = ESTALE;
         if (answer.error == ESTALE && stale) {
@@ -161,7 +162,7 @@ void FuseServer::make(const Context& c, std::string_view name, Operation operati
       (void)c.channel->reply_error(c.unique,
                                    reply.error != 0 ? error_in_directory(reply.error) : EIO);
     } else {
-      reply_entry(c, agent, made->file);
+      reply_entry(c, agent, made->file, {}, {}, HalfDone(half_done_));
     }
   };
   call(c, dir->agent, std::move(operation), std::move(then),
@@ -204,8 +205,11 @@ void FuseServer::handle(const Context& c, const fuse::Create& r) {
   if (!dir) return;
   // Exclusive at first, whatever was asked: of a file that exists already the kernel has not seen
   // whether the caller may open it.
-  create(c, *dir, {dir->file, std::string(r.name), (r.mode & 07777) | S_IFREG, 0, true},
-         {.flags = r.flags, .kill_suidgid = r.kill_suidgid});
+  CreateCall operation{dir->file, std::string(r.name), (r.mode & 07777) | S_IFREG, 0, true};
+  // Of a daemon before, that had found it there.
+  if (const auto before = dir->agent->inherited(c.request))
+    if (const auto* made = std::get_if<CreateCall>(&*before)) operation.exclusive = made->exclusive;
+  create(c, *dir, std::move(operation), {.flags = r.flags, .kill_suidgid = r.kill_suidgid});
 }
 
 void FuseServer::create(const Context& c, const Inode& dir, CreateCall operation, fuse::Open how) {
@@ -239,27 +243,32 @@ void FuseServer::create(const Context& c, const Inode& dir, CreateCall operation
 }
 
 void FuseServer::created(const Context& c, const Inode& inode, fuse::Open how) {
-  open_file(c, inode, how, [this, c, inode, how](int error, uint64_t fh, uint32_t fopen_flags) {
-    if (error != 0) {
-      forget(inode.node, 1);
-      (void)c.channel->reply_error(c.unique, error);
-      return;
-    }
-    inode.agent->attributes(
-        {}, inode.file, false, [this, c, inode, how, fh, fopen_flags](Answer answer) {
-          if (answer.error != 0) {
-            inode.agent->close(inode.file, {.reads = (how.flags & O_ACCMODE) != O_WRONLY,
-                                            .may_map = (how.flags & O_ACCMODE) == O_RDWR});
-            forget(inode.node, 1);
-            (void)c.channel->reply_error(c.unique, answer.error);
-            return;
-          }
-          const auto entry = fuse::entry_out(inode.node, 0, answer.attributes,
-                                             shown_inode(inode, answer.attributes.inode),
-                                             fuse::kNotCached, fuse::kNotCached);
-          (void)c.channel->reply(c.unique, fuse::create_out(entry, fh, fopen_flags));
-        });
-  });
+  open_file(c, inode, how,
+            [this, c, inode, how, half_done = HalfDone(half_done_)](int error, uint64_t fh,
+                                                                    uint32_t fopen_flags) mutable {
+              if (error != 0) {
+                forget(inode.node, 1);
+                (void)c.channel->reply_error(c.unique, error);
+                return;
+              }
+              inode.agent->attributes(
+                  {}, inode.file, false,
+                  [this, c, inode, how, fh, fopen_flags,
+                   half_done = std::move(half_done)](Answer answer) {
+                    if (answer.error != 0) {
+                      inode.agent->close(inode.file,
+                                         {.reads = (how.flags & O_ACCMODE) != O_WRONLY,
+                                          .may_map = (how.flags & O_ACCMODE) == O_RDWR});
+                      forget(inode.node, 1);
+                      (void)c.channel->reply_error(c.unique, answer.error);
+                      return;
+                    }
+                    const auto entry = fuse::entry_out(inode.node, 0, answer.attributes,
+                                                       shown_inode(inode, answer.attributes.inode),
+                                                       fuse::kNotCached, fuse::kNotCached);
+                    (void)c.channel->reply(c.unique, fuse::create_out(entry, fh, fopen_flags));
+                  });
+            });
 }
 
 void FuseServer::change(const Context& c, const Inode& dir,
@@ -308,6 +317,11 @@ void FuseServer::handle(const Context& c, const fuse::Rename& r) {
 
 // ---- listing
 // ----------------------------------------------------------------------------------------------------------------------
+
+// What it had listed and not handed out is asked for again, from where the kernel goes on.
+void FuseServer::add_directory(uint64_t handle) {
+  directories_.emplace(handle, std::make_shared<Directory>());
+}
 
 void FuseServer::handle(const Context& c, const fuse::OpenDir&) {
   uint64_t fh = 0;

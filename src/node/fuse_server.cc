@@ -66,8 +66,8 @@ Status FuseServer::start(std::function<void()> ended) {
     const int flags = fcntl(channel->fd(), F_GETFL);
     if (flags < 0 || fcntl(channel->fd(), F_SETFL, flags & ~O_NONBLOCK) < 0)
       return fail(errno, "/dev/fuse: cannot be made blocking");
-    threads_.emplace_back([this, &channel] { serve(*channel); });
   }
+  start_threads();
   if (options_.guardian != nullptr) VR_TRY_VOID(arm_guardian());
   if (capabilities_.inc_epoch && capabilities_.expire_only)
     kernel_names_.enable(channels_.front().get());
@@ -75,6 +75,14 @@ Status FuseServer::start(std::function<void()> ended) {
   if (auto set = mount_.set_read_ahead(window); !set)
     spdlog::warn("readahead stays at the kernel's default: {}", set.error().what);
   return {};
+}
+
+void FuseServer::start_threads() {
+  // Blocked in all other threads: it ends a read(2) of ours, and does nothing else.
+  struct sigaction nothing {};
+  nothing.sa_handler = [](int) {};
+  ::sigaction(kPauseSignal, &nothing, nullptr);
+  for (auto& channel : channels_) threads_.emplace_back([this, &channel] { serve(*channel); });
 }
 
 Status FuseServer::arm_guardian() {
@@ -85,13 +93,28 @@ Status FuseServer::arm_guardian() {
   return options_.guardian->arm(*guardians_, others, mount_.connection_id(), mount_.path());
 }
 
-void FuseServer::take_back() {
+namespace {
+
+// What a guardian answers in its daemon's place (GuardianHeld::answer), or needs no answer.
+bool guardian_has_answered(const fuse::Request& request) {
+  if (const auto* write = std::get_if<fuse::Write>(&request.body)) return write->write_back;
+  return std::holds_alternative<fuse::Flush>(request.body) ||
+         std::holds_alternative<fuse::Release>(request.body) ||
+         std::holds_alternative<fuse::ReleaseDir>(request.body) ||
+         std::holds_alternative<fuse::Forget>(request.body) ||
+         std::holds_alternative<fuse::BatchForget>(request.body);
+}
+
+}  // namespace
+
+void FuseServer::take_back(bool answered_only) {
   fuse::ReceiveBuffer buffer = buffers_.take();
   options_.guardian->take_back([&](std::span<const std::byte> bytes) {
     std::span<std::byte> memory = buffer.next();
     std::ranges::copy(bytes, memory.begin());
     auto request = fuse::decode(memory.first(bytes.size()));
     if (!request) return;  // the guardian has decoded it once
+    if (answered_only && !guardian_has_answered(*request)) return;
     kernel_names_.request_from(request->header.pid);
     dispatch(*guardians_, *request, buffer);
   });
@@ -112,7 +135,7 @@ Status FuseServer::answer_init() {
     if (ready <= 0) return fail(ETIMEDOUT, "the kernel sent no FUSE_INIT");
     std::span<std::byte> memory = buffer.next();
     auto length = channel.receive(memory);
-    if (!length && length.error().code == EAGAIN) continue;
+    if (!length && (length.error().code == EAGAIN || length.error().code == EINTR)) continue;
     if (!length) return std::unexpected(length.error());
     VR_TRY(request, fuse::decode(memory.first(*length)));
     const auto* init = std::get_if<fuse::Init>(&request.body);
@@ -133,12 +156,15 @@ void FuseServer::serve(const fuse::Channel& channel) {
   pthread_setname_np(pthread_self(), "vremote-fuse");
   sigset_t all;
   sigfillset(&all);
-  pthread_sigmask(SIG_BLOCK, &all, nullptr);
+  sigdelset(&all, kPauseSignal);
+  pthread_sigmask(SIG_SETMASK, &all, nullptr);
   fuse::ReceiveBuffer buffer = buffers_.take();
   for (;;) {
+    if (wants_pause_.load(std::memory_order_relaxed)) pause_if_wanted();
     std::span<std::byte> memory = buffer.next();
     auto length = channel.receive(memory);
     if (!length) {
+      if (length.error().code == EINTR) pause_if_wanted();
       if (length.error().code == EAGAIN || length.error().code == EINTR) continue;
       if (length.error().code != ENODEV && length.error().code != ECONNABORTED)
         spdlog::error("/dev/fuse: {}", length.error().what);
@@ -148,19 +174,23 @@ void FuseServer::serve(const fuse::Channel& channel) {
     // What came before this request comes first.
     if (options_.guardian != nullptr && options_.guardian->table().guardian_in_charge())
       take_back();
-    auto request = fuse::decode(memory.first(*length));
-    if (!request) {
-      if (auto header = fuse::decode_header(memory.first(*length));
-          header && fuse::wants_reply(header->opcode)) {
-        spdlog::error("a malformed request of the kernel: {}", request.error().what);
-        (void)channel.reply_error(header->wire_unique(), EIO);
-      }
-      continue;
-    }
-    kernel_names_.request_from(request->header.pid);
-    dispatch(channel, *request, buffer);
+    receive(channel, memory.first(*length), buffer);
   }
   if (!ended_told_.exchange(true) && ended_) ended_();
+}
+
+void FuseServer::receive(const fuse::Channel& channel, std::span<const std::byte> bytes,
+                         fuse::ReceiveBuffer& buffer) {
+  auto request = fuse::decode(bytes);
+  if (!request) {
+    if (auto header = fuse::decode_header(bytes); header && fuse::wants_reply(header->opcode)) {
+      spdlog::error("a malformed request of the kernel: {}", request.error().what);
+      (void)channel.reply_error(header->wire_unique(), EIO);
+    }
+    return;
+  }
+  kernel_names_.request_from(request->header.pid);
+  dispatch(channel, *request, buffer);
 }
 
 void FuseServer::dispatch(const fuse::Channel& channel, const fuse::Request& request,
@@ -169,7 +199,8 @@ void FuseServer::dispatch(const fuse::Channel& channel, const fuse::Request& req
             request.header.wire_unique(),
             request.header.node,
             {request.header.uid, request.header.gid, {}},
-            request.header.pid};
+            request.header.pid,
+            request.header.unique};
   std::visit(Overload{
                  [&](const fuse::Forget& r) { forget(r.node != 0 ? r.node : c.node, r.lookups); },
                  [&](const fuse::BatchForget& r) {
@@ -243,10 +274,10 @@ void FuseServer::call(const Context& c, AgentService* agent, Operation operation
   if (caller.uid != 0) caller.groups = groups_of(c.pid);
   if (changes.empty()) {
     agent->call(std::move(caller), std::move(operation), std::move(unless_interrupted),
-                {nullptr, 0, c.pid});
+                {nullptr, 0, c.pid, c.request});
   } else {
     agent->call_changing(std::move(changes), std::move(caller), std::move(operation),
-                         std::move(unless_interrupted), c.pid);
+                         std::move(unless_interrupted), c.pid, c.request);
   }
 }
 

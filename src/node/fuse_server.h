@@ -9,7 +9,10 @@
 // fuse_names.cc directories and names.
 #pragma once
 
+#include <signal.h>
+
 #include <atomic>
+#include <condition_variable>
 #include <functional>
 #include <map>
 #include <memory>
@@ -29,6 +32,7 @@
 #include "node/exports.h"
 #include "node/guardian_link.h"
 #include "node/inode_table.h"
+#include "node/kept.h"
 
 namespace vremote::node {
 
@@ -51,9 +55,25 @@ class FuseServer {
   Status start(std::function<void()> ended);
   void join();
   // Takes back what the guardian answered and held while this daemon did not move. May wait for it.
-  void take_back();
+  // `answered_only`: what it held is about to be delivered again.
+  void take_back(bool answered_only = false);
   // From now on write(2) fails with ENOTCONN; what the kernel writes back is taken as before.
   void refuse_writes() { refuses_writes_ = true; }
+
+  // ---- the next daemon of this node (fuse_handover.cc) ----
+  // No request is read any more, and what was read is on its way, until resume(). False: not in
+  // time, and all goes on.
+  bool pause(int64_t patience_ms);
+  void resume();
+  // No request has been carried out in part.
+  bool can_be_handed_over() const { return half_done_ == 0; }
+  KeptMount kept();
+  // Instead of start(): of the daemon before. Takes the descriptors.
+  void take_over(const KeptMount& kept);
+  // What was read by it and not answered is asked for again, and begun.
+  Status deliver_again();
+  // Then, when all else is ready:
+  void serve_on(std::function<void()> ended);
 
   // For notifications; valid from start() on.
   const fuse::Channel* channel() const { return channels_.front().get(); }
@@ -69,7 +89,22 @@ class FuseServer {
     uint64_t node = 0;
     coherence::Caller caller;
     uint32_t pid = 0;
-    Waiting waiting() const { return {channel, unique, pid}; }
+    uint64_t request = 0;  // without the resend bit
+    Waiting waiting() const { return {channel, unique, pid, request}; }
+  };
+  // While it lives, a request is done that its caller has not been told of, and that must not be
+  // done again.
+  class HalfDone {
+   public:
+    explicit HalfDone(std::atomic<int>& count) : count_(&count) { ++*count_; }
+    HalfDone(HalfDone&& other) noexcept : count_(std::exchange(other.count_, nullptr)) {}
+    HalfDone& operator=(HalfDone&&) = delete;
+    ~HalfDone() {
+      if (count_ != nullptr) --*count_;
+    }
+
+   private:
+    std::atomic<int>* count_;
   };
   struct Directory;  // an open directory stream
 
@@ -79,16 +114,22 @@ class FuseServer {
   void call(const Context& c, AgentService* agent, coherence::Operation operation,
             AgentService::ThenReply then, std::vector<AgentService::Change> changes = {});
   // fuse_interrupts.cc
-  void interrupt(const Context& c, uint64_t unique);
+  void interrupt(const Context& c, uint64_t request);
   // Who waits for the answer of a request that an interrupt may end; 0: of a foreign pid namespace.
   std::optional<uint32_t> waiting_thread(uint64_t unique);
   bool interrupt_lock(uint64_t unique);  // false: it is none
   void give_up(uint64_t unique);
   void ask_again_later(uint64_t interrupt);
 
+  static constexpr int kPauseSignal = SIGURG;
+
   Status answer_init();
   Status arm_guardian();
+  void start_threads();
+  void pause_if_wanted();
   void serve(const fuse::Channel& channel);
+  void receive(const fuse::Channel& channel, std::span<const std::byte> bytes,
+               fuse::ReceiveBuffer& buffer);
   void dispatch(const fuse::Channel& channel, const fuse::Request& request,
                 fuse::ReceiveBuffer& buffer);
 
@@ -158,7 +199,8 @@ class FuseServer {
   };
   bool keep_name(const Context& c, const Named& named, FileId file);
   void reply_entry(const Context& c, AgentService* agent, FileId file,
-                   std::optional<Named> named = {}, std::move_only_function<void()> stale = {});
+                   std::optional<Named> named = {}, std::move_only_function<void()> stale = {},
+                   std::optional<HalfDone> half_done = {});
   void look_up(const Context& c, const Inode& dir, std::string name, bool again);
   void create(const Context& c, const Inode& dir, coherence::CreateCall operation, fuse::Open how);
   void created(const Context& c, const Inode& inode, fuse::Open how);
@@ -166,6 +208,7 @@ class FuseServer {
   void make(const Context& c, std::string_view name, coherence::Operation operation);
   void change(const Context& c, const Inode& dir, std::vector<AgentService::Change> changes,
               coherence::Operation operation);
+  void add_directory(uint64_t handle);
   void read_root(const Context& c, const fuse::ReadDir& r, bool plus);
   void reply_directory(const Context& c, const fuse::ReadDir& r, bool plus, Directory& directory);
   Attributes root_attributes() const;
@@ -185,6 +228,11 @@ class FuseServer {
   fuse::BufferPool buffers_{8};
   std::function<void()> ended_;
   std::atomic<bool> ended_told_{false}, refuses_writes_{false};
+  std::atomic<bool> wants_pause_{false};
+  std::mutex pause_mutex_;
+  std::condition_variable paused_changed_;
+  size_t paused_ = 0;  // threads
+  std::atomic<int> half_done_{0};
   struct WaitingCall {
     const fuse::Channel* channel = nullptr;
     uint32_t tid = 0;

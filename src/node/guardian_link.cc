@@ -37,6 +37,12 @@ Result<std::unique_ptr<GuardianLink>> GuardianLink::start(const GuardianOptions&
   return std::unique_ptr<GuardianLink>(new GuardianLink(std::move(table), std::move(ours), pid));
 }
 
+Result<std::unique_ptr<GuardianLink>> GuardianLink::take_over(Fd link, Fd memory, pid_t pid) {
+  VR_TRY(table, GuardianTable::take_over(std::move(memory)));
+  table.alive(GuardianTable::clock());
+  return std::unique_ptr<GuardianLink>(new GuardianLink(std::move(table), std::move(link), pid));
+}
+
 GuardianLink::~GuardianLink() { quit(); }
 
 Status GuardianLink::arm(const fuse::Channel& own, std::span<const int> others, uint32_t connection,

@@ -22,6 +22,10 @@ class GuardianLink {
  public:
   // Forks the guardian: before this process has a second thread.
   static Result<std::unique_ptr<GuardianLink>> start(const GuardianOptions& options);
+  // That of the daemon before, which this process has become.
+  static Result<std::unique_ptr<GuardianLink>> take_over(Fd link, Fd table, pid_t pid);
+  int descriptor() const { return link_.get(); }
+  pid_t pid() const { return pid_; }
   ~GuardianLink();
   GuardianLink(const GuardianLink&) = delete;
   GuardianLink& operator=(const GuardianLink&) = delete;

@@ -1,6 +1,7 @@
 #include "node/guardian_table.h"
 
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include <algorithm>
@@ -55,6 +56,32 @@ Result<GuardianTable> GuardianTable::make() {
   return GuardianTable(static_cast<Memory*>(memory), std::move(fd));  // zeroes are an empty table
 }
 
+Result<GuardianTable> GuardianTable::take_over(Fd fd) {
+  struct stat st {};
+  if (::fstat(fd.get(), &st) != 0 || st.st_size != static_cast<off_t>(sizeof(Memory)))
+    return fail(EPROTO, "the guardian's table has another size than here");
+  void* memory = ::mmap(nullptr, sizeof(Memory), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+                        fd.get(), 0);
+  if (memory == MAP_FAILED) return fail(errno, "no memory to share with the guardian");
+  return GuardianTable(static_cast<Memory*>(memory), std::move(fd));
+}
+
+std::unordered_map<uint64_t, uint32_t> GuardianTable::begin_anew() {
+  for (auto& fill : memory_->fill) fill.unique.store(0);
+  std::unordered_map<uint64_t, uint32_t> slots;
+  free_.clear();
+  const uint32_t used = std::min<uint32_t>(memory_->inodes_used.load(), kInodesMax);
+  for (uint32_t i = 0; i < used; ++i) {
+    const uint64_t node = memory_->inode[i].node.load(std::memory_order_acquire);
+    if (node == 0) {
+      free_.push_back(i);
+    } else {
+      slots.emplace(node, i);
+    }
+  }
+  return slots;
+}
+
 GuardianTable::GuardianTable(GuardianTable&& other) noexcept
     : memory_(std::exchange(other.memory_, nullptr)),
       fd_(std::move(other.fd_)),
@@ -71,6 +98,8 @@ Instant GuardianTable::clock() {
 }
 
 uint32_t GuardianTable::add_home(std::string_view name) {
+  for (uint32_t i = 0; i < homes(); ++i)
+    if (home_name(i) == name.substr(0, kHomeNameMax - 1)) return i;  // of the daemon before
   const uint32_t index = memory_->homes.load();
   if (index >= kHomesMax) return kHomesMax;
   auto& slot = memory_->home[index];

@@ -12,6 +12,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "base/fd.h"
@@ -30,6 +31,10 @@ class GuardianTable {
   static constexpr int64_t kForEver = INT64_MAX;
 
   static Result<GuardianTable> make();
+  // That of the daemon before, which this process has become. Its layout is part of the handover's
+  // format (handover.h).
+  static Result<GuardianTable> take_over(Fd memory);
+  int descriptor() const { return fd_.get(); }
   GuardianTable(GuardianTable&& other) noexcept;
   GuardianTable& operator=(GuardianTable&&) = delete;
   ~GuardianTable();
@@ -45,6 +50,9 @@ class GuardianTable {
   // home: while the daemon lives). A home that was never renewed has given nothing yet.
   void renew(uint32_t home, int64_t until_ns);
   void alive(Instant now);
+  // After take_over(): the slots in use, by node; those that are not asked for must be removed. No
+  // fill is known any more.
+  std::unordered_map<uint64_t, uint32_t> begin_anew();
   // kNoSlot: there is no room. The guardian then ends the connection instead of purging.
   uint32_t add_inode(uint64_t node, uint32_t home, FileId file);
   void remove_inode(uint32_t slot);

@@ -39,6 +39,11 @@ size_t HelperThreads::threads() const {
   return threads_;
 }
 
+bool HelperThreads::busy() const {
+  std::lock_guard lock(mutex_);
+  return !jobs_.empty() || threads_ > idle_;
+}
+
 void HelperThreads::run() {
   pthread_setname_np(pthread_self(), name_.substr(0, 15).c_str());
   std::unique_lock lock(mutex_);

@@ -29,6 +29,8 @@ class HelperThreads {
   // Any thread. Never blocks on a job.
   void submit(Job job);
   size_t threads() const;
+  // A job runs, or waits to.
+  bool busy() const;
   // Waits for running jobs; jobs not begun are dropped, and so is whatever is submitted from now
   // on.
   void stop();

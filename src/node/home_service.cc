@@ -71,6 +71,8 @@ void HomeService::end_grace() {
     if (held_back_.empty()) {
       grace_ = false;
       held_back_of_.clear();
+      // Who has them open has said so by now.
+      for (FileId file : std::exchange(pinned_for_grace_, {})) store_of(file)->unpin(file);
       return;
     }
     auto [node, message] = std::move(held_back_.front());

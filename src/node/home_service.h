@@ -79,6 +79,15 @@ class HomeService {
   std::vector<FileId> files_of(std::string_view handle) const;
   std::vector<FileId> known_files() const;
 
+  // ---- the next daemon of this node (docs/architecture.md, "Upgrades") ----
+  // No operation of this machine is done and not replied to.
+  bool can_be_handed_over();
+  // The locks that processes of this machine hold.
+  std::vector<coherence::LockCall> own_locks() const;
+  std::vector<store::Store::Held> held() const;
+  // Pinned until end_grace().
+  void hold(FileId file, Fd descriptor, bool pinned);
+
   FileId root(size_t export_index) const { return stores_[export_index]->root(); }
   size_t exports() const { return stores_.size(); }
   const store::Store& store(size_t export_index) const { return *stores_[export_index]; }
@@ -197,6 +206,7 @@ class HomeService {
   std::function<void(NodeId, bool)> brought_back_;
   std::unique_ptr<CallLog> call_log_;
   std::function<uint64_t(NodeId)> incarnation_of_;
+  std::vector<FileId> pinned_for_grace_;
   std::mutex left_mutex_;
   std::set<NodeId> left_;  // said goodbye: what still arrives of them means nothing
   std::mutex operations_mutex_;

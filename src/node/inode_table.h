@@ -4,6 +4,7 @@
 // wants it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <mutex>
@@ -80,6 +81,36 @@ class InodeTable {
     out.reserve(inodes_.size());
     for (const auto& [node, inode] : inodes_) out.push_back(node);
     return out;
+  }
+
+  // ---- the next daemon of this node ----
+  struct Kept {
+    Inode inode;
+    uint64_t lookups = 0;
+  };
+  std::vector<Kept> kept(uint64_t* next) const {
+    std::lock_guard lock(mutex_);
+    *next = next_;
+    std::vector<Kept> out;
+    out.reserve(inodes_.size());
+    for (const auto& [node, counted] : inodes_) out.push_back({counted.inode, counted.lookups});
+    return out;
+  }
+  // `slot`: of the inode in the guardian's table. False: it cannot be one, or is there already.
+  bool take_over(const Kept& kept, uint32_t slot) {
+    std::lock_guard lock(mutex_);
+    const Inode& inode = kept.inode;
+    if (inode.node < 2 || kept.lookups == 0 || inodes_.contains(inode.node) ||
+        !numbers_.try_emplace(Key{inode.agent, inode.file}, inode.node).second)
+      return false;
+    if (slot == GuardianTable::kNoSlot) slot = show(inode.node, inode.agent, inode.file);
+    inodes_.emplace(inode.node, Counted{inode, kept.lookups, slot});
+    next_ = std::max(next_, inode.node + 1);
+    return true;
+  }
+  void go_on_at(uint64_t next) {
+    std::lock_guard lock(mutex_);
+    next_ = std::max(next_, next);
   }
 
   size_t size() const {

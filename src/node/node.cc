@@ -58,15 +58,21 @@ uint32_t lane_of(FileId file, uint32_t lanes) {
 
 }  // namespace
 
-NodeDaemon::NodeDaemon(const Config& config, Mistakes mistakes, GuardianLink* guardian)
+NodeDaemon::NodeDaemon(const Config& config, Mistakes mistakes, GuardianLink* guardian,
+                       std::optional<Handover> before)
     : config_(config),
       mistakes_(mistakes),
       guardian_(guardian),
-      incarnation_(random_number()),
+      before_(std::move(before)),
+      incarnation_(before_ ? before_->incarnation : random_number()),
+      home_incarnation_(random_number()),
       started_(net::EventLoop::now()),
+      lease_clock_started_(AgentService::lease_clock()),
       allow_mmap_(kernel_version() >= kPurgeWaitsForWriteBacks),
       access_(access_of(config)),
-      own_rights_(NodeRights::own(access_)) {}
+      own_rights_(NodeRights::own(access_)) {
+  if (before_) upgrade_.done = before_->upgrades;
+}
 
 NodeDaemon::~NodeDaemon() = default;
 
@@ -96,7 +102,13 @@ Status NodeDaemon::start(std::function<void()> ended) {
   VR_TRY_VOID(open_stores());
   watch_exports();
   VR_TRY_VOID(start_server());
-  VR_TRY_VOID(start_mount(std::move(ended)));
+  if (before_) {
+    VR_TRY_VOID(make_peers());
+    VR_TRY_VOID(begin_after_takeover(std::move(ended)));
+  } else {
+    VR_TRY_VOID(start_mount(std::move(ended)));
+    VR_TRY_VOID(make_peers());
+  }
   VR_TRY_VOID(start_peers());
   watch_nodes();
   if (guardian_ != nullptr) loops_.front()->post([this] { tell_guardian(); });
@@ -275,12 +287,16 @@ void NodeDaemon::remember() {
   auto sessions = read_sessions(config_.home_dir + "/sessions");
   if (!sessions) {
     spdlog::error("{}", sessions.error().what);
-    return;
+    if (!before_) return;
+    sessions = SessionsFile{};
   }
+  // What this machine's own processes had comes back the same way.
+  if (before_) sessions->members.push_back({config_.node, incarnation_});
+  own_to_settle_ = before_.has_value();
   if (sessions->members.empty()) return;
   const int64_t ms = std::max({sessions->term_ms, config_.lease_term_ms, config_.grace_ms});
   spdlog::info("{} nodes had sessions here: they have {:.1f} s to bring back what they had",
-               sessions->members.size(), static_cast<double>(ms) / 1000);
+               sessions->members.size() - (before_ ? 1 : 0), static_cast<double>(ms) / 1000);
   grace_ = Grace(std::move(sessions->members), net::EventLoop::now() + ms * 1'000'000);
   in_grace_ = true;
   home_->begin_grace();
@@ -291,7 +307,8 @@ void NodeDaemon::save_sessions() {
   SessionsFile file{.term_ms = config_.lease_term_ms, .members = {}};
   for (const auto& [id, member] : members_) file.members.push_back(member);
   for (const Grace::Member& member : grace_.expected())
-    if (std::ranges::find(file.members, member) == file.members.end())
+    if (member.node != config_.node &&
+        std::ranges::find(file.members, member) == file.members.end())
       file.members.push_back(member);
   if (auto saved = write_sessions(config_.home_dir + "/sessions", file); !saved)
     spdlog::error(
@@ -315,6 +332,7 @@ void NodeDaemon::end_grace_if_over() {
 
 // To homes that have restarted: when nothing of before is left, they hear of it.
 void NodeDaemon::bring_back() {
+  settle_own();
   for (auto& peer : peers_) {
     {
       std::lock_guard lock(peer->bond_mutex);
@@ -340,7 +358,7 @@ Status NodeDaemon::start_server() {
   options.address = to_string(config_.listen);
   options.cluster = config_.cluster;
   options.node_name = config_.node;
-  options.incarnation = incarnation_;
+  options.incarnation = home_incarnation_;
   options.tls = tls_;
   options.lease_term_ms = static_cast<uint32_t>(config_.lease_term_ms);
   options.silence_max_ms = std::min(options.silence_max_ms, config_.lease_term_ms * 4 / 5);
@@ -437,7 +455,7 @@ void NodeDaemon::connected(Peer& peer, const net::HomeInfo& info) {
     (void)channel->invalidate_attributes(FUSE_ROOT_ID);  // one directory more in it
 }
 
-Status NodeDaemon::start_peers() {
+Status NodeDaemon::make_peers() {
   for (const PeerConfig& config : config_.peers) {
     auto peer = std::make_unique<Peer>();
     Peer& p = *peer;
@@ -452,6 +470,21 @@ Status NodeDaemon::start_peers() {
     options.tls = tls_;
     options.incarnation = incarnation_;
     options.lanes = config_.loops;
+    const auto* home = [&]() -> const Handover::Home* {
+      if (!before_) return nullptr;
+      auto it = std::ranges::find(before_->homes, config.name, &Handover::Home::name);
+      return it == before_->homes.end() ? nullptr : &*it;
+    }();
+    if (home != nullptr) {
+      if (!home->session || home->session->lanes.size() != options.lanes)
+        return fail(EPROTO, "what the daemon before has left is of another configuration");
+      options.kept = home->session;
+      p.bond.take_over(home->bond);
+      p.exports = home->exports;
+      // What it had sent belongs to the session that goes on; of one that is over nothing is sent
+      // before the next has begun.
+      p.generation = home->bond.was_broken ? ~0u : 1;
+    }
     const uint32_t lanes = config_.loops;
     AgentOptions agent = agent_options();
     agent.lease_at_start = false;
@@ -496,10 +529,15 @@ Status NodeDaemon::start_peers() {
     };
     p.session = std::make_unique<net::AgentSession>(raw(loops_), options, std::move(callbacks));
     peers_.push_back(std::move(peer));
-    if (auto started = p.session->start(); !started)
+  }
+  return {};
+}
+
+Status NodeDaemon::start_peers() {
+  for (const auto& peer : peers_)
+    if (auto started = peer->session->start(); !started)
       return fail(started.error().code,
                   config_.file + ": key 'peer.address': " + started.error().what);
-  }
   return {};
 }
 
@@ -560,7 +598,8 @@ void NodeDaemon::tick() {
   bring_back();
   if (config_.soft_timeout_ms > 0)
     for (auto& peer : peers_)
-      if (AgentService::lease_clock() > leases_end(*peer) + config_.soft_timeout_ms * 1'000'000)
+      if (AgentService::lease_clock() >
+          std::max(leases_end(*peer), lease_clock_started_) + config_.soft_timeout_ms * 1'000'000)
         peer->agent->fail_calls();
   if (now - swept_ > kSweepNs) {
     swept_ = now;
@@ -762,10 +801,11 @@ std::vector<AgentService*> NodeDaemon::agents() const {
 // ---- the control socket
 // -----------------------------------------------------------------------------------------------------------
 
-std::string NodeDaemon::control(const std::string& request) const {
+std::string NodeDaemon::control(const std::string& request) {
   auto name = control::request_name(request);
   if (!name) return control::error_reply(name.error().what);
   if (*name == "ping") return "{\"pong\":true}";
+  if (*name == "upgrade_state") return upgrade_state();
   if (!ready_) {
     if (*name == "status")
       return control::to_json(control::NodeStatus{
@@ -775,8 +815,10 @@ std::string NodeDaemon::control(const std::string& request) const {
   if (*name == "status") return control::to_json(status());
   if (*name == "namespace") return namespace_json();
   if (*name == "blocked") return blocked();
-  return control::error_reply("unknown request '" + *name +
-                              "'; known are status, blocked, namespace and ping");
+  if (*name == "upgrade") return ask_upgrade(request);
+  return control::error_reply(
+      "unknown request '" + *name +
+      "'; known are status, blocked, namespace, upgrade, upgrade_state and ping");
 }
 
 std::string NodeDaemon::namespace_json() const {

@@ -23,6 +23,7 @@
 #include "node/config.h"
 #include "node/exports.h"
 #include "node/fuse_server.h"
+#include "node/handover.h"
 #include "node/helper_threads.h"
 #include "node/home_service.h"
 #include "node/inode_table.h"
@@ -34,8 +35,10 @@ namespace vremote::node {
 
 class NodeDaemon {
  public:
-  // `guardian`: outlives the node; may be none.
-  NodeDaemon(const Config& config, coherence::Mistakes mistakes, GuardianLink* guardian);
+  // `guardian`: outlives the node; may be none. `before`: what the last daemon of this very process
+  // has left.
+  NodeDaemon(const Config& config, coherence::Mistakes mistakes, GuardianLink* guardian,
+             std::optional<Handover> before = {});
   ~NodeDaemon();
 
   // Opens the exports, listens, dials the peers, mounts and serves. `ended` is called once when the
@@ -44,6 +47,12 @@ class NodeDaemon {
   // Unmounts and brings everything dirty to its origin, bounded by `patience_ms`. Returns false
   // when bytes were left.
   bool stop(int64_t patience_ms);
+
+  // The program that somebody wants this process to become; SIGUSR2 says that there is one.
+  std::optional<std::string> wanted_upgrade();
+  // Becomes it. Returns when that is not possible, and tells who asked; all goes on as before then.
+  // From the process's first thread.
+  void upgrade(const std::string& binary);
 
  private:
   struct Peer {
@@ -68,8 +77,21 @@ class NodeDaemon {
   Status open_stores();
   void watch_exports();
   Status start_server();
+  Status make_peers();
   Status start_peers();
   Status start_mount(std::function<void()> ended);
+  // node_handover.cc
+  Status take_over_homes();
+  Status take_over_mount();
+  Status begin_after_takeover(std::function<void()> ended);
+  void settle_own();
+  Error hand_over(const std::string& binary);
+  bool wait_until_quiet(int64_t patience_ms, std::string& why);
+  std::string not_quiet();
+  class LoopsBlocked;
+  Result<Handover> leave() const;
+  std::string ask_upgrade(const std::string& request);
+  std::string upgrade_state() const;
   Status start_control();
   coherence::AgentOptions agent_options() const;
   AgentService::Environment environment();
@@ -85,7 +107,7 @@ class NodeDaemon {
   void bring_back();
   void tick();
   RecoveryWriter::Seen seen(const std::string& home, FileId file);
-  std::string control(const std::string& request) const;
+  std::string control(const std::string& request);
   control::NodeStatus status() const;
   std::string blocked() const;  // node_blocked.cc
   std::string namespace_json() const;
@@ -97,8 +119,10 @@ class NodeDaemon {
   const Config config_;
   const coherence::Mistakes mistakes_;
   GuardianLink* const guardian_;
-  const uint64_t incarnation_;
-  const Instant started_;
+  std::optional<Handover> before_;   // until it was taken over
+  const uint64_t incarnation_;       // as an agent: as long as programs use the mount
+  const uint64_t home_incarnation_;  // of the homes here: new with each daemon
+  const Instant started_, lease_clock_started_;
   Metrics metrics_;
   bool allow_mmap_ = false;
   std::atomic<bool> ready_{false};
@@ -123,6 +147,7 @@ class NodeDaemon {
   std::map<uint32_t, coherence::Grace::Member> members_;  // the sessions that have leases
   coherence::Grace grace_;
   bool in_grace_ = false;
+  std::atomic<bool> own_to_settle_{false};  // this machine's own agent brings back what it had
   net::Timer tick_timer_;
   Instant swept_;  // the first loop's
   struct SessionOfNode {
@@ -135,6 +160,15 @@ class NodeDaemon {
   std::unique_ptr<FuseServer> fuse_;
   std::unique_ptr<control::ControlServer> control_;
   net::Timer guardian_timer_;
+
+  struct Upgrade {
+    bool running = false;
+    std::string binary, refused;  // of the last one
+    uint32_t done = 0;
+    int64_t paused_ns = 0;  // the kernel, by the last one
+  };
+  mutable std::mutex upgrade_mutex_;
+  Upgrade upgrade_;
 };
 
 }  // namespace vremote::node

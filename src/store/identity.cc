@@ -131,6 +131,29 @@ Status Store::restore(const KnownFile& known) {
   return {};
 }
 
+std::vector<Store::Held> Store::held() const {
+  std::vector<Held> out;
+  for (const Table::Open& open : table_->all_open()) {
+    if (open.id == root_id_) continue;
+    bool pinned = false;
+    if (open.pinned) {
+      auto st = open.file->stat();
+      pinned = st && st->st_nlink == 0;
+    }
+    if (pinned || !has_handles_) out.push_back({open.id, open.file->path(), pinned});
+  }
+  return out;
+}
+
+Status Store::hold(FileId file, Fd descriptor, bool pinned) {
+  VR_TRY(identity, identify(descriptor.get(), ""));
+  if (identity.file != file) return fail(EINVAL, "a descriptor of another file");
+  auto opened = std::make_shared<OpenFile>(std::move(descriptor), identity.stat.st_mode & S_IFMT);
+  table_->learn(file, identity.handle, opened);
+  if (pinned && !table_->pin(file, std::move(opened))) return fail(ESTALE);
+  return {};
+}
+
 Store::Counts Store::counts() const {
   auto counts = table_->counts();
   return {counts.known, counts.open, counts.pinned};

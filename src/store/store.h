@@ -127,6 +127,17 @@ class Store {
   std::vector<KnownFile> known() const;
   Status restore(const KnownFile& known);
 
+  // What another process could not find again: files without a name that are pinned, and all that
+  // are known when there are no handles. Their descriptors (O_PATH) stay ours.
+  struct Held {
+    FileId file;
+    int descriptor = -1;
+    bool pinned = false;
+  };
+  std::vector<Held> held() const;
+  // One of those, in the program that this process has become; pinned until unpin() if it was.
+  Status hold(FileId file, Fd descriptor, bool pinned);
+
   struct Counts {
     size_t known = 0, open = 0, pinned = 0;
   };

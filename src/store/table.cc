@@ -155,6 +155,14 @@ std::vector<std::pair<FileId, std::string>> Table::all() const {
   return result;
 }
 
+std::vector<Table::Open> Table::all_open() const {
+  std::vector<Open> result;
+  std::lock_guard lock(mutex_);
+  for (const auto& [id, entry] : entries_)
+    if (entry.file != nullptr) result.push_back({id, entry.file, entry.pins > 0});
+  return result;
+}
+
 // Moves an open file to the front of those kept only for speed, and closes the oldest when there
 // are too many.
 void Table::touch_open(FileId id, Entry& entry, Closing& closing) {

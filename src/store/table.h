@@ -65,6 +65,12 @@ class Table {
   Counts counts() const;
   std::vector<std::pair<FileId, std::string>> referenced() const;  // with their handles
   std::vector<std::pair<FileId, std::string>> all() const;
+  struct Open {
+    FileId id;
+    OpenRef file;
+    bool pinned = false;
+  };
+  std::vector<Open> all_open() const;
 
  private:
   struct Entry {

@@ -54,8 +54,9 @@ std::optional<Mistakes> wanted() {
 int main(int argc, char** argv) {
   const auto mistakes = wanted();
   if (!mistakes) return vremote::cli::kExitUsage;
-  const vremote::cli::Runners runners{.run_node = [&mistakes](const vremote::node::Config& config) {
-    return vremote::node::run_node(config, *mistakes);
-  }};
+  const vremote::cli::Runners runners{
+      .run_node = [&mistakes](const vremote::node::Config& config, int handover) {
+        return vremote::node::run_node(config, *mistakes, handover);
+      }};
   return vremote::cli::run_cli(argc, argv, runners);
 }

@@ -1,0 +1,118 @@
+// vremote upgrade: a running node becomes another program, under its mount in use.
+#include <fmt/format.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <climits>
+#include <cstring>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "cli/commands.h"
+#include "control/client.h"
+
+namespace vremote::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int kLookMs = 30;
+// For a node that is asked and says nothing: it looks for a good moment no longer than some
+// seconds.
+constexpr auto kPatience = std::chrono::seconds(90);
+
+struct Options {
+  std::string config;
+  std::string binary;
+};
+
+// This very program: what somebody runs is what the node becomes.
+std::string own_path() {
+  std::array<char, PATH_MAX> path;
+  const ssize_t length = ::readlink("/proc/self/exe", path.data(), path.size());
+  return length > 0 ? std::string(path.data(), static_cast<size_t>(length)) : std::string();
+}
+
+Result<std::string> absolute(const std::string& path) {
+  std::array<char, PATH_MAX> buffer;
+  if (::realpath(path.c_str(), buffer.data()) == nullptr)
+    return fail(errno, fmt::format("{}: {}", path, std::strerror(errno)));
+  return std::string(buffer.data());
+}
+
+Result<nlohmann::json> state(const std::string& socket) {
+  VR_TRY(reply, control::control_query(socket, "upgrade_state"));
+  auto json = nlohmann::json::parse(reply, nullptr, false);
+  if (!json.is_object() || !json.contains("upgrades"))
+    return fail(EPROTO, "the node does not know upgrades: restart it once");
+  return json;
+}
+
+int run(const Options& options) {
+  const auto failed = [](const std::string& why) { return complain("upgrade", why, kExitFailed); };
+  auto socket = control_socket_for(options.config);
+  if (!socket) return complain("upgrade", socket.error().what, kExitUsage);
+  auto binary = absolute(options.binary.empty() ? own_path() : options.binary);
+  if (!binary) return complain("upgrade", binary.error().what, kExitUsage);
+  auto before = state(*socket);
+  if (!before) return failed(before.error().what);
+  const uint64_t upgrades = before->value("upgrades", uint64_t{0});
+  auto asked = control::control_request(
+      *socket, nlohmann::json{{"request", "upgrade"}, {"binary", *binary}}.dump());
+  if (!asked) return failed(asked.error().what);
+  const auto answer = nlohmann::json::parse(*asked, nullptr, false);
+  if (answer.is_object() && answer.contains("error"))
+    return failed(answer["error"].get<std::string>());
+  const auto end = Clock::now() + kPatience;
+  std::string silence = "it says nothing";
+  while (Clock::now() < end) {
+    if (auto now = state(*socket); !now) {
+      silence = now.error().what;  // as while it becomes the other program
+    } else if (now->value("upgrades", uint64_t{0}) > upgrades) {
+      if (now->value("ready", false)) {
+        fmt::print("{} is vremote {} now (process {}); programs waited for {} ms\n",
+                   now->value("node", std::string()), now->value("version", std::string()),
+                   now->value("pid", 0), now->value("paused_ms", int64_t{0}));
+        return 0;
+      }
+    } else if (!now->value("running", false)) {
+      const std::string why = now->value("refused", std::string());
+      if (why.empty()) return failed("the node was started anew meanwhile");
+      return failed(why + "; the node goes on as before");
+    }
+    ::poll(nullptr, 0, kLookMs);
+  }
+  return failed(fmt::format("the node has not come back: {}; its log says why", silence));
+}
+
+}  // namespace
+
+void add_upgrade_command(CLI::App& app, Context& context) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("upgrade");
+  command->description(
+      "Replace the program of a running node, while programs go on using its mount\n"
+      "They wait for a moment and see no error: open files, mappings and locks stay. What cannot "
+      "be\n"
+      "taken over is refused beforehand, and the node goes on as before.");
+  command->add_option("--config", options->config, "The configuration of the running node")
+      ->envname("VREMOTE_CONFIG")
+      ->type_name("FILE");
+  command
+      ->add_option("--binary", options->binary,
+                   "The program to become; by default the one you have just called")
+      ->type_name("PATH");
+  command->footer(
+      "Examples:\n"
+      "  vremote upgrade --config /etc/vremote/node.toml\n"
+      "  /opt/vremote-2/bin/vremote upgrade --config /etc/vremote/node.toml\n"
+      "  vremote upgrade --binary /opt/vremote-2/bin/vremote");
+  command->callback([options, &context] { context.action = [options] { return run(*options); }; });
+}
+
+}  // namespace vremote::cli

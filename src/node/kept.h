@@ -1,0 +1,41 @@
+// What the parts of a daemon leave to the next daemon of their node (handover.h).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "coherence/agent.h"
+#include "fuse/init.h"
+
+namespace vremote::node {
+
+// Of one home, and of what was asked of it.
+struct KeptHome {
+  std::vector<coherence::KeptFile> files;
+  uint64_t next_id = 0, next_call = 0;
+  std::vector<coherence::LockCall> locks;  // that are held, as Reclaim
+  struct Call {
+    coherence::Call call;
+    uint64_t request = 0;  // of the kernel, without the resend bit; 0: of none
+  };
+  std::vector<Call> calls;  // not replied to
+};
+
+// Of the kernel, beside the inodes.
+struct KeptMount {
+  uint32_t connection = 0;
+  fuse::Capabilities capabilities;
+  std::vector<int> channels;  // descriptors
+  int guardians_channel = -1;
+  uint64_t next_handle = 1, next_directory = 1;
+  struct Locked {
+    uint64_t handle = 0;
+    coherence::LockKind kind = coherence::LockKind::Range;
+    uint64_t owner = 0;
+  };
+  std::vector<Locked> locked;  // by whom locks were taken through which handle
+  std::vector<uint64_t> locked_nodes;
+  std::vector<uint64_t> directories;  // open streams
+};
+
+}  // namespace vremote::node

@@ -1,0 +1,315 @@
+// `vremote upgrade`: this daemon becomes another program, in place, under a mount in use
+// (docs/architecture.md, "Upgrades").
+//
+// Everything up to exec(2) can be taken back: a daemon that cannot be handed over goes on.
+#include <fmt/format.h>
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "node/new_program.h"
+#include "node/node.h"
+
+namespace vremote::node {
+
+using namespace coherence;
+
+namespace {
+
+// How long a moment is looked for in which nothing is half done. Purges for other nodes wait
+// meanwhile, well below what they are patient for (recall_warn_ms).
+constexpr int64_t kPatienceMs = 8'000;
+// How long the kernel's requests may wait before another look; more each time.
+constexpr int64_t kPauseMs = 200;
+constexpr int64_t kLoopsMs = 500;
+
+void sleep_ms(int64_t ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
+
+}  // namespace
+
+// ---- leaving
+// ----------------------------------------------------------------------------------------------------------------------
+
+// While it lives, no loop runs anything; what was posted before has run.
+class NodeDaemon::LoopsBlocked {
+ public:
+  explicit LoopsBlocked(std::vector<std::unique_ptr<net::EventLoop>>& loops)
+      : state_(std::make_shared<State>()) {
+    // The first is told things by the others, so it is the last.
+    for (size_t i = loops.size(); i-- > 0;) {
+      loops[i]->post([state = state_] {
+        std::unique_lock lock(state->mutex);
+        ++state->blocked;
+        state->changed.notify_all();
+        state->changed.wait(lock, [&] { return state->released; });
+      });
+      std::unique_lock lock(state_->mutex);
+      state_->changed.wait(lock, [&] { return state_->blocked == loops.size() - i; });
+    }
+  }
+  ~LoopsBlocked() {
+    std::lock_guard lock(state_->mutex);
+    state_->released = true;
+    state_->changed.notify_all();
+  }
+
+ private:
+  struct State {
+    std::mutex mutex;
+    std::condition_variable changed;
+    size_t blocked = 0;
+    bool released = false;
+  };
+  std::shared_ptr<State> state_;
+};
+
+std::optional<std::string> NodeDaemon::wanted_upgrade() {
+  std::lock_guard lock(upgrade_mutex_);
+  if (!upgrade_.running) return std::nullopt;
+  return upgrade_.binary;
+}
+
+void NodeDaemon::upgrade(const std::string& binary) {
+  spdlog::info("upgrade to {}", binary);
+  const Error why = hand_over(binary);
+  spdlog::error("no upgrade: {}; this daemon goes on", why.what);
+  std::lock_guard lock(upgrade_mutex_);
+  upgrade_.running = false;
+  upgrade_.refused = why.what;
+}
+
+std::string NodeDaemon::ask_upgrade(const std::string& request) {
+  std::string binary = control::request_text(request, "binary");
+  if (binary.empty()) return control::error_reply("an upgrade must name the program ('binary')");
+  {
+    std::lock_guard lock(upgrade_mutex_);
+    if (upgrade_.running) return control::error_reply("an upgrade is under way already");
+    upgrade_.running = true;
+    upgrade_.refused.clear();
+    upgrade_.binary = std::move(binary);
+  }
+  // The first thread does it: only for that one exec(2) keeps the process as others know it.
+  ::kill(::getpid(), SIGUSR2);
+  return nlohmann::json{{"upgrading", true}}.dump();
+}
+
+std::string NodeDaemon::upgrade_state() const {
+  std::lock_guard lock(upgrade_mutex_);
+  return nlohmann::json{
+      {"upgrades", upgrade_.done},   {"running", upgrade_.running},
+      {"refused", upgrade_.refused}, {"ready", ready_.load()},
+      {"version", VREMOTE_VERSION},  {"pid", ::getpid()},
+      {"node", config_.node},        {"paused_ms", upgrade_.paused_ns / 1'000'000}}
+      .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+// Why the daemon cannot be left just now; empty: it can. Nobody reads the kernel's requests.
+std::string NodeDaemon::not_quiet() {
+  if (guardian_ != nullptr && guardian_->table().guardian_in_charge())
+    return "its guardian stands in for it";
+  if (!fuse_->can_be_handed_over())
+    return "an operation is done and its caller not told yet: another node does not answer";
+  for (AgentService* agent : agents()) {
+    if (!agent->idle_dirty())
+      return fmt::format("written bytes do not get to {}: is it away?", agent->home_name());
+    if (!agent->can_be_handed_over())
+      return fmt::format("a write to a file of {} is half done", agent->home_name());
+  }
+  if (!home_->can_be_handed_over())
+    return "an operation is done and its caller not told yet: another node does not answer";
+  if (purge_threads_->busy())
+    return "the kernel does not end a purge: it waits for a read that waits for another node";
+  for (const auto& peer : peers_)
+    if (!peer->session->kept())
+      return fmt::format("the session with {} is being made anew", peer->config.name);
+  return {};
+}
+
+bool NodeDaemon::wait_until_quiet(int64_t patience_ms, std::string& why) {
+  for (int64_t waited = 0;; ++waited) {
+    if (waited % 16 == 0)
+      for (AgentService* agent : agents()) agent->flush_all();
+    why = not_quiet();
+    if (why.empty()) return true;
+    if (waited >= patience_ms) return false;
+    sleep_ms(1);
+  }
+}
+
+Error NodeDaemon::hand_over(const std::string& binary) {
+  if (!ready_) return {EAGAIN, "the node is starting or ending"};
+  if (!fuse_->capabilities().resend)
+    return {EOPNOTSUPP,
+            "this kernel cannot deliver requests again, which Linux 6.9 and later can: restart the "
+            "node instead"};
+  if (auto same = check_same_config(config_); !same) return same.error();
+  if (auto checked = check_new_program(binary, config_); !checked) return checked.error();
+
+  for (AgentService* agent : agents()) agent->hold(true);
+  const Instant end = net::EventLoop::now() + kPatienceMs * 1'000'000;
+  Error why{EBUSY, "the node is too busy"};
+  for (int64_t pause_ms = kPauseMs; net::EventLoop::now() < end; pause_ms *= 2) {
+    // First while programs go on.
+    for (AgentService* agent : agents()) agent->flush_all();
+    for (Instant soon = net::EventLoop::now() + kPauseMs * 1'000'000;
+         net::EventLoop::now() < soon && purge_threads_->busy();)
+      sleep_ms(1);
+    const Instant began = net::EventLoop::now();
+    if (!fuse_->pause(kPauseMs)) continue;
+    if (wait_until_quiet(pause_ms, why.what)) {
+      const LoopsBlocked blocked(loops_);
+      // What they had begun ends; nothing new can begin but a look at changes made outside, which
+      // the next daemon need not know of.
+      for (int64_t waited = 0; waited < kLoopsMs && (disk_threads_->busy() || !not_quiet().empty());
+           ++waited)
+        sleep_ms(1);
+      why.what = disk_threads_->busy() ? "the disk does not end what was asked of it" : not_quiet();
+      if (why.what.empty()) {
+        auto left = leave();
+        if (left) {
+          left->began_ns = began.ns;
+          auto bytes = encode(*left);
+          auto memory = bytes ? write_handover(*bytes) : Result<Fd>(std::unexpected(bytes.error()));
+          if (memory) {
+            spdlog::info("becoming {}: {} inodes, {} KiB of state", binary, left->inodes.size(),
+                         bytes->size() >> 10);
+            why = become(binary, config_, left->descriptors(), memory->get());
+          } else {
+            why = memory.error();
+          }
+        } else {
+          why = left.error();
+        }
+        fuse_->resume();
+        break;
+      }
+    }
+    fuse_->resume();
+    sleep_ms(5);
+  }
+  for (AgentService* agent : agents()) agent->hold(false);
+  return why;
+}
+
+Result<Handover> NodeDaemon::leave() const {
+  Handover out;
+  out.node = config_.node;
+  out.cluster = config_.cluster;
+  out.mount_path = mount_->path();
+  out.incarnation = incarnation_;
+  out.mount = fuse_->kept();
+  {
+    std::lock_guard lock(upgrade_mutex_);
+    out.upgrades = upgrade_.done + 1;
+  }
+  std::map<const AgentService*, uint32_t> numbers;
+  Handover::Home& own = out.homes.emplace_back();
+  own.name = config_.node;
+  own.kept = local_agent_->kept();
+  own.kept.locks = home_->own_locks();
+  numbers[local_agent_.get()] = 0;
+  for (const auto& peer : peers_) {
+    numbers[peer->agent.get()] = static_cast<uint32_t>(out.homes.size());
+    Handover::Home& home = out.homes.emplace_back();
+    home.name = peer->config.name;
+    home.kept = peer->agent->kept();
+    home.session = peer->session->kept();
+    if (!home.session) return fail(EAGAIN, "a session is being made anew");
+    {
+      std::lock_guard lock(peer->mutex);
+      home.exports = peer->exports;
+    }
+    std::lock_guard lock(peer->bond_mutex);
+    home.bond = peer->bond.kept();
+  }
+  for (const InodeTable::Kept& kept : inodes_.kept(&out.next_node))
+    out.inodes.push_back(
+        {kept.inode.node, kept.lookups, numbers.at(kept.inode.agent), kept.inode.file});
+  if (guardian_ != nullptr && guardian_->descriptor() >= 0)
+    out.guardian = Handover::Guardian{guardian_->descriptor(), guardian_->table().descriptor(),
+                                      guardian_->pid()};
+  for (const store::Store::Held& held : home_->held())
+    out.held.push_back({held.file, held.descriptor, held.pinned});
+  return out;
+}
+
+// ---- taking over
+// ------------------------------------------------------------------------------------------------------------------
+
+Status NodeDaemon::take_over_homes() {
+  for (const Handover::Home& home : before_->homes) {
+    AgentService* agent = nullptr;
+    for (AgentService* candidate : agents())
+      if (candidate->home_name() == home.name) agent = candidate;
+    if (agent == nullptr)
+      return fail(EPROTO, fmt::format("the daemon before knew {}, this one does not", home.name));
+    agent->take_over(home.kept);
+    for (const wire::Export& e : home.exports)
+      (void)exports_.add({e.name, agent, e.root, e.read_only});
+  }
+  for (const Handover::Held& held : before_->held)
+    home_->hold(held.file, Fd(held.descriptor), held.pinned);
+  return {};
+}
+
+Status NodeDaemon::take_over_mount() {
+  std::unordered_map<uint64_t, uint32_t> slots;
+  if (guardian_ != nullptr) slots = guardian_->table().begin_anew();
+  std::map<std::string, AgentService*> by_name;
+  for (AgentService* agent : agents()) by_name[agent->home_name()] = agent;
+  for (const Handover::Inode& i : before_->inodes) {
+    auto slot = slots.find(i.node);
+    const uint32_t known = slot == slots.end() ? GuardianTable::kNoSlot : slot->second;
+    if (slot != slots.end()) slots.erase(slot);
+    if (!inodes_.take_over({{i.node, by_name.at(before_->homes[i.home].name), i.file}, i.lookups},
+                           known))
+      return fail(EPROTO, "two inodes are one in what the daemon before has left");
+  }
+  inodes_.go_on_at(before_->next_node);
+  if (guardian_ != nullptr)
+    for (const auto& [node, slot] : slots) guardian_->table().remove_inode(slot);
+  VR_TRY(mount, fuse::Mount::take_over(before_->mount_path, before_->mount.connection));
+  mount_.emplace(std::move(mount));
+  FuseServerOptions server;
+  server.threads = static_cast<unsigned>(before_->mount.channels.size());
+  server.readahead_kib = config_.readahead_kib;
+  server.allow_mmap = allow_mmap_;
+  server.loop = loops_.front().get();
+  server.guardian = guardian_;
+  fuse_ =
+      std::make_unique<FuseServer>(*mount_, exports_, inodes_, *kernel_names_, metrics_, server);
+  fuse_->take_over(before_->mount);
+  notify_ = fuse_->channel();
+  return {};
+}
+
+// First all that was known, then all that was asked, then the purges, then other nodes.
+Status NodeDaemon::begin_after_takeover(std::function<void()> ended) {
+  VR_TRY_VOID(take_over_homes());
+  VR_TRY_VOID(take_over_mount());
+  VR_TRY_VOID(fuse_->deliver_again());
+  for (AgentService* agent : agents()) agent->took_over(agent != local_agent_.get());
+  fuse_->serve_on(std::move(ended));
+  const int64_t paused = net::EventLoop::now().ns - before_->began_ns;
+  spdlog::info("took over from the daemon before: {} inodes; programs waited for {} ms",
+               before_->inodes.size(), paused / 1'000'000);
+  std::lock_guard lock(upgrade_mutex_);
+  upgrade_.paused_ns = paused;
+  before_.reset();
+  return {};
+}
+
+// What this machine had of its own exports is brought back when its kernel shows nothing of before.
+void NodeDaemon::settle_own() {
+  if (!own_to_settle_ || !local_agent_->brought_back()) return;
+  own_to_settle_ = false;
+  std::lock_guard lock(sessions_mutex_);
+  grace_.settled(config_.node);
+}
+
+}  // namespace vremote::node
