@@ -59,7 +59,7 @@ std::optional<MountEntry> parse_mount_entry(std::string_view line) {
       !parse_number(device.substr(colon + 1), entry.minor)) {
     return std::nullopt;
   }
-  next_word(line);  // the root within its file system
+  entry.root = unescape(next_word(line));
   entry.point = unescape(next_word(line));
   while (!line.empty() && next_word(line) != "-") {
   }  // options and any number of optional fields

@@ -15,6 +15,7 @@ struct MountEntry {
   uint32_t id = 0;
   uint32_t major = 0;
   uint32_t minor = 0;
+  std::string root;   // the directory of the file system that is mounted; octal escapes undone
   std::string point;  // absolute, octal escapes undone
   std::string type;
   std::string source;

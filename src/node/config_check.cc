@@ -1,14 +1,19 @@
 // The part of the configuration check that looks at the machine.
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <grp.h>
 #include <sys/stat.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <climits>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <vector>
 
+#include "fuse/mountinfo.h"
 #include "node/config.h"
 #include "node/config_paths.h"
 
@@ -19,10 +24,46 @@ struct Resolved {
   std::string key;
   std::string path;  // as written
   std::string real;  // symbolic links resolved
+  // Where that is in its file system, whatever mount it is reached through: the device, and the
+  // path from the file system's own root. Empty where the kernel does not tell.
+  std::string place;
 };
 
 std::unexpected<Error> bad(const Config& config, const std::string& key, const std::string& why) {
-  return fail(EINVAL, fmt::format("{}: key '{}': {}", config.file, key, why));
+  std::string line = fmt::format("{}: key '{}': {}", config.file, key, why);
+  // One line, whatever is in a path.
+  std::ranges::replace_if(
+      line, [](unsigned char c) { return c < ' ' || c == 127; }, '?');
+  return fail(EINVAL, line);
+}
+
+// The mount that `path` is reached through.
+std::optional<fuse::MountEntry> mount_of(const std::string& path) {
+  struct statx info {};
+  if (::statx(AT_FDCWD, path.c_str(), AT_STATX_DONT_SYNC, STATX_MNT_ID, &info) != 0 ||
+      (info.stx_mask & STATX_MNT_ID) == 0)
+    return std::nullopt;
+  auto mounts = fuse::read_mountinfo();
+  if (!mounts) return std::nullopt;
+  for (fuse::MountEntry& entry : *mounts)
+    if (entry.id == info.stx_mnt_id) return std::move(entry);
+  return std::nullopt;
+}
+
+// What has no files that lie still until somebody writes them: a cache of it is wrong at once. And
+// what is VRemote Storage already: its other nodes' writes would not be told to ours.
+bool cannot_be_exported(const std::string& type) {
+  constexpr std::array kTypes = {"proc",        "sysfs",       "cgroup",     "cgroup2",   "devpts",
+                                 "debugfs",     "tracefs",     "configfs",   "fusectl",   "bpf",
+                                 "pstore",      "efivarfs",    "securityfs", "selinuxfs", "nsfs",
+                                 "binfmt_misc", "fuse.vremote"};
+  return std::ranges::find(kTypes, type) != kTypes.end();
+}
+
+std::string place_of(const fuse::MountEntry& mount, const std::string& real) {
+  if (!is_within(real, mount.point)) return {};
+  return normal_path(fmt::format("/{}:{}/{}/{}", mount.major, mount.minor, mount.root,
+                                 real.substr(mount.point.size())));
 }
 
 Result<Resolved> check_export(const Config& config, size_t index) {
@@ -51,6 +92,14 @@ Result<Resolved> check_export(const Config& config, size_t index) {
                fmt::format("{}: {}; correct the path or its permissions", entry.path,
                            std::strerror(errno)));
   result.real = real;
+  if (const auto mount = mount_of(result.real)) {
+    if (cannot_be_exported(mount->type))
+      return bad(config, result.key,
+                 fmt::format("{} lies on a {} file system, whose files change without being "
+                             "written; export a directory of a disk",
+                             entry.path, mount->type));
+    result.place = place_of(*mount, result.real);
+  }
   return result;
 }
 
@@ -59,8 +108,13 @@ Result<Resolved> check_export(const Config& config, size_t index) {
 Status check_nesting(const Config& config, const std::vector<Resolved>& exports) {
   for (size_t i = 0; i < exports.size(); ++i) {
     for (size_t j = 0; j < exports.size(); ++j) {
-      if (i == j || !is_within(exports[i].real, exports[j].real)) continue;
-      const bool same = exports[i].real == exports[j].real;
+      if (i == j) continue;
+      // By the path, and by the place in the file system: a bind mount gives files a second path.
+      const bool mounted_there = !exports[i].place.empty() && !exports[j].place.empty() &&
+                                 is_within(exports[i].place, exports[j].place);
+      if (!mounted_there && !is_within(exports[i].real, exports[j].real)) continue;
+      const bool same = exports[i].real == exports[j].real ||
+                        (mounted_there && exports[i].place == exports[j].place);
       if (same && i < j) continue;  // told once, of the later one
       return bad(config, exports[i].key,
                  fmt::format("{} {} export '{}' ({}); every file may belong to one export only",
@@ -142,13 +196,16 @@ Result<unsigned> group_number(const std::string& name) {
 Status check_config(const Config& config) {
   // The node's own files come first: their parents are looked at below, which must not be under the
   // mount.
+  static const std::string kNone;
   struct Own {
     const char* key;
     const std::string& path;
   };
   const Own own[] = {{"state_dir", config.state_dir},
+                     {"recovery_dir", config.recovery_dir},
                      {"control.socket", config.control_socket},
-                     {"log.file", config.log_file}};
+                     {"log.file", config.log_file},
+                     {"cluster.key", config.tls ? config.cluster_key : kNone}};
   for (const Own& file : own) {
     if (file.path.empty() || !is_within(file.path, config.mount)) continue;
     return bad(

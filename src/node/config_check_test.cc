@@ -1,7 +1,9 @@
 // The rules of the configuration that depend on the machine's directories.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <stdlib.h>
+#include <sys/mount.h>
 
 #include <filesystem>
 #include <fstream>
@@ -13,6 +15,7 @@ namespace vremote::node {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 namespace fs = std::filesystem;
 
 class CheckConfigTest : public ::testing::Test {
@@ -91,6 +94,46 @@ TEST_F(CheckConfigTest, SameDirectoryTwiceIsRefusedAlsoThroughALink) {
   add("again", root_ / "link");
   EXPECT_THAT(refusal(), HasSubstr("key 'export[1].path': " + (root_ / "link").string() +
                                    " is the directory of export 'data'"));
+}
+
+// A bind mount gives the same files a second path.
+TEST_F(CheckConfigTest, TheSameFilesThroughABindMountAreRefused) {
+  if (::unshare(CLONE_NEWNS) != 0) GTEST_SKIP() << "needs root, for a mount";
+  ASSERT_EQ(::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr), 0);
+  const fs::path there = root_ / "srv/new\nline and space";
+  fs::create_directory(there);
+  add("data", root_ / "srv/data");
+  add("again", there);
+  EXPECT_EQ(refusal(), "(accepted)");
+  ASSERT_EQ(::mount((root_ / "srv/data").c_str(), there.c_str(), nullptr, MS_BIND, nullptr), 0);
+  EXPECT_THAT(refusal(), HasSubstr("is the directory of export 'data'"));
+  EXPECT_THAT(refusal(), Not(HasSubstr("\n")));
+  ASSERT_EQ(::umount(there.c_str()), 0);
+  ASSERT_EQ(::mount((root_ / "srv/data/deep").c_str(), there.c_str(), nullptr, MS_BIND, nullptr),
+            0);
+  EXPECT_THAT(refusal(), HasSubstr("lies inside export 'data'"));
+  ASSERT_EQ(::umount(there.c_str()), 0);
+  ASSERT_EQ(::mount((root_ / "srv/more").c_str(), there.c_str(), nullptr, MS_BIND, nullptr), 0);
+  EXPECT_EQ(refusal(), "(accepted)");
+  ASSERT_EQ(::umount(there.c_str()), 0);
+}
+
+TEST_F(CheckConfigTest, FilesThatChangeByThemselvesAreNoExport) {
+  add("kernel", "/proc/self");
+  EXPECT_THAT(refusal(), HasSubstr("key 'export[0].path': /proc/self lies on a proc file system"));
+}
+
+TEST_F(CheckConfigTest, TheKeyAndTheRecoveryFilesAreNobodysToRead) {
+  add("data", root_ / "srv/data");
+  config_.recovery_dir = root_ / "srv/data/deep";
+  EXPECT_THAT(refusal(), HasSubstr("key 'recovery_dir'"));
+  config_.recovery_dir = root_ / "mnt/kept";
+  EXPECT_THAT(refusal(), HasSubstr("key 'recovery_dir'"));
+  config_.recovery_dir = root_ / "kept";
+  config_.cluster_key = root_ / "srv/data/cluster.key";
+  EXPECT_THAT(refusal(), HasSubstr("key 'cluster.key'"));
+  config_.cluster_key = root_ / "cluster.key";
+  EXPECT_EQ(refusal(), "(accepted)");
 }
 
 TEST_F(CheckConfigTest, SimilarNamesAreNotNested) {

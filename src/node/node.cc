@@ -201,7 +201,11 @@ Status NodeDaemon::open_stores() {
       // Without it handles of other nodes do not outlive a crash of this daemon.
       options.journal.clear();
       auto without = store::Store::open(config_.exports[i].path, static_cast<uint32_t>(i), options);
-      if (without) spdlog::warn("export {}: {}", config_.exports[i].name, store.error().what);
+      if (without)
+        spdlog::warn(
+            "export {}: cannot keep in {} what other nodes have open: {}; it will not outlive this "
+            "daemon",
+            config_.exports[i].name, config_.home_dir, store.error().what);
       store = std::move(without);
     }
     if (!store)
