@@ -6,7 +6,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <mutex>
 #include <set>
+#include <thread>
 
 #include "posix_support.h"
 
@@ -35,6 +38,38 @@ int rename2(const std::string& from, const std::string& to, unsigned flags) {
       ::syscall(SYS_renameat2, AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), flags));
 }
 constexpr unsigned kNoReplace = 1, kExchange = 2;
+
+// A file that is replaced by rename() again and again is read whole, from every node. An open may
+// lose the race twice, once more than the kernel tries it (ESTALE); a file that was opened is
+// there.
+TEST_F(PosixTest, AFileThatIsReplacedIsReadWhole) {
+  constexpr size_t kLength = 20'000;
+  ASSERT_EQ(0, put(a("f"), std::string(kLength, 'x')));
+  std::atomic<bool> done = false;
+  std::vector<std::thread> readers;
+  std::mutex mutex;
+  std::string wrong;
+  for (const std::string& path : {a("f"), b("f"), b("f")})
+    readers.emplace_back([&, path] {
+      std::vector<char> buffer(kLength);
+      while (!done) {
+        const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+        if (!fd.valid() && errno == ESTALE) continue;
+        const ssize_t n = fd.valid() ? ::read(fd.get(), buffer.data(), buffer.size()) : -1;
+        if (n == static_cast<ssize_t>(kLength)) continue;
+        std::lock_guard lock(mutex);
+        wrong = path + ": " + std::to_string(n) + " " + strerror(errno);
+      }
+    });
+  for (int i = 0; i < 600; ++i) {
+    const std::string fresh = i % 2 == 0 ? a("t") : b("t");
+    EXPECT_EQ(0, put(fresh, std::string(kLength, static_cast<char>('a' + i % 26))));
+    EXPECT_OK(::rename(fresh.c_str(), (i % 2 == 0 ? a("f") : b("f")).c_str()));
+  }
+  done = true;
+  for (std::thread& reader : readers) reader.join();
+  EXPECT_EQ(wrong, "");
+}
 
 TEST_F(PosixTest, RenameIsSeenAtOnceEverywhere) {
   ASSERT_EQ(0, put(a("old"), "content"));

@@ -716,6 +716,27 @@ TEST(AgentTest, TheHomeHearsThatAFileIsOpenAndWhenNoLonger) {
   w.closes(false).expect("release of the last open");
 }
 
+TEST(AgentTest, AFileThatWasGoneBeforeItsOpenIsNotOpened) {
+  AgentWorld w;
+  w.opens(1, false).expect("ask Shared attributes");
+  w.opens(2, false).expect("ask Shared attributes");
+  w.loses_its_last_name().grants_attributes(kSize).expect("error 1 116", "error 2 116");
+  w.closes(false).expect_nothing();
+  w.closes(false).expect_nothing();
+}
+
+TEST(AgentTest, AFileThatLosesItsNameWhileOpenIsOpenedAgain) {
+  AgentWorld w;
+  w.opens(1, false).expect("ask Shared attributes");
+  w.grants_attributes(kSize).expect("push size 65536");
+  w.size_is_pushed().expect("opened 1");
+  w.recalls_attributes().expect("ack 0-0 watches");
+  w.opens(2, false).expect("ask Shared attributes");
+  w.loses_its_last_name().grants_attributes(kSize).expect("opened 2");
+  w.closes(false).expect_nothing();
+  w.closes(false).expect("release of the last open");
+}
+
 // ---- directories
 // ----------------------------------------------------------------------------------------------------------------
 

@@ -220,6 +220,10 @@ class AgentWorld {
     blocks_ = 0;
     return *this;
   }
+  AgentWorld& loses_its_last_name() {
+    links_ = 0;
+    return *this;
+  }
   AgentWorld& mode_is(uint32_t permissions) {
     mode_ = 0100000 | permissions;
     return *this;
@@ -413,6 +417,7 @@ class AgentWorld {
     grant.attributes.size = disk_size_;
     grant.attributes.blocks = blocks_;
     grant.attributes.mode = mode_;
+    grant.attributes.nlink = links_;
     return grant;
   }
 
@@ -543,6 +548,7 @@ class AgentWorld {
   uint64_t sequence_ = 0, recall_ = 0;
   uint64_t disk_size_ = 0;
   uint32_t mode_ = 0100644;
+  uint32_t links_ = 1;
   uint64_t blocks_ = 8;
 };
 

@@ -95,6 +95,7 @@ void FileAgent::close(Opening opening, AgentActions& actions) {
   VR_CHECK(opens_ > 0 && (!opening.may_map || mapping_opens_ > 0) &&
            (!opening.reads || reading_opens_ > 0));
   --opens_;
+  if (gone_opens_ > 0) --gone_opens_;  // whose closes come at once
   if (opens_ == 0) turn_.reset();
   if (opening.may_map) --mapping_opens_;
   if (opening.reads) --reading_opens_;

@@ -216,6 +216,7 @@ class FileAgent {
   bool advance_attributes(Instant now, Request& request, AgentActions& actions);
   bool advance_read(Instant now, Request& request, AgentActions& actions);
   bool advance_write(Instant now, Request& request, AgentActions& actions);
+  bool is_gone() const;
   bool advance_open(Instant now, Request& request, AgentActions& actions);
   bool advance_growth(Instant now, Request& request, AgentActions& actions);
   void answer_write(const Request& request, AgentActions& actions);
@@ -355,6 +356,7 @@ class FileAgent {
   PageSet cut_off_;      // pages a truncation of ours cut, which the kernel may still show
   Instant dirty_since_;
   uint32_t opens_ = 0, mapping_opens_ = 0, reading_opens_ = 0;
+  uint32_t gone_opens_ = 0;  // refused by is_gone(), and not closed yet
   bool watched_ = false;     // another node has it open for reading; good with Attributes Exclusive
   uint64_t announcing_ = 0;  // at most one at a time
   std::list<Show> shows_;

@@ -1,4 +1,7 @@
 // What each kind of request waits for, and its answer.
+#include <sys/stat.h>
+
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -355,11 +358,28 @@ void FileAgent::appended(Instant now, uint64_t handle, uint64_t kernel_offset, u
            .last = last};
 }
 
+// It lost its last name before the home had heard that somebody here opens it: only its attributes
+// are left. (The kernel looks the name up again then.) Who has it open already, or has told so in
+// time, may open it again.
+bool FileAgent::is_gone() const {
+  if (attributes_mode_ == LeaseMode::None || attributes_.nlink != 0 || told_in_use_ ||
+      !S_ISREG(attributes_.mode))
+    return false;
+  const auto begun = std::ranges::count_if(
+      requests_, [](const Request& r) { return r.kind == Kind::Open && r.token != 0; });
+  return opens_ <= static_cast<uint32_t>(begun) + gone_opens_;
+}
+
 bool FileAgent::advance_open(Instant now, Request& request, AgentActions& actions) {
   // Any mode will do: at its recall the home hears that the file is in use.
   if (request.size_push == 0 && attributes_mode_ == LeaseMode::None &&
       !need_attributes(request, LeaseMode::Shared, actions))
     return false;
+  if (request.token != 0 && is_gone()) {
+    ++gone_opens_;
+    actions.push_back(ReplyError{request.token, ESTALE});
+    return true;
+  }
   // K16: from the OPEN on the kernel is told of each page more. What it was not told before comes
   // first.
   if (request.opening.reads && request.size_push == 0 && !kernel_knows(now, attributes_.size) &&
