@@ -1,5 +1,5 @@
-// What a home does with a call that it may have carried out before its restart (R4). It notes of each
-// call that must not be done twice that it begins, and how it ended.
+// What a home does with a call that it may have carried out before its restart (R4). It notes of
+// each call that must not be done twice that it begins, and how it ended.
 #pragma once
 
 #include <cerrno>

@@ -46,7 +46,8 @@ class GraceGate {
     kept_.emplace_back(node, std::move(message));
     return Verdict::Kept;
   }
-  // When the grace is over: serve these one after the other. Nothing: the gate is open from here on.
+  // When the grace is over: serve these one after the other. Nothing: the gate is open from here
+  // on.
   std::optional<std::pair<NodeId, ToHome>> next() {
     if (kept_.empty()) {
       closed_ = false;

@@ -1,6 +1,13 @@
 #include "coherence/grace.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <cerrno>
+
+#include "coherence/call_memory.h"
+#include "coherence/grace_gate.h"
+#include "coherence/members.h"
 
 namespace vremote::coherence {
 namespace {
@@ -36,6 +43,84 @@ TEST(GraceTest, OnlyWhoHadASessionMayReclaim) {
   EXPECT_FALSE(grace.may_reclaim({"c", 1}, kNow));
   grace.settled("a");
   EXPECT_FALSE(grace.may_reclaim({"a", 1}, kNow)) << "once";
+}
+
+// ---- what waits
+
+ToHome request(uint64_t id) { return LeaseRequest{.file = {}, .request = id}; }
+uint64_t id_of(const std::pair<NodeId, ToHome>& kept) {
+  return std::get<LeaseRequest>(kept.second).request;
+}
+
+TEST(GraceGateTest, RequestsWaitInOrderAndWhatBringsBackPasses) {
+  GraceGate gate(10);
+  gate.close();
+  ToHome flush = Flush{};
+  EXPECT_EQ(gate.admit(NodeId{1}, flush), GraceGate::Verdict::Serve);
+  for (uint64_t id : {1u, 2u}) {
+    ToHome message = request(id);
+    EXPECT_EQ(gate.admit(NodeId{static_cast<uint32_t>(id)}, message), GraceGate::Verdict::Kept);
+  }
+  EXPECT_EQ(id_of(*gate.next()), 1u);
+  ToHome late = request(3);
+  EXPECT_EQ(gate.admit(NodeId{1}, late), GraceGate::Verdict::Kept) << "behind those before it";
+  EXPECT_EQ(id_of(*gate.next()), 2u);
+  EXPECT_EQ(id_of(*gate.next()), 3u);
+  EXPECT_FALSE(gate.next());
+  EXPECT_EQ(gate.admit(NodeId{1}, late), GraceGate::Verdict::Serve);
+}
+
+TEST(GraceGateTest, WhatANodeThatIsGoneAskedForIsForgotten) {
+  GraceGate gate(10);
+  gate.close();
+  for (uint32_t node : {1u, 2u, 1u}) {
+    ToHome message = request(node);
+    (void)gate.admit(NodeId{node}, message);
+  }
+  gate.node_gone(NodeId{1});
+  EXPECT_EQ(id_of(*gate.next()), 2u);
+  EXPECT_FALSE(gate.next());
+}
+
+TEST(GraceGateTest, ANodeHasBoundedRoom) {
+  GraceGate gate(1);
+  gate.close();
+  ToHome first = request(1), second = request(2), other = request(3);
+  EXPECT_EQ(gate.admit(NodeId{1}, first), GraceGate::Verdict::Kept);
+  EXPECT_EQ(gate.admit(NodeId{1}, second), GraceGate::Verdict::TooMany);
+  EXPECT_EQ(gate.admit(NodeId{2}, other), GraceGate::Verdict::Kept);
+}
+
+// ---- who is waited for
+
+TEST(MembersTest, WhoIsWaitedForIsNotedUntilItIsBackOrTooLate) {
+  Members members;
+  members.restarted({{"a", 1}, {"b", 2}}, kEnd);
+  EXPECT_THAT(members.to_note(), testing::SizeIs(2)) << "a second crash finds them again";
+  members.began(NodeId{5}, {"a", 1}, kNow);
+  EXPECT_THAT(members.to_note(), testing::SizeIs(2));
+  EXPECT_FALSE(members.brought_back(NodeId{5}, false));
+  EXPECT_FALSE(members.grace_ended(kNow));
+  const auto missing = members.grace_ended(kEnd);
+  ASSERT_TRUE(missing);
+  EXPECT_EQ(*missing, (std::vector<Members::Member>{{"b", 2}}));
+  EXPECT_EQ(members.to_note(), (std::vector<Members::Member>{{"a", 1}}));
+  EXPECT_FALSE(members.grace_ended(kEnd)) << "it is told once";
+}
+
+TEST(MembersTest, ANodeThatWasStartedAnewIsNotWaitedFor) {
+  Members members;
+  members.restarted({{"a", 1}}, kEnd);
+  members.began(NodeId{5}, {"a", 7}, kNow);
+  EXPECT_FALSE(members.may_reclaim({"a", 1}, kNow));
+  EXPECT_TRUE(members.grace_ended(kNow));
+}
+
+TEST(CallMemoryTest, ACallIsDoneOnce) {
+  EXPECT_FALSE(answer_again(std::nullopt));
+  EXPECT_EQ(answer_again(CallDone{.ended = true, .error = 0}), 0);
+  EXPECT_EQ(answer_again(CallDone{.ended = true, .error = EEXIST}), EEXIST);
+  EXPECT_EQ(answer_again(CallDone{.ended = false}), EIO) << "it may have happened";
 }
 
 }  // namespace

@@ -54,7 +54,8 @@ HomeService::HomeService(std::vector<std::unique_ptr<store::Store>> stores,
       queues_(disk_threads),
       mistakes_(mistakes),
       home_(mistakes),
-      locks_(mistakes) {}
+      locks_(mistakes),
+      grace_(2 * kRequestsMax, mistakes) {}
 
 HomeService::~HomeService() = default;
 
@@ -62,23 +63,20 @@ store::Store* HomeService::store_of(FileId file) const {
   return file.export_index < stores_.size() ? stores_[file.export_index].get() : nullptr;
 }
 
-void HomeService::begin_grace() { grace_ = !mistakes_.has(Mistake::NoGrace); }
+void HomeService::begin_grace() { grace_.close(); }
 
 void HomeService::end_grace() {
   for (;;) {
     std::lock_guard draining(drain_mutex_);
     std::unique_lock lock(grace_mutex_);
-    if (held_back_.empty()) {
-      grace_ = false;
-      held_back_of_.clear();
+    auto kept = grace_.next();
+    if (!kept) {
       // Who has them open has said so by now.
       for (FileId file : std::exchange(pinned_for_grace_, {})) store_of(file)->unpin(file);
       return;
     }
-    auto [node, message] = std::move(held_back_.front());
-    held_back_.pop_front();
     lock.unlock();
-    receive_now(node, std::move(message));
+    receive_now(kept->first, std::move(kept->second));
   }
 }
 
@@ -88,33 +86,18 @@ void HomeService::remember_calls(std::unique_ptr<CallLog> log,
   incarnation_of_ = std::move(incarnation);
 }
 
-namespace {
-
-// What brings something back, or only lets go.
-bool passes_grace(const ToHome& message) {
-  const auto* call = std::get_if<Call>(&message);
-  if (call == nullptr)
-    return !std::holds_alternative<LeaseRequest>(message) &&
-           !std::holds_alternative<Fetch>(message);
-  const auto* lock = std::get_if<LockCall>(&call->operation);
-  return (lock != nullptr && lock->action == LockAction::Reclaim) ||
-         std::holds_alternative<LeaveCall>(call->operation) ||
-         std::holds_alternative<ReclaimCall>(call->operation);
-}
-
-}  // namespace
-
 void HomeService::receive(NodeId node, ToHome&& message) {
   if (!passes_grace(message)) {
     std::unique_lock lock(grace_mutex_);
-    if (grace_) {
-      if (++held_back_of_[node] <= 2 * kRequestsMax) {
-        held_back_.emplace_back(node, std::move(message));
-      } else {
+    switch (grace_.admit(node, message)) {
+      case GraceGate::Verdict::Serve:
+        break;
+      case GraceGate::Verdict::Kept:
+        return;
+      case GraceGate::Verdict::TooMany:
         lock.unlock();
         close_session_(node, "more requests than a node may have waiting");
-      }
-      return;
+        return;
     }
   }
   receive_now(node, std::move(message));
@@ -244,8 +227,7 @@ bool HomeService::waits_for_fence(NodeId node, const Call& call,
 void HomeService::node_gone(NodeId node) {
   {
     std::scoped_lock lock(drain_mutex_, grace_mutex_);
-    std::erase_if(held_back_, [&](const auto& entry) { return entry.first == node; });
-    held_back_of_.erase(node);
+    grace_.node_gone(node);
   }
   {
     std::lock_guard lock(operations_mutex_);
@@ -322,7 +304,7 @@ void HomeService::lock(NodeId node, const Call& call) {
       case LockAction::Reclaim: {
         // Nobody else has been given anything yet.
         std::lock_guard grace(grace_mutex_);
-        if (!grace_) {
+        if (!grace_.closed()) {
           reply_lock(c.file, ticket, EAGAIN, {}, touched);
           break;
         }
@@ -766,11 +748,10 @@ void HomeService::execute(Running& running) {
 
 Result<Outcome> HomeService::carry_out(const Running& running) {
   store::Store& store = *store_of(file_of(running.call.operation));
-  if (!call_log_ || running.node.value == 0 || is_repeatable(running.call.operation))
+  if (!call_log_ || running.node.value == 0 || !is_noted(running.call.operation))
     return store.execute(running.call.caller, running.call.operation);
   const CallLog::Key key{incarnation_of_(running.node), running.call.call};
-  if (!mistakes_.has(Mistake::ForgetCalls))
-    if (auto before = done_before(running, key)) return std::move(*before);
+  if (auto before = done_before(running, key)) return std::move(*before);
   call_log_->begin(key);
   auto outcome = store.execute(running.call.caller, running.call.operation);
   const auto* offset = outcome ? std::get_if<Offset>(&*outcome) : nullptr;
@@ -781,10 +762,9 @@ Result<Outcome> HomeService::carry_out(const Running& running) {
 std::optional<Result<Outcome>> HomeService::done_before(const Running& running,
                                                         const CallLog::Key& key) {
   const auto done = call_log_->earlier(key);
-  if (!done) return std::nullopt;
-  // This daemon died in the moment in which it was being carried out.
-  if (!done->ended) return Result<Outcome>(fail(EIO));
-  if (done->error != 0) return Result<Outcome>(fail(done->error));
+  const auto answer = answer_again(done, mistakes_);
+  if (!answer) return std::nullopt;
+  if (*answer != 0) return Result<Outcome>(fail(*answer));
   if (std::holds_alternative<CopyCall>(running.call.operation)) return Outcome{Offset{done->value}};
   // Nobody could change the name since.
   const auto made = [&](FileId dir, const std::string& name) {

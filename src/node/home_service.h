@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/metrics.h"
+#include "coherence/grace_gate.h"
 #include "coherence/home.h"
 #include "coherence/lock_table.h"
 #include "coherence/messages.h"
@@ -200,9 +201,7 @@ class HomeService {
   std::atomic<Instant> watched_at_{};  // the last tick
   coherence::Patience patience_{{}};
   std::mutex grace_mutex_, drain_mutex_;  // the second is held while what waited is taken up
-  bool grace_ = false;
-  std::deque<std::pair<NodeId, coherence::ToHome>> held_back_;
-  std::map<NodeId, size_t> held_back_of_;
+  coherence::GraceGate grace_;
   std::function<void(NodeId, bool)> brought_back_;
   std::unique_ptr<CallLog> call_log_;
   std::function<uint64_t(NodeId)> incarnation_of_;

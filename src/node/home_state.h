@@ -11,6 +11,7 @@
 
 #include "base/fd.h"
 #include "base/result.h"
+#include "coherence/call_memory.h"
 #include "coherence/grace.h"
 
 namespace vremote::node {
@@ -38,11 +39,7 @@ class CallLog {
     uint64_t call = 0;
     auto operator<=>(const Key&) const = default;
   };
-  struct Done {
-    bool ended = false;
-    int32_t error = 0;
-    uint64_t value = 0;
-  };
+  using Done = coherence::CallDone;
 
   // Reads what an earlier incarnation noted, and goes on in the same file.
   Status open(const std::string& path);

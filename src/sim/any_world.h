@@ -19,7 +19,8 @@ struct WorldCounts {
   NameKernelCounts names;
   uint64_t names_given = 0;
   uint64_t lock_waits = 0, lock_circles = 0, lock_deaths = 0;
-  uint64_t faults = 0, fences = 0;  // fences: sessions that ended for whatever reason
+  uint64_t faults = 0, fences = 0;      // fences: sessions that a home ended
+  uint64_t restarts = 0, reclaims = 0;  // of homes; nodes that brought back what they had
 };
 
 struct Outcome {

@@ -110,6 +110,7 @@ void FaultWorld::draw_faults() {
   const auto term = static_cast<uint64_t>(setting_.term_ns);
   const uint64_t count = random.between(1, 6);
   const bool cuts = random.chance(70), stops = random.chance(50), ends = random.chance(40);
+  const bool restarts = random.chance(40);
   const uint64_t span = term * random.between(2, 10);
   for (uint64_t i = 0; i < count; ++i) {
     const auto at = static_cast<int64_t>(random.below(span));
@@ -119,11 +120,12 @@ void FaultWorld::draw_faults() {
         : kind < 5 ? random.between(term * 7 / 10, term)
                    : random.between(term / 2, kind < 8 ? term * 3 / 2 : 4 * term));
     const auto m = static_cast<uint32_t>(random.below(machine_count_));
-    enum class Fault : uint8_t { CutOff, Stop, StopOrigin, PowerLoss, KillDaemon };
+    enum class Fault : uint8_t { CutOff, Stop, StopOrigin, PowerLoss, KillDaemon, KillOrigin };
     std::vector<Fault> choice;
     if (cuts) choice.insert(choice.end(), 3, Fault::CutOff);
     if (stops) choice.insert(choice.end(), {Fault::Stop, Fault::Stop, Fault::StopOrigin});
     if (ends) choice.insert(choice.end(), {Fault::PowerLoss, Fault::KillDaemon});
+    if (restarts) choice.insert(choice.end(), 2, Fault::KillOrigin);
     if (choice.empty()) choice.push_back(Fault::CutOff);
     faults_end_ns_ = std::max(faults_end_ns_, at + lasts);
     const Fault fault = choice[random.below(choice.size())];
@@ -142,6 +144,11 @@ void FaultWorld::draw_faults() {
       case Fault::StopOrigin:
         scheduler_->after(at, [this] { origin_->stop(); });
         scheduler_->after(at + lasts, [this] { origin_->go_on(); });
+        break;
+      case Fault::KillOrigin:
+        scheduler_->after(at, [this] { origin_->kill(); });
+        scheduler_->after(at + lasts, [this] { origin_->start_again(); });
+        faults_end_ns_ = std::max(faults_end_ns_, at + lasts + 2 * setting_.term_ns);
         break;
       case Fault::PowerLoss:
       case Fault::KillDaemon:
@@ -227,6 +234,8 @@ void FaultWorld::check_file(uint32_t file) {
                         life->label, file, unit, page));
       strongest = mode;
       who = life->label;
+      // It has not heard yet that its home has restarted, which waits for it (R1).
+      if (origin_->waits_for(life->incarnation)) continue;
       const auto session = origin_->session_of(life->incarnation);
       if (!session)
         return scheduler_->fail(
@@ -322,6 +331,8 @@ Outcome FaultWorld::run() {
   c.messages = setting_.messages;
   c.faults = faults_;
   c.fences = origin_->fences();
+  c.restarts = origin_->restarts();
+  c.reclaims = setting_.reclaims;
   for (const auto& machine : machines_) {
     for (const auto& life : machine->lives_so_far()) {
       c.kernel += life->node->kernel().counts();

@@ -1,5 +1,6 @@
 // A world of pages in which everything breaks: nodes are cut off, both ways or one, stopped, lose
-// their power, their daemons are killed; the origin's daemon is stopped; all clocks go differently.
+// their power, their daemons are killed; the origin's daemon is stopped, or
+// killed and started again; all clocks go differently.
 //
 // What must hold, beside what holds in every world of pages (world.h): a node whose leases are good
 // has a session at its home, which knows of them (T2, by true time); what programs saw can be

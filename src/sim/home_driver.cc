@@ -36,8 +36,12 @@ FileId file_of_action(const HomeAction& action) {
 
 }  // namespace
 
-HomeDriver::HomeDriver(Scheduler& scheduler, const Breaks& breaks, Send send)
-    : scheduler_(scheduler), breaks_(breaks), send_(std::move(send)), home_(breaks.protocol) {}
+HomeDriver::HomeDriver(Scheduler& scheduler, const Breaks& breaks, Send send, Calls calls)
+    : scheduler_(scheduler),
+      breaks_(breaks),
+      send_(std::move(send)),
+      home_(breaks.protocol),
+      calls_(std::move(calls)) {}
 
 void HomeDriver::create(FileId file, std::vector<std::byte> content) {
   files_[file].disk = std::move(content);
@@ -285,10 +289,32 @@ void HomeDriver::operation_ready(const OperationReady& ready) {
 }
 
 int32_t HomeDriver::change_names(const Truncation& t) {
+  // As HomeService::carry_out().
+  const std::pair key{calls_.incarnation ? calls_.incarnation(t.node) : 0, t.call};
+  std::optional<CallDone> noted;
+  if (calls_.log != nullptr)
+    if (auto it = calls_.log->find(key); it != calls_.log->end()) noted = it->second;
+  if (const auto answer = answer_again(noted, breaks_.protocol)) {
+    scheduler_.trace(-1, number(t.file), "disk    call {} of n{} was made before: {}", t.call,
+                     t.node.value, *answer);
+    return *answer;
+  }
   scheduler_.trace(-1, number(t.file), "disk    {} {} for n{}", t.removes ? "removes" : "makes",
                    *t.name, t.node.value);
-  if (t.removes) return names_.erase(*t.name) > 0 ? 0 : ENOENT;
-  return names_.insert(*t.name).second ? 0 : EEXIST;
+  int32_t error = 0;
+  if (t.removes) {
+    error = names_.erase(*t.name) > 0 ? 0 : ENOENT;
+  } else {
+    error = names_.insert(*t.name).second ? 0 : EEXIST;
+  }
+  if (calls_.log != nullptr) (*calls_.log)[key] = {.ended = true, .error = error};
+  return error;
+}
+
+void HomeDriver::opened(NodeId node, FileId file) {
+  HomeActions actions;
+  home_.opened(node, file, actions);
+  take(actions);
 }
 
 void HomeDriver::node_gone(NodeId node) {

@@ -12,6 +12,7 @@
 #include <map>
 #include <set>
 
+#include "coherence/call_memory.h"
 #include "coherence/home.h"
 #include "coherence/operation_needs.h"
 #include "sim/mistakes.h"
@@ -23,7 +24,16 @@ class HomeDriver {
  public:
   using Send = std::function<void(NodeId node, FileId file, coherence::ToAgent message)>;
 
-  HomeDriver(Scheduler& scheduler, const Breaks& breaks, Send send);
+  // Calls that must not be done twice, by the asking node's incarnation and its number. What was
+  // noted of them outlives the daemon.
+  using CallLog = std::map<std::pair<uint64_t, uint64_t>, coherence::CallDone>;
+  struct Calls {
+    CallLog* log = nullptr;
+    std::function<uint64_t(NodeId)> incarnation;
+  };
+  HomeDriver(Scheduler& scheduler, const Breaks& breaks, Send send)
+      : HomeDriver(scheduler, breaks, std::move(send), Calls{}) {}
+  HomeDriver(Scheduler& scheduler, const Breaks& breaks, Send send, Calls calls);
 
   void create(FileId file, std::vector<std::byte> content);
   void receive(NodeId node, coherence::ToHome message);
@@ -43,6 +53,7 @@ class HomeDriver {
     std::set<std::string> names;  // of the one directory
   };
   void node_gone(NodeId node);
+  void opened(NodeId node, FileId file);
   // The daemon is killed: nothing more is done or said.
   Durable killed();
   void restored(Durable durable);
@@ -91,6 +102,7 @@ class HomeDriver {
   std::map<FileId, File> files_;
   std::map<coherence::OperationId, Truncation> truncations_;
   std::set<std::string> names_;
+  Calls calls_;
   bool dead_ = false;
   coherence::OperationId next_operation_ = 1;
 };

@@ -146,6 +146,11 @@ void Machine::tick(Life& life) {
   setting_.scheduler.after(clock_.world_ns(setting_.term_ns / 5), [this, &life] {
     if (setting_.over) return;
     life.node->gate().enter(Door::Own, [this, &life] {
+      // As NodeDaemon::bring_back().
+      if (life.bond.bringing_back() && life.node->agent().brought_back()) {
+        life.bond.brought_back();
+        life.node->tell_home(ReclaimCall{directory_id(), true});
+      }
       for (uint32_t lane = 0; lane < setting_.lanes; ++lane) {
         if (!life.attached[lane]) {
           greet(life, lane);
@@ -189,6 +194,7 @@ void Machine::connected(Life& life, uint64_t home_incarnation, bool may_reclaim)
   for (ToHome& message : std::exchange(life.before_first, {})) send(life, std::move(message));
   if (dirty) {
     if (*dirty == Agent::Dirty::Fenced) setting_.history.told_of_loss(life.label);
+    setting_.reclaims += *dirty == Agent::Dirty::Kept ? 1 : 0;
     life.node->reset(*dirty);
   }
   life.bond.begun();

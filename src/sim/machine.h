@@ -37,7 +37,7 @@ struct FaultSetting {
   uint32_t lane_of(FileId file) const { return static_cast<uint32_t>(file.inode % lanes); }
   // Looked at after whatever may have changed a lease.
   std::function<void(FileId file)> changed;
-  uint64_t messages = 0;
+  uint64_t messages = 0, reclaims = 0;
 };
 
 class Machine {

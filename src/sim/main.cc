@@ -76,8 +76,10 @@ int main(int argc, char** argv) {
     fmt::print("locks: {} waited for, {} circles refused, {} processes died\n", c.lock_waits,
                c.lock_circles, c.lock_deaths);
   if (statistics && kind == WorldKind::Faults)
-    fmt::print("faults: {}, {} sessions ended, {} times leases ran out, {} bytes rescued\n",
-               c.faults, c.fences, c.agent.suspensions, c.agent.rescued_bytes);
+    fmt::print(
+        "faults: {}, {} sessions ended, {} times leases ran out, {} bytes rescued, {} "
+        "restarts of homes, {} nodes brought back what they had\n",
+        c.faults, c.fences, c.agent.suspensions, c.agent.rescued_bytes, c.restarts, c.reclaims);
   if (statistics && (kind == WorldKind::Pages || kind == WorldKind::Faults)) {
     fmt::print(
         "kernel: {} page hits, {} fills, {} refaults, {} stores, {} write-backs ({} held back), {} "

@@ -289,6 +289,7 @@ void Node::replied(const Reply& reply, AgentActions& actions) {
     kernel_.answer(t.token, Answer{.error = reply.error});
     return;
   }
+  if (call.waits == 0) return;
   NameResult& result = name_waits_.at(call.waits);
   result.error = reply.error;
   scheduler_.resume_after(scheduler_.draw(Delay::WakeUp), result.handle);
@@ -440,6 +441,8 @@ void Node::reset(Agent::Dirty dirty) {
   for (const auto& [id, pending] : calls_)
     (is_made_again(pending.call.operation, dirty == Agent::Dirty::Kept) ? again : lost)
         .push_back(id);
+  // A file whose last name goes must stay for them.
+  for (FileId file : agent_.open_files()) tell_home(ReclaimCall{file, false});
   for (uint64_t id : lost) {
     AgentActions ended;
     replied(Reply{.call = id, .error = EIO, .outcome = {}}, ended);

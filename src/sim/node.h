@@ -49,6 +49,10 @@ class Node final : public Daemon {
   // Power loss: nothing of this machine is heard of any more.
   void power_lost();
   bool leases_good() const { return !gate_.dead() && agent_.leases_good(now()); }
+  // A call whose reply means nothing.
+  void tell_home(coherence::Operation operation) {
+    send_call(std::nullopt, 0, std::move(operation));
+  }
   // A call on names; returns 0 or an errno.
   Co<int32_t> call(coherence::Operation operation);
 

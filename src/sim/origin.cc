@@ -8,68 +8,114 @@ namespace vremote::sim {
 
 using namespace coherence;
 
-Origin::Origin(FaultSetting& setting, Clock clock)
-    : setting_(setting),
-      clock_(clock),
-      gate_(setting.scheduler),
-      driver_(std::make_unique<HomeDriver>(setting.scheduler, setting.breaks,
-                                           [this](NodeId node, FileId file, ToAgent message) {
-                                             send(node, file, std::move(message));
-                                           })),
-      patience_({.term_ns = setting.term_ns,
-                 .warn_ns = setting.term_ns / 2,
-                 .deadline_ns = 4 * setting.term_ns,
-                 .hasty = setting.breaks.has(Mistake::HandOnTooEarly)}) {}
+Origin::Daemon::Daemon(Origin& origin)
+    : incarnation(origin.daemons_.size() + 1),
+      gate(origin.setting_.scheduler),
+      driver(
+          origin.setting_.scheduler, origin.setting_.breaks,
+          [&origin, this](NodeId node, FileId file, ToAgent message) {
+            if (origin.daemon_ == this) origin.send(node, file, std::move(message));
+          },
+          HomeDriver::Calls{&origin.calls_,
+                            [this](NodeId node) { return members.incarnation_of(node); }}),
+      patience({.term_ns = origin.setting_.term_ns,
+                .warn_ns = origin.setting_.term_ns / 2,
+                .deadline_ns = 4 * origin.setting_.term_ns,
+                .hasty = origin.setting_.breaks.has(Mistake::HandOnTooEarly)}),
+      grace(1 << 16, origin.setting_.breaks.protocol) {}
+
+Origin::Origin(FaultSetting& setting, Clock clock) : setting_(setting), clock_(clock) {
+  daemon_ = daemons_.emplace_back(std::make_unique<Daemon>(*this)).get();
+}
 
 void Origin::create(FileId file, std::vector<std::byte> content) {
-  driver_->create(file, std::move(content));
+  daemon_->driver.create(file, std::move(content));
 }
 
 void Origin::meets(std::vector<std::unique_ptr<Machine>>& machines) {
   machines_ = &machines;
-  tick();
+  tick(*daemon_);
 }
 
 void Origin::stop() {
   setting_.scheduler.trace(-1, -1, "home    is stopped");
-  gate_.stop();
+  daemon_->gate.stop();
 }
 
 void Origin::go_on() {
   setting_.scheduler.trace(-1, -1, "home    goes on");
-  gate_.go_on();
+  daemon_->gate.go_on();
+}
+
+void Origin::kill() {
+  if (!lives()) return;
+  setting_.scheduler.trace(-1, -1, "home    is killed");
+  daemon_->gate.kill();
+  durable_ = daemon_->driver.killed();
+  // In the moment of its death it may have been carrying one out.
+  if (!calls_.empty() && setting_.scheduler.random().chance(30))
+    std::next(calls_.begin(),
+              static_cast<ptrdiff_t>(setting_.scheduler.random().below(calls_.size())))
+        ->second.ended = false;
+  for (const Session& session : daemon_->sessions) {
+    Machine& guest = *(*machines_)[session.machine];
+    // Not covered (docs/protocol.md): bytes of a page that was given up, written by the next holder
+    // too, and not acknowledged. So every acknowledgement arrives.
+    for (const FlushAck& ack : session.acks)
+      guest.message(session.incarnation, session.id, ack.file, ack);
+    for (uint32_t lane = 0; lane < setting_.lanes; ++lane) guest.down(lane).cut();
+  }
+}
+
+void Origin::start_again() {
+  if (lives()) return;
+  ++restarts_;
+  daemon_ = daemons_.emplace_back(std::make_unique<Daemon>(*this)).get();
+  setting_.scheduler.trace(-1, -1, "home    starts again, {} nodes had a session", noted_.size());
+  daemon_->driver.restored(std::move(durable_));
+  if (!noted_.empty()) {
+    daemon_->members.restarted(noted_, now() + setting_.term_ns);
+    daemon_->grace.close();
+  }
+  tick(*daemon_);
 }
 
 Origin::Session* Origin::find(uint32_t id) {
-  auto it = std::ranges::find(sessions_, id, &Session::id);
-  return it == sessions_.end() ? nullptr : &*it;
+  auto it = std::ranges::find(daemon_->sessions, id, &Session::id);
+  return it == daemon_->sessions.end() ? nullptr : &*it;
 }
 
 Origin::Session* Origin::of_machine(uint32_t machine) {
-  auto it = std::ranges::find(sessions_, machine, &Session::machine);
-  return it == sessions_.end() ? nullptr : &*it;
+  auto it = std::ranges::find(daemon_->sessions, machine, &Session::machine);
+  return it == daemon_->sessions.end() ? nullptr : &*it;
 }
 
 std::optional<NodeId> Origin::session_of(uint64_t incarnation) const {
-  auto it = std::ranges::find(sessions_, incarnation, &Session::incarnation);
-  if (it == sessions_.end()) return std::nullopt;
+  auto it = std::ranges::find(daemon_->sessions, incarnation, &Session::incarnation);
+  if (it == daemon_->sessions.end()) return std::nullopt;
   return NodeId{it->id};
 }
 
-// As HomeService::tick().
-void Origin::tick() {
-  setting_.scheduler.after(clock_.world_ns(setting_.term_ns / 50), [this] {
+bool Origin::waits_for(uint64_t incarnation) const {
+  const auto& members = lives() ? daemon_->members.expected() : noted_;
+  return std::ranges::any_of(
+      members, [&](const Grace::Member& member) { return member.incarnation == incarnation; });
+}
+
+// As HomeService::tick() and NodeDaemon::tick().
+void Origin::tick(Daemon& daemon) {
+  setting_.scheduler.after(clock_.world_ns(setting_.term_ns / 50), [this, &daemon] {
     if (setting_.over) return;
-    gate_.enter(Door::Own, [this] {
+    daemon.gate.enter(Door::Own, [this, &daemon] {
       std::vector<Patience::Blocker> blockers;
-      for (const Home::PendingRecall& recall : driver_->home().pending_recalls(4096))
+      for (const Home::PendingRecall& recall : daemon.driver.home().pending_recalls(4096))
         blockers.push_back({recall.id, recall.node, recall.file});
       const auto heard = [this](NodeId node) -> std::optional<Instant> {
         const Session* session = find(node.value);
         if (session == nullptr) return std::nullopt;
         return *std::ranges::min_element(session->heard);
       };
-      for (const Patience::Verdict& verdict : patience_.judge(now(), blockers, heard))
+      for (const Patience::Verdict& verdict : daemon.patience.judge(now(), blockers, heard))
         if (verdict.fence) {
           end_session(verdict.node.value, verdict.why);
         } else if (verdict.silence) {
@@ -77,15 +123,16 @@ void Origin::tick() {
                                    verdict.node.value, verdict.why);
           find(verdict.node.value)->silenced = true;
         }
-      tick();
+      end_grace_if_over();
+      tick(daemon);
     });
   });
 }
 
 void Origin::hello(uint32_t machine, int label, uint64_t incarnation, uint32_t epoch, uint32_t lane,
                    Instant sent, uint32_t known) {
-  gate_.enter(Door::Network,
-              [=, this] { greeted(machine, label, incarnation, epoch, lane, sent, known); });
+  daemon_->gate.enter(
+      Door::Network, [=, this] { greeted(machine, label, incarnation, epoch, lane, sent, known); });
 }
 
 // As HomeServer::Impl::greet().
@@ -109,20 +156,30 @@ void Origin::greeted(uint32_t machine, int label, uint64_t incarnation, uint32_t
     session = nullptr;
   }
   if (session != nullptr && session->silenced) return;  // Busy: it comes again
+  const Grace::Member member{fmt::format("machine {}", machine), incarnation};
   if (session == nullptr) {
-    sessions_.push_back({next_session_++, machine, label, incarnation, epoch,
-                         std::vector<Instant>(setting_.lanes, now())});
-    session = &sessions_.back();
+    daemon_->sessions.push_back({next_session_++, machine, label, incarnation, epoch,
+                                 std::vector<Instant>(setting_.lanes, now())});
+    session = &daemon_->sessions.back();
     setting_.scheduler.trace(-1, -1, "home    session {} of n{} begins", session->id, label);
+    labels_[incarnation] = label;
+    const std::vector<Grace::Member> before = daemon_->members.expected();
+    daemon_->members.began(NodeId{session->id}, member, now());
+    for (const Grace::Member& was : before)
+      if (std::ranges::find(daemon_->members.expected(), was) == daemon_->members.expected().end())
+        not_coming_back(was);
+    noted_ = daemon_->members.to_note();
   }
   session->heard[lane] = now();
-  guest.down(lane).send([&guest, incarnation, lane, epoch, id = session->id, home = incarnation_,
-                         sent] { guest.welcome(incarnation, lane, epoch, id, home, false, sent); });
+  guest.down(lane).send(
+      [&guest, incarnation, lane, epoch, id = session->id, home = daemon_->incarnation,
+       may_reclaim = daemon_->members.may_reclaim(member, now()),
+       sent] { guest.welcome(incarnation, lane, epoch, id, home, may_reclaim, sent); });
 }
 
 void Origin::ping(uint32_t machine, uint64_t incarnation, uint32_t id, uint32_t lane,
                   Instant sent) {
-  gate_.enter(Door::Network, [=, this] {
+  daemon_->gate.enter(Door::Network, [=, this] {
     Machine& guest = *(*machines_)[machine];
     Session* session = find(id);
     if (session == nullptr) {
@@ -137,22 +194,54 @@ void Origin::ping(uint32_t machine, uint64_t incarnation, uint32_t id, uint32_t 
 }
 
 void Origin::message(uint32_t, uint64_t, uint32_t id, uint32_t lane, ToHome message) {
-  gate_.enter(Door::Network, [this, id, lane, late = std::move(message)]() mutable {
-    Session* session = find(id);
-    if (session == nullptr || session->silenced) return;
-    session->heard[lane] = now();
-    const FileId file = file_of(late);
-    if (std::holds_alternative<Flush>(late)) patience_.progress(NodeId{id}, file, now());
-    driver_->receive(NodeId{id}, std::move(late));
-    driver_->home().check();
-    setting_.changed(file);
+  daemon_->gate.enter(Door::Network, [this, id, lane, late = std::move(message)]() mutable {
+    received(id, lane, std::move(late));
   });
 }
 
+void Origin::received(uint32_t id, uint32_t lane, ToHome message) {
+  Session* session = find(id);
+  if (session == nullptr || session->silenced) return;
+  session->heard[lane] = now();
+  switch (daemon_->grace.admit(NodeId{id}, message)) {
+    case GraceGate::Verdict::Serve:
+      receive_now(NodeId{id}, std::move(message));
+      break;
+    case GraceGate::Verdict::Kept:
+      break;
+    case GraceGate::Verdict::TooMany:
+      setting_.scheduler.fail("no node has so much to ask for");
+      break;
+  }
+}
+
+// As HomeService::receive_now().
+void Origin::receive_now(NodeId node, ToHome message) {
+  const FileId file = file_of(message);
+  if (std::holds_alternative<Flush>(message)) daemon_->patience.progress(node, file, now());
+  const auto* call = std::get_if<Call>(&message);
+  const auto* reclaim = call == nullptr ? nullptr : std::get_if<ReclaimCall>(&call->operation);
+  if (reclaim != nullptr) {
+    setting_.scheduler.trace(-1, -1, "home    from n{}: {}", node.value, describe(message));
+    if (reclaim->done) {
+      (void)daemon_->members.brought_back(node, false);
+      noted_ = daemon_->members.to_note();
+    } else {
+      daemon_->driver.opened(node, reclaim->file);
+    }
+    send(node, file, Reply{.call = call->call, .error = 0, .outcome = {}});
+    return;
+  }
+  daemon_->driver.receive(node, std::move(message));
+  daemon_->driver.home().check();
+  setting_.changed(file);
+}
+
 void Origin::send(NodeId node, FileId file, ToAgent message) {
-  const Session* session = find(node.value);
+  Session* session = find(node.value);
   if (session == nullptr || session->silenced) return;
   ++setting_.messages;
+  if (const auto* ack = std::get_if<FlushAck>(&message)) session->acks.push_back(*ack);
   Machine& guest = *(*machines_)[session->machine];
   guest.down(setting_.lane_of(file))
       .send([&guest, incarnation = session->incarnation, id = session->id, file,
@@ -165,17 +254,37 @@ void Origin::end_session(uint32_t id, const std::string& why) {
   const Session session = *find(id);
   ++fences_;
   setting_.scheduler.trace(-1, -1, "home    session {} of n{} is over: {}", id, session.label, why);
-  std::erase_if(sessions_, [&](const Session& s) { return s.id == id; });
-  setting_.history.lost(session.label);
-  driver_->node_gone(NodeId{id});
-  driver_->home().check();
+  std::erase_if(daemon_->sessions, [&](const Session& s) { return s.id == id; });
+  daemon_->members.ended(NodeId{id});
+  noted_ = daemon_->members.to_note();
+  // One that may bring back what it had before this daemon's start has not lost it yet.
+  if (!waits_for(session.incarnation)) setting_.history.lost(session.label);
+  daemon_->grace.node_gone(NodeId{id});
+  daemon_->driver.node_gone(NodeId{id});
+  daemon_->driver.home().check();
   setting_.changed({});
 }
 
-void Origin::forget_the_dead(const std::function<bool(uint64_t incarnation)>& lives) {
+// ---- after a restart ----
+
+void Origin::not_coming_back(const Grace::Member& member) {
+  setting_.scheduler.trace(-1, -1, "home    n{} brings nothing back", labels_[member.incarnation]);
+  setting_.history.lost(labels_[member.incarnation]);
+}
+
+void Origin::end_grace_if_over() {
+  const auto missing = daemon_->members.grace_ended(now());
+  if (!missing) return;
+  setting_.scheduler.trace(-1, -1, "home    the grace is over");
+  noted_ = daemon_->members.to_note();
+  for (const Grace::Member& member : *missing) not_coming_back(member);
+  while (auto kept = daemon_->grace.next()) receive_now(kept->first, std::move(kept->second));
+}
+
+void Origin::forget_the_dead(const std::function<bool(uint64_t incarnation)>& alive) {
   std::vector<uint32_t> dead;
-  for (const Session& session : sessions_)
-    if (!lives(session.incarnation)) dead.push_back(session.id);
+  for (const Session& session : daemon_->sessions)
+    if (!alive(session.incarnation)) dead.push_back(session.id);
   for (uint32_t id : dead) end_session(id, "its node is no more");
 }
 

@@ -1,15 +1,21 @@
 // The origin of a world with faults: its side of the sessions, and the home. Its daemon may be
-// stopped.
+// stopped, or killed and started again.
 //
-// What decides is the daemon's: Home, Patience. As in src/net, a session lasts until the node comes
-// as another or begins another, or until it is fenced; what arrives of one that is over is dropped.
+// What decides is the daemon's: Home, Patience, Members, GraceGate, answer_again(). As in src/net,
+// a session lasts until the node comes as another or begins another, until it is fenced, or with
+// the daemon; what arrives of one that is over is dropped. What outlives the daemon: the disk,
+// which nodes had a session, and what was noted of calls.
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
+#include "coherence/grace_gate.h"
+#include "coherence/members.h"
 #include "coherence/patience.h"
 #include "sim/home_driver.h"
 #include "sim/machine.h"
@@ -26,6 +32,9 @@ class Origin {
   // ---- what happens to it ----
   void stop();
   void go_on();
+  void kill();
+  void start_again();
+  bool lives() const { return !daemon_->gate.dead(); }
 
   // ---- what arrives ----
   void hello(uint32_t machine, int label, uint64_t incarnation, uint32_t epoch, uint32_t lane,
@@ -34,15 +43,20 @@ class Origin {
   void message(uint32_t machine, uint64_t incarnation, uint32_t session, uint32_t lane,
                coherence::ToHome message);
 
-  std::span<const std::byte> disk(FileId file) { return driver_->disk(file); }
-  HomeDriver& driver() { return *driver_; }
+  std::span<const std::byte> disk(FileId file) {
+    if (!lives()) return durable_.files[file].bytes;
+    return daemon_->driver.disk(file);
+  }
+  HomeDriver& driver() { return daemon_->driver; }
   // The session that this incarnation of a node has here.
   std::optional<NodeId> session_of(uint64_t incarnation) const;
+  // It had one with a daemon that is no more, and nothing is given to others before it is back.
+  bool waits_for(uint64_t incarnation) const;
   // Sessions of nodes that are no more are over now.
-  void forget_the_dead(const std::function<bool(uint64_t incarnation)>& lives);
+  void forget_the_dead(const std::function<bool(uint64_t incarnation)>& alive);
   uint64_t fences() const { return fences_; }
-  bool stopped() const { return gate_.stopped(); }
-  std::string dump() const { return driver_->dump(); }
+  uint64_t restarts() const { return restarts_; }
+  std::string dump() const { return daemon_->driver.dump(); }
 
  private:
   struct Session {
@@ -53,26 +67,43 @@ class Origin {
     uint32_t epoch = 0;
     std::vector<Instant> heard;  // by lane
     bool silenced = false;       // its connections are gone, and it gets no others
+    std::vector<coherence::FlushAck> acks = {};
+  };
+  struct Daemon {
+    explicit Daemon(Origin& origin);
+    uint64_t incarnation;
+    Gate gate;
+    coherence::Members members;
+    HomeDriver driver;
+    coherence::Patience patience;
+    coherence::GraceGate grace;
+    std::vector<Session> sessions;
   };
 
-  void tick();
+  void tick(Daemon& daemon);
   void greeted(uint32_t machine, int label, uint64_t incarnation, uint32_t epoch, uint32_t lane,
                Instant sent, uint32_t known);
+  void received(uint32_t id, uint32_t lane, coherence::ToHome message);
+  void receive_now(NodeId node, coherence::ToHome message);
+  void end_grace_if_over();
   void end_session(uint32_t id, const std::string& why);
   void send(NodeId node, FileId file, coherence::ToAgent message);
+  void not_coming_back(const coherence::Grace::Member& member);
   Session* find(uint32_t id);
   Session* of_machine(uint32_t machine);
   Instant now() const { return clock_.at(setting_.scheduler.now()); }
 
   FaultSetting& setting_;
   Clock clock_;
-  Gate gate_;
-  uint64_t incarnation_ = 1;
-  std::unique_ptr<HomeDriver> driver_;
-  coherence::Patience patience_;
-  std::vector<Session> sessions_;
+  // The dead are kept: what still runs of them does nothing.
+  std::vector<std::unique_ptr<Daemon>> daemons_;
+  Daemon* daemon_ = nullptr;
+  HomeDriver::Durable durable_;  // while there is no daemon
+  std::vector<coherence::Grace::Member> noted_;
+  HomeDriver::CallLog calls_;
+  std::map<uint64_t, int> labels_;  // of incarnations
   uint32_t next_session_ = 1;
-  uint64_t fences_ = 0;
+  uint64_t fences_ = 0, restarts_ = 0;
   std::vector<std::unique_ptr<Machine>>* machines_ = nullptr;
 };
 

@@ -38,6 +38,8 @@ void add(WorldCounts& to, const WorldCounts& c) {
   to.lock_deaths += c.lock_deaths;
   to.faults += c.faults;
   to.fences += c.fences;
+  to.restarts += c.restarts;
+  to.reclaims += c.reclaims;
 }
 
 void note_failure(Slot& slot, const std::string& what) {

@@ -37,6 +37,8 @@ TEST(FaultWorldsTest, TheDangerousThingsHappen) {
   EXPECT_GT(c.fences, 200u) << "sessions that end";
   EXPECT_GT(c.agent.suspensions, 500u) << "leases that run out";
   EXPECT_GT(c.agent.rescued_bytes, 50'000u);
+  EXPECT_GT(c.restarts, 100u) << "of the origin's daemon";
+  EXPECT_GT(c.reclaims, 200u) << "nodes that bring back what they had";
   EXPECT_GT(c.kernel.hits, 10'000u);
   EXPECT_GT(c.kernel.write_backs, 1000u);
 }

@@ -29,8 +29,6 @@ std::vector<std::string> findable() {
   std::erase(names, "no-residency");  // costs progress, not coherence: see below
   // One world in 40,000 notices: HomeTest.WithoutB4ATruncatedSizeIsSeenElsewhereFirst instead.
   std::erase(names, "truncation-seen-elsewhere-first");
-  // No home restarts in these worlds.
-  for (const char* name : {"lost-reclaim", "no-grace", "forget-calls"}) std::erase(names, name);
   std::erase(names, "unsettled-sizes");  // shows with the kernel's races only: see below
   return names;
 }
