@@ -1,6 +1,8 @@
 // Which nodes have a session with a home, and after its restart: who is waited for, and may bring
 // back what it had (R1, R2, R5). What to_note() says is noted before anything depends on it.
 //
+// The simulator's origin goes by it; NodeDaemon does the same with Grace and a list of its own.
+//
 // Pure, not thread-safe.
 #pragma once
 
