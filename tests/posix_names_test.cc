@@ -155,6 +155,29 @@ TEST_F(PosixTest, AMissingNameAppearsWhenAnotherNodeMakesIt) {
   }
 }
 
+TEST_F(PosixTest, AListingGoesOnFromEachPlaceThatWasTold) {
+  for (int i = 0; i < 5; ++i) ASSERT_EQ(0, put(a("f" + std::to_string(i)), ""));
+  for (const std::string& path : {a(), b()}) {
+    DIR* dir = ::opendir(path.c_str());
+    ASSERT_NE(nullptr, dir);
+    std::vector<long> places{::telldir(dir)};
+    std::vector<std::string> names;
+    while (const dirent* entry = ::readdir(dir)) {
+      names.emplace_back(entry->d_name);
+      places.push_back(::telldir(dir));
+    }
+    ASSERT_EQ(7u, names.size());
+    for (size_t i = 0; i < names.size(); ++i) {
+      ::seekdir(dir, places[i]);
+      const dirent* entry = ::readdir(dir);
+      ASSERT_NE(nullptr, entry) << i;
+      EXPECT_EQ(names[i], entry->d_name) << i;
+      EXPECT_EQ(places[i], ::lseek(::dirfd(dir), places[i], SEEK_SET)) << "of " << names[i];
+    }
+    ::closedir(dir);
+  }
+}
+
 TEST_F(PosixTest, ListingsShowTheOtherNodesChanges) {
   for (int i = 0; i < 30; ++i)
     ASSERT_EQ(0, put((i % 2 == 0 ? a() : b()) + "/f" + std::to_string(i), ""));

@@ -55,6 +55,8 @@ TEST_F(PosixTest, ChangesByOthersThanRootTakeTheSetIdBitsAway) {
   changed("allocated", [&] {
     return error_of(::fallocate(open_at(b("allocated"), O_RDWR).get(), 0, 0, 20'000));
   });
+  programs("not given", 06755);
+  changed("not given", [&] { return error_of(::chown(b("not given").c_str(), -1u, -1u)); });
   programs("appended", 06755);
   changed("appended", [&] {
     Fd fd = open_at(b("appended"), O_WRONLY | O_APPEND);
@@ -68,6 +70,10 @@ TEST_F(PosixTest, ChangesByOthersThanRootTakeTheSetIdBitsAway) {
   EXPECT_EQ(0, as_user(kUser, kGroup + 1,
                        [&] { return write_at(open_at(b("locking"), O_WRONLY), 0, "x"); }));
   EXPECT_EQ(0666u, mode_of(c("locking")));
+  programs("cut", 02666);
+  EXPECT_EQ(0, as_member(kUser + 1, kGroup + 1, {kGroup},
+                         [&] { return error_of(::truncate(b("cut").c_str(), 100)); }));
+  EXPECT_EQ(02666u, mode_of(c("cut")));
   // Root's writes leave them, root's chown does not.
   programs("roots", 06755);
   EXPECT_EQ(0, write_at(open_at(b("roots"), O_WRONLY), 0, "x"));

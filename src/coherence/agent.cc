@@ -241,7 +241,7 @@ void Agent::receive(Instant now, const Recall& message, AgentActions& actions) {
 void Agent::receive(Instant now, const FlushAck& message, AgentActions& actions) {
   look_at_time(now, actions);
   if (FileAgent* f = find(message.file)) {
-    f->flush_acked(message);
+    f->flush_acked(message, actions);
     settle(now, *f, actions);
   }
   // Room in the window and in memory: go on with what waited for it.

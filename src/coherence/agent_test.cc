@@ -704,6 +704,20 @@ TEST(AgentTest, WithTheAttributesGoTheBytesThatGiveTheFileItsBlocks) {
   world(true, None)->expect("ack 0-0 size 4096");
 }
 
+// Where bytes were written, at most what they may take; when the disk has them, what they took.
+TEST(AgentTest, TheBlocksAreTheDisksWhenAllIsFlushed) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, 0).has(Exclusive, PageRange::all());
+  w.writes(1, 5 * kPageSize, 4096, 'W').expect("written 1 @20480+4096");
+  w.stats(2).expect("attributes 2 size 24576");
+  EXPECT_EQ(w.told_blocks, 16u);  // what it had, and a page
+  w.syncs(3).expect("flush @20480+4096*W size 24576", "flush size 24576 time");
+  w.acks_flush(0, 24).expect("drop attributes");  // the kernel may keep what was guessed
+  w.acks_flush(0, 24).expect("flushed 3");
+  w.stats(4).expect("attributes 4 size 24576");
+  EXPECT_EQ(w.told_blocks, 24u);
+}
+
 TEST(AgentTest, TheHomeHearsThatAFileIsOpenAndWhenNoLonger) {
   AgentWorld w;
   w.opens(1, false).expect("ask Shared attributes");

@@ -287,7 +287,7 @@ class AgentWorld {
                     actions_);
     });
   }
-  AgentWorld& acks_flush(int32_t error = 0) {
+  AgentWorld& acks_flush(int32_t error = 0, uint64_t blocks = 8) {
     return event([&] {
       if (flushes_.empty()) {
         ADD_FAILURE() << "no flush is under way";
@@ -295,7 +295,9 @@ class AgentWorld {
       }
       const Flush flush = flushes_.front();
       flushes_.pop_front();
-      agent.receive(now_, FlushAck{.file = file, .flush = flush.flush, .error = error}, actions_);
+      agent.receive(now_,
+                    FlushAck{.file = file, .flush = flush.flush, .error = error, .blocks = blocks},
+                    actions_);
     });
   }
   AgentWorld& resets(Agent::Dirty dirty = Agent::Dirty::Kept) {
@@ -449,6 +451,8 @@ class AgentWorld {
       if (const auto* push = std::get_if<PushSize>(&action)) pushes_.push_back(push->push);
       if (const auto* names = std::get_if<EndNames>(&action)) endings_.push_back(names->ending);
       if (const auto* settle = std::get_if<SettleSize>(&action)) settle_ = settle->settle;
+      if (const auto* told = std::get_if<ReplyAttributes>(&action))
+        told_blocks = told->attributes.blocks;
       if (const auto* send = std::get_if<SendToHome>(&action)) {
         if (const auto* m = std::get_if<LeaseRequest>(&send->message)) requests_.push_back(*m);
         if (const auto* m = std::get_if<Fetch>(&send->message)) fetches_.push_back(*m);
@@ -550,6 +554,9 @@ class AgentWorld {
   uint32_t mode_ = 0100644;
   uint32_t links_ = 1;
   uint64_t blocks_ = 8;
+
+ public:
+  uint64_t told_blocks = 0;  // with the last attributes
 };
 
 }  // namespace vremote::coherence::test

@@ -287,17 +287,19 @@ void FileAgent::recalled(const Recall& message) {
   recalls_.push_back({message.recall, message.resource, message.to, message.range});
 }
 
-void FileAgent::flush_acked(const FlushAck& message) {
+void FileAgent::flush_acked(const FlushAck& message, AgentActions& actions) {
   auto flight = flights_.find(message.flush);
   if (flight == flights_.end()) return;  // from before a reset
   shared_.flush_bytes_in_flight -= flight->second.bytes;
-  attributes_.blocks = blocks_with(flight->second.bytes);  // as it was told while they were dirty
+  if (message.error == 0) attributes_.blocks = message.blocks;
   flights_.erase(flight);
   if (message.error != 0) write_error_ = message.error;
   if (shared_.options.mistakes.has(Mistake::StaleOverlay)) return;
   const uint64_t before = dirty_.bytes();
   PageSet clean = dirty_.acked(message.flush);
   set_dirty_bytes(before);
+  // Nothing is left to guess, and the kernel may keep what was guessed.
+  if (dirty_.empty() && told_blocks_ != attributes_.blocks) drop_attributes(actions);
   // Bytes that a request holds were read before this flush was written, and the overlay is gone
   // now.
   if (!shared_.options.mistakes.has(Mistake::KeepVoidFetch))

@@ -87,7 +87,7 @@ class FileAgent {
   }
   void granted(Instant now, Grant message, AgentActions& actions);
   void recalled(const Recall& message);
-  void flush_acked(const FlushAck& message);
+  void flush_acked(const FlushAck& message, AgentActions& actions);
   void fetched(FetchReply message, AgentActions& actions);
   void show_size(const ShowSize& message);
   void announced(const Announced& message);
@@ -351,6 +351,7 @@ class FileAgent {
   // It may answer stat(2) by itself. Our own WRITEs and SETATTRs end that (fuse_write_update_attr,
   // fuse_do_setattr).
   bool kernel_has_attributes_ = false;
+  uint64_t told_blocks_ = 0;  // with them
   bool kernel_has_names_ = false;
   uint64_t ending_ = 0;  // of those names, under way
   PageSet cut_off_;      // pages a truncation of ours cut, which the kernel may still show

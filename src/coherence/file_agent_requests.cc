@@ -98,6 +98,7 @@ bool FileAgent::advance_attributes(Instant now, Request& request, AgentActions& 
   const bool lasting = covers(attributes_mode_, LeaseMode::Shared) &&
                        !recall_pending(Resource::Attributes, kUnit) && truncations_ == 0;
   kernel_has_attributes_ = kernel_has_attributes_ || lasting;
+  told_blocks_ = request.told.blocks;
   actions.push_back(ReplyAttributes{request.token, request.told, lasting});
   return true;
 }

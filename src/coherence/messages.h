@@ -167,7 +167,8 @@ struct Announced {
 struct FlushAck {
   FileId file;
   uint64_t flush = 0;
-  int32_t error = 0;  // errno of the origin's disk
+  int32_t error = 0;    // errno of the origin's disk
+  uint64_t blocks = 0;  // what the file has on it now; not with an error
 };
 
 struct FetchReply {

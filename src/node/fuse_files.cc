@@ -64,7 +64,7 @@ void FuseServer::truncate(const Context& c, const Inode& node, SetAttributesCall
           then(Reply{.call = 0, .error = ready.error, .outcome = {}});
           return;
         }
-        node.agent->call(c.caller, call,
+        node.agent->call(with_groups(c), call,
                          [node, size, under_lock, then = std::move(then)](Reply&& reply) mutable {
                            node.agent->truncate_done(node.file, reply.error == 0, size, under_lock);
                            then(std::move(reply));
@@ -197,7 +197,8 @@ void FuseServer::handle(const Context& c, const fuse::Write& r, fuse::ReceiveBuf
     return;
   }
   bool strip = false;
-  if (r.kill_suidgid) {
+  // Not for a write that is refused.
+  if (r.kill_suidgid && r.offset + length <= AgentOptions{}.file_max_bytes) {
     auto mode = node->agent->peek_mode(node->file);
     strip = !mode || (*mode & (S_ISUID | S_ISGID)) != 0;  // which of them, the home knows
   }

@@ -17,9 +17,10 @@ using namespace coherence;
 namespace {
 
 constexpr uint32_t kListingBytes = 128 << 10;  // asked of the home at once
-// Offsets of a stream that are not the origin's: behind "." and behind "..".
-constexpr uint64_t kAfterDot = uint64_t{1} << 63 | 1;
-constexpr uint64_t kAfterDotDot = uint64_t{1} << 63 | 2;
+// Offsets of a stream that are not the origin's: behind "." and behind "..". No file system gives
+// these (ext4 ends with the greatest), and they are positive: lseek(2) takes no others.
+constexpr uint64_t kAfterDot = INT64_MAX - 2;
+constexpr uint64_t kAfterDotDot = INT64_MAX - 1;
 
 // Entries in the form the kernel asked for. Of READDIRPLUS only the names are used (node 0).
 class Listing {

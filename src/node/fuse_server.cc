@@ -269,9 +269,7 @@ void FuseServer::call(const Context& c, AgentService* agent, Operation operation
     }
     then(std::move(reply));
   };
-  Caller caller = c.caller;
-  // Root may do anything; others are judged at the origin by their groups too.
-  if (caller.uid != 0) caller.groups = groups_of(c.pid);
+  Caller caller = with_groups(c);
   if (changes.empty()) {
     agent->call(std::move(caller), std::move(operation), std::move(unless_interrupted),
                 {nullptr, 0, c.pid, c.request});
@@ -279,6 +277,13 @@ void FuseServer::call(const Context& c, AgentService* agent, Operation operation
     agent->call_changing(std::move(changes), std::move(caller), std::move(operation),
                          std::move(unless_interrupted), c.pid, c.request);
   }
+}
+
+// Root may do anything; others are judged at the origin by their groups too.
+Caller FuseServer::with_groups(const Context& c) {
+  Caller caller = c.caller;
+  if (caller.uid != 0) caller.groups = groups_of(c.pid);
+  return caller;
 }
 
 // As the kernel would have judged it, had it known the file (default_permissions).
@@ -348,6 +353,18 @@ void FuseServer::reply_text(const Context& c, Reply&& reply, uint32_t size) {
   }
 }
 
+namespace {
+
+// One that a file may have: of others the origin's file system says what is wrong with them.
+bool names_an_attribute(std::string_view name) {
+  if (name == "system.posix_acl_access" || name == "system.posix_acl_default") return true;
+  for (const std::string_view kind : {"user.", "trusted.", "security."})
+    if (name.starts_with(kind)) return name.size() > kind.size();
+  return false;
+}
+
+}  // namespace
+
 void FuseServer::handle(const Context& c, const fuse::GetXattr& r) {
   if (c.node == FUSE_ROOT_ID) {
     (void)c.channel->reply_error(c.unique, ENODATA);
@@ -355,7 +372,7 @@ void FuseServer::handle(const Context& c, const fuse::GetXattr& r) {
   }
   auto node = inode(c);
   if (!node) return;
-  if (node->agent->has_no_xattrs(node->file)) {
+  if (names_an_attribute(r.name) && node->agent->has_no_xattrs(node->file)) {
     (void)c.channel->reply_error(c.unique, ENODATA);
     return;
   }

@@ -204,6 +204,7 @@ class FuseServer {
   void look_up(const Context& c, const Inode& dir, std::string name, bool again);
   void create(const Context& c, const Inode& dir, coherence::CreateCall operation, fuse::Open how);
   void created(const Context& c, const Inode& inode, fuse::Open how);
+  static coherence::Caller with_groups(const Context& c);
   static bool may_open(const Context& c, const Attributes& attributes, uint32_t flags);
   void make(const Context& c, std::string_view name, coherence::Operation operation);
   void change(const Context& c, const Inode& dir, std::vector<AgentService::Change> changes,

@@ -543,6 +543,8 @@ bool HomeService::run(ApplyFlush& action, bool may_block) {
   if (after.has_mtime || after.has_size)
     if (auto done = store.apply(flush.file, after); !done && ack.error == 0)
       ack.error = done.error().code;
+  if (ack.error == 0)
+    if (const auto now = store.stat(flush.file)) ack.blocks = now->blocks;
   deliver_(action.node, flush.file, std::move(ack));
   return true;
 }

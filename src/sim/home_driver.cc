@@ -203,7 +203,9 @@ void HomeDriver::perform(FileId id, HomeAction& action) {
                    scheduler_.trace(-1, number(id), "disk    {}+{} of {} from n{}", extent.offset,
                                     length, extent.bytes.size(), a.node.value);
                  }
-                 send_(a.node, id, FlushAck{.file = id, .flush = a.flush.flush});
+                 send_(
+                     a.node, id,
+                     FlushAck{.file = id, .flush = a.flush.flush, .blocks = stat(id, file).blocks});
                },
                [&](ApplyAttributes& a) { write_attributes(file, a.attributes); },
                [&](ServeFetch& a) {

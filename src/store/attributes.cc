@@ -71,13 +71,12 @@ Result<Attributes> Store::stat(FileId id) {
   auto file = acquire(id, Keep::No);
   if (!file) {
     if (file.error().code == ESTALE)
-      if (const auto last = departed_->find(id)) return *last;
+      if (const auto last = departed_->attributes(id)) return *last;
     return std::unexpected(file.error());
   }
   VR_TRY(st, (*file)->stat());
-  // Removed by a process of this machine.
   if (st.st_nlink == 0 && !table_->pinned(id)) {
-    departed_->add(id, attributes_of(st));
+    departed_->add(id, st, std::move(*file));
     table_->gone(id);
   }
   return attributes_of(st);
@@ -106,6 +105,16 @@ Result<coherence::Outcome> Store::run(const Caller& caller,
   if (call.has_atime && !call.atime_now && !is_time(call.atime)) return fail(EINVAL);
   if (call.has_mtime && !call.mtime_now && !is_time(call.mtime)) return fail(EINVAL);
   VR_TRY(file, acquire(call.file));
+  // Nothing at all is what a kernel sends for chown(-1, -1), which takes set-ID bits away. For
+  // fallocate(2) by a stranger, too, and there the call itself sees to them: so who may not change
+  // the owner is not refused.
+  if (!call.has_mode && !call.has_uid && !call.has_gid && !call.has_size && !call.has_atime &&
+      !call.has_mtime && !call.clear_suid) {
+    const auto done = as_caller(caller, privileged_, [&] {
+      return ::fchownat(file->path(), "", kNobody, kNobody, AT_EMPTY_PATH);
+    });
+    if (!done && done.error().code != EPERM) return std::unexpected(done.error());
+  }
   // In this order: the size is what fails most, a chown clears set-ID bits that a mode may set, and
   // everything else sets times.
   if (call.has_size) {

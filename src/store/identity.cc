@@ -44,15 +44,21 @@ Result<Fd> Store::open_by_handle(const std::string& handle) {
 }
 
 Result<Store::OpenRef> Store::acquire(FileId file, Keep keep) {
+  const auto gone = [&]() -> Result<OpenRef> {
+    if (OpenRef left = departed_->open(file)) return left;
+    return fail(ESTALE);
+  };
   auto found = table_->use(file);
-  if (!found) return fail(ESTALE);
+  if (!found) return gone();
   if (found->file != nullptr) return std::move(found->file);
-  VR_TRY(fd, open_by_handle(found->handle));
+  auto fd = open_by_handle(found->handle);
+  if (!fd && fd.error().code == ESTALE) return gone();
+  if (!fd) return std::unexpected(fd.error());
   struct stat st {};
-  if (::fstat(fd.get(), &st) != 0) return fail(errno);
-  // Somebody on this machine has it open still, but no node had it pinned.
-  if (st.st_nlink == 0) return fail(ESTALE);
-  auto opened = std::make_shared<OpenFile>(std::move(fd), st.st_mode & S_IFMT);
+  if (::fstat(fd->get(), &st) != 0) return fail(errno);
+  // Somebody on this machine has it open still, or we do, but no node had it pinned.
+  if (st.st_nlink == 0) return gone();
+  auto opened = std::make_shared<OpenFile>(std::move(*fd), st.st_mode & S_IFMT);
   if (keep == Keep::No) return opened;
   return table_->keep_open(file, std::move(opened));
 }
@@ -87,7 +93,7 @@ void Store::unpin(FileId file) {
   if (!table_->unpin(file) || opened == nullptr) return;
   auto st = opened->stat();
   if (!st || st->st_nlink != 0) return;
-  departed_->add(file, attributes_of(*st));
+  departed_->add(file, *st, std::move(opened));
   table_->gone(file);
 }
 

@@ -146,10 +146,11 @@ Store::Victim Store::victim(OpenFile& dir, const std::string& name) const {
   return {identity->file, std::move(*fd)};
 }
 
-void Store::after_removal(const Victim& victim) {
+void Store::after_removal(Victim&& victim) {
   struct stat st {};
   if (!victim.fd.valid() || ::fstat(victim.fd.get(), &st) != 0 || st.st_nlink != 0) return;
-  departed_->add(victim.file, attributes_of(st));
+  departed_->add(victim.file, st,
+                 std::make_shared<OpenFile>(std::move(victim.fd), st.st_mode & S_IFMT));
   table_->gone(victim.file);
 }
 
@@ -160,7 +161,7 @@ Result<coherence::Outcome> Store::run(const Caller& caller, const coherence::Rem
   VR_TRY_VOID(as_caller(caller, judges_, [&] {
     return ::unlinkat(dir->path(), call.name.c_str(), call.directory ? AT_REMOVEDIR : 0);
   }));
-  after_removal(removed);
+  after_removal(std::move(removed));
   return Outcome{};
 }
 
@@ -177,7 +178,7 @@ Result<coherence::Outcome> Store::run(const Caller& caller, const coherence::Ren
   VR_TRY_VOID(as_caller(caller, judges_, [&] {
     return ::renameat2(from->path(), call.from.c_str(), to->path(), call.to.c_str(), call.flags);
   }));
-  after_removal(replaced);
+  after_removal(std::move(replaced));
   return Outcome{};
 }
 

@@ -7,9 +7,9 @@
 //      system.
 //  S2  A FileId is only good if this store gave it out (lookup, create, a listing) or restored it.
 //  Any other, and any whose file is gone,
-//      is ESTALE: an agent cannot reach a file outside the export by guessing inode numbers. Only
-//      stat() still tells the last attributes, with no link, of one that was removed through this
-//      store (departed.h).
+//      is ESTALE: an agent cannot reach a file outside the export by guessing inode numbers. Of what
+//      was removed through this store something is left for a while (departed.h): the attributes,
+//      and directories and the like as a whole.
 //  S3  Identity is the file handle of the file system: it survives renames and hard links, and an
 //  inode number used again is another
 //      FileId. Without handles (some file systems, no CAP_DAC_READ_SEARCH) each known file keeps a
@@ -164,7 +164,7 @@ class Store {
                                     const coherence::CreateCall& call);
   struct Victim;
   Victim victim(OpenFile& dir, const std::string& name) const;
-  void after_removal(const Victim& victim);
+  void after_removal(Victim&& victim);
 
   // One overload per operation.
   using Caller = coherence::Caller;

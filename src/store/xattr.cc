@@ -61,7 +61,7 @@ Bytes without_trusted(const Bytes& list) {
 
 bool Store::has_xattrs(FileId file) {
   auto open = acquire(file);
-  if (!open) return !departed_->find(file);
+  if (!open) return !departed_->attributes(file);
   ProcPath path((*open)->path());
   const ssize_t length = ::listxattr(path.c_str(), nullptr, 0);
   return length != 0 && !(length < 0 && errno == EOPNOTSUPP);

@@ -132,7 +132,10 @@ Result<Announced> decode(const fb::Announced& m) {
 
 Result<FlushAck> decode(const fb::FlushAck& m) {
   if (!valid_errno(m.error())) return malformed("bad flush ack");
-  return FlushAck{.file = from_fb(*m.file()), .flush = m.flush(), .error = m.error()};
+  return FlushAck{.file = from_fb(*m.file()),
+                  .flush = m.flush(),
+                  .error = m.error(),
+                  .blocks = m.blocks()};
 }
 
 Result<FetchReply> decode(const fb::FetchReply& m, const Bytes& bulk) {

@@ -109,7 +109,7 @@ class Encoder {
   Result<Encoded> operator()(const FlushAck& m) {
     if (!valid_errno(m.error)) return impossible("bad flush ack");
     auto file = to_fb(m.file);
-    return done(FrameType::FlushAck, fb::CreateFlushAck(b, &file, m.flush, m.error));
+    return done(FrameType::FlushAck, fb::CreateFlushAck(b, &file, m.flush, m.error, m.blocks));
   }
   Result<Encoded> operator()(const FetchReply& m) {
     if (!valid_errno(m.error) || !valid_bytes(m.data_offset, m.data.size()))

@@ -177,7 +177,7 @@ class Printer {
   void operator()(const Recall& m) {
     fields("Recall", m.file, m.recall, int(m.resource), int(m.to), m.range);
   }
-  void operator()(const FlushAck& m) { fields("FlushAck", m.file, m.flush, m.error); }
+  void operator()(const FlushAck& m) { fields("FlushAck", m.file, m.flush, m.error, m.blocks); }
   void operator()(const FetchReply& m) {
     fields("FetchReply", m.file, m.fetch, m.error, m.data_offset, m.data);
   }
@@ -331,7 +331,7 @@ std::vector<ToAgent> sample_to_agent() {
                  .range = kUnit},
           ShowSize{.file = kFile, .show = 7, .size = 8193},
           Announced{.file = kFile, .announcement = 8, .watched = true},
-          FlushAck{.file = kFile, .flush = 6, .error = ENOSPC},
+          FlushAck{.file = kFile, .flush = 6, .error = ENOSPC, .blocks = 24},
           FetchReply{
               .file = kFile, .fetch = 7, .error = 0, .data_offset = 100, .data = pattern(100, 4)},
           FetchReply{.file = kFile, .fetch = 8, .error = EIO, .data_offset = 0, .data = {}},
