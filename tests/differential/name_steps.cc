@@ -23,8 +23,10 @@ std::string listing(int fd) {
   }
   std::vector<std::string> names;
   errno = 0;
+  // Whether a removed directory still lists itself is each file system's own.
   while (const dirent* entry = ::readdir(dir))
-    names.push_back(fmt::format("{}:{}", entry->d_name, static_cast<int>(entry->d_type)));
+    if (std::string_view(entry->d_name) != "." && std::string_view(entry->d_name) != "..")
+      names.push_back(fmt::format("{}:{}", entry->d_name, static_cast<int>(entry->d_type)));
   const std::string end = errno == 0 ? "" : outcome(-1);
   ::closedir(dir);
   std::sort(names.begin(), names.end());
