@@ -105,6 +105,13 @@ int run_cli(int argc, const char* const* argv, const Runners& runners) {
   return status;
 }
 
+// CLI::Range lets "nan" pass, which is not outside of anything.
+std::string check_seconds(const std::string& text) {
+  double seconds = 0;
+  if (CLI::detail::lexical_cast(text, seconds) && seconds >= 0.1 && seconds <= 3600) return {};
+  return fmt::format("{} is no number of seconds from 0.1 to 3600", text);
+}
+
 void tell_error(const std::string& text) { std::fputs(text.c_str(), stderr); }
 
 int complain(const char* subcommand, const std::string& sentence, int status) {

@@ -73,6 +73,14 @@ class AppTest : public ::testing::Test {
   }};
 };
 
+TEST_F(AppTest, SecondsAreNumbers) {
+  for (const char* text : {"nan", "inf", "0", "-1", "soon", ""}) {
+    EXPECT_EQ(run({"status", "--interval", text}).status, 2) << text;
+    EXPECT_EQ(run({"playground", "--dir", root_.c_str(), "--wait", text}).status, 2) << text;
+  }
+  EXPECT_EQ(run({"status", "--interval", "0.5"}).status, 1);
+}
+
 TEST_F(AppTest, WrongUseIsStatus2WithOneHint) {
   const std::vector<std::vector<const char*>> wrong = {
       {},

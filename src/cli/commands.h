@@ -50,6 +50,9 @@ void build_app(CLI::App& app, Context& context);
 // main(), less the process: parses, runs, returns the exit status.
 int run_cli(int argc, const char* const* argv, const Runners& runners);
 
+// For CLI::Option::check: empty when it is a number of seconds from 0.1 to 3600.
+std::string check_seconds(const std::string& text);
+
 // To standard error, come what may: where nobody can be told, that cannot be told either.
 // (fmt::print throws.)
 void tell_error(const std::string& text);

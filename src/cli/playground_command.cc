@@ -35,7 +35,7 @@ void add_playground_command(CLI::App& app, Context& context) {
       "--plain", options->plain,
       "No TLS between the nodes; by default they have a key, kept in DIR/cluster.key");
   command->add_option("--wait", options->wait_seconds, "How long the nodes may take to get ready")
-      ->check(CLI::Range(0.1, 3600.0))
+      ->check(check_seconds)
       ->capture_default_str()
       ->type_name("SECONDS");
   command->footer(

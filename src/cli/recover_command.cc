@@ -53,7 +53,7 @@ struct Kept {
 };
 
 Result<Fd> open_kept(const std::string& directory, const std::string& id) {
-  if (id.empty() || id.find('/') != std::string::npos)
+  if (id.empty() || id.starts_with('.') || id.find('/') != std::string::npos)
     return fail(EINVAL, fmt::format("'{}' is no id; `vremote recover list` shows them", id));
   const std::string path = fmt::format("{}/{}{}", directory, id, node::kRecoverySuffix);
   Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));

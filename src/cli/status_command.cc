@@ -79,7 +79,7 @@ void add_status_command(CLI::App& app, Context& context) {
   command->add_flag("--json", options->json, "Print one line of JSON");
   command->add_flag("--watch", options->watch, "Repeat until interrupted");
   command->add_option("--interval", options->interval, "Seconds between two looks of --watch")
-      ->check(CLI::Range(0.1, 3600.0))
+      ->check(check_seconds)
       ->capture_default_str()
       ->type_name("SECONDS");
   command->footer(
