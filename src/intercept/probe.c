@@ -191,6 +191,7 @@ static void hammer(const char* path) {
   pthread_t threads[17];
   char text[64];
   hammered = path;
+  close(open(path, flags, mode)); /* answered: the supervisor is there, and so is its handler */
   pthread_create(&threads[16], NULL, poke_in_thread, NULL);
   for (int i = 0; i < 16; ++i) pthread_create(&threads[i], NULL, hammer_in_thread, NULL);
   for (int i = 0; i < 16; ++i) pthread_join(threads[i], NULL);

@@ -144,9 +144,10 @@ Result<coherence::Outcome> Store::run(const Caller& caller,
 }
 
 Result<coherence::Outcome> Store::run(const Caller&, const coherence::StatFsCall& call) {
-  // Any file will do: one that has been removed is still of this file system.
+  // One that has been removed is still of this file system; one that never was is not.
   const auto file = acquire(call.file, Keep::No);
-  if (!file && file.error().code != ESTALE) return std::unexpected(file.error());
+  if (!file && (file.error().code != ESTALE || !departed_->attributes(call.file)))
+    return std::unexpected(file.error());
   struct statvfs st {};
   if (::fstatvfs(file ? (*file)->path() : root_.get(), &st) != 0) return fail(errno);
   coherence::FileSystemStats stats;
