@@ -164,7 +164,11 @@ Result<Fd> OpenServer::open_for(const seccomp_notif& call, RemoteOpen& open, Wor
 }
 
 bool OpenServer::still_waiting(uint64_t id) const {
-  return ::ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0;
+  int valid;
+  while ((valid = ::ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_ID_VALID, &id)) < 0 &&
+         errno == EINTR) {  // says nothing about the caller
+  }
+  return valid == 0;
 }
 
 void OpenServer::answer(uint64_t id, int64_t value, int error) {
