@@ -68,8 +68,7 @@ int invite(const node::Config& config, const std::string& guest) {
 }
 
 Result<std::string> read_line() {
-  if (::isatty(STDIN_FILENO) == 1)
-    tell_error(fmt::format("Paste the line of 'vremote cluster invite': "));
+  if (::isatty(STDIN_FILENO) == 1) tell_error("Paste the line of 'vremote cluster invite': ");
   std::string line;
   char c = 0;
   while (line.size() < kLineMax) {

@@ -282,14 +282,20 @@ void Agent::receive(Instant now, const Announced& message, AgentActions& actions
   if_known(now, message.file, actions, [&](FileAgent& f) { f.announced(message); });
 }
 
-void Agent::reset(Instant now, Dirty dirty, AgentActions& actions) {
+template <typename Step>
+void Agent::each_file(Instant now, AgentActions& actions, Step step) {
   std::vector<FileId> all;
   for (auto& [id, f] : files_) all.push_back(id);
   for (FileId id : all) {
     FileAgent* f = find(id);
-    f->reset(now, dirty, actions);
+    if (f == nullptr) continue;
+    step(*f);
     settle(now, *f, actions);
   }
+}
+
+void Agent::reset(Instant now, Dirty dirty, AgentActions& actions) {
+  each_file(now, actions, [&](FileAgent& f) { f.reset(now, dirty, actions); });
 }
 
 bool Agent::can_be_handed_over() const {
@@ -314,13 +320,7 @@ void Agent::take_over(const KeptFile& kept, uint64_t next_id) {
 }
 
 void Agent::took_over(Instant now, bool same_session, AgentActions& actions) {
-  std::vector<FileId> all;
-  for (auto& [id, f] : files_) all.push_back(id);
-  for (FileId id : all) {
-    FileAgent* f = find(id);
-    f->took_over(now, same_session, actions);
-    settle(now, *f, actions);
-  }
+  each_file(now, actions, [&](FileAgent& f) { f.took_over(now, same_session, actions); });
 }
 
 bool Agent::brought_back() const {
@@ -337,10 +337,7 @@ std::vector<FileId> Agent::open_files() const {
 }
 
 void Agent::settle_all(Instant now, AgentActions& actions) {
-  std::vector<FileId> all;
-  for (auto& [id, f] : files_) all.push_back(id);
-  for (FileId id : all)
-    if (FileAgent* f = find(id)) settle(now, *f, actions);
+  each_file(now, actions, [](FileAgent&) {});
 }
 
 // The one place where time takes something away (T3).
@@ -406,13 +403,7 @@ std::optional<Instant> Agent::next_deadline() const {
 
 void Agent::flush_all(Instant now, AgentActions& actions) {
   look_at_time(now, actions);
-  std::vector<FileId> all;
-  for (auto& [id, f] : files_) all.push_back(id);
-  for (FileId id : all) {
-    FileAgent* f = find(id);
-    f->send_dirty(PageRange::all(), true, actions);
-    settle(now, *f, actions);
-  }
+  each_file(now, actions, [&](FileAgent& f) { f.send_dirty(PageRange::all(), true, actions); });
 }
 
 bool Agent::idle_dirty() const {

@@ -398,6 +398,9 @@ class Agent {
   void set_deadline(FileId id, std::optional<Instant> at);
   void look_at_time(Instant now, AgentActions& actions);
   void suspend(Instant now, AgentActions& actions);
+  // `step` for each file, and what follows from it; a file may go with that.
+  template <typename Step>
+  void each_file(Instant now, AgentActions& actions, Step step);
   void settle_all(Instant now, AgentActions& actions);
 
   std::unique_ptr<AgentShared> shared_;

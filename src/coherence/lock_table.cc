@@ -238,6 +238,17 @@ void LockTable::node_gone(NodeId node, std::vector<Ticket>& woken) {
   for (FileId file : touched) wake(file, woken);
 }
 
+LockCall LockTable::Held::reclaim() const {
+  return {.file = file,
+          .action = LockAction::Reclaim,
+          .kind = kind,
+          .type = lock.type,
+          .owner = lock.owner.id,
+          .start = lock.range.start,
+          .end = lock.range.end,
+          .pid = lock.pid};
+}
+
 std::vector<LockTable::Held> LockTable::all() const {
   std::vector<Held> out;
   for (const auto& [file, locks] : files_)

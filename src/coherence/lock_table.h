@@ -109,6 +109,8 @@ class LockTable {
     FileId file;
     LockKind kind = LockKind::Range;
     HeldLock lock;
+    // What takes it again at a home that has begun anew.
+    LockCall reclaim() const;
   };
   std::vector<Held> all() const;
 

@@ -56,15 +56,7 @@ KeptHome AgentService::kept() {
   if (local_) return out;
   {
     std::lock_guard lock(locks_mutex_);
-    for (const LockTable::Held& h : locks_.all())
-      out.locks.push_back({.file = h.file,
-                           .action = LockAction::Reclaim,
-                           .kind = h.kind,
-                           .type = h.lock.type,
-                           .owner = h.lock.owner.id,
-                           .start = h.lock.range.start,
-                           .end = h.lock.range.end,
-                           .pid = h.lock.pid});
+    for (const LockTable::Held& h : locks_.all()) out.locks.push_back(h.reclaim());
   }
   std::lock_guard lock(calls_mutex_);
   for (const auto& [id, pending] : calls_)

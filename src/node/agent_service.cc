@@ -958,27 +958,18 @@ void AgentService::reclaim_locks(Agent::Dirty dirty) {
     return;
   }
   for (const LockTable::Held& h : held)
-    call({},
-         LockCall{.file = h.file,
-                  .action = LockAction::Reclaim,
-                  .kind = h.kind,
-                  .type = h.lock.type,
-                  .owner = h.lock.owner.id,
-                  .start = h.lock.range.start,
-                  .end = h.lock.range.end,
-                  .pid = h.lock.pid},
-         [this, h](Reply&& reply) {
-           if (reply.error == 0 || reply.error == EIO)
-             return;  // EIO: another session, it is asked again
-           note_lock({.file = h.file,
-                      .kind = h.kind,
-                      .type = LockType::Unlock,
-                      .owner = h.lock.owner.id,
-                      .start = h.lock.range.start,
-                      .end = h.lock.range.end});
-           spdlog::error("{}: process {} has lost its lock on inode {}: {}", home_name_, h.lock.pid,
-                         h.file.inode, strerror(reply.error));
-         });
+    call({}, h.reclaim(), [this, h](Reply&& reply) {
+      if (reply.error == 0 || reply.error == EIO)
+        return;  // EIO: another session, it is asked again
+      note_lock({.file = h.file,
+                 .kind = h.kind,
+                 .type = LockType::Unlock,
+                 .owner = h.lock.owner.id,
+                 .start = h.lock.range.start,
+                 .end = h.lock.range.end});
+      spdlog::error("{}: process {} has lost its lock on inode {}: {}", home_name_, h.lock.pid,
+                    h.file.inode, strerror(reply.error));
+    });
 }
 
 // A file whose last name goes must stay for them.

@@ -20,15 +20,7 @@ std::vector<LockCall> HomeService::own_locks() const {
   std::lock_guard lock(locks_mutex_);
   std::vector<LockCall> out;
   for (const LockTable::Held& h : locks_.all())
-    if (h.lock.owner.node.value == 0)
-      out.push_back({.file = h.file,
-                     .action = LockAction::Reclaim,
-                     .kind = h.kind,
-                     .type = h.lock.type,
-                     .owner = h.lock.owner.id,
-                     .start = h.lock.range.start,
-                     .end = h.lock.range.end,
-                     .pid = h.lock.pid});
+    if (h.lock.owner.node.value == 0) out.push_back(h.reclaim());
   return out;
 }
 
