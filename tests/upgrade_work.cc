@@ -117,7 +117,6 @@ uint64_t Work::rounds(const std::string& name) const {
 }
 
 // ---- data
-// ------------------------------------------------------------------------------------------------------------------------
 
 Work::Round writes_and_reads(const std::string& path, unsigned part) {
   auto fd = std::make_shared<Fd>(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
@@ -196,7 +195,6 @@ Work::Round stores(const std::string& path, unsigned part, unsigned parts) {
 }
 
 // ---- locks
-// ------------------------------------------------------------------------------------------------------------------------
 
 Work::Round counts_under_a_lock(const std::string& path, LockBy how) {
   auto fd = std::make_shared<Fd>(::open(path.c_str(), O_RDWR | O_CLOEXEC));
@@ -221,7 +219,6 @@ Work::Round counts_under_a_lock(const std::string& path, LockBy how) {
 }
 
 // ---- names
-// ------------------------------------------------------------------------------------------------------------------------
 
 Work::Round lists(const std::string& path, unsigned files) {
   return [path, files](uint64_t) -> std::string {

@@ -180,7 +180,8 @@ TEST(AgentLeaseTest, ItHasBroughtBackAllWhenTheHomeHasItAndTheKernelShowsNothing
   w.has_attributes(Exclusive, kSize).has(Exclusive, pages(0, 15)).cached(pages(5, 5), 'A');
   w.opens(1, false).expect("opened 1");
   w.writes(2, 0, 4096, 'W').expect("written 2 @0+4096");
-  w.resets().expect("names lost", "flush @0+4096*W", "flush time", "ask Shared attributes", "purge 5-5");
+  w.resets().expect("names lost", "flush @0+4096*W", "flush time", "ask Shared attributes",
+                    "purge 5-5");
   EXPECT_THAT(w.agent.open_files(), testing::ElementsAre(w.file));
   EXPECT_FALSE(w.agent.brought_back());
   w.acks_flush().expect_nothing();

@@ -111,7 +111,6 @@ TEST(DirtyStoreTest, TheRangeAroundAPageEndsAtTheNextDirtyOne) {
 }
 
 // ---- random operations against plain arrays of bytes
-// ------------------------------------------------------------------------------
 
 // The store, the home's disk behind it, and the same as plain bytes: what readers must see, which
 // bytes are dirty, and which flush carries a page.

@@ -110,7 +110,6 @@ TEST(KernelCacheTest, APageIsSparedUntilTheMomentItsFillSaid) {  // K13
 }
 
 // ---- against a kernel
-// ------------------------------------------------------------------------------------------------------------
 
 constexpr uint64_t kPages = 6;
 

@@ -31,7 +31,6 @@ Lane::Lane(EventLoop& loop, Options options)
     : loop_(loop), options_(std::move(options)), last_heard_(EventLoop::now().ns) {}
 
 // ---- sending
-// ------------------------------------------------------------------------------------------------------------------
 
 void Lane::send(wire::Encoded message, uint32_t generation) {
   std::lock_guard lock(mutex_);
@@ -162,7 +161,6 @@ void Lane::wait_writable_locked() {
 }
 
 // ---- receiving
-// ----------------------------------------------------------------------------------------------------------------
 
 uint64_t Lane::received() const {
   std::lock_guard lock(mutex_);
@@ -308,7 +306,6 @@ bool Lane::read_some() {
 }
 
 // ---- connections
-// --------------------------------------------------------------------------------------------------------------
 
 Status Lane::attach(std::unique_ptr<Stream> stream, FrameReader reader, uint64_t peer_received,
                     std::vector<std::byte> first) {

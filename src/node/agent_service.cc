@@ -73,7 +73,6 @@ AgentService::~AgentService() {
 }
 
 // ---- carrying out
-// -----------------------------------------------------------------------------------------------------------------
 
 template <typename Event>
 void AgentService::with(Shard& shard, Event event) {
@@ -315,7 +314,6 @@ Token AgentService::add_pending(Shard& shard, Pending pending) {
 }
 
 // ---- the kernel's requests
-// -------------------------------------------------------------------------------------------------------
 
 void AgentService::read(Waiting waiting, FileId file, uint64_t offset, uint32_t size, bool fill) {
   Shard& shard = shard_of(file);
@@ -671,7 +669,6 @@ void AgentService::forget(FileId file) {
 }
 
 // ---- names
-// ------------------------------------------------------------------------------------------------------------------------
 
 void AgentService::lookup(Waiting waiting, const Caller& caller, FileId dir, std::string name,
                           ThenFile then) {
@@ -764,7 +761,6 @@ void AgentService::lookup_at_home(Waiting waiting, const Caller& caller, FileId 
 }
 
 // ---- operations
-// -------------------------------------------------------------------------------------------------------------------
 
 uint64_t AgentService::call(Caller caller, Operation operation, ThenReply then, Waiting waiting) {
   const uint64_t id = reserve_call(waiting.request, operation.index());
@@ -873,7 +869,6 @@ bool AgentService::follow_rename(const RenameCall& rename, const std::vector<Cha
 }
 
 // ---- the network
-// ------------------------------------------------------------------------------------------------------------------
 
 void AgentService::receive(ToAgent&& message) {
   if (auto* reply = std::get_if<Reply>(&message)) {

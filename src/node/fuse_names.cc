@@ -317,7 +317,6 @@ void FuseServer::handle(const Context& c, const fuse::Rename& r) {
 }
 
 // ---- listing
-// ----------------------------------------------------------------------------------------------------------------------
 
 // What it had listed and not handed out is asked for again, from where the kernel goes on.
 void FuseServer::add_directory(uint64_t handle) {

@@ -338,7 +338,6 @@ void FuseServer::handle(const Context& c, const fuse::StatFs&) {
 }
 
 // ---- extended attributes
-// ----------------------------------------------------------------------------------------------------------
 
 void FuseServer::reply_text(const Context& c, Reply&& reply, uint32_t size) {
   const auto* text = std::get_if<Text>(&reply.outcome);

@@ -138,7 +138,6 @@ class Guardian {
 };
 
 // ---- the daemon's words
-// ----------------------------------------------------------------------------------------------------------
 
 bool Guardian::arm() {
   auto arms = receive_arms(link_.get());
@@ -184,7 +183,6 @@ void Guardian::word() {
 }
 
 // ---- standing in
-// ------------------------------------------------------------------------------------------------------------------
 
 void Guardian::look() {
   if (!channel_) return;
@@ -333,7 +331,6 @@ void Guardian::give_back() {
 }
 
 // ---- the end
-// ----------------------------------------------------------------------------------------------------------------------
 
 void Guardian::end_connection(const std::string& why) {
   quit_ = true;

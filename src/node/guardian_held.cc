@@ -32,7 +32,6 @@ std::string safe(std::string name) {
 }  // namespace
 
 // ---- recovery files
-// --------------------------------------------------------------------------------------------------------------
 
 GuardianRecovery::File* GuardianRecovery::file_of(uint64_t node) {
   if (auto it = files_.find(node); it != files_.end()) return &it->second;
@@ -108,7 +107,6 @@ void GuardianRecovery::remove() {
 }
 
 // ---- requests
-// --------------------------------------------------------------------------------------------------------------------
 
 // True: it needs no daemon.
 bool GuardianHeld::answer(const fuse::Request& request) {

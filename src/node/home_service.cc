@@ -268,7 +268,6 @@ HomeService::LockCounts HomeService::lock_counts() const {
 }
 
 // ---- locks
-// ------------------------------------------------------------------------------------------------------------------------
 
 void HomeService::reply_lock(FileId file, LockTable::Ticket ticket, int error, Outcome outcome,
                              std::vector<FileId>& touched) {
@@ -571,7 +570,6 @@ bool HomeService::run(ServeFetch& action, bool may_block) {
 }
 
 // ---- operations
-// -------------------------------------------------------------------------------------------------------------------
 
 void HomeService::start(NodeId node, Call&& call) {
   bool too_many = false;

@@ -803,7 +803,6 @@ std::vector<AgentService*> NodeDaemon::agents() const {
 }
 
 // ---- the control socket
-// -----------------------------------------------------------------------------------------------------------
 
 std::string NodeDaemon::control(const std::string& request) {
   auto name = control::request_name(request);

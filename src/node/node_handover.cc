@@ -33,7 +33,6 @@ void sleep_ms(int64_t ms) { std::this_thread::sleep_for(std::chrono::millisecond
 }  // namespace
 
 // ---- leaving
-// ----------------------------------------------------------------------------------------------------------------------
 
 // While it lives, no loop runs anything; what was posted before has run.
 class NodeDaemon::LoopsBlocked {
@@ -239,7 +238,6 @@ Result<Handover> NodeDaemon::leave() const {
 }
 
 // ---- taking over
-// ------------------------------------------------------------------------------------------------------------------
 
 Status NodeDaemon::take_over_homes() {
   for (const Handover::Home& home : before_->homes) {
