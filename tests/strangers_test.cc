@@ -192,7 +192,7 @@ class StrangersTest : public FaultsTest {
     }
     EXPECT_EQ(put(top_ + "/outside", kSecret), 0);
     nodes(1, extra).start_all();
-    key_.emplace(*net::read_key_file(top_ + "/cluster.key"));
+    key_.emplace(net::read_key_file(top_ + "/cluster.key")->newest());
   }
   void TearDown() override {
     // Whatever was said: the daemon lives, and what it must keep is as it was.

@@ -12,39 +12,14 @@
 #include <fstream>
 
 #include "faults_support.h"
+#include "support/program.h"
 #include "upgrade_work.h"
 
 namespace vremote::live {
 namespace {
 
-struct Ended {
-  int status = 0;
-  std::string text;
-};
-
-// Runs the program with these arguments; both outputs in one text.
 Ended run(std::vector<std::string> arguments) {
-  int ends[2];
-  EXPECT_EQ(0, ::pipe2(ends, O_CLOEXEC));
-  Fd out(ends[0]), in(ends[1]);
-  const pid_t pid = in_child([&] {
-    ::dup2(in.get(), STDOUT_FILENO);
-    ::dup2(in.get(), STDERR_FILENO);
-    std::vector<char*> argv;
-    for (std::string& a : arguments) argv.push_back(a.data());
-    argv.push_back(nullptr);
-    ::execv(VREMOTE_PROGRAM, argv.data());
-    return 127;
-  });
-  in.reset();
-  Ended ended;
-  char piece[512];
-  for (ssize_t n = 0; (n = ::read(out.get(), piece, sizeof piece)) > 0;)
-    ended.text.append(piece, static_cast<size_t>(n));
-  int status = 0;
-  ::waitpid(pid, &status, 0);
-  ended.status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  return ended;
+  return run_program(VREMOTE_PROGRAM, std::move(arguments));
 }
 
 class UpgradeTest : public FaultsTest {

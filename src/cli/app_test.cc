@@ -15,7 +15,7 @@
 #include "cli/commands.h"
 #include "control/server.h"
 #include "control/status.h"
-#include "net/cluster_key.h"
+#include "net/key_ring.h"
 #include "node/config.h"
 
 namespace vremote::cli {
@@ -198,6 +198,38 @@ TEST_F(AppTest, TwoCommandsAddANode) {
   EXPECT_EQ(other.status, 1);
   EXPECT_THAT(other.err, HasSubstr("another key is there"));
   EXPECT_EQ(run({"cluster", "init", "--config", config_.c_str()}).status, 1);
+}
+
+TEST_F(AppTest, AKeyIsChangedInTwoRounds) {
+  const std::string second = root_ / "second.toml", control = root_ / "no.sock";
+  std::ofstream(config_, std::ios::app) << "[control]\nsocket = '" << control << "'\n";
+  std::ofstream(second) << "node = 'n2'\n[cluster]\nname = 'lab'\nkey = '"
+                        << (root_ / "second.key").string() << "'\n[control]\nsocket = '" << control
+                        << "'\n";
+  auto cluster = [&](const char* what, const std::string& config, const std::string& input = {}) {
+    return run({"cluster", what, "--config", config.c_str()}, input);
+  };
+  auto show = [&](const std::string& config) { return cluster("show", config).out; };
+  auto carry = [&] { return cluster("join", second, cluster("invite", config_).out); };
+  EXPECT_EQ(carry().status, 0);
+  const std::string before = show(config_);
+  EXPECT_EQ(cluster("retire", config_).status, 2) << "there is nothing to retire";
+  EXPECT_EQ(cluster("renew", config_).status, 0);
+  EXPECT_THAT(show(config_), HasSubstr("old key " + before.substr(before.size() - 17, 16)));
+  EXPECT_EQ(cluster("renew", config_).status, 2);
+  const Outcome joined = carry();
+  EXPECT_EQ(joined.status, 0) << joined.err;
+  EXPECT_THAT(joined.out, HasSubstr("does not run here"));
+  EXPECT_EQ(show(second), show(config_));
+  EXPECT_EQ(cluster("retire", config_).status, 0);
+  EXPECT_EQ(carry().status, 0);
+  EXPECT_EQ(show(second), show(config_));
+  EXPECT_THAT(show(config_), testing::Not(HasSubstr("old")));
+  EXPECT_NE(show(config_), before);
+  // Two steps behind is too far: nothing shows that these are of the same cluster.
+  EXPECT_EQ(cluster("renew", config_).status, 0);
+  EXPECT_EQ(cluster("retire", config_).status, 0);
+  EXPECT_EQ(carry().status, 1);
 }
 
 TEST_F(AppTest, AGuestsLineIsForThatNodeAndThatCluster) {

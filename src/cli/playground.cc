@@ -30,7 +30,7 @@
 #include "cli/ports.h"
 #include "control/client.h"
 #include "control/status.h"
-#include "net/cluster_key.h"
+#include "net/key_ring.h"
 #include "node/config.h"
 
 namespace vremote::cli {

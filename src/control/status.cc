@@ -52,7 +52,8 @@ Json peer_json(const PeerStatus& peer) {
               {"bytes_in", peer.bytes_in},
               {"bytes_out", peer.bytes_out},
               {"last_error", peer.last_error},
-              {"encrypted", peer.encrypted}};
+              {"encrypted", peer.encrypted},
+              {"older_key", peer.older_key}};
 }
 PeerStatus peer_of(const Json& json) {
   PeerStatus peer;
@@ -68,6 +69,7 @@ PeerStatus peer_of(const Json& json) {
   read_number(json, "bytes_out", peer.bytes_out);
   read(json, "last_error", peer.last_error);
   read(json, "encrypted", peer.encrypted);
+  read(json, "older_key", peer.older_key);
   return peer;
 }
 

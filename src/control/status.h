@@ -20,6 +20,7 @@ struct PeerStatus {
   uint64_t bytes_in = 0, bytes_out = 0;
   std::string last_error;  // empty: none
   bool encrypted = false;  // all that is connected, in both directions
+  bool older_key = false;  // some of that by a key that is to be replaced
 };
 
 struct ExportStatus {

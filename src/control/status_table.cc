@@ -13,9 +13,10 @@ std::string peers_table(const NodeStatus& status) {
       {5, 6, 7, 8});
   for (const PeerStatus& peer : status.peers)
     table.add({peer.name, peer.address, peer.connected ? "connected" : "connecting",
-               !peer.connected  ? "-"
-               : peer.encrypted ? "yes"
-                                : "PLAIN",
+               !peer.connected   ? "-"
+               : !peer.encrypted ? "PLAIN"
+               : peer.older_key  ? "old key"
+                                 : "yes",
                human_duration(peer.since_ms), std::to_string(peer.messages_in),
                std::to_string(peer.messages_out), human_bytes(peer.bytes_in),
                human_bytes(peer.bytes_out), peer.last_error});

@@ -109,6 +109,17 @@ TEST(StatusTest, PlainIsSaidAloud) {
   EXPECT_THAT(status_table(status), HasSubstr("NOT ENCRYPTED"));
 }
 
+TEST(StatusTest, WhoSpeaksByTheOlderKeyIsTold) {
+  NodeStatus status = sample();
+  EXPECT_THAT(status_table(status), Not(HasSubstr("old key")));
+  status.peers[0].older_key = true;
+  EXPECT_THAT(status_table(status), HasSubstr("old key"));
+  auto again = status_from_json(to_json(status));
+  ASSERT_TRUE(again);
+  EXPECT_TRUE(again->peers[0].older_key);
+  EXPECT_FALSE(again->peers[1].older_key);
+}
+
 TEST(StatusTest, MetricsKeepTheirNames) {
   Metrics metrics;
   metrics.add(Counter::FillBytes, 3);

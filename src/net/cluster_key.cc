@@ -146,9 +146,14 @@ ClusterKey ClusterKey::for_guest(std::string node) const {
   return ClusterKey(cluster_, std::move(node), key);
 }
 
+std::string ClusterKey::mark_of(std::string_view node) const {
+  return for_guest(std::string(node)).check();
+}
+
 ClusterKey::Shown ClusterKey::dial(const Dialled& ends) const {
   const char* kind = is_guest() ? "guest" : "member";
-  return {.identity = fmt::format("vremote 1 {} {} {} {}", kind, cluster_, ends.from, ends.to),
+  return {.identity = fmt::format("vremote 2 {} {} {} {} {}", kind, cluster_, ends.from, ends.to,
+                                  is_guest() ? check() : mark_of(ends.to)),
           .secret = is_guest() ? hkdf(secret_, {"to", ends.to})
                                : hkdf(key_of(ends.to), {"from", ends.from})};
 }
@@ -157,15 +162,17 @@ std::optional<ClusterKey::Known> ClusterKey::recognize(std::string_view identity
                                                        std::string_view own_name) const {
   if (identity.size() > kLineMax) return std::nullopt;
   const auto words = words_of(identity);
-  if (words.size() != 6 || words[0] != "vremote" || words[1] != "1" || words[3] != cluster_)
+  if (words.size() != 7 || words[0] != "vremote" || words[1] != "2" || words[3] != cluster_)
     return std::nullopt;
   if (!is_name(words[4]) || !is_name(words[5])) return std::nullopt;
+  const std::string_view mark = words[6];
   Known known{.ends = {std::string(words[4]), std::string(words[5])}, .secret = {}};
   if (words[2] == "guest") {
-    if (is_guest()) return std::nullopt;
+    if (is_guest() || mark != mark_of(known.ends.from)) return std::nullopt;
     known.secret = hkdf(key_of(known.ends.from), {"to", known.ends.to});
   } else if (words[2] == "member") {
     if (is_guest() && (known.ends.to != guest_ || own_name != guest_)) return std::nullopt;
+    if (mark != (is_guest() ? check() : mark_of(known.ends.to))) return std::nullopt;
     known.secret = hkdf(is_guest() ? secret_ : key_of(known.ends.to), {"from", known.ends.from});
   } else {
     return std::nullopt;

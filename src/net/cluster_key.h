@@ -11,8 +11,10 @@
 // 4. A member's secret counts only at the node it names: the guest B could make HKDF(key of B, from
 //    A) for any A, so whoever answers to another name than B must not believe it (rule for those
 //    who use Dialled::to).
+// 5. What is shown says which key it was made of (a digest), so that a node can have two while the
+//    cluster changes from one to the next (key_ring.h).
 //
-// The file and the line that is carried from node to node are the same text:
+// A key as a line:
 //   vremote-cluster-key 1 CLUSTER HEX CHECK
 //   vremote-guest-key 1 CLUSTER NODE HEX CHECK
 // CHECK is made of all before it: a letter lost on the way is noticed, and two nodes can be
@@ -86,16 +88,12 @@ class ClusterKey {
       : cluster_(std::move(cluster)), guest_(std::move(guest)), secret_(secret) {}
   Secret key_of(std::string_view node) const;
   std::string text() const;  // of line(), less the check
+  // Of the key that `node` and all members have.
+  std::string mark_of(std::string_view node) const;
 
   std::string cluster_;
   std::string guest_;
   Secret secret_;
 };
-
-// Reads a key file: a regular file of this user's or root's that nobody else may read. Errors name
-// the file and the mend.
-Result<ClusterKey> read_key_file(const std::string& path);
-// Makes it, mode 0600; EEXIST when there is one already.
-Status write_key_file(const std::string& path, const ClusterKey& key);
 
 }  // namespace vremote::net

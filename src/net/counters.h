@@ -18,6 +18,7 @@ struct LaneStats {
   uint64_t unacknowledged_bytes = 0;
   bool connected = false;
   bool encrypted = false;  // of several lanes: every one that is connected
+  bool older_key = false;  // Stream::of_older_key(); of several lanes: any
   std::array<uint64_t, wire::kFrameTypes> messages_in{}, messages_out{};
 
   LaneStats& operator+=(const LaneStats& other) {
@@ -28,6 +29,7 @@ struct LaneStats {
     unacknowledged_bytes += other.unacknowledged_bytes;
     encrypted =
         connected && other.connected ? encrypted && other.encrypted : encrypted || other.encrypted;
+    older_key = older_key || other.older_key;
     connected = connected || other.connected;
     for (size_t i = 0; i < messages_in.size(); ++i) {
       messages_in[i] += other.messages_in[i];

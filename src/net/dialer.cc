@@ -20,6 +20,7 @@ Dialer::Dialer(EventLoop& loop, Resolver& resolver, HostPort address,
 void Dialer::dial() {
   finish();
   candidate_ = 0;
+  key_ = 0;
   // An address in numbers is resolved here, a name on the resolver's thread: it may take seconds.
   auto numeric = resolve(address_, false, false);
   if (numeric || numeric.error().code != EAGAIN) {
@@ -53,8 +54,18 @@ void Dialer::finish() {
 
 void Dialer::next_or_fail(Error error) {
   finish();
+  key_ = 0;
   if (++candidate_ < candidates_.size()) return connect_next();
   callbacks_.failed(error);
+}
+
+// For a home that has not got the newest key yet (KeyRing, R2).
+bool Dialer::try_other_key() {
+  if (!tls_ || key_ + 1 >= tls_->keys()) return false;
+  finish();
+  ++key_;
+  connect_next();
+  return true;
 }
 
 void Dialer::connect_next() {
@@ -83,7 +94,7 @@ void Dialer::connected() {
   if (!encoded) return next_or_fail(encoded.error());
 
   if (tls_) {
-    auto stream = tls_->connect(std::move(socket_), home_name_);
+    auto stream = tls_->connect(std::move(socket_), home_name_, key_);
     if (!stream) return next_or_fail(stream.error());
     stream_ = std::move(*stream);
   } else {
@@ -129,6 +140,7 @@ void Dialer::on_readable() {
     }
     return next_or_fail({EPROTO, "the other side does not speak our protocol"});
   }
+  if (result.error == EACCES && try_other_key()) return;
   if (result.error != 0)
     return next_or_fail(
         {result.error,

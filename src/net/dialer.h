@@ -42,6 +42,7 @@ class Dialer : public std::enable_shared_from_this<Dialer> {
   void connected();
   void on_readable();
   void next_or_fail(Error error);
+  bool try_other_key();
   void finish();  // forgets the attempt; a callback follows
 
   EventLoop& loop_;
@@ -55,6 +56,7 @@ class Dialer : public std::enable_shared_from_this<Dialer> {
   uint64_t attempt_ = 0;  // a late answer of the resolver belongs to an older one
   std::vector<SocketAddress> candidates_;
   size_t candidate_ = 0;
+  size_t key_ = 0;  // the number of the key that is shown: the newest first, at each candidate
   Fd socket_;
   std::unique_ptr<Stream> stream_;
   FrameReader reader_;

@@ -3,22 +3,23 @@
 #include <fmt/format.h>
 #include <openssl/crypto.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <cstring>
 
 #include "base/fd.h"
-#include "net/cluster_key.h"
+#include "net/key_ring.h"
 
 namespace vremote::net {
 namespace {
 
-constexpr size_t kFileMax = 4096;  // of one line
+constexpr size_t kFileMax = 4096;  // of a line or two
 
 }  // namespace
 
-Result<ClusterKey> read_key_file(const std::string& path) {
+Result<KeyRing> read_key_file(const std::string& path) {
   // Not held up by a FIFO of that name.
   Fd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   if (!file.valid()) {
@@ -42,13 +43,13 @@ Result<ClusterKey> read_key_file(const std::string& path) {
   std::array<char, kFileMax + 1> text;
   const ssize_t n = ::read(file.get(), text.data(), text.size());
   if (n < 0) return fail(errno, fmt::format("{}: {}", path, std::strerror(errno)));
-  auto key = ClusterKey::parse(std::string_view(text.data(), static_cast<size_t>(n)));
+  auto keys = KeyRing::parse(std::string_view(text.data(), static_cast<size_t>(n)));
   OPENSSL_cleanse(text.data(), text.size());
-  if (!key) return fail(key.error().code, fmt::format("{} {}", path, key.error().what));
-  return key;
+  if (!keys) return fail(keys.error().code, fmt::format("{} {}", path, keys.error().what));
+  return keys;
 }
 
-Status write_key_file(const std::string& path, const ClusterKey& key) {
+Status write_key_file(const std::string& path, const KeyRing& keys) {
   Fd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!file.valid()) {
     const int code = errno;
@@ -57,13 +58,33 @@ Status write_key_file(const std::string& path, const ClusterKey& key) {
                                                    "is of no more use"
                                                  : std::strerror(code)));
   }
-  std::string line = key.line();
-  const ssize_t n = ::write(file.get(), line.data(), line.size());
-  const bool whole = n == static_cast<ssize_t>(line.size()) && ::fsync(file.get()) == 0;
+  std::string text = keys.text();
+  const ssize_t n = ::write(file.get(), text.data(), text.size());
+  const bool whole = n == static_cast<ssize_t>(text.size()) && ::fsync(file.get()) == 0;
   const int code = n < 0 || !whole ? (errno != 0 ? errno : EIO) : 0;
-  OPENSSL_cleanse(line.data(), line.size());
+  OPENSSL_cleanse(text.data(), text.size());
   if (whole) return {};
   (void)::unlink(path.c_str());  // half a key is none
+  return fail(code, fmt::format("{}: {}", path, std::strerror(code)));
+}
+
+Status replace_key_file(const std::string& path, const KeyRing& keys) {
+  struct stat old {};
+  if (::stat(path.c_str(), &old) != 0)
+    return fail(errno, fmt::format("{}: {}", path, std::strerror(errno)));
+  const std::string next = path + ".new";
+  (void)::unlink(next.c_str());  // of an attempt that was cut off
+  VR_TRY_VOID(write_key_file(next, keys));
+  if (::chown(next.c_str(), old.st_uid, old.st_gid) == 0 &&
+      ::rename(next.c_str(), path.c_str()) == 0) {
+    const size_t slash = path.rfind('/');
+    const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+    if (Fd dir(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)); dir.valid())
+      (void)::fsync(dir.get());
+    return {};
+  }
+  const int code = errno;
+  (void)::unlink(next.c_str());
   return fail(code, fmt::format("{}: {}", path, std::strerror(code)));
 }
 

@@ -469,7 +469,10 @@ void Lane::schedule_tick() {
   int64_t interval_ms = options_.ping_interval_ms > 0
                             ? options_.ping_interval_ms
                             : std::max<int64_t>(options_.silence_max_ms / 4, 1);
-  tick_timer_ = loop_.call_after(interval_ms * 1'000'000, [this] { tick(); });
+  tick_timer_ = loop_.call_after(interval_ms * 1'000'000, [this] {
+    if (stream_->stale()) return lose({EKEYEXPIRED, "the key has changed"});
+    tick();
+  });
 }
 
 LaneStats Lane::stats() const {
@@ -479,6 +482,7 @@ LaneStats Lane::stats() const {
   stats.unacknowledged_bytes = queue_bytes_;
   stats.connected = stream_ != nullptr;
   stats.encrypted = stream_ != nullptr && stream_->encrypted();
+  stats.older_key = stream_ != nullptr && stream_->of_older_key();
   return stats;
 }
 

@@ -41,6 +41,11 @@ class Stream {
   // More may be had from read() at once, whatever the descriptor says of itself.
   virtual bool buffered() const { return false; }
   virtual bool encrypted() const { return false; }
+  // The keys of this node have changed since, and what it proved itself by is not the newest: to be
+  // made anew. Any thread.
+  virtual bool stale() const { return false; }
+  // Made of a key that is to be replaced. Any thread.
+  virtual bool of_older_key() const { return false; }
   // The ends that both sides have proved to be; nothing where nobody proves anything, and before
   // the first byte was read.
   virtual const Dialled* proven() const { return nullptr; }

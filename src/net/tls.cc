@@ -87,12 +87,25 @@ struct Tls::Contexts {
   }
 };
 
-Tls::Tls(const ClusterKey& key, std::string own_name)
-    : key_(key), own_name_(std::move(own_name)), contexts_(std::make_unique<Contexts>()) {}
+Tls::Tls(KeyRing keys, std::string own_name)
+    : ring_(std::make_shared<const KeyRing>(std::move(keys))),
+      own_name_(std::move(own_name)),
+      contexts_(std::make_unique<Contexts>()) {}
 Tls::~Tls() = default;
 
-Result<std::shared_ptr<const Tls>> Tls::make(const ClusterKey& key, std::string own_name) {
-  std::shared_ptr<Tls> tls(new Tls(key, std::move(own_name)));
+std::shared_ptr<const KeyRing> Tls::ring() const {
+  std::lock_guard lock(mutex_);
+  return ring_;
+}
+void Tls::set_keys(KeyRing keys) {
+  auto next = std::make_shared<const KeyRing>(std::move(keys));
+  std::lock_guard lock(mutex_);
+  ring_ = std::move(next);
+}
+size_t Tls::keys() const { return ring()->keys().size(); }
+
+Result<std::shared_ptr<Tls>> Tls::make(KeyRing keys, std::string own_name) {
+  std::shared_ptr<Tls> tls(new Tls(std::move(keys), std::move(own_name)));
   tls->contexts_->client = SSL_CTX_new(TLS_client_method());
   tls->contexts_->server = SSL_CTX_new(TLS_server_method());
   VR_TRY_VOID(configure(tls->contexts_->client));
@@ -102,22 +115,23 @@ Result<std::shared_ptr<const Tls>> Tls::make(const ClusterKey& key, std::string 
   SSL_CTX_set_verify(tls->contexts_->client, SSL_VERIFY_PEER, nullptr);
   SSL_CTX_set_psk_use_session_callback(tls->contexts_->client, use_session);
   SSL_CTX_set_psk_find_session_callback(tls->contexts_->server, find_session);
-  return std::shared_ptr<const Tls>(std::move(tls));
+  return tls;
 }
 
-Result<std::unique_ptr<Stream>> Tls::connect(Fd fd, const std::string& home_name) const {
+Result<std::unique_ptr<Stream>> Tls::connect(Fd fd, const std::string& home_name,
+                                             size_t key) const {
   SSL* ssl = SSL_new(contexts_->client);
   if (ssl == nullptr) return fail(ENOMEM, "cannot begin TLS: " + openssl_error());
   Dialled ends{.from = own_name_, .to = home_name};
-  auto shown = key_.dial(ends);
   return std::unique_ptr<Stream>(
-      std::make_unique<TlsStream>(*this, std::move(fd), ssl, std::move(ends), std::move(shown)));
+      std::make_unique<TlsStream>(shared_from_this(), std::move(fd), ssl, std::move(ends), key));
 }
 
 Result<std::unique_ptr<Stream>> Tls::accept(Fd fd) const {
   SSL* ssl = SSL_new(contexts_->server);
   if (ssl == nullptr) return fail(ENOMEM, "cannot begin TLS: " + openssl_error());
-  return std::unique_ptr<Stream>(std::make_unique<TlsStream>(*this, std::move(fd), ssl));
+  return std::unique_ptr<Stream>(
+      std::make_unique<TlsStream>(shared_from_this(), std::move(fd), ssl));
 }
 
 FirstBytes look_at_first_bytes(int fd) {

@@ -7,7 +7,8 @@
 //    nothing is read before its end. Whoever has not the key never gets a byte of ours that is not
 //    part of the handshake.
 // 3. After a record that is damaged, out of order or repeated the stream is of no more use.
-// 4. Traffic keys are renewed long before the number of records that AES-GCM is good for (RFC 8446,
+// 4. When the keys of this node change, a connection that is not of the newest is made anew.
+// 5. Traffic keys are renewed long before the number of records that AES-GCM is good for (RFC 8446,
 //    5.5).
 //
 // Encryption runs on the thread that sends or receives. The OpenSSL object is under a lock because
@@ -15,22 +16,28 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "base/fd.h"
 #include "base/result.h"
-#include "net/cluster_key.h"
+#include "net/key_ring.h"
 #include "net/stream.h"
 
 namespace vremote::net {
 
-class Tls {
+class Tls : public std::enable_shared_from_this<Tls> {
  public:
   // Of the node `own_name`. Thread-safe from then on.
-  static Result<std::shared_ptr<const Tls>> make(const ClusterKey& key, std::string own_name);
+  static Result<std::shared_ptr<Tls>> make(KeyRing keys, std::string own_name);
   ~Tls();
 
-  Result<std::unique_ptr<Stream>> connect(Fd fd, const std::string& home_name) const;
+  // From now on; connections of others than the newest become stale().
+  void set_keys(KeyRing keys);
+  size_t keys() const;  // how many
+  // Shows the key of this number, 0 the newest (the oldest, when there are not so many).
+  Result<std::unique_ptr<Stream>> connect(Fd fd, const std::string& home_name,
+                                          size_t key = 0) const;
   Result<std::unique_ptr<Stream>> accept(Fd fd) const;
 
   const std::string& own_name() const { return own_name_; }
@@ -40,8 +47,11 @@ class Tls {
  private:
   friend class TlsStream;
   struct Contexts;
-  Tls(const ClusterKey& key, std::string own_name);
-  const ClusterKey key_;
+  Tls(KeyRing keys, std::string own_name);
+  std::shared_ptr<const KeyRing> ring() const;
+
+  mutable std::mutex mutex_;
+  std::shared_ptr<const KeyRing> ring_;
   const std::string own_name_;
   uint64_t rekey_bytes_ = uint64_t{16} << 30;
   std::unique_ptr<Contexts> contexts_;

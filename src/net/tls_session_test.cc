@@ -104,6 +104,55 @@ TEST(TlsSessionTest, AHomeWithoutTheKeyIsNotBelieved) {
   }
 }
 
+// No message is lost while the key of the cluster changes under a session, whoever changes first;
+// who has only the old key is out at the end.
+TEST(TlsSessionTest, AKeyIsChangedUnderASession) {
+  const KeyRing old(test_key()), both = *old.renewed(), only_new = both.without_older();
+  for (const bool home_first : {true, false}) {
+    const auto home_keys = *Tls::make(old, "home"), agent_keys = *Tls::make(old, "n1");
+    TestHome home(1, 0, [&](HomeServerOptions& o) {
+      o.tls = home_keys;
+      o.silence_max_ms = 1000;
+    });
+    TestAgent agent(home.address(), "n1", 11, [&](AgentSessionOptions& o) {
+      o.tls = agent_keys;
+      o.home_name = "home";
+      o.ping_interval_ms = 50;
+    });
+    uint64_t sent = 0;
+    auto speaks = [&] {
+      for (int i = 0; i < 20; ++i)
+        ASSERT_TRUE(agent.session->send(0, numbered_to_home(++sent, 1000)));
+      ASSERT_TRUE(home.journal.until([&] { return home.seen.count == sent; }));
+    };
+    auto of_older_key = [&] {
+      bool any = false;
+      for (const LaneStats& lane : agent.session->stats())
+        any = any || lane.older_key || !lane.connected;
+      for (const LaneStats& lane : home.server->stats(1))
+        any = any || lane.older_key || !lane.connected;
+      return any;
+    };
+    speaks();
+    (home_first ? home_keys : agent_keys)->set_keys(both);
+    // One end has the new key only beside the other: the old one serves.
+    ASSERT_TRUE(eventually([&] { return agent.session->stats()[0].connections >= 2; }));
+    ASSERT_TRUE(eventually([&] { return agent.session->connected(); }));
+    speaks();
+    ASSERT_TRUE(of_older_key());
+    (home_first ? agent_keys : home_keys)->set_keys(both);
+    ASSERT_TRUE(eventually([&] { return !of_older_key(); })) << "both have it, nobody uses it";
+    speaks();
+    (home_first ? home_keys : agent_keys)->set_keys(only_new);
+    speaks();
+    (home_first ? agent_keys : home_keys)->set_keys(only_new);
+    speaks();
+    EXPECT_THAT(home.journal.look([&] { return home.seen.events; }), ElementsAre("session 1 n1"));
+    TestAgent late(home.address(), "n2", 12, agent_with(*Tls::make(old, "n2")));
+    EXPECT_THAT(first_event(late), HasSubstr("does not take our key"));
+  }
+}
+
 // Flipped bits end connections, and nothing else: not the session, not one message.
 TEST(TlsSessionTest, FlippedBitsAreFoundAndMended) {
   // A flipped bit in a record's length may leave the receiver waiting for the rest.

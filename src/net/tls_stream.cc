@@ -51,23 +51,24 @@ struct TlsStream::Method {
   ~Method() { BIO_meth_free(bio); }
 };
 
-TlsStream::TlsStream(const Tls& tls, Fd fd, SSL* ssl, Dialled ends, ClusterKey::Shown shown)
-    : key_(tls.key_),
-      own_name_(tls.own_name_),
-      rekey_bytes_(tls.rekey_bytes_),
+TlsStream::TlsStream(std::shared_ptr<const Tls> tls, Fd fd, SSL* ssl, Dialled ends, size_t key)
+    : tls_(std::move(tls)),
+      ring_(tls_->ring()),
+      key_(&ring_->keys()[std::min(key, ring_->keys().size() - 1)]),
+      rekey_bytes_(tls_->rekey_bytes_),
       is_server_(false),
       fd_(std::move(fd)),
       ssl_(ssl),
       ends_(std::move(ends)),
-      shown_(std::move(shown)) {
+      shown_(key_->dial(ends_)) {
   attach_bio();
   SSL_set_connect_state(ssl_);
 }
 
-TlsStream::TlsStream(const Tls& tls, Fd fd, SSL* ssl)
-    : key_(tls.key_),
-      own_name_(tls.own_name_),
-      rekey_bytes_(tls.rekey_bytes_),
+TlsStream::TlsStream(std::shared_ptr<const Tls> tls, Fd fd, SSL* ssl)
+    : tls_(std::move(tls)),
+      ring_(tls_->ring()),
+      rekey_bytes_(tls_->rekey_bytes_),
       is_server_(true),
       fd_(std::move(fd)),
       ssl_(ssl) {
@@ -90,11 +91,17 @@ void TlsStream::attach_bio() {
 TlsStream* TlsStream::of(const SSL* ssl) { return static_cast<TlsStream*>(SSL_get_app_data(ssl)); }
 
 std::optional<Secret> TlsStream::recognize(std::string_view identity) {
-  auto known = key_.recognize(identity, own_name_);
+  auto known = ring_->recognize(identity, tls_->own_name());
   if (!known) return std::nullopt;
-  ends_ = std::move(known->ends);
-  return known->secret;
+  key_ = known->key;
+  ends_ = std::move(known->by.ends);
+  return known->by.secret;
 }
+
+bool TlsStream::of_older_key() const {
+  return key_ != nullptr && key_->line() != tls_->ring()->newest().line();
+}
+bool TlsStream::stale() const { return tls_->ring() != ring_ && of_older_key(); }
 
 int TlsStream::bio_read(BIO* bio, char* data, int size) {
   auto* self = static_cast<TlsStream*>(BIO_get_data(bio));

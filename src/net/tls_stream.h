@@ -16,9 +16,10 @@ namespace vremote::net {
 
 class TlsStream : public Stream {
  public:
-  // Takes over `ssl`. A client has `ends` and what it shows, a server learns them.
-  TlsStream(const Tls& tls, Fd fd, SSL* ssl, Dialled ends, ClusterKey::Shown shown);
-  TlsStream(const Tls& tls, Fd fd, SSL* ssl);
+  // Takes over `ssl`. A client has `ends` and a key to show, a server learns them.
+  // `key`: the number of the key it shows (Tls::connect()).
+  TlsStream(std::shared_ptr<const Tls> tls, Fd fd, SSL* ssl, Dialled ends, size_t key);
+  TlsStream(std::shared_ptr<const Tls> tls, Fd fd, SSL* ssl);
   ~TlsStream() override;
 
   int fd() const override { return fd_.get(); }
@@ -27,6 +28,8 @@ class TlsStream : public Stream {
   bool pending() const override { return sent_ < sending_.size(); }
   bool buffered() const override { return !drained_ && established_; }
   bool encrypted() const override { return true; }
+  bool stale() const override;
+  bool of_older_key() const override;
   const Dialled* proven() const override { return established_ ? &ends_ : nullptr; }
 
   // For the callbacks of the handshake.
@@ -48,8 +51,9 @@ class TlsStream : public Stream {
   bool send_pending(IoResult& result);  // false: the socket is full, or failed
   void renew_keys();
 
-  const ClusterKey key_;
-  const std::string own_name_;
+  const std::shared_ptr<const Tls> tls_;
+  const std::shared_ptr<const KeyRing> ring_;  // as it was at the beginning
+  const ClusterKey* key_ = nullptr;            // of ring_: what the connection is made of
   const uint64_t rekey_bytes_;
   const bool is_server_;
   Fd fd_;

@@ -142,6 +142,38 @@ TEST_F(TlsTest, AGuestsDialToItselfIsRecognizedElsewhere) {
   EXPECT_EQ(ends.server->proven()->to, "g") << "a home named b must refuse it (HomeServer)";
 }
 
+TEST_F(TlsTest, AnOlderKeyIsTakenWhileItIsThere) {
+  const KeyRing both = *KeyRing(key_).renewed();
+  const auto home = *Tls::make(both, "b");
+  auto greets = [&](const std::shared_ptr<const Tls>& agent, size_t key) {
+    auto [left, right] = sockets();
+    Ends ends{std::move(*agent->connect(std::move(left), "b", key)),
+              std::move(*home->accept(std::move(right)))};
+    say(*ends.client, "hello");
+    const bool heard = settle(ends).by_server == "hello";
+    EXPECT_EQ(heard, ends.server->proven() != nullptr);
+    return heard ? std::move(ends) : Ends();
+  };
+  Ends by_old = greets(a_, 0);
+  ASSERT_TRUE(by_old.server);
+  EXPECT_TRUE(by_old.server->of_older_key());
+  EXPECT_FALSE(by_old.server->stale()) << "it was made of what there was";
+  const auto agent = *Tls::make(both, "a");
+  Ends by_new = greets(agent, 0);
+  ASSERT_TRUE(by_new.server);
+  EXPECT_FALSE(by_new.server->of_older_key());
+  ASSERT_TRUE(greets(agent, 1).server);
+  home->set_keys(both.without_older());
+  EXPECT_TRUE(by_old.server->stale());
+  EXPECT_FALSE(by_new.server->stale());
+  EXPECT_FALSE(greets(a_, 0).server);
+  EXPECT_FALSE(greets(agent, 1).server);
+  EXPECT_TRUE(greets(agent, 0).server);
+  // This end learns it too, when its own keys change.
+  EXPECT_FALSE(by_old.client->stale());
+  EXPECT_FALSE(by_new.client->stale());
+}
+
 TEST_F(TlsTest, BytesOfAllSizesArriveWholeWhileBothSidesTalk) {
   auto rekeying = std::const_pointer_cast<Tls>(tls_of(key_, "a"));
   rekeying->set_rekey_bytes(100'000);  // some hundred times below

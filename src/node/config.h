@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "net/cluster_key.h"
+#include "net/key_ring.h"
 #include "node/access.h"
 
 namespace vremote::node {
@@ -98,7 +98,7 @@ Result<Config> read_config(const std::string& path);
 Result<Config> load_config(const std::string& path);
 // The key of the node's cluster (docs/security.md), which must be that of this cluster, and of this
 // node when it is a guest's.
-Result<net::ClusterKey> load_key(const Config& config);
+Result<net::KeyRing> load_key(const Config& config);
 
 // A commented node.toml to start from; parse_config accepts it.
 std::string_view config_example();

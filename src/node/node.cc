@@ -147,16 +147,6 @@ void NodeDaemon::receive_own(ToHome&& message) {
   }
 }
 
-Status NodeDaemon::start_tls() {
-  if (!config_.tls) return {};
-  VR_TRY(key, load_key(config_));
-  spdlog::info("connections are encrypted: cluster {}, {} {}", key.cluster(),
-               key.is_guest() ? "guest key" : "key", key.check());
-  VR_TRY(tls, net::Tls::make(key, config_.node));
-  tls_ = std::move(tls);
-  return {};
-}
-
 AgentOptions NodeDaemon::agent_options() const {
   AgentOptions options;
   options.writable_mappings = allow_mmap_;
@@ -819,9 +809,10 @@ std::string NodeDaemon::control(const std::string& request) {
   if (*name == "namespace") return namespace_json();
   if (*name == "blocked") return blocked();
   if (*name == "upgrade") return ask_upgrade(request);
+  if (*name == "keys") return reload_keys();
   return control::error_reply(
       "unknown request '" + *name +
-      "'; known are status, blocked, namespace, upgrade, upgrade_state and ping");
+      "'; known are status, blocked, namespace, upgrade, upgrade_state, keys and ping");
 }
 
 std::string NodeDaemon::namespace_json() const {
@@ -865,6 +856,7 @@ control::NodeStatus NodeDaemon::status() const {
       if (session.node_name == p.name)
         for (const net::LaneStats& lane : server_->stats(session.id)) sum += lane;
     p.encrypted = sum.encrypted;
+    p.older_key = sum.older_key;
     p.bytes_in = sum.bytes_in;
     p.bytes_out = sum.bytes_out;
     // Messages of the protocol; pings and acknowledgements of the transport count as bytes only.

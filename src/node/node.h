@@ -74,6 +74,7 @@ class NodeDaemon {
   void receive_from(net::SessionId session, coherence::ToHome&& message);
   void receive_own(coherence::ToHome&& message);
   Status start_tls();
+  std::string reload_keys();
   Status open_stores();
   void watch_exports();
   Status start_server();
@@ -127,7 +128,7 @@ class NodeDaemon {
   bool allow_mmap_ = false;
   std::atomic<bool> ready_{false};
   std::atomic<const fuse::Channel*> notify_{nullptr};
-  std::shared_ptr<const net::Tls> tls_;  // null: plain
+  std::shared_ptr<net::Tls> tls_;  // null: plain
   const std::vector<ExportAccess> access_;
   const NodeRights own_rights_;
 

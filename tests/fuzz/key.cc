@@ -6,7 +6,7 @@
 
 #include "base/check.h"
 #include "fuzz/targets.h"
-#include "net/cluster_key.h"
+#include "net/key_ring.h"
 
 namespace vremote::fuzz {
 namespace {
@@ -67,6 +67,14 @@ void read_identity(std::string_view identity) {
   }
 }
 
+void read_ring(std::string_view text) {
+  const auto ring = net::KeyRing::parse(text);
+  if (!ring) return;
+  VR_CHECK(!ring->keys().empty() && ring->keys().size() <= net::KeyRing::kKeysMax);
+  const auto again = net::KeyRing::parse(ring->text());
+  VR_CHECK(again && *again == *ring);
+}
+
 }  // namespace
 
 void key(std::span<const std::byte> bytes) {
@@ -75,6 +83,10 @@ void key(std::span<const std::byte> bytes) {
   read_line(text);
   read_line(with_check(text));
   read_identity(text);
+  read_ring(text);
+  const size_t end = text.find('\n');
+  if (end != std::string_view::npos)
+    read_ring(with_check(text.substr(0, end)) + "\n" + with_check(text.substr(end + 1)));
 }
 
 }  // namespace vremote::fuzz

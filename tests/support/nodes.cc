@@ -24,7 +24,7 @@
 #include "base/check.h"
 #include "base/fd.h"
 #include "control/client.h"
-#include "net/cluster_key.h"
+#include "net/key_ring.h"
 #include "support/guard.h"
 
 namespace vremote::live {
