@@ -162,6 +162,14 @@ TEST(AgentTest, ForgottenFileReleasesItsLeases) {
   EXPECT_EQ(w.agent.counts().files, 0u);
 }
 
+TEST(AgentTest, ALeaseIsGivenBackAlsoAfterARefusalWithoutANumber) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, kSize).has(Shared, PageRange::all());
+  w.writes(1, 0, 4096, 'W').discard().refuses_at_the_door(EROFS).expect("error 1 30");
+  w.forgets().expect("release");
+  EXPECT_EQ(w.agent.counts().files, 0u);
+}
+
 TEST(AgentTest, AForgottenFileIsFlushedBeforeItIsReleased) {
   AgentWorld w;
   w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all());

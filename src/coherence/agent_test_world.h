@@ -214,6 +214,21 @@ class AgentWorld {
       agent.receive(now_, std::move(grant), actions_);
     });
   }
+  // This node may not have the oldest of the data asked for. What is refused at the home's door has
+  // no number.
+  AgentWorld& refuses_at_the_door(int32_t error) {
+    return event([&] {
+      std::optional<LeaseRequest> request = next_request(Resource::Data);
+      if (!request) return;
+      agent.receive(now_,
+                    Grant{.file = file,
+                          .request = request->request,
+                          .resource = Resource::Data,
+                          .range = request->range,
+                          .error = error},
+                    actions_);
+    });
+  }
   // What later grants of Attributes say.
   // On the disk nothing of the file has a place yet.
   AgentWorld& has_no_blocks() {

@@ -218,7 +218,8 @@ void FileAgent::size_pushed(uint64_t push, bool there) {
 }
 
 void FileAgent::granted(Instant now, Grant message, AgentActions&) {
-  seen_ = message.sequence;  // counts at the home whether it worked or not
+  // Counts at the home whether it worked or not; a refusal at its door has no number.
+  if (message.sequence != 0) seen_ = message.sequence;
   if (forgotten_ && !release_at_) release_at_ = now + shared_.options.offer_ns;
   switch (message.resource) {
     case Resource::Entries:

@@ -61,5 +61,22 @@ inline bool valid(const coherence::CopyCall& c) {
 }
 inline bool valid(coherence::Resource resource) { return resource <= coherence::Resource::Data; }
 inline bool valid(coherence::LeaseMode mode) { return mode <= coherence::LeaseMode::Exclusive; }
+// What gives nothing says why. A node that was refused at the door was given no number.
+inline bool valid(const coherence::Grant& m) {
+  if (!valid(m.resource) || !valid(m.mode) || !valid_range(m.resource, m.range) ||
+      !valid_errno(m.error) || m.size_floor > kOffsetMax || !valid(m.attributes) ||
+      !valid_bytes(m.data_offset, m.data.size()))
+    return false;
+  return m.error != 0 ||
+         (m.sequence != 0 && m.mode != coherence::LeaseMode::None && !m.range.empty() &&
+          (m.mode != coherence::LeaseMode::Update ||
+           m.resource == coherence::Resource::Attributes));
+}
+// Recalls are numbered from 1: an agent names by 0 what it gives up unasked.
+inline bool valid(const coherence::Recall& m) {
+  return m.recall != 0 && valid(m.resource) && valid_range(m.resource, m.range) &&
+         !m.range.empty() &&
+         (m.to == coherence::LeaseMode::None || m.to == coherence::LeaseMode::Shared);
+}
 
 }  // namespace vremote::wire

@@ -96,6 +96,19 @@ TEST(CodecTest, TheSenderRefusesWhatTheReceiverWouldRefuse) {
                                     .range = {0, 2}}),
             EINVAL);
   EXPECT_EQ(send_error(LeaseRequest{.file = {}, .mode = LeaseMode{4}, .range = {0, 2}}), EINVAL);
+  Recall recall{.file = {}, .recall = 1, .to = LeaseMode::Shared, .range = {0, 2}};
+  EXPECT_TRUE(encode(ToAgent(recall)));
+  recall.to = LeaseMode::Exclusive;
+  EXPECT_FALSE(encode(ToAgent(recall)));
+  recall.to = LeaseMode::None;
+  recall.recall = 0;
+  EXPECT_FALSE(encode(ToAgent(recall)));
+  Grant grant{.file = {}, .sequence = 1, .mode = LeaseMode::Shared, .range = {0, 2}};
+  EXPECT_TRUE(encode(ToAgent(grant)));
+  grant.mode = LeaseMode::None;
+  EXPECT_FALSE(encode(ToAgent(grant)));
+  grant.error = EROFS;
+  EXPECT_TRUE(encode(ToAgent(grant)));
   Flush big{.file = {}, .flush = 1, .extents = {{0, pattern(kBulkMax, 1)}}, .attributes = {}};
   EXPECT_EQ(send_error(big), 0);
   big.extents.push_back({kBulkMax, pattern(1, 1)});

@@ -1,5 +1,6 @@
 #include "wire/codec.h"
 #include "wire/operation_codec.h"
+#include "wire/vector_alignment.h"
 
 namespace vremote::wire {
 namespace {
@@ -40,6 +41,7 @@ Result<Flush> decode(const fb::Flush& m, const Bytes& bulk) {
   out.flush = m.flush();
   if (m.attributes() != nullptr) out.attributes = from_fb(*m.attributes());
   if (!valid(out.attributes)) return malformed("bad attributes in a flush");
+  if (!is_aligned(m.extents())) return malformed("bad extents in a flush");
   if (m.extents() != nullptr) {
     out.extents.reserve(
         m.extents()->size());  // bounded by the header, which holds 16 bytes for each
@@ -102,10 +104,7 @@ Result<Grant> decode(const fb::Grant& m, const Bytes& bulk) {
             .watched = m.watched(),
             .data_offset = m.data_offset(),
             .data = std::move(*data)};
-  if (!valid(out.resource) || !valid(out.mode) || !valid_range(out.resource, out.range) ||
-      !valid_errno(out.error) || out.size_floor > kOffsetMax || !valid(out.attributes) ||
-      !valid_bytes(out.data_offset, out.data.size()))
-    return malformed("bad grant");
+  if (!valid(out)) return malformed("bad grant");
   return out;
 }
 
@@ -115,8 +114,7 @@ Result<Recall> decode(const fb::Recall& m) {
              .resource = Resource{m.resource()},
              .to = LeaseMode{m.to()},
              .range = from_fb(*m.range())};
-  if (!valid(out.resource) || !valid(out.to) || !valid_range(out.resource, out.range))
-    return malformed("bad recall");
+  if (!valid(out)) return malformed("bad recall");
   return out;
 }
 

@@ -73,10 +73,7 @@ class Encoder {
   }
 
   Result<Encoded> operator()(const Grant& m) {
-    if (!valid(m.resource) || !valid(m.mode) || !valid_range(m.resource, m.range) ||
-        !valid_errno(m.error) || m.size_floor > kOffsetMax || !valid(m.attributes) ||
-        !valid_bytes(m.data_offset, m.data.size()))
-      return impossible("bad grant");
+    if (!valid(m)) return impossible("bad grant");
     auto file = to_fb(m.file);
     auto range = to_fb(m.range);
     auto attributes = to_fb(m.attributes);
@@ -89,8 +86,7 @@ class Encoder {
                                 &data, m.has_xattrs, m.watched));
   }
   Result<Encoded> operator()(const Recall& m) {
-    if (!valid(m.resource) || !valid(m.to) || !valid_range(m.resource, m.range))
-      return impossible("bad recall");
+    if (!valid(m)) return impossible("bad recall");
     auto file = to_fb(m.file);
     auto range = to_fb(m.range);
     return done(FrameType::Recall,
