@@ -12,6 +12,7 @@
 
 #include "handover_generated.h"
 #include "wire/codec.h"
+#include "wire/vector_alignment.h"
 
 namespace vremote::node {
 
@@ -25,6 +26,7 @@ constexpr size_t kFramesBytesMax = size_t{512} << 20;
 constexpr size_t kDescriptorsMax = 1 << 20;
 constexpr size_t kNamesMax = 4096;  // bytes of one
 constexpr size_t kHomesMax = 4096;
+constexpr int kErrnoMax = 4095;  // the kernel's MAX_ERRNO
 
 using Builder = flatbuffers::FlatBufferBuilder;
 
@@ -179,6 +181,7 @@ FileId id_of(const fb::File& f) {
 template <typename Vector, typename Function>
 Status each(const Vector* vector, Function function) {
   if (vector == nullptr) return {};
+  if (!wire::is_aligned(vector)) return malformed("a list");
   for (const auto* element : *vector) VR_TRY_VOID(function(element));
   return {};
 }
@@ -229,12 +232,13 @@ Result<KeptFile> file_of(const fb::KeptFile& f) {
                .shows = {}};
   if (out.mapping_opens > out.reading_opens || out.reading_opens > out.opens)
     return malformed("handles of a file");
+  if (out.write_error < 0 || out.write_error > kErrnoMax) return malformed("an error");
   if (const fb::Access* a = f.told_access())
     out.told_access = Access{a->mode(), a->uid(), a->gid()};
   VR_TRY_VOID(each(f.recalls(), [&](const fb::Recall* r) -> Status {
     if (r->first() >= r->end() || r->end() > kPageEnd ||
         r->resource() > static_cast<uint8_t>(Resource::Data) ||
-        r->to() > static_cast<uint8_t>(LeaseMode::Exclusive))
+        r->to() > static_cast<uint8_t>(LeaseMode::Shared) || r->recall() == 0)
       return malformed("a recall");
     out.recalls.push_back({out.file,
                            r->recall(),
@@ -261,6 +265,8 @@ Result<net::KeptSession> session_of(const fb::Session& s) {
     to.received = lane->received();
     to.first = lane->first();
     if (to.first == 0 || to.first > wire::kSequenceMax || to.received > wire::kSequenceMax)
+      return malformed("numbers of messages");
+    if (lane->queue() != nullptr && lane->queue()->size() > wire::kSequenceMax - to.first)
       return malformed("numbers of messages");
     return each(lane->queue(), [&](const fb::Frame* frame) -> Status {
       VR_TRY(message, encoded_of(*frame));
@@ -300,11 +306,11 @@ Result<Handover::Home> home_of(const fb::Home& h) {
     VR_TRY(session, session_of(*h.session()));
     out.session = std::move(session);
   }
-  if (h.exports() != nullptr) {
-    VR_TRY(parts, framed(*h.exports()));
-    VR_TRY(welcome, wire::decode_welcome(parts.header));
-    out.exports = std::move(welcome.exports);
-  }
+  if (h.exports() == nullptr) return malformed("a home without exports");
+  VR_TRY(parts, framed(*h.exports()));
+  VR_TRY(welcome, wire::decode_welcome(parts.header));
+  if (welcome.node_name != out.name) return malformed("the exports of another home");
+  out.exports = std::move(welcome.exports);
   return out;
 }
 
@@ -334,6 +340,8 @@ Result<KeptMount> mount_of(const fb::Mount& m) {
     out.locked.push_back({l->handle(), static_cast<LockKind>(l->kind()), l->owner()});
     return {};
   }));
+  if (!wire::is_aligned(m.locked_nodes()) || !wire::is_aligned(m.directories()))
+    return malformed("a list");
   if (m.locked_nodes() != nullptr)
     out.locked_nodes.assign(m.locked_nodes()->begin(), m.locked_nodes()->end());
   if (m.directories() != nullptr)

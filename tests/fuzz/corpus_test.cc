@@ -13,6 +13,7 @@
 #include "fuse/request.h"
 #include "fuzz/targets.h"
 #include "node/config.h"
+#include "node/handover.h"
 #include "node/home_state.h"
 #include "store/journal.h"
 #include "wire/frame.h"
@@ -81,6 +82,9 @@ TEST(CorpusTest, TheCorpusHasValidInputOfEveryKind) {
     identities += store::read_journal(text_of(input), kJournalRoot).size();
   EXPECT_GE(sessions, 10u);
   EXPECT_GE(identities, 30u);
+  size_t records = 0;
+  for (const auto& input : corpus("handover")) records += node::decode_handover(input).has_value();
+  EXPECT_GE(records, 10u);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 namespace vremote::fuzz {
 
 void write_state_seeds(const std::filesystem::path& directory);
+void write_handovers(const std::filesystem::path& directory);
 // After the requests.
 void write_held(const std::filesystem::path& directory);
 

@@ -36,6 +36,12 @@ void key(std::span<const std::byte> bytes);
 void words(std::span<const std::byte> bytes);
 void table(std::span<const std::byte> bytes);
 void held(std::span<const std::byte> bytes);
+// What a daemon leaves to the next one of its node.
+void handover(std::span<const std::byte> bytes);
+// Messages of hostile peers in any order, among events of an honest kernel and honest peers;
+// choices.h.
+void agent(std::span<const std::byte> bytes);
+void home(std::span<const std::byte> bytes);
 
 inline constexpr FileId kJournalRoot{.export_index = 0, .generation = 1, .inode = 2};
 inline constexpr size_t kTablePatch = 12;
@@ -47,7 +53,9 @@ struct Target {
 inline constexpr Target kTargets[] = {
     {"frame", frame},     {"request", request},   {"config", config}, {"recovery", recovery},
     {"journal", journal}, {"sessions", sessions}, {"calls", calls},   {"key", key},
-    {"words", words},     {"table", table},       {"held", held}};
+    {"words", words},     {"table", table},       {"held", held},     {"handover", handover},
+    {"agent", agent},
+    {"home", home}};
 
 // Memory of exactly this size, so that AddressSanitizer sees one byte too far.
 class Exact {

@@ -92,5 +92,6 @@ int main(int argc, char** argv) {
   vremote::fuzz::write_requests(argv[1]);
   vremote::fuzz::write_state_seeds(argv[1]);
   vremote::fuzz::write_held(argv[1]);
+  vremote::fuzz::write_handovers(argv[1]);
   return 0;
 }
