@@ -42,6 +42,18 @@ TEST(AgentHandoverTest, ARecallIsAckedWhenTheKernelShowsNothingOfBefore) {
   EXPECT_EQ(w.agent.statistics().write_backs_without_exclusive, 0u);
 }
 
+TEST(AgentHandoverTest, AWriteBackThatComesAgainIsUnderTheLeaseOfBefore) {
+  AgentWorld w;
+  w.takes_over(mapped_file()).expect_nothing();
+  w.writes_back(2, 'M').discard();
+  w.took_over(true).expect("purge all");
+  w.recalls(pages(2, 2)).discard();
+  w.returns(PageRange::all()).discard();
+  for (int i = 0; i < 4 && !w.agent.idle_dirty(); ++i) w.acks_flush().discard();
+  EXPECT_TRUE(w.agent.idle_dirty());
+  EXPECT_EQ(w.agent.statistics().write_backs_without_exclusive, 0u);
+}
+
 TEST(AgentHandoverTest, NothingIsAnsweredFromLeasesOfBefore) {
   AgentWorld w;
   w.takes_over(mapped_file()).took_over(true).expect("purge all");

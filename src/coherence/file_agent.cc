@@ -67,8 +67,9 @@ void FileAgent::write_back(Instant now, uint64_t offset, const Bytes& bytes, Tim
     actions.push_back(Rescue{id_, {{offset, bytes}}, {.has_mtime = true, .mtime = now_wall}});
     return;
   }
+  // One that the daemon before had read, and not answered, is under the lease that it had.
   if (!leases_.covers(PageRange::of_bytes(offset, bytes.size()), LeaseMode::Exclusive) &&
-      !is_giving_up_all())
+      !is_giving_up_all() && !taking_over_)
     ++shared_.statistics.write_backs_without_exclusive;
   if (dirty_.empty()) dirty_since_ = now;
   // Its size was in the kernel's view already: a write-back never extends the file.
