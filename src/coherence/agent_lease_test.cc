@@ -175,6 +175,28 @@ TEST(AgentLeaseTest, AfterAResetThatKeepsThemBytesGivenUpAreSentAgainToo) {
   w.acks_flush().expect("flushed 2");
 }
 
+// The ack may never have been read by the home that has restarted, which cuts what is flushed at
+// the end of the file that it knows.
+TEST(AgentLeaseTest, AfterAResetThatKeepsThemASizeThatWentWithAnAckIsToldAgain) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, 4096).has(Exclusive, pages(0, 15));
+  w.writes(1, 4096, 64, 'W').expect("written 1 @4096+64");
+  w.recalls_attributes().expect("ack 0-0 size 4160");
+  w.recalls(pages(1, 1)).expect("flush @4096+64*W", "ack 0-1");
+  w.resets().expect("names lost", "flush @4096+64*W size 4160", "flush size 4160");
+}
+
+TEST(AgentLeaseTest, ASizeThatTheHomeHasIsNotToldAgain) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, 4096).has(Exclusive, pages(0, 15));
+  w.writes(1, 4096, 64, 'W').expect("written 1 @4096+64");
+  w.recalls_attributes().expect("ack 0-0 size 4160");
+  w.stats(2).expect("ask Shared attributes");
+  w.grants_attributes(4160).expect("attributes 2 size 4160");
+  w.recalls(pages(1, 1)).expect("flush @4096+64*W", "ack 0-1");
+  w.resets().expect("names lost", "drop attributes", "flush @4096+64*W");
+}
+
 TEST(AgentLeaseTest, ItHasBroughtBackAllWhenTheHomeHasItAndTheKernelShowsNothing) {
   AgentWorld w;
   w.has_attributes(Exclusive, kSize).has(Exclusive, pages(0, 15)).cached(pages(5, 5), 'A');

@@ -316,6 +316,13 @@ class FileAgent {
   Attributes attributes_;    // valid while attributes_mode_ != None
   uint64_t size_floor_ = 0;  // the file is at least this long, for pages under a data lease
   DirtyAttributes dirty_attributes_;
+  // A size that went with the ack of a recall, and not yet is known to have arrived: with a home
+  // that dies before it reads the ack it is lost, and the home cuts flushed bytes at the file's
+  // end. What is flushed from `flush` on came after that ack.
+  struct AckedSize {
+    uint64_t size = 0, flush = 0;
+  };
+  std::optional<AckedSize> acked_size_;
   // The kernel wrote back pages when others could hold the attributes: they must give them up
   // before an msync(2) here returns.
   bool untold_time_ = false;

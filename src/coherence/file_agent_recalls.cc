@@ -71,6 +71,8 @@ bool FileAgent::advance_recall(Instant now, const PendingRecall& recall, AgentAc
                     .watches = reading_opens_ > 0,
                     .busy = false};
       told_in_use_ = opens_ > 0;
+      if (dirty_attributes_.has_size)
+        acked_size_ = {.size = dirty_attributes_.size, .flush = shared_.next_id};
       dirty_attributes_ = {};
       if (!covers(recall.to, LeaseMode::Shared)) drop_attributes(actions);
       turn_.reset();
