@@ -116,7 +116,7 @@ int main(int argc, char** argv) {
   }
   ::umask(022);
   auto cluster = Playground::start(
-      {.program = VREMOTE_PROGRAM, .nodes = 3, .seconds = 150, .base = {}, .keep = false});
+      {.program = VREMOTE_PROGRAM, .nodes = 3, .seconds = 800, .base = {}, .keep = false});
   if (!cluster) {
     std::fprintf(stderr, "%s\n", cluster.error().what.c_str());
     return 1;

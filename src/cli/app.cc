@@ -72,13 +72,21 @@ int run_cli(int argc, const char* const* argv, const Runners& runners) {
   }
   CLI::App app("", "vremote");
   build_app(app, context);
-  // The parser would only say that there is no subcommand.
-  const auto is_first = [&own](const CLI::App* command) { return command->check_name(own[0]); };
-  if (!own.empty() && !own[0].starts_with('-') &&
-      std::ranges::none_of(app.get_subcommands([](const CLI::App*) { return true; }), is_first)) {
-    tell_error(
-        fmt::format("vremote: there is no subcommand '{}'\nTry `vremote --help`.\n", own[0]));
-    return kExitUsage;
+  // The parser would only say that there is no subcommand, at both levels (`vremote cluster X`).
+  const CLI::App* within = &app;
+  std::string called = "vremote";
+  for (const std::string& word : own) {
+    const auto known = within->get_subcommands([](const CLI::App*) { return true; });
+    if (known.empty() || word.starts_with('-')) break;
+    const auto named = std::ranges::find_if(
+        known, [&word](const CLI::App* command) { return command->check_name(word); });
+    if (named == known.end()) {
+      tell_error(
+          fmt::format("{}: there is no subcommand '{}'\nTry `{} --help`.\n", called, word, called));
+      return kExitUsage;
+    }
+    within = *named;
+    called += " " + word;
   }
   try {
     std::reverse(own.begin(), own.end());  // CLI11 wants them last first

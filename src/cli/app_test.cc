@@ -112,6 +112,11 @@ TEST_F(AppTest, WrongUseIsStatus2WithOneHint) {
 TEST_F(AppTest, AWrongWordIsNamedAndTheHintIsThatOfItsSubcommand) {
   EXPECT_EQ(run({"dance"}).err, "vremote: there is no subcommand 'dance'\nTry `vremote --help`.\n");
   EXPECT_THAT(run({"node", "--dance"}).err, testing::EndsWith("Try `vremote node --help`.\n"));
+  EXPECT_EQ(run({"cluster", "dance"}).err,
+            "vremote cluster: there is no subcommand 'dance'\nTry `vremote cluster --help`.\n");
+  const Outcome nowhere = run({"playground", "--dir", ""});
+  EXPECT_EQ(nowhere.status, 2);
+  EXPECT_THAT(nowhere.err, HasSubstr("--dir: the name is empty: give a directory"));
 }
 
 TEST_F(AppTest, HelpIsStatus0AndTeaches) {

@@ -25,6 +25,9 @@ void add_playground_command(CLI::App& app, Context& context) {
       ->type_name("N");
   command->add_option("--dir", options->dir, "Where everything is kept")
       ->required()
+      ->check([](const std::string& dir) {
+        return dir.empty() ? std::string("the name is empty: give a directory") : std::string();
+      })
       ->type_name("DIR");
   command
       ->add_option("--base-port", options->base_port,

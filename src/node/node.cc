@@ -3,13 +3,16 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
+#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <thread>
 
@@ -52,6 +55,43 @@ std::vector<ExportAccess> access_of(const Config& config) {
   return all;
 }
 
+// On a file system that is mounted read-only every flush would fail, long after its write returned:
+// who writes is told at once (EROFS), as with `read_only`.
+Config as_mounted(Config config) {
+  for (ExportConfig& e : config.exports) {
+    struct statvfs disk {};
+    if (e.access.read_only || ::statvfs(e.path.c_str(), &disk) != 0 ||
+        (disk.f_flag & ST_RDONLY) == 0)
+      continue;
+    spdlog::warn(
+        "export {}: {} is on a file system that is mounted read-only: nobody can write to it "
+        "(EROFS) until that is changed and this node restarted; read_only = true says that it is "
+        "meant",
+        e.name, e.path);
+    e.access.read_only = true;
+    e.access.writers.reset();
+  }
+  return config;
+}
+
+// Two daemons over one directory would be two homes of each file, and neither would know what the
+// other gives away. The lock goes with this process; over an upgrade it is taken anew.
+Result<Fd> take_export(const std::string& path) {
+  Fd directory(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!directory.valid())
+    return fail(errno, fmt::format("cannot open {}: {}", path, std::strerror(errno)));
+  if (::flock(directory.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK)
+      return fail(EBUSY,
+                  fmt::format("another node of this machine exports {} (or a program holds a "
+                              "flock(2) on it); stop it or export another directory",
+                              path));
+    // Some network file systems have no such locks.
+    spdlog::debug("export {}: no lock: {}", path, std::strerror(errno));
+  }
+  return directory;
+}
+
 uint32_t lane_of(FileId file, uint32_t lanes) {
   return static_cast<uint32_t>(FileIdHash{}(file) / 7 % lanes);
 }
@@ -60,7 +100,7 @@ uint32_t lane_of(FileId file, uint32_t lanes) {
 
 NodeDaemon::NodeDaemon(const Config& config, Mistakes mistakes, GuardianLink* guardian,
                        std::optional<Handover> before)
-    : config_(config),
+    : config_(as_mounted(config)),
       mistakes_(mistakes),
       guardian_(guardian),
       before_(std::move(before)),
@@ -177,6 +217,11 @@ AgentService::Environment NodeDaemon::environment() {
               }};
 }
 
+// What the user mends there.
+std::unexpected<Error> NodeDaemon::bad_key(const std::string& key, const Error& error) const {
+  return fail(error.code, fmt::format("{}: key '{}': {}", config_.file, key, error.what));
+}
+
 Status NodeDaemon::open_stores() {
   std::error_code error;
   std::filesystem::create_directories(config_.home_dir, error);
@@ -198,9 +243,11 @@ Status NodeDaemon::open_stores() {
             config_.exports[i].name, config_.home_dir, store.error().what);
       store = std::move(without);
     }
-    if (!store)
-      return fail(store.error().code, config_.file + ": key 'export[" + std::to_string(i) +
-                                          "].path': " + store.error().what);
+    const std::string key = fmt::format("export[{}].path", i);
+    if (!store) return bad_key(key, store.error());
+    auto alone = take_export(config_.exports[i].path);
+    if (!alone) return bad_key(key, alone.error());
+    export_locks_.push_back(std::move(*alone));
     stores.push_back(std::move(*store));
   }
   home_ = std::make_unique<HomeService>(
@@ -632,8 +679,9 @@ Status NodeDaemon::start_mount(std::function<void()> ended) {
   fuse::MountOptions options;
   options.name = "vremote:" + config_.node;
   options.allow_suid = config_.mount_suid;
-  VR_TRY(mount, fuse::Mount::mount(config_.mount, options));
-  mount_.emplace(std::move(mount));
+  auto mount = fuse::Mount::mount(config_.mount, options);
+  if (!mount) return bad_key("mount", mount.error());
+  mount_.emplace(std::move(*mount));
   FuseServerOptions server;
   // A request wakes another reader than the one that has just become free: on two processors a
   // second reader costs more than it gives.
@@ -669,11 +717,14 @@ Status NodeDaemon::start_control() {
     VR_TRY(group, group_number(config_.control_group));
     access.group = group;
   }
-  VR_TRY(server,
-         control::ControlServer::start(
-             config_.control_socket,
-             [this](const std::string& request) { return control(request); }, std::move(access)));
-  control_ = std::move(server);
+  auto server = control::ControlServer::start(
+      config_.control_socket, [this](const std::string& request) { return control(request); },
+      std::move(access));
+  if (!server)
+    return bad_key(config_.control_socket == config_.state_dir + "/control.sock" ? "state_dir"
+                                                                                 : "control.socket",
+                   server.error());
+  control_ = std::move(*server);
   return {};
 }
 

@@ -75,6 +75,7 @@ class NodeDaemon {
   void receive_own(coherence::ToHome&& message);
   Status start_tls();
   std::string reload_keys();
+  std::unexpected<Error> bad_key(const std::string& key, const Error& error) const;
   Status open_stores();
   void watch_exports();
   Status start_server();
@@ -140,6 +141,7 @@ class NodeDaemon {
   std::unique_ptr<RecoveryWriter> recovery_;
   std::unique_ptr<KernelNames> kernel_names_;
   std::unique_ptr<AgentService> local_agent_;
+  std::vector<Fd> export_locks_;
   std::unique_ptr<HomeService> home_;
   std::unique_ptr<OutsideWatcher> outside_;
   std::unique_ptr<net::HomeServer> server_;

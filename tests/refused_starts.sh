@@ -1,0 +1,91 @@
+#!/bin/bash
+# A node that must not start as its configuration says, or not quite so: refused_starts.sh VREMOTE
+#
+# Needs root and /dev/fuse. Everything it starts and mounts goes with the namespaces of this script.
+set -uo pipefail
+
+vremote=$(realpath "$1")
+if [ "${2-}" != inside ]; then
+  [ "$(id -u)" -eq 0 ] && [ -e /dev/fuse ] && unshare --mount --net --pid --fork --mount-proc true 2>/dev/null ||
+    { echo "SKIPPED: needs root, namespaces and /dev/fuse"; exit 77; }
+  dir=$(mktemp -d)
+  trap 'rm -rf "$dir"' EXIT
+  timeout -k 5 280 unshare --mount --net --pid --fork --mount-proc --kill-child "$0" "$vremote" inside "$dir"
+  exit
+fi
+
+dir=$3
+failed=0
+wrong() { echo "$*"; failed=1; }
+ip link set lo up
+
+config() { # NAME EXPORT: a node.toml
+  mkdir -p "$dir/$1/mnt" "$2"
+  cat >"$dir/$1/node.toml" <<END
+node = "$1"
+mount = "$dir/$1/mnt"
+state_dir = "$dir/$1/state"
+listen = "127.0.0.1:$((20000 + 10#${1//[^0-9]/}))"
+cluster.tls = "off"
+[[export]]
+name = "of-$1"
+path = "$2"
+END
+}
+start() { # NAME: until it serves; its process is $node
+  "$vremote" node --config "$dir/$1/node.toml" 2>"$dir/$1/err" &
+  node=$!
+  until [ -e "$dir/$1/mnt/of-$1" ]; do
+    kill -0 "$node" 2>/dev/null || { echo "$1 has ended:"; cat "$dir/$1/err"; exit 1; }
+    sleep 0.05
+  done
+}
+refused() { # NAME WORDS: it ends by itself and says so, in one line of the log
+  "$vremote" node --config "$dir/$1/node.toml" 2>"$dir/$1/err"
+  [ $? -eq 2 ] || wrong "$1: another exit status than that of a wrong configuration"
+  grep -qF -- "$2" "$dir/$1/err" || { wrong "$1 did not say: $2"; cat "$dir/$1/err"; }
+}
+
+# One directory, two daemons; also by another path.
+config n1 "$dir/shared"
+config n2 "$dir/shared"
+start n1
+first=$node
+refused n2 "node.toml: key 'export[0].path': another node of this machine exports $dir/shared"
+mkdir "$dir/elsewhere"
+mount --bind "$dir/shared" "$dir/elsewhere"
+config n3 "$dir/elsewhere"
+refused n3 "another node of this machine exports"
+# The next program of the same node is no other node, and goes on to keep others out.
+"$vremote" upgrade --config "$dir/n1/node.toml" >"$dir/n1/upgrade" 2>&1 || { wrong "the upgrade"; cat "$dir/n1/upgrade"; }
+until [ -e "$dir/n1/mnt/of-n1" ]; do sleep 0.05; done
+refused n2 "another node of this machine exports"
+# The lock goes with the process, however that ends.
+kill -KILL "$first"
+wait "$first" 2>/dev/null
+start n2
+kill "$node"
+wait "$node" || wrong "the end of n2"
+
+# A disk that is mounted read-only: told at the start, and to whoever writes at once.
+mkdir "$dir/disk"
+mount -t tmpfs none "$dir/disk"
+echo kept >"$dir/disk/file"
+mount -o remount,ro "$dir/disk"
+config n4 "$dir/disk"
+start n4
+grep -qF "export of-n4: $dir/disk is on a file system that is mounted read-only" "$dir/n4/err" || wrong "no warning of the read-only disk"
+[ "$(cat "$dir/n4/mnt/of-n4/file")" = kept ] || wrong "its file cannot be read"
+said=$( (echo lost >"$dir/n4/mnt/of-n4/file") 2>&1)
+[[ $said == *"Read-only file system"* ]] || wrong "writing there is not refused at once: $said"
+kill "$node"
+wait "$node" || wrong "the end of n4"
+
+# What is wrong is named by its key.
+config n5 "$dir/five"
+touch "$dir/n5/mnt/something"
+refused n5 "node.toml: key 'mount': $dir/n5/mnt is not empty"
+config n6 "$dir/six"
+mkdir -p "$dir/n6/state/control.sock.lock"
+refused n6 "node.toml: key 'state_dir': control socket $dir/n6/state/control.sock: cannot make its lock file"
+exit $failed
