@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -285,6 +286,35 @@ TEST_F(GuardianTest, UnmountingWorksWithoutADaemon) {
   });
   EXPECT_EQ(0, exit_status(umount));
   EXPECT_FALSE(is_mounted(nodes().at(1).mount));
+}
+
+// The descriptors that a process has of files of this size without a name.
+size_t nameless_files_of(pid_t pid, off_t size) {
+  size_t found = 0;
+  std::error_code none;
+  for (const auto& fd :
+       std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fd", none)) {
+    struct stat st {};
+    if (::stat(fd.path().c_str(), &st) == 0 && S_ISREG(st.st_mode) && st.st_nlink == 0 &&
+        st.st_size == size)
+      ++found;
+  }
+  return found;
+}
+
+TEST_F(FaultsTest, AFileWithoutANameGoesWithTheSessionOfItsNode) {
+  constexpr off_t kSize = 54'321;
+  nodes().start_all();
+  const Fd fd = open_at(nodes().path(1, 0), O_TMPFILE | O_RDWR, 0600);
+  if (!fd.valid() && errno == EOPNOTSUPP) GTEST_SKIP() << "this kernel makes none (Linux 6.2)";
+  ASSERT_TRUE(fd.valid()) << strerror(errno);
+  ASSERT_EQ(0, ::ftruncate(fd.get(), kSize));
+  EXPECT_LE(1u, nameless_files_of(nodes().at(0).pid, kSize));
+  nodes().signal(1, SIGKILL);
+  nodes().wait_for_end(1);
+  nodes().start(1);
+  EXPECT_TRUE(eventually([&] { return nodes().connected(1); }));
+  EXPECT_TRUE(eventually([&] { return nameless_files_of(nodes().at(0).pid, kSize) == 0; }));
 }
 
 }  // namespace

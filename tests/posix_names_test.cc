@@ -10,6 +10,7 @@
 #include <mutex>
 #include <set>
 #include <thread>
+#include <utility>
 
 #include "posix_support.h"
 
@@ -39,36 +40,68 @@ int rename2(const std::string& from, const std::string& to, unsigned flags) {
 }
 constexpr unsigned kNoReplace = 1, kExchange = 2;
 
-// A file that is replaced by rename() again and again is read whole, from every node. An open may
-// lose the race twice, once more than the kernel tries it (ESTALE); a file that was opened is
-// there.
+// A file that two nodes replace by rename() all the time is there for everybody, and whole: who has
+// looked the name up gets a file, however often it has been replaced before the open.
 TEST_F(PosixTest, AFileThatIsReplacedIsReadWhole) {
   constexpr size_t kLength = 20'000;
   ASSERT_EQ(0, put(a("f"), std::string(kLength, 'x')));
-  std::atomic<bool> done = false;
-  std::vector<std::thread> readers;
+  std::atomic<int> writing = 2;
+  std::atomic<uint64_t> opened = 0;
+  std::vector<std::thread> threads;
   std::mutex mutex;
   std::string wrong;
-  for (const std::string& path : {a("f"), b("f"), b("f")})
-    readers.emplace_back([&, path] {
+  const auto went_wrong = [&](const std::string& path, int64_t n) {
+    const int error = errno;
+    std::lock_guard lock(mutex);
+    wrong += path + ": " + std::to_string(n) + " " + strerror(error) + " after " +
+             std::to_string(opened) + "\n";
+  };
+  for (const std::string& path : {a("f"), b("f"), b("f"), c("f")})
+    threads.emplace_back([&, path] {
       std::vector<char> buffer(kLength);
-      while (!done) {
+      while (writing > 0) {
+        struct stat st {};
+        if (::stat(path.c_str(), &st) != 0) went_wrong(path + " stat", -1);
         const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-        if (!fd.valid() && errno == ESTALE) continue;
         const ssize_t n = fd.valid() ? ::read(fd.get(), buffer.data(), buffer.size()) : -1;
-        if (n == static_cast<ssize_t>(kLength)) continue;
-        std::lock_guard lock(mutex);
-        wrong = path + ": " + std::to_string(n) + " " + strerror(errno);
+        if (n != static_cast<ssize_t>(kLength)) went_wrong(path, n);
+        ++opened;
       }
     });
-  for (int i = 0; i < 600; ++i) {
-    const std::string fresh = i % 2 == 0 ? a("t") : b("t");
-    EXPECT_EQ(0, put(fresh, std::string(kLength, static_cast<char>('a' + i % 26))));
-    EXPECT_OK(::rename(fresh.c_str(), (i % 2 == 0 ? a("f") : b("f")).c_str()));
-  }
-  done = true;
-  for (std::thread& reader : readers) reader.join();
+  for (const auto& [fresh, path] : {std::pair{a("t1"), a("f")}, std::pair{b("t2"), b("f")}})
+    threads.emplace_back([&, fresh, path] {
+      for (int i = 0; i < 500; ++i) {
+        EXPECT_EQ(0, put(fresh, std::string(kLength, static_cast<char>('a' + i % 26))));
+        EXPECT_OK(::rename(fresh.c_str(), path.c_str()));
+      }
+      --writing;
+    });
+  for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(wrong, "");
+}
+
+// Whoever has looked a name up may open it although it has lost its name since, as on a local disk,
+// where the entry that was found holds the file.
+TEST_F(PosixTest, AFileThatLosesItsNameBetweenLookupAndOpenIsOpened) {
+  for (const std::string& remover : {a("f"), b("f")})
+    for (const std::string& path : {a("f"), b("f"), c("f")}) {
+      SCOPED_TRACE(path + ", removed as " + remover);
+      ASSERT_EQ(0, put(a("f"), "content"));
+      const Fd found = open_at(path, O_PATH);  // a lookup, and no open
+      ASSERT_TRUE(found.valid());
+      ASSERT_OK(::unlink(remover.c_str()));
+      const std::string by_number = "/proc/self/fd/" + std::to_string(found.get());
+      Fd fd = open_at(by_number, O_RDWR);
+      ASSERT_TRUE(fd.valid()) << strerror(errno);
+      EXPECT_EQ("content", read_at(fd, 0, 100));
+      EXPECT_EQ(0, write_at(fd, 3, "ent and more"));
+      Fd again = open_at(by_number, O_RDONLY);
+      ASSERT_TRUE(again.valid()) << strerror(errno);
+      EXPECT_EQ("conent and more", read_at(again, 0, 100));
+      fd = Fd();
+      EXPECT_EQ("conent and more", read_at(again, 0, 100));
+      EXPECT_ERROR(ENOENT, ::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    }
 }
 
 TEST_F(PosixTest, RenameIsSeenAtOnceEverywhere) {

@@ -224,6 +224,11 @@ void Agent::settle_ended(Instant now, uint64_t settle_id, FileId id, AgentAction
   if_known(now, id, actions, [&](FileAgent& f) { f.settle_ended(settle_id); });
 }
 
+void Agent::open_told(Instant now, uint64_t tell, FileId id, bool there, AgentActions& actions) {
+  look_at_time(now, actions);
+  if_known(now, id, actions, [&](FileAgent& f) { f.open_told(tell, there); });
+}
+
 void Agent::receive(Instant now, Grant message, AgentActions& actions) {
   look_at_time(now, actions);
   FileAgent& f = file(message.file);

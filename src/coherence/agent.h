@@ -114,6 +114,11 @@ struct SettleSize {
   bool under_lock = false;
   std::optional<Access> access = {};
 };
+// Tell the home that a file without a name is open here (ReclaimCall), then open_told().
+struct TellOpen {
+  uint64_t tell = 0;
+  FileId file;
+};
 struct SendToHome {
   ToHome message;
 };
@@ -138,7 +143,7 @@ struct Rescue {
 using AgentAction =
     std::variant<ReplyData, ReplyWritten, ReplyOpened, ReplyAttributes, ReplyFlushed,
                  ReplyTruncateReady, ReplyEntries, ReplyError, StartPurge, PushSize, LookAtSize,
-                 SettleSize, DropAttributes, SendToHome, EntriesLost, EndNames, Rescue>;
+                 SettleSize, DropAttributes, TellOpen, SendToHome, EntriesLost, EndNames, Rescue>;
 using AgentActions = std::vector<AgentAction>;
 
 struct AgentOptions {
@@ -181,6 +186,7 @@ struct AgentOptions {
 struct Opening {
   bool reads = true;     // the file may be mapped
   bool may_map = false;  // shared and writable: O_RDWR
+  bool told = false;     // the home knows of it: a file that was made without a name
 };
 
 struct ReadEvent {
@@ -344,6 +350,8 @@ class Agent {
   void names_ended(Instant now, uint64_t ending, FileId dir, AgentActions& actions);
   void size_settled(Instant now, uint64_t settle, FileId file, AgentActions& actions);
   void settle_ended(Instant now, uint64_t settle, FileId file, AgentActions& actions);
+  // `there`: the file will not go before this node says that it is not open any more.
+  void open_told(Instant now, uint64_t tell, FileId file, bool there, AgentActions& actions);
   void receive(Instant now, Grant message, AgentActions& actions);
   void receive(Instant now, const Recall& message, AgentActions& actions);
   void receive(Instant now, const FlushAck& message, AgentActions& actions);

@@ -290,9 +290,44 @@ TEST(AgentTest, AFileThatWasGoneBeforeItsOpenIsNotOpened) {
   AgentWorld w;
   w.opens(1, false).expect("ask Shared attributes");
   w.opens(2, false).expect("ask Shared attributes");
-  w.loses_its_last_name().grants_attributes(kSize).expect("error 1 116", "error 2 116");
+  w.loses_its_last_name().grants_attributes(kSize).expect("tell of the open", "tell of the open");
+  w.open_is_told(false).expect("error 1 116");
+  w.open_is_told(false).expect("error 2 116");
   w.closes(false).expect_nothing();
   w.closes(false).expect_nothing();
+}
+
+TEST(AgentTest, AFileThatTheHomeStillHasIsOpenedWithoutAName) {
+  AgentWorld w;
+  w.opens(1, false).expect("ask Shared attributes");
+  w.loses_its_last_name().grants_attributes(kSize).expect("tell of the open");
+  // Nobody waits for the answer, nor does the answer wait for anybody.
+  w.recalls_attributes().expect("ack 0-0 watches", "ask Shared attributes");
+  w.grants_attributes(kSize).expect_nothing();
+  w.open_is_told(true).expect("push size 65536");
+  w.size_is_pushed().expect("opened 1");
+  w.opens(2, false).expect("opened 2");
+  w.closes(false).expect_nothing();
+  w.closes(false).expect("release of the last open");
+}
+
+TEST(AgentTest, AnOpenThatWasToldToAnEarlierSessionIsToldAgain) {
+  AgentWorld w;
+  w.opens(1, false).expect("ask Shared attributes");
+  w.loses_its_last_name().grants_attributes(kSize).expect("tell of the open");
+  w.resets().expect("names lost", "ask Shared attributes");
+  w.open_is_told(true).expect_nothing();
+  w.grants_attributes(kSize).expect("tell of the open");
+  w.open_is_told(false).expect("error 1 116");
+}
+
+TEST(AgentTest, AFileThatIsMadeWithoutANameIsOpen) {
+  AgentWorld w;
+  w.loses_its_last_name();
+  w.opens_nameless(1).expect("ask Shared attributes");
+  w.grants_attributes(kSize).expect("push size 65536");
+  w.size_is_pushed().expect("opened 1");
+  w.closes(false).expect("release of the last open");
 }
 
 TEST(AgentTest, AFileThatLosesItsNameWhileOpenIsOpenedAgain) {

@@ -108,6 +108,9 @@ class AgentWorld {
   AgentWorld& closes(bool may_map) {
     return event([&] { agent.close(now_, file, {.reads = true, .may_map = may_map}, actions_); });
   }
+  AgentWorld& opens_nameless(Token token) {
+    return event([&] { agent.open(now_, token, file, {.reads = true, .told = true}, actions_); });
+  }
   AgentWorld& opens_for_writing(Token token) {
     return event([&] { agent.open(now_, token, file, {.reads = false}, actions_); });
   }
@@ -171,6 +174,19 @@ class AgentWorld {
       const uint64_t push = pushes_.front();
       pushes_.pop_front();
       agent.size_pushed(now_, push, file, there, actions_);
+    });
+  }
+
+  // The home keeps the file for the open that told it first, or has not got it any more.
+  AgentWorld& open_is_told(bool there) {
+    return event([&] {
+      if (tells_.empty()) {
+        ADD_FAILURE() << "no open was told";
+        return;
+      }
+      const uint64_t tell = tells_.front();
+      tells_.pop_front();
+      agent.open_told(now_, tell, file, there, actions_);
     });
   }
 
@@ -464,6 +480,7 @@ class AgentWorld {
     for (const AgentAction& action : actions_) {
       if (const auto* purge = std::get_if<StartPurge>(&action)) purges_.push_back(*purge);
       if (const auto* push = std::get_if<PushSize>(&action)) pushes_.push_back(push->push);
+      if (const auto* tell = std::get_if<TellOpen>(&action)) tells_.push_back(tell->tell);
       if (const auto* names = std::get_if<EndNames>(&action)) endings_.push_back(names->ending);
       if (const auto* settle = std::get_if<SettleSize>(&action)) settle_ = settle->settle;
       if (const auto* told = std::get_if<ReplyAttributes>(&action))
@@ -507,6 +524,7 @@ class AgentWorld {
     if (const auto* a = std::get_if<StartPurge>(&action))
       return fmt::format("purge {}", text(a->range));
     if (const auto* a = std::get_if<PushSize>(&action)) return fmt::format("push size {}", a->size);
+    if (std::holds_alternative<TellOpen>(action)) return "tell of the open";
     if (const auto* a = std::get_if<LookAtSize>(&action))
       return fmt::format("look for size {}", a->size);
     if (std::holds_alternative<DropAttributes>(action)) return "drop attributes";
@@ -560,7 +578,7 @@ class AgentWorld {
   std::deque<Fetch> fetches_;
   std::deque<Flush> flushes_;
   std::vector<StartPurge> purges_;
-  std::deque<uint64_t> pushes_, endings_;
+  std::deque<uint64_t> pushes_, endings_, tells_;
   uint64_t settle_ = 0, announcement_ = 0;
   Instant now_{1'000'000'000};
   Timestamp wall_{1'700'000'000, 0};

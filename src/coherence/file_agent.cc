@@ -80,6 +80,7 @@ void FileAgent::write_back(Instant now, uint64_t offset, const Bytes& bytes, Tim
 void FileAgent::open(Token token, Opening opening) {
   known_to_kernel();
   ++opens_;
+  told_in_use_ = told_in_use_ || opening.told;
   if (opening.reads) ++reading_opens_;
   Request request;
   request.kind = Kind::Open;
@@ -343,7 +344,7 @@ void FileAgent::reset(Instant now, Agent::Dirty dirty, AgentActions& actions) {
   turn_.reset();
   recalls_.clear();
   for (Request& request : requests_) {
-    request.data_request = request.attributes_request = request.fetch = 0;
+    request.data_request = request.attributes_request = request.fetch = request.tell = 0;
     request.have_data = false;
     request.pinned = false;
     if (request.kind == Kind::Write) request.active = false;

@@ -112,6 +112,7 @@ class FileAgent {
   bool may_give_names() const { return has_entries() && !recall_pending(Resource::Entries, kUnit); }
   void names_given() { kernel_has_names_ = true; }
   void names_ended(uint64_t ending);
+  void open_told(uint64_t tell, bool there);
   bool clean() const {
     return dirty_.empty() && !dirty_attributes_.has_size && !dirty_attributes_.has_mtime &&
            flights_.empty();
@@ -177,6 +178,9 @@ class FileAgent {
     uint64_t grown = 0;
     bool growth_begun = false, must_announce = false;
     uint64_t announcement = 0, size_push = 0;
+    // Open, of a file that has no name any more: the home is asked to keep it; it is gone.
+    uint64_t tell = 0;
+    bool refused = false;
     uint64_t flush_upto = 0;  // flush: done when no flush up to this id is under way
     int32_t error = 0;        // answer with this
   };
@@ -216,7 +220,8 @@ class FileAgent {
   bool advance_attributes(Instant now, Request& request, AgentActions& actions);
   bool advance_read(Instant now, Request& request, AgentActions& actions);
   bool advance_write(Instant now, Request& request, AgentActions& actions);
-  bool is_gone() const;
+  bool has_no_name() const;
+  bool may_be_gone() const;
   bool advance_open(Instant now, Request& request, AgentActions& actions);
   bool advance_growth(Instant now, Request& request, AgentActions& actions);
   void answer_write(const Request& request, AgentActions& actions);
@@ -364,7 +369,7 @@ class FileAgent {
   PageSet cut_off_;      // pages a truncation of ours cut, which the kernel may still show
   Instant dirty_since_;
   uint32_t opens_ = 0, mapping_opens_ = 0, reading_opens_ = 0;
-  uint32_t gone_opens_ = 0;  // refused by is_gone(), and not closed yet
+  uint32_t gone_opens_ = 0;  // refused, and not closed yet
   bool watched_ = false;     // another node has it open for reading; good with Attributes Exclusive
   uint64_t announcing_ = 0;  // at most one at a time
   std::list<Show> shows_;

@@ -70,7 +70,8 @@ bool FileAgent::advance_recall(Instant now, const PendingRecall& recall, AgentAc
                     .in_use = opens_ > 0,
                     .watches = reading_opens_ > 0,
                     .busy = false};
-      told_in_use_ = opens_ > 0;
+      // Of what has no name that may come too late: whoever opens it asks (may_be_gone).
+      told_in_use_ = opens_ > 0 && (told_in_use_ || !has_no_name());
       if (dirty_attributes_.has_size)
         acked_size_ = {.size = dirty_attributes_.size, .flush = shared_.next_id};
       dirty_attributes_ = {};

@@ -359,16 +359,26 @@ void FileAgent::appended(Instant now, uint64_t handle, uint64_t kernel_offset, u
            .last = last};
 }
 
-// It lost its last name before the home had heard that somebody here opens it: only its attributes
-// are left. (The kernel looks the name up again then.) Who has it open already, or has told so in
-// time, may open it again.
-bool FileAgent::is_gone() const {
-  if (attributes_mode_ == LeaseMode::None || attributes_.nlink != 0 || told_in_use_ ||
-      !S_ISREG(attributes_.mode))
-    return false;
+bool FileAgent::has_no_name() const { return attributes_.nlink == 0 && S_ISREG(attributes_.mode); }
+
+// It lost its last name before the home had heard that somebody here opens it. The home keeps such
+// a file for a moment, since it may just have been looked up; if that is over, only its attributes
+// are left. Who has it open already, or has told so in time, may open it again.
+bool FileAgent::may_be_gone() const {
+  if (attributes_mode_ == LeaseMode::None || told_in_use_ || !has_no_name()) return false;
   const auto begun = std::ranges::count_if(
       requests_, [](const Request& r) { return r.kind == Kind::Open && r.token != 0; });
   return opens_ <= static_cast<uint32_t>(begun) + gone_opens_;
+}
+
+void FileAgent::open_told(uint64_t tell, bool there) {
+  for (Request& request : requests_) {
+    if (request.tell != tell) continue;
+    request.tell = 0;
+    told_in_use_ = told_in_use_ || there;
+    request.refused = !there;
+    return;
+  }
 }
 
 bool FileAgent::advance_open(Instant now, Request& request, AgentActions& actions) {
@@ -376,10 +386,18 @@ bool FileAgent::advance_open(Instant now, Request& request, AgentActions& action
   if (request.size_push == 0 && attributes_mode_ == LeaseMode::None &&
       !need_attributes(request, LeaseMode::Shared, actions))
     return false;
-  if (request.token != 0 && is_gone()) {
+  if (request.refused) {
     ++gone_opens_;
-    actions.push_back(ReplyError{request.token, ESTALE});
+    actions.push_back(ReplyError{request.token, ESTALE});  // the kernel looks the name up again
     return true;
+  }
+  if (request.token != 0 && request.tell == 0 && may_be_gone()) {
+    request.tell = shared_.next_id++;
+    actions.push_back(TellOpen{request.tell, id_});
+  }
+  if (request.tell != 0) {
+    request.pinned = false;
+    return false;
   }
   // K16: from the OPEN on the kernel is told of each page more. What it was not told before comes
   // first.

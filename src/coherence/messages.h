@@ -196,12 +196,18 @@ struct LookupCall {
   FileId dir;
   std::string name;
 };
+// All type bits, which no kind of file has: a regular file without a name (O_TMPFILE). A home that
+// does not know of these says EINVAL.
+inline constexpr uint32_t kNamelessFile = 0170000;
 struct CreateCall {  // mknod, mkdir, open(O_CREAT): by the type bits of mode
   FileId dir;
-  std::string name;
+  std::string name;  // of a nameless file: any
   uint32_t mode = 0;
   uint32_t rdev = 0;
-  bool exclusive = false;  // EEXIST when the name exists; otherwise the existing file is returned
+  // EEXIST when the name exists; otherwise the existing file is returned. Of a nameless file: it
+  // never gets one.
+  bool exclusive = false;
+  bool is_nameless() const { return (mode & kNamelessFile) == kNamelessFile; }
 };
 struct SymlinkCall {
   FileId dir;
@@ -320,8 +326,9 @@ struct LeaveCall {
   FileId file;
 };
 
-// To a home that has restarted: `done` says that this node has brought back all it had, and shows
-// nothing any more that it had leases for. Otherwise: the file is open here.
+// The file is open here: told to a home that has restarted, and of a file that has lost its last
+// name (ESTALE: it is gone). To a home that has restarted, `done` says that this node has brought
+// back all it had, and shows nothing any more that it had leases for.
 struct ReclaimCall {
   FileId file;
   bool done = false;

@@ -37,7 +37,10 @@ std::vector<OperationNeed> first_needs(NodeId caller, const Operation& operation
           [&](const ReadDirectoryCall& c) {
             return Needs{entries(c.dir, LeaseMode::Shared, caller)};
           },
-          [&](const CreateCall& c) { return Needs{entries(c.dir, LeaseMode::Exclusive, caller)}; },
+          [&](const CreateCall& c) {
+            if (c.is_nameless()) return Needs{};
+            return Needs{entries(c.dir, LeaseMode::Exclusive, caller)};
+          },
           [&](const SymlinkCall& c) { return Needs{entries(c.dir, LeaseMode::Exclusive, caller)}; },
           [&](const LinkCall& c) { return Needs{entries(c.dir, LeaseMode::Exclusive, caller)}; },
           [&](const RemoveCall& c) { return Needs{entries(c.dir, LeaseMode::Exclusive, caller)}; },
@@ -63,7 +66,7 @@ std::vector<NameIn> names_of(const Operation& operation) {
   using Names = std::vector<NameIn>;
   return std::visit(Overload{
                         [](const CreateCall& c) {
-                          return Names{{c.dir, c.name}};
+                          return c.is_nameless() ? Names{} : Names{{c.dir, c.name}};
                         },
                         [](const RemoveCall& c) {
                           return Names{{c.dir, c.name}};
@@ -81,7 +84,9 @@ std::vector<OperationNeed> second_needs(NodeId caller, const Operation& operatio
   return std::visit(
       Overload{
           // Without O_EXCL an existing file is only looked up.
-          [&](const CreateCall& c) { return named.empty() ? attributes({c.dir}) : Needs{}; },
+          [&](const CreateCall& c) {
+            return named.empty() && !c.is_nameless() ? attributes({c.dir}) : Needs{};
+          },
           [&](const SymlinkCall& c) { return attributes({c.dir}); },
           [&](const LinkCall& c) {
             return attributes({c.dir, c.file});

@@ -188,6 +188,14 @@ Create create(Reader& in) {
           .kill_suidgid = (a.open_flags & FUSE_OPEN_KILL_SUIDGID) != 0};
 }
 
+TmpFile tmp_file(Reader& in) {
+  const auto a = in.take<fuse_create_in>();
+  in.take_text();  // what the kernel calls its entry meanwhile
+  return {.flags = a.flags,
+          .mode = a.mode,
+          .kill_suidgid = (a.open_flags & FUSE_OPEN_KILL_SUIDGID) != 0};
+}
+
 Read read(Reader& in) {
   const auto a = in.take<fuse_read_in>();
   // A larger read than the mount's max_read is not something to be answered short: short means the
@@ -371,6 +379,8 @@ Body body_of(uint32_t opcode, uint64_t node, Reader& in) {
       return open(in);
     case FUSE_CREATE:
       return create(in);
+    case FUSE_TMPFILE:
+      return tmp_file(in);
     case FUSE_READ:
       return read(in);
     case FUSE_WRITE:

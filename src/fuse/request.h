@@ -116,6 +116,12 @@ struct Create {
   uint32_t umask = 0;
   bool kill_suidgid = false;
 };
+// A file without a name in the directory that the header's node is (7.37, Linux 6.2).
+struct TmpFile {
+  uint32_t flags = 0;  // with O_EXCL it never gets a name
+  uint32_t mode = 0;
+  bool kill_suidgid = false;
+};
 struct Read {
   uint64_t fh = 0;
   uint64_t offset = 0;
@@ -265,7 +271,7 @@ struct Unknown {
 
 using Body =
     std::variant<Lookup, Forget, BatchForget, GetAttr, SetAttr, ReadLink, Symlink, MkNod, MkDir,
-                 Unlink, RmDir, Rename, Link, StatFs, Access, Statx, Open, Create, Read, Write,
+                 Unlink, RmDir, Rename, Link, StatFs, Access, Statx, Open, Create, TmpFile, Read, Write,
                  Flush, Release, Fsync, Fallocate, LSeek, CopyFileRange, Poll, Ioctl, OpenDir,
                  ReadDir, ReadDirPlus, ReleaseDir, FsyncDir, GetLk, SetLk, SetLkw, SetXattr,
                  GetXattr, ListXattr, RemoveXattr, Init, Destroy, Interrupt, Unknown>;

@@ -145,6 +145,18 @@ void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<Af
               environment_.purge_threads->submit([this, a] { look_at_size(a); });
             },
             [&](SettleSize& a) { start_blocking([this, a] { settle(a); }); },
+            [&](TellOpen& a) {
+              const auto told = [this, a](Reply&& reply) {
+                with(shard_of(a.file), [&](Agent& agent, Instant now, AgentActions& next) {
+                  agent.open_told(now, a.tell, a.file, reply.error == 0, next);
+                });
+              };
+              after.push_back({.then = [this, a, told](Answer) {
+                                 call({}, ReclaimCall{a.file, false}, told);
+                               },
+                               .answer = {},
+                               .waiting = {}});
+            },
             [&](SendToHome& a) {
               const FileId file = file_of(a.message);
               note_sent(shard, a.message);

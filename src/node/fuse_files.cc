@@ -112,10 +112,10 @@ void FuseServer::handle(const Context& c, const fuse::SetAttr& r) {
 }
 
 void FuseServer::open_file(
-    const Context& c, const Inode& node, fuse::Open how,
+    const Context& c, const Inode& node, fuse::Open how, bool told,
     std::move_only_function<void(int error, uint64_t fh, uint32_t fopen_flags)> then) {
   const uint32_t mode = how.flags & O_ACCMODE;
-  const Opening opening{.reads = mode != O_WRONLY, .may_map = mode == O_RDWR};
+  const Opening opening{.reads = mode != O_WRONLY, .may_map = mode == O_RDWR, .told = told};
   // K1: what only reads uses the kernel's page cache; what writes goes to the agent with each call.
   const uint32_t fopen_flags =
       mode == O_RDONLY ? FOPEN_KEEP_CACHE : FOPEN_KEEP_CACHE | FOPEN_DIRECT_IO;
@@ -154,7 +154,7 @@ void FuseServer::handle(const Context& c, const fuse::Open& r) {
     return;
   }
   const int64_t started = net::EventLoop::now().ns;
-  open_file(c, *node, r, [this, c, started](int error, uint64_t fh, uint32_t fopen_flags) {
+  open_file(c, *node, r, false, [this, c, started](int error, uint64_t fh, uint32_t fopen_flags) {
     if (error != 0) {
       (void)c.channel->reply_error(c.unique, error);
     } else {

@@ -70,8 +70,9 @@ void FuseServer::reply_entry(const Context& c, AgentService* agent, FileId file,
       c.waiting(), file, false,
       [this, c, agent, file, named = std::move(named), stale = std::move(stale),
        half_done = std::move(half_done)](Answer answer) mutable {
-        // Only who has the file already may still look at what has no name.
-        if (answer.error == 0 && answer.attributes.nlink == 0) answer.error = ESTALE;
+        // It has lost its name since: there may be another of that name now. (If that is lost as
+        // well, it is as if this had been a moment earlier.)
+        if (stale && answer.error == 0 && answer.attributes.nlink == 0) answer.error = ESTALE;
         if (answer.error == ESTALE && stale) {
           stale();
           return;
@@ -243,8 +244,40 @@ void FuseServer::create(const Context& c, const Inode& dir, CreateCall operation
   call(c, dir.agent, operation, std::move(then), std::move(changes));
 }
 
-void FuseServer::created(const Context& c, const Inode& inode, fuse::Open how) {
-  open_file(c, inode, how,
+void FuseServer::handle(const Context& c, const fuse::TmpFile& r) {
+  metrics_.add(Counter::Creates);
+  auto dir = inode(c);
+  if (!dir) return;
+  // The kernel would let nobody link it who must not; the origin's does not, either.
+  const CreateCall operation{dir->file, "-", (r.mode & 07777) | kNamelessFile, 0,
+                             (r.flags & O_EXCL) != 0};
+  const fuse::Open how{.flags = r.flags & ~static_cast<uint32_t>(O_TRUNC),
+                       .kill_suidgid = r.kill_suidgid};
+  auto then = [this, c, agent = dir->agent, how](Reply&& reply) {
+    const auto* made = std::get_if<Node>(&reply.outcome);
+    if (reply.error != 0 || made == nullptr) {
+      // EINVAL: a home that knows of no such files.
+      (void)c.channel->reply_error(c.unique, reply.error == 0 ? EIO
+                                             : reply.error == EINVAL
+                                                 ? EOPNOTSUPP
+                                                 : error_in_directory(reply.error));
+      return;
+    }
+    created(c, {inodes_.look_up(agent, made->file), agent, made->file}, how, true);
+  };
+  // Nobody waits for it any more: it is opened and closed, and so gone.
+  auto abandoned = [agent = dir->agent](Reply&& reply) {
+    const auto* made = std::get_if<Node>(&reply.outcome);
+    if (reply.error != 0 || made == nullptr) return;
+    const Opening opening{.reads = false, .told = true};
+    agent->open(made->file, opening,
+                [agent, file = made->file, opening](Answer) { agent->close(file, opening); });
+  };
+  call(c, dir->agent, operation, std::move(then), {}, std::move(abandoned));
+}
+
+void FuseServer::created(const Context& c, const Inode& inode, fuse::Open how, bool told) {
+  open_file(c, inode, how, told,
             [this, c, inode, how, half_done = HalfDone(half_done_)](int error, uint64_t fh,
                                                                     uint32_t fopen_flags) mutable {
               if (error != 0) {

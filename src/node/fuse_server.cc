@@ -256,18 +256,25 @@ void FuseServer::forget(uint64_t node, uint64_t lookups) {
 }
 
 void FuseServer::call(const Context& c, AgentService* agent, Operation operation,
-                      AgentService::ThenReply then, std::vector<AgentService::Change> changes) {
+                      AgentService::ThenReply then, std::vector<AgentService::Change> changes,
+                      AgentService::ThenReply abandoned) {
   {
     std::lock_guard lock(calls_mutex_);
     calls_.emplace(c.unique, WaitingCall{c.channel, c.pid});
   }
-  AgentService::ThenReply unless_interrupted = [this, unique = c.unique,
-                                                then = std::move(then)](Reply&& reply) mutable {
+  AgentService::ThenReply unless_interrupted = [this, unique = c.unique, then = std::move(then),
+                                                abandoned =
+                                                    std::move(abandoned)](Reply&& reply) mutable {
+    bool waited_for = false;
     {
       std::lock_guard lock(calls_mutex_);
-      if (calls_.erase(unique) == 0) return;
+      waited_for = calls_.erase(unique) != 0;
     }
-    then(std::move(reply));
+    if (waited_for) {
+      then(std::move(reply));
+    } else if (abandoned) {
+      abandoned(std::move(reply));
+    }
   };
   Caller caller = with_groups(c);
   if (changes.empty()) {

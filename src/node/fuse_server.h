@@ -110,9 +110,10 @@ class FuseServer {
 
   // An operation at the home on behalf of a kernel request. When its process is killed while it
   // waits, it is answered EINTR (the operation itself may still be carried out). With `changes`,
-  // one that changes names.
+  // one that changes names. `abandoned`: gets the reply that came too late for that.
   void call(const Context& c, AgentService* agent, coherence::Operation operation,
-            AgentService::ThenReply then, std::vector<AgentService::Change> changes = {});
+            AgentService::ThenReply then, std::vector<AgentService::Change> changes = {},
+            AgentService::ThenReply abandoned = {});
   // fuse_interrupts.cc
   void interrupt(const Context& c, uint64_t request);
   // Who waits for the answer of a request that an interrupt may end; 0: of a foreign pid namespace.
@@ -160,7 +161,8 @@ class FuseServer {
   void handle(const Context& c, const fuse::Fallocate& r);
   void handle(const Context& c, const fuse::LSeek& r);
   void handle(const Context& c, const fuse::CopyFileRange& r);
-  void open_file(const Context& c, const Inode& inode, fuse::Open how,
+  // `told`: the home knows that it is open here.
+  void open_file(const Context& c, const Inode& inode, fuse::Open how, bool told,
                  std::move_only_function<void(int error, uint64_t fh, uint32_t fopen_flags)> then);
   void truncate(const Context& c, const Inode& inode, coherence::SetAttributesCall call,
                 bool under_lock, AgentService::ThenReply then);
@@ -183,6 +185,7 @@ class FuseServer {
   void handle(const Context& c, const fuse::MkNod& r);
   void handle(const Context& c, const fuse::MkDir& r);
   void handle(const Context& c, const fuse::Create& r);
+  void handle(const Context& c, const fuse::TmpFile& r);
   void handle(const Context& c, const fuse::Unlink& r);
   void handle(const Context& c, const fuse::RmDir& r);
   void handle(const Context& c, const fuse::Rename& r);
@@ -203,7 +206,7 @@ class FuseServer {
                    std::optional<HalfDone> half_done = {});
   void look_up(const Context& c, const Inode& dir, std::string name, bool again);
   void create(const Context& c, const Inode& dir, coherence::CreateCall operation, fuse::Open how);
-  void created(const Context& c, const Inode& inode, fuse::Open how);
+  void created(const Context& c, const Inode& inode, fuse::Open how, bool told = false);
   static coherence::Caller with_groups(const Context& c);
   static bool may_open(const Context& c, const Attributes& attributes, uint32_t flags);
   void make(const Context& c, std::string_view name, coherence::Operation operation);

@@ -51,6 +51,7 @@ HomeService::HomeService(std::vector<std::unique_ptr<store::Store>> stores,
       deliver_(std::move(deliver)),
       close_session_(std::move(close_session)),
       undone_(std::move(throttle)),
+      disk_threads_(disk_threads),
       queues_(disk_threads),
       mistakes_(mistakes),
       home_(mistakes),
@@ -106,16 +107,60 @@ void HomeService::receive(NodeId node, ToHome&& message) {
 // Its files are open there, or it has nothing more to bring back.
 void HomeService::reclaim(NodeId node, const Call& call) {
   const auto& c = std::get<ReclaimCall>(call.operation);
-  std::vector<FileId> touched;
-  if (!c.done) {
+  if (c.done) {
+    deliver_(node, c.file, Reply{.call = call.call, .error = 0, .outcome = {}});
+    if (brought_back_) brought_back_(node, false);
+    return;
+  }
+  std::vector<FileId> touched{c.file};
+  {
     std::lock_guard lock(mutex_);
     HomeActions actions;
     home_.opened(node, c.file, actions);
     enqueue(std::move(actions), touched);
+    // Behind the pin.
+    queues_.push(c.file, [this, node, file = c.file, id = call.call](bool) {
+      const bool there = store_of(file)->pinned(file);
+      if (!there) {
+        // What this lets go of was never pinned.
+        std::lock_guard again(mutex_);
+        HomeActions none;
+        home_.receive(node, Release{.file = file, .seen = 0, .leases = false}, none);
+      }
+      deliver_(node, file, Reply{.call = id, .error = there ? 0 : ESTALE, .outcome = {}});
+      return true;
+    });
   }
   pump(touched);
-  deliver_(node, c.file, Reply{.call = call.call, .error = 0, .outcome = {}});
-  if (c.done && brought_back_) brought_back_(node, false);
+}
+
+// A file without a name lives as long as somebody has it open: whoever made it has, from now on.
+// Until the home knows that, the store keeps it.
+void HomeService::note_nameless(const Running& running, FileId file) {
+  std::vector<FileId> touched{file};
+  {
+    std::lock_guard lock(mutex_);
+    HomeActions actions;
+    bool abandoned = false;
+    {
+      // Once that is said, node_gone() comes for what is noted here.
+      std::lock_guard operations(operations_mutex_);
+      abandoned = running.abandoned;
+    }
+    if (!abandoned) home_.opened(running.node, file, actions);
+    enqueue(std::move(actions), touched);
+    queues_.push(file, [this, file](bool) {
+      store_of(file)->unpin(file);
+      return true;
+    });
+  }
+  pump(touched);
+}
+
+void HomeService::let_go_departed() {
+  for (const auto& store : stores_)
+    if (store->has_old_departed())
+      disk_threads_.submit([&store = *store] { store.let_go_departed(); });
 }
 
 void HomeService::receive_now(NodeId node, ToHome&& message) {
@@ -183,6 +228,7 @@ void HomeService::watch(Watch watch) {
 }
 
 void HomeService::tick(Instant now) {
+  let_go_departed();
   if (!watch_) return;
   std::vector<Patience::Blocker> blockers;
   {
@@ -770,8 +816,11 @@ std::optional<Result<Outcome>> HomeService::done_before(const Running& running,
   const auto made = [&](FileId dir, const std::string& name) {
     return store_of(dir)->execute({}, LookupCall{dir, name});
   };
-  if (const auto* c = std::get_if<CreateCall>(&running.call.operation))
+  if (const auto* c = std::get_if<CreateCall>(&running.call.operation)) {
+    if (c->is_nameless())
+      return Result<Outcome>(fail(EIO));  // it went with the daemon that made it
     return made(c->dir, c->name);
+  }
   if (const auto* c = std::get_if<SymlinkCall>(&running.call.operation))
     return made(c->dir, c->name);
   if (const auto* c = std::get_if<LinkCall>(&running.call.operation)) return made(c->dir, c->name);
@@ -833,6 +882,9 @@ void HomeService::end(Running& running, Result<Outcome> outcome) {
       for (const DirectoryEntry& entry : page->entries)
         if (entry.file.generation != 0)
           listed.push_back(entry.file);  // 0: a mount point, not of this export
+  if (const auto* create = std::get_if<CreateCall>(&running.call.operation);
+      node && create != nullptr && create->is_nameless())
+    note_nameless(running, node->file);
   // The reply before anything that the end of the operation sets free: whoever gets it may still
   // rely on it (names, for instance).
   if (!running.only_takes) deliver_(running.node, file, std::move(reply));

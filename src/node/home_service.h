@@ -161,6 +161,8 @@ class HomeService {
 
   void receive_now(NodeId node, coherence::ToHome&& message);
   void reclaim(NodeId node, const coherence::Call& call);
+  void note_nameless(const Running& running, FileId file);
+  void let_go_departed();
   // What an earlier incarnation did of it; nothing: it knows nothing of it.
   std::optional<Result<coherence::Outcome>> done_before(const Running& running,
                                                         const CallLog::Key& key);
@@ -178,6 +180,7 @@ class HomeService {
   Deliver deliver_;
   CloseSession close_session_;
   UndoneWork undone_;
+  HelperThreads& disk_threads_;
   FileQueues queues_;
   mutable std::mutex mutex_;  // home_ and the order of pushes
   const coherence::Mistakes mistakes_;

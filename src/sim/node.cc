@@ -126,6 +126,7 @@ void Node::perform(FileId file, AgentAction& action) {
                              a.behind_truncation ? " behind a truncation" : "");
             scheduler_.spawn(run_settle(a));
           },
+          [&](TellOpen&) { scheduler_.fail("no file loses its last name in this world"); },
           [&](SendToHome& a) {
             scheduler_.trace(number(), f, "agent   sends {}", describe(a.message));
             hooks_.send(id_, std::move(a.message));

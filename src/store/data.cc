@@ -125,7 +125,11 @@ Status Store::write(FileId id, std::span<const coherence::Extent> extents) {
     while (count < extents.size() && count < kIovMax && extents[count].offset == end)
       end += extents[count++].bytes.size();
     auto run = extents.first(count);
-    if (end > run.front().offset) VR_TRY_VOID(write_run(fd, run));
+    if (end > run.front().offset) {
+      auto written = write_run(fd, run);
+      if (!written && makes_room(written.error().code)) written = write_run(fd, run);
+      if (!written) return written;
+    }
     extents = extents.subspan(count);
   }
   return {};

@@ -380,6 +380,24 @@ TEST_P(DataTest, AFileSizeLimitIsAnErrorNotASignal) {
   EXPECT_EQ(grown, EFBIG);
 }
 
+TEST_P(DataTest, WhatWasRemovedDoesNotKeepADiskFull) {
+  if (::mount("none", dir.path().c_str(), "tmpfs", 0, "size=64k") != 0)
+    GTEST_SKIP() << "cannot mount here";
+  departed_files = 4;
+  reopen();
+  FileId old = make("old", std::string(48 << 10, 'x'));
+  FileId other = make("other");
+  ASSERT_EQ(remove("old"), 0);
+  EXPECT_EQ(content(old, 0, 1), "x");
+  EXPECT_EQ(put(other, 0, std::string(40 << 10, 'y')), 0);
+  EXPECT_EQ(code(store->read(old, 0, 1)), ESTALE);
+  ASSERT_EQ(remove("other"), 0);
+  FileId third = make("third");
+  EXPECT_EQ(allocate(third, 0, 48 << 10, 0), 0);
+  store.reset();
+  EXPECT_EQ(::umount2(dir.path().c_str(), MNT_DETACH), 0);
+}
+
 // One test, two directories: the full disk is a small one mounted for it.
 TEST_P(DataTest, AFullDiskIsAnError) {
   if (::mount("none", dir.path().c_str(), "tmpfs", 0, "size=64k,nr_inodes=8") != 0)

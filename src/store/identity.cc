@@ -84,9 +84,15 @@ Result<coherence::Node> Store::learn(Fd path, Fd writable) {
 
 Status Store::pin(FileId file) {
   VR_TRY(opened, acquire(file));
+  if (table_->pin(file, opened)) return {};
+  // One that is only left of a file (departed.h) is not known any more.
+  VR_TRY(identity, identify(opened->path(), ""));
+  table_->learn(file, identity.handle, opened);
   if (!table_->pin(file, std::move(opened))) return fail(ESTALE);
   return {};
 }
+
+bool Store::pinned(FileId file) const { return table_->pinned(file); }
 
 void Store::unpin(FileId file) {
   OpenRef opened = table_->use_if_open(file);

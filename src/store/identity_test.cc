@@ -143,6 +143,90 @@ TEST_P(IdentityTest, WhatIsKeptOfRemovedFilesIsBounded) {
   EXPECT_TRUE(departed.attributes(id(Departed::kMost)));
 }
 
+TEST_P(IdentityTest, ASmallFileMayBePinnedForAMomentAfterItLostItsLastName) {
+  departed_files = 2;
+  reopen();
+  const auto removed = [&](const std::string& name) {
+    const FileId file = make(name, name);
+    EXPECT_EQ(remove(name), 0);
+    return file;
+  };
+  const FileId a = removed("a"), b = removed("b");
+  EXPECT_EQ(content(a), "a");
+  EXPECT_EQ(code(store->pin(a)), 0);
+  EXPECT_TRUE(store->pinned(a));
+  const FileId c = removed("c"), d = removed("d");
+  EXPECT_EQ(code(store->pin(b)), ESTALE);
+  EXPECT_FALSE(store->pinned(b));
+  EXPECT_EQ(code(store->pin(c)), 0);
+  // Pinned ones stay.
+  removed("e");
+  removed("f");
+  EXPECT_EQ(put(a, 1, "bc"), 0);
+  EXPECT_EQ(content(a), "abc");
+  EXPECT_EQ(content(c), "c");
+  EXPECT_EQ(code(store->read(d, 0, 1)), ESTALE);
+  store->unpin(a);
+  EXPECT_EQ(content(a), "abc");
+  removed("g");
+  removed("h");
+  EXPECT_EQ(code(store->read(a, 0, 1)), ESTALE);
+}
+
+TEST_P(IdentityTest, WhatIsKeptOfRemovedFilesContentIsSmallAndSoonGone) {
+  struct stat st {};
+  ASSERT_EQ(::stat((dir / ".").c_str(), &st), 0);
+  const auto file = [&] {
+    return std::make_shared<OpenFile>(Fd(::open((dir / ".").c_str(), O_PATH | O_CLOEXEC)), S_IFREG);
+  };
+  const auto id = [](uint64_t i) { return FileId{0, 1, i}; };
+  Departed departed;
+  st.st_blocks = Departed::kFileBytes / 512 + 1;
+  departed.add(id(1), st, file());
+  EXPECT_FALSE(departed.open(id(1)));
+  EXPECT_TRUE(departed.attributes(id(1)));
+  --st.st_blocks;
+  constexpr uint64_t kFit = Departed::kFilesBytes / Departed::kFileBytes;
+  for (uint64_t i = 2; i < 2 + kFit; ++i) departed.add(id(i), st, file());
+  EXPECT_TRUE(departed.open(id(2)));
+  departed.add(id(1000), st, file());
+  EXPECT_FALSE(departed.open(id(2)));
+  EXPECT_TRUE(departed.open(id(3)));
+  EXPECT_FALSE(departed.has_old(Departed::Clock::now()));
+  const auto later = Departed::Clock::now() + Departed::kFileTime;
+  EXPECT_TRUE(departed.has_old(later));
+  departed.let_go_old(later);
+  EXPECT_FALSE(departed.open(id(1000)));
+  EXPECT_FALSE(departed.has_old(later));
+  EXPECT_FALSE(departed.let_go_files());
+  departed.add(id(1001), st, file());
+  EXPECT_TRUE(departed.let_go_files());
+  EXPECT_FALSE(departed.open(id(1001)));
+}
+
+TEST_P(IdentityTest, AFileWithoutANameLivesAsLongAsItIsPinned) {
+  const auto nameless = [&](bool never) {
+    return node(CreateCall{store->root(), "-", kNamelessFile | 0640, 0, never});
+  };
+  const auto made = nameless(false);
+  ASSERT_TRUE(made.has_value()) << std::strerror(code(made));
+  EXPECT_EQ(made->attributes.nlink, 0u);
+  EXPECT_EQ(made->attributes.mode, S_IFREG | 0640u);
+  EXPECT_EQ(put(made->file, 0, "text"), 0);
+  EXPECT_EQ(code(lookup("-")), ENOENT);
+  EXPECT_TRUE(store->pinned(made->file));
+  EXPECT_EQ(code(run(LinkCall{made->file, store->root(), "named"})), 0);
+  EXPECT_EQ(lookup("named")->file, made->file);
+  store->unpin(made->file);
+  EXPECT_EQ(content(made->file), "text");
+  const auto never = nameless(true);
+  ASSERT_TRUE(never.has_value());
+  EXPECT_EQ(code(run(LinkCall{never->file, store->root(), "other"})), ENOENT);
+  EXPECT_EQ(put(never->file, 0, "text"), 0);
+  store->unpin(never->file);
+  EXPECT_EQ(code(store->read(never->file, 0, 1)), ESTALE);
+}
+
 TEST_P(IdentityTest, AFileRemovedBehindTheStoresBackIsStale) {
   FileId a = make("a", "x");
   EXPECT_EQ(content(a), "x");

@@ -92,7 +92,24 @@ Result<coherence::Node> Store::create_in(const coherence::Caller& caller, OpenFi
   return learn(std::move(fd));
 }
 
+Result<coherence::Node> Store::create_nameless(const coherence::Caller& caller,
+                                               const coherence::CreateCall& call) {
+  VR_TRY(dir, acquire_directory(call.dir));
+  const int never = call.exclusive ? O_EXCL : 0;
+  VR_TRY(raw, as_caller(caller, privileged_, [&] {
+           return ::openat(dir->path(), ".", O_TMPFILE | O_RDWR | O_CLOEXEC | never,
+                           call.mode & 07777);
+         }));
+  Fd file(raw);
+  ::fcntl(file.get(), F_SETFL, O_NOATIME);  // S5
+  VR_TRY(path, reopen(file.get(), O_PATH));
+  VR_TRY(made, learn(std::move(path), std::move(file)));
+  VR_TRY_VOID(pin(made.file));
+  return made;
+}
+
 Result<coherence::Outcome> Store::run(const Caller& caller, const coherence::CreateCall& call) {
+  if (call.is_nameless()) return create_nameless(caller, call);
   VR_TRY_VOID(check_name(call.name));
   VR_TRY(dir, acquire_directory(call.dir));
   // Somebody on this machine may remove the name between the two looks at it.

@@ -51,7 +51,8 @@ std::unexpected<Error> cannot_export(const std::string& path, int code) {
 Store::Store(uint32_t export_index, const Options& options)
     : export_index_(export_index),
       size_locks_(std::make_unique<SizeLocks>()),
-      departed_(std::make_unique<Departed>()) {
+      departed_(std::make_unique<Departed>(std::min(
+          options.departed_files_max, part_of_descriptors(options.departed_files_max, 24)))) {
   has_handles_ = options.use_handles;
   size_t unreferenced = std::max<size_t>(options.unreferenced_max, 16);
   if (!options.use_handles) unreferenced = part_of_descriptors(unreferenced, 4);
@@ -102,7 +103,20 @@ Result<std::unique_ptr<Store>> Store::open(const std::string& path, uint32_t exp
 
 Result<coherence::Outcome> Store::execute(const coherence::Caller& caller,
                                           const coherence::Operation& operation) {
-  return std::visit([&](const auto& call) { return run(caller, call); }, operation);
+  const auto once = [&] {
+    return std::visit([&](const auto& call) { return run(caller, call); }, operation);
+  };
+  auto outcome = once();
+  if (!outcome && makes_room(outcome.error().code)) return once();
+  return outcome;
 }
+
+// A full disk is not kept full by what was removed from it.
+bool Store::makes_room(int error) {
+  return (error == ENOSPC || error == EDQUOT) && departed_->let_go_files();
+}
+
+bool Store::has_old_departed() const { return departed_->has_old(); }
+void Store::let_go_departed() { departed_->let_go_old(); }
 
 }  // namespace vremote::store

@@ -7,9 +7,9 @@
 //      system.
 //  S2  A FileId is only good if this store gave it out (lookup, create, a listing) or restored it.
 //  Any other, and any whose file is gone,
-//      is ESTALE: an agent cannot reach a file outside the export by guessing inode numbers. Of what
-//      was removed through this store something is left for a while (departed.h): the attributes,
-//      and directories and the like as a whole.
+//      is ESTALE: an agent cannot reach a file outside the export by guessing inode numbers. Of
+//      what was removed through this store something is left for a while (departed.h): the
+//      attributes, directories and the like as a whole, and for a moment small files.
 //  S3  Identity is the file handle of the file system: it survives renames and hard links, and an
 //  inode number used again is another
 //      FileId. Without handles (some file systems, no CAP_DAC_READ_SEARCH) each known file keeps a
@@ -58,7 +58,9 @@ struct Options {
   size_t open_files_max =
       1024;  // files kept open for the next call; cut to a part of RLIMIT_NOFILE
   size_t unreferenced_max = 256 << 10;  // files given out and not used since, or forgotten
-  bool use_handles = true;              // false: descriptors even where handles work (S3)
+  // Files without a name that are kept open for a moment (departed.h); cut likewise.
+  size_t departed_files_max = 1024;
+  bool use_handles = true;  // false: descriptors even where handles work (S3)
   // Where the identities given out are kept, so that they are still good after a crash; empty: not.
   std::string journal = {};
   bool judge_callers = false;  // S6
@@ -103,14 +105,21 @@ class Store {
   // writes it belongs to.
   Status apply(FileId file, const coherence::DirtyAttributes& changes);
 
-  // Runs one operation. Lookup, Create, Symlink, Link and SetAttributes return a Node;
+  // Runs one operation. A file made without a name is pinned. Lookup, Create, Symlink, Link and
+  // SetAttributes return a Node;
   // ReadDirectory a DirectoryPage; StatFs FileSystemStats; ReadLink, GetXattr and ListXattr a Text;
   // Seek an Offset; the others nothing.
   Result<coherence::Outcome> execute(const coherence::Caller& caller,
                                      const coherence::Operation& operation);
 
+  // Files that have lost their last name are kept for a moment (departed.h): whether some of them
+  // are due, and to let those go, which takes time.
+  bool has_old_departed() const;
+  void let_go_departed();
+
   // Counted. A pinned file stays usable after its last name is gone, until the last unpin.
   Status pin(FileId file);
+  bool pinned(FileId file) const;
   void unpin(FileId file);
   // No agent knows the file any more. It may be used again as long as it is remembered (S4).
   void forget(FileId file);
@@ -148,6 +157,7 @@ class Store {
   enum class Keep : bool { No, Yes };
 
   Store(uint32_t export_index, const Options& options);
+  bool makes_room(int error);
 
   // Identity (identity.cc).
   Result<Identity> identify(int dir, const char* name) const;
@@ -162,6 +172,8 @@ class Store {
   Result<Fd> open_child(int dir, const std::string& name) const;
   Result<coherence::Node> create_in(const coherence::Caller& caller, OpenFile& dir,
                                     const coherence::CreateCall& call);
+  Result<coherence::Node> create_nameless(const coherence::Caller& caller,
+                                          const coherence::CreateCall& call);
   struct Victim;
   Victim victim(OpenFile& dir, const std::string& name) const;
   void after_removal(Victim&& victim);

@@ -67,7 +67,8 @@ class StoreTest : public testing::TestWithParam<bool> {
   }
   void reopen() {
     store.reset();
-    auto opened = Store::open(dir.path(), 3, {.use_handles = GetParam()});
+    auto opened = Store::open(dir.path(), 3,
+                              {.departed_files_max = departed_files, .use_handles = GetParam()});
     ASSERT_TRUE(opened) << opened.error().what;
     store = std::move(*opened);
   }
@@ -114,6 +115,7 @@ class StoreTest : public testing::TestWithParam<bool> {
   }
 
   TempDir dir;
+  size_t departed_files = 0;  // of Options; counts at reopen()
   std::unique_ptr<Store> store;
   Caller caller;  // root
 };

@@ -17,8 +17,11 @@ class ThreadsTest : public StoreTest {
     StoreTest::SetUp();
     if (IsSkipped()) return;
     store.reset();
-    store = std::move(*Store::open(
-        dir.path(), 3, {.open_files_max = 16, .unreferenced_max = 64, .use_handles = GetParam()}));
+    store = std::move(*Store::open(dir.path(), 3,
+                                   {.open_files_max = 16,
+                                    .unreferenced_max = 64,
+                                    .departed_files_max = 0,
+                                    .use_handles = GetParam()}));
   }
   template <typename Body>
   void in_threads(int count, Body body) {

@@ -41,7 +41,7 @@ Step xattr_step(Draw& draw) {
     case 1:
       return {fmt::format("setxattr({}, {}, {} bytes, {})", of, key, value.size(), flags),
               [=](const Side& side) {
-                return outcome(by_slot ? ::fsetxattr(side.fd(slot), key.c_str(), value.data(),
+                return outcome(by_slot ? ::fsetxattr(side.seen_fd(slot), key.c_str(), value.data(),
                                                      value.size(), flags)
                                        : ::lsetxattr(side.at(name).c_str(), key.c_str(),
                                                      value.data(), value.size(), flags));
@@ -71,7 +71,7 @@ Step xattr_step(Draw& draw) {
     default:
       return {fmt::format("removexattr({}, {})", of, key),
               [=](const Side& side) {
-                return outcome(by_slot ? ::fremovexattr(side.fd(slot), key.c_str())
+                return outcome(by_slot ? ::fremovexattr(side.seen_fd(slot), key.c_str())
                                        : ::lremovexattr(side.at(name).c_str(), key.c_str()));
               },
               {}};
@@ -97,7 +97,7 @@ Step times_step(Draw& draw) {
                       modification.tv_sec, modification.tv_nsec, flags),
           [=](const Side& side) {
             const timespec times[2] = {access, modification};
-            return outcome(by_slot ? ::futimens(side.fd(slot), times)
+            return outcome(by_slot ? ::futimens(side.seen_fd(slot), times)
                                    : ::utimensat(AT_FDCWD, side.at(name).c_str(), times, flags));
           },
           {name}};
@@ -116,7 +116,7 @@ Step owner_step(Draw& draw) {
             const std::string result =
                 outcome(how == 0   ? ::chown(side.at(name).c_str(), uid, gid)
                         : how == 1 ? ::lchown(side.at(name).c_str(), uid, gid)
-                                   : ::fchown(side.fd(slot), uid, gid));
+                                   : ::fchown(side.seen_fd(slot), uid, gid));
             // Of set-ID programs of others a local file system refuses this (promise.md, Limits).
             const bool nothing = uid == static_cast<uid_t>(-1) && gid == static_cast<gid_t>(-1);
             return nothing && result == "EPERM" ? "ok 0" : result;
@@ -152,7 +152,7 @@ Step draw_attribute_step(Draw& draw) {
               {name}};
     case 2:
       return {fmt::format("fchmod(slot {}, {:#o})", slot, mode),
-              [=](const Side& side) { return outcome(::fchmod(side.fd(slot), mode)); },
+              [=](const Side& side) { return outcome(::fchmod(side.seen_fd(slot), mode)); },
               {}};
     case 3:
     case 4:

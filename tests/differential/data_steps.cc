@@ -170,8 +170,8 @@ Step copy_step(Draw& draw, size_t slot) {
                 ::fstat(side.fd(to), &there) == 0 && here.st_ino == there.st_ino)
               return std::string("left out");
             off_t in = from_offset, out = to_offset;
-            const std::string result =
-                outcome(::copy_file_range(side.fd(slot), &in, side.fd(to), &out, length, flags));
+            const std::string result = outcome(
+                ::copy_file_range(side.seen_fd(slot), &in, side.seen_fd(to), &out, length, flags));
             return fmt::format("{} {} {}", result, in, out);
           },
           {}};

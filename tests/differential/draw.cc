@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <cerrno>
 #include <cstring>
@@ -25,6 +26,22 @@ std::string quoted(const std::string& bytes) {
     at = end;
   }
   return text;
+}
+
+int Side::seen_fd(size_t slot) const {
+  struct stat st {};
+  (void)::fstat(fd(slot), &st);
+  return fd(slot);
+}
+
+std::string Side::beside(size_t slot, const std::string& name) const {
+  struct stat of_fd {
+  }, of_root{};
+  if (::fstat(fd(slot), &of_fd) != 0) return at(name);
+  for (const std::string& other : roots)
+    if (::stat(other.c_str(), &of_root) == 0 && of_root.st_dev == of_fd.st_dev)
+      return name.empty() ? name : other + "/" + name;
+  return at(name);
 }
 
 std::string Draw::name() {

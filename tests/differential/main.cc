@@ -62,9 +62,11 @@ class Comparison {
     ours_.fill(-1);
     theirs_.fill(-1);
     for (size_t n = 0; n < settings.nodes; ++n)
-      mounts_.push_back({playground.path(n, 0, "tree"), &ours_, true});
+      mounts_.push_back({playground.path(n, 0, "tree"), &ours_, {}});
+    for (Side& side : mounts_)
+      for (const Side& other : mounts_) side.roots.push_back(other.root);
     // Beside the export, in the same file system.
-    local_ = {playground.dir() + "/tree", &theirs_, false};
+    local_ = {playground.dir() + "/tree", &theirs_, {playground.dir() + "/tree"}};
   }
 
   bool run() {

@@ -66,6 +66,39 @@ Step open_step(Draw& draw) {
           {name}};
 }
 
+// A file without a name, and a name for what a descriptor stands for.
+Step tmp_file_step(Draw& draw) {
+  const size_t slot = draw.slot();
+  const std::string name = draw.odd_name();
+  if (draw.chance(50)) {
+    const int flags = draw.one_of({O_RDONLY, O_WRONLY, O_RDWR, O_RDWR, O_RDWR | O_APPEND}) |
+                      (draw.chance(25) ? O_EXCL : 0);
+    const uint32_t mode = draw.mode();
+    return {fmt::format("slot {} = open({}, O_TMPFILE | {:#o}, {:#o})", slot, name, flags, mode),
+            [=](const Side& side) {
+              const int fd = ::open(side.at(name).c_str(), O_TMPFILE | flags | O_CLOEXEC, mode);
+              if (fd < 0) return outcome(fd);
+              int& held = (*side.slots)[slot];
+              if (held >= 0) ::close(held);
+              held = fd;
+              return std::string("ok");
+            },
+            {name}};
+  }
+  const bool by_number = draw.chance(50);
+  return {fmt::format("linkat(slot {}, {}, {})", slot, name,
+                      by_number ? "AT_SYMLINK_FOLLOW" : "AT_EMPTY_PATH"),
+          [=](const Side& side) {
+            const int fd = side.seen_fd(slot);
+            const std::string path = side.beside(slot, name);
+            return outcome(by_number
+                               ? ::linkat(AT_FDCWD, fmt::format("/proc/self/fd/{}", fd).c_str(),
+                                          AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW)
+                               : ::linkat(fd, "", AT_FDCWD, path.c_str(), AT_EMPTY_PATH));
+          },
+          {name}};
+}
+
 Step open_at_step(Draw& draw) {
   const size_t slot = draw.slot();
   const std::string name = draw.one_of<const char*>({"a", "b", "z", "..", ".", "link", "z/a"});
@@ -183,7 +216,7 @@ Step read_link_step(Draw& draw) {
 Step draw_name_step(Draw& draw) {
   const std::string name = draw.odd_name();
   const uint32_t mode = draw.mode();
-  switch (draw.random().below(14)) {
+  switch (draw.random().below(16)) {
     case 0:
     case 1:
     case 2:
@@ -213,6 +246,9 @@ Step draw_name_step(Draw& draw) {
       return make_node_step(draw);
     case 12:
       return list_step(draw);
+    case 13:
+    case 14:
+      return tmp_file_step(draw);
     default:
       return open_at_step(draw);
   }

@@ -18,10 +18,15 @@ inline constexpr size_t kSlots = 6;  // descriptors that a program holds
 struct Side {
   std::string root;
   std::array<int, kSlots>* slots = nullptr;
-  bool mount = false;
+  std::vector<std::string> roots;  // of all nodes, or the one
 
   std::string at(const std::string& name) const { return name.empty() ? name : root + "/" + name; }
   int fd(size_t slot) const { return (*slots)[slot]; }
+  // The same, after a look at it: by a descriptor some calls are judged by the owner, and the size,
+  // that the kernel saw last (promise.md, Limits).
+  int seen_fd(size_t slot) const;
+  // The path in the mount by which the descriptor was opened: to the kernel, each is a file system.
+  std::string beside(size_t slot, const std::string& name) const;
 };
 
 struct Step {

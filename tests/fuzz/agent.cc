@@ -254,6 +254,10 @@ class World {
     jobs_.erase(jobs_.begin() + static_cast<ptrdiff_t>(at));
     std::visit(
         Overload{
+            // A home that has it still, or has not.
+            [&](const TellOpen& a) {
+              agent_.open_told(now_, a.tell, a.file, honest_ || choices_.coin(), actions_);
+            },
             [&](const StartPurge& a) {
               known(a.file).cached.remove(a.range);
               agent_.purge_returned(now_, a.purge, a.file, actions_);
@@ -449,6 +453,7 @@ class World {
                         [&](const LookAtSize& a) { jobs_.emplace_back(a); },
                         [&](const SettleSize& a) { jobs_.emplace_back(a); },
                         [&](const EndNames& a) { jobs_.emplace_back(a); },
+                        [&](const TellOpen& a) { jobs_.emplace_back(a); },
                         [&](const DropAttributes&) {}, [&](const EntriesLost&) {},
                         [&](const Rescue&) {}, [&](const SendToHome& a) { heard(a.message); },
                         [&](const auto& reply) { answered(reply.token, true); }},
@@ -543,7 +548,7 @@ class World {
   size_t steps_ = 0, actions_taken_ = 0;
   KernelFile kernel_[kFiles];
   Token next_token_ = 1;
-  std::vector<std::variant<StartPurge, PushSize, LookAtSize, SettleSize, EndNames>> jobs_;
+  std::vector<std::variant<StartPurge, PushSize, LookAtSize, SettleSize, EndNames, TellOpen>> jobs_;
   std::vector<LeaseRequest> wants_;
   std::vector<Fetch> fetches_;
   std::vector<Flush> flushes_;
