@@ -324,6 +324,7 @@ class World {
       case 3: {
         LockCall lock = some_lock();
         lock.file = file;
+        lock.owner = 1;  // always: it does not wait for itself
         lock.action = choices_.coin() ? LockAction::Wait : LockAction::Try;
         home_->receive(kHonest, Call{.call = id, .caller = {}, .operation = lock});
         return;
