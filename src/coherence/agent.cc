@@ -262,11 +262,12 @@ void Agent::receive(Instant now, const FlushAck& message, AgentActions& actions)
 
 // Bytes leave memory not by flushes alone: a truncation drops them, a recall takes them.
 void Agent::release_throttled(AgentActions& actions) {
-  while (!shared_->throttled.empty() && shared_->dirty_bytes <= shared_->options.dirty_max_bytes) {
+  while (!shared_->throttled.empty() && shared_->has_room(0)) {
     const AgentShared::Throttled& write = shared_->throttled.front();
     actions.push_back(ReplyWritten{write.token, write.offset, write.length});
     shared_->throttled.pop_front();
   }
+  shared_->give_back_room();
 }
 
 void Agent::receive(Instant now, FetchReply message, AgentActions& actions) {

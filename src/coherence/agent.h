@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "base/time.h"
+#include "coherence/dirty_pool.h"
 #include "coherence/messages.h"
 #include "coherence/mistakes.h"
 
@@ -166,6 +167,7 @@ struct AgentOptions {
   int64_t moment_ns = 1'000'000;
   int64_t flush_after_ns = 1'000'000'000;  // dirty bytes older than this go to the home
   uint64_t dirty_max_bytes = 256u << 20;   // beyond it writers wait
+  DirtyPool* dirty_pool = nullptr;         // or more, as long as this has room
   // What the origin would refuse when the bytes come, refused when they are written. This is ext4's
   // limit.
   uint64_t file_max_bytes = (uint64_t{1} << 44) - kPageSize;

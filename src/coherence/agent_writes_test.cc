@@ -4,6 +4,7 @@
 
 #include "coherence/agent.h"
 #include "coherence/agent_test_world.h"
+#include "coherence/dirty_pool.h"
 
 namespace vremote::coherence {
 namespace {
@@ -14,6 +15,42 @@ using test::pages_from;
 using enum LeaseMode;
 
 constexpr uint64_t kSize = 16 * kPageSize;  // of the file in most scenarios
+
+// ---- room for dirty bytes
+
+class FewPieces : public DirtyPool {
+ public:
+  uint64_t piece() const override { return kPageSize; }
+  bool take() override { return left > 0 && left-- > 0; }
+  void give_back() override { ++left; }
+  int left = 2;
+};
+
+TEST(AgentTest, AgentsShareARoomForDirtyBytesAndHaveSomeOfTheirOwn) {
+  FewPieces pool;
+  {
+    const AgentOptions options{.dirty_max_bytes = kPageSize, .dirty_pool = &pool};
+    AgentWorld one(options), other(options);
+    for (AgentWorld* w : {&one, &other})
+      w->has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all());
+    one.writes(1, 0, 4096, 'A').expect("written 1 @0+4096");
+    one.writes(2, 4096, 4096, 'B').expect("written 2 @4096+4096");
+    one.writes(3, 8192, 4096, 'C').expect("written 3 @8192+4096");
+    EXPECT_EQ(pool.left, 0);
+    other.writes(1, 0, 4096, 'D').expect("written 1 @0+4096");
+    other.writes(2, 4096, 4096, 'E').expect("flush @0+4096*D @4096+4096*E", "flush time");
+    // Its own bytes are away: it goes on, whatever the other has.
+    other.acks_flush().expect("written 2 @4096+4096");
+    other.acks_flush().expect_nothing();
+    one.syncs(4).expect("flush @0+4096*A @4096+4096*B @8192+4096*C", "flush time");
+    one.acks_flush().expect_nothing();
+    EXPECT_EQ(pool.left, 2);
+    one.acks_flush().expect("flushed 4");
+    one.writes(5, 0, 4096, 'F').expect("written 5 @0+4096");
+    one.writes(6, 4096, 4096, 'G').expect("written 6 @4096+4096");
+  }
+  EXPECT_EQ(pool.left, 2) << "an agent that ends gives back what it had";
+}
 
 // ---- direct writes: K10, K12
 

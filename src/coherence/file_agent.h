@@ -35,7 +35,38 @@ inline constexpr Instant kForever{INT64_MAX};
 
 // What the files of one agent have in common.
 struct AgentShared {
+  AgentShared() = default;
+  AgentShared(const AgentShared&) = delete;
+  AgentShared& operator=(const AgentShared&) = delete;
+  ~AgentShared() {
+    for (; pieces > 0; --pieces) options.dirty_pool->give_back();
+  }
+
+  // Whether so many bytes more may be dirty.
+  bool has_room(uint64_t more) {
+    while (dirty_bytes + more > dirty_limit()) {
+      if (options.dirty_pool == nullptr || !options.dirty_pool->take()) return false;
+      ++pieces;
+    }
+    return true;
+  }
+  // One piece more than is needed is kept for the next write.
+  void give_back_room() {
+    while (pieces > 1 && dirty_bytes + 2 * options.dirty_pool->piece() <= dirty_limit()) {
+      --pieces;
+      options.dirty_pool->give_back();
+    }
+    if (pieces == 1 && dirty_bytes == 0) {
+      pieces = 0;
+      options.dirty_pool->give_back();
+    }
+  }
+  uint64_t dirty_limit() const {
+    return options.dirty_max_bytes + (pieces == 0 ? 0 : pieces * options.dirty_pool->piece());
+  }
+
   AgentOptions options;
+  uint64_t pieces = 0;  // of the pool
   AgentStatistics statistics;
   uint64_t next_id = 1;  // requests, flushes, fetches, fills
   uint64_t next_purge = 1;

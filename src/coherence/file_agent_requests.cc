@@ -302,7 +302,7 @@ bool FileAgent::advance_write(Instant now, Request& request, AgentActions& actio
 
 void FileAgent::answer_write(const Request& request, AgentActions& actions) {
   if (!request.asked_message) ++shared_.statistics.hits_without_message;
-  if (shared_.dirty_bytes > shared_.options.dirty_max_bytes) {
+  if (!shared_.has_room(0)) {
     if (turn_) turn_->until = turn_->last;  // the kernel cannot go on before our answer
     shared_.throttled.push_back(
         {request.token, request.offset, static_cast<uint32_t>(request.size)});
@@ -327,7 +327,7 @@ std::optional<uint64_t> FileAgent::write_now(Instant now, const WriteNowEvent& e
   const PageRange range = PageRange::of_bytes(offset, event.bytes.size());
   if (!covers(attributes_mode_, extends ? LeaseMode::Exclusive : LeaseMode::Update) ||
       !leases_.covers(range, LeaseMode::Exclusive) || kernel_.resident().overlaps(range) ||
-      shared_.dirty_bytes >= shared_.options.dirty_max_bytes)
+      !shared_.has_room(event.bytes.size()))
     return std::nullopt;
   if (end > size && (kernel_.keep_until({size >> kPageShift, ((end - 1) >> kPageShift) + 1}, now) ||
                      kernel_size_.cutting(now) || kernel_has_attributes_ ||

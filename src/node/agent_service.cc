@@ -61,7 +61,7 @@ AgentService::AgentService(std::string home_name, const AgentOptions& options, b
       send_(std::move(send)),
       environment_(std::move(environment)) {
   AgentOptions share = options;
-  share.dirty_max_bytes = std::max<uint64_t>(options.dirty_max_bytes / 2, 8 << 20);
+  share.dirty_max_bytes = options.dirty_max_bytes / kShards;
   for (size_t i = 0; i < kShards; ++i) {
     shards_[i] = std::make_unique<Shard>(share);
     shards_[i]->index = i;

@@ -110,7 +110,8 @@ NodeDaemon::NodeDaemon(const Config& config, Mistakes mistakes, GuardianLink* gu
       lease_clock_started_(AgentService::lease_clock()),
       allow_mmap_(kernel_version() >= kPurgeWaitsForWriteBacks),
       access_(access_of(config)),
-      own_rights_(NodeRights::own(access_)) {
+      own_rights_(NodeRights::own(access_)),
+      dirty_pool_(config_.dirty_max_bytes / 2) {
   if (before_) upgrade_.done = before_->upgrades;
 }
 
@@ -187,11 +188,14 @@ void NodeDaemon::receive_own(ToHome&& message) {
   }
 }
 
-AgentOptions NodeDaemon::agent_options() const {
+AgentOptions NodeDaemon::agent_options() {
   AgentOptions options;
   options.writable_mappings = allow_mmap_;
   options.settle_ns = fuse::OwnView::possible() ? AgentService::kSettlePatience : 0;
-  options.dirty_max_bytes = config_.dirty_max_bytes;
+  // One half for whoever needs it, the other in equal parts: a home that is away, whose bytes stay,
+  // leaves the others' writers some room.
+  options.dirty_max_bytes = config_.dirty_max_bytes / 2 / (config_.peers.size() + 1);
+  options.dirty_pool = &dirty_pool_;
   options.flush_after_ns = config_.flush_after_ms * 1'000'000;
   options.mistakes = mistakes_;
   return options;

@@ -30,6 +30,7 @@
 #include "node/kernel_names.h"
 #include "node/outside_watcher.h"
 #include "node/recovery_writer.h"
+#include "node/shared_dirty_pool.h"
 
 namespace vremote::node {
 
@@ -95,7 +96,7 @@ class NodeDaemon {
   std::string ask_upgrade(const std::string& request);
   std::string upgrade_state() const;
   Status start_control();
-  coherence::AgentOptions agent_options() const;
+  coherence::AgentOptions agent_options();
   AgentService::Environment environment();
   void connected(Peer& peer, const net::HomeInfo& info);
   // When the leases of a peer's home must not be used any more (T3).
@@ -132,6 +133,7 @@ class NodeDaemon {
   std::shared_ptr<net::Tls> tls_;  // null: plain
   const std::vector<ExportAccess> access_;
   const NodeRights own_rights_;
+  SharedDirtyPool dirty_pool_;
 
   // In the order in which each needs those above it; destroyed in reverse.
   InodeTable inodes_;
