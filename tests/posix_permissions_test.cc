@@ -74,6 +74,17 @@ TEST_F(PosixTest, ChangesByOthersThanRootTakeTheSetIdBitsAway) {
   EXPECT_EQ(0, as_member(kUser + 1, kGroup + 1, {kGroup},
                          [&] { return error_of(::truncate(b("cut").c_str(), 100)); }));
   EXPECT_EQ(02666u, mode_of(c("cut")));
+  // The owner gives it away from a group that is not theirs to one that is.
+  programs("passed on", 02666);
+  ASSERT_OK(::chown(a("passed on").c_str(), kUser, kGroup + 1));
+  ASSERT_OK(::chmod(a("passed on").c_str(), 02666));
+  EXPECT_EQ(0, as_member(kUser, kGroup, {777},
+                         [&] { return error_of(::chown(b("passed on").c_str(), -1u, 777)); }));
+  EXPECT_EQ(0666u, mode_of(c("passed on")));
+  programs("kept", 02666);
+  EXPECT_EQ(0, as_member(kUser, kGroup, {777},
+                         [&] { return error_of(::chown(b("kept").c_str(), -1u, 777)); }));
+  EXPECT_EQ(02666u, mode_of(c("kept")));
   // Root's writes leave them, root's chown does not.
   programs("roots", 06755);
   EXPECT_EQ(0, write_at(open_at(b("roots"), O_WRONLY), 0, "x"));

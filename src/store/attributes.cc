@@ -54,13 +54,14 @@ bool is_member(const coherence::Caller& caller, gid_t group) {
          std::find(caller.groups.begin(), caller.groups.end(), group) != caller.groups.end();
 }
 
-// What a write or a truncation by somebody without privileges does to a program's set-ID bits.
-Status clear_set_id(const coherence::Caller& caller, const OpenFile& file) {
+// What a write, a truncation or a chown by somebody without privileges does to a program's set-ID
+// bits. `group`: the file's before that.
+Status clear_set_id(const coherence::Caller& caller, const OpenFile& file, gid_t group) {
   VR_TRY(st, file.stat());
   if (!file.is_regular()) return {};
   mode_t cleared = st.st_mode & ~S_ISUID;
   // Without it, set-group-ID once meant mandatory locks: the group's members leave it alone.
-  if ((st.st_mode & S_IXGRP) != 0 || !is_member(caller, st.st_gid)) cleared &= ~S_ISGID;
+  if ((st.st_mode & S_IXGRP) != 0 || !is_member(caller, group)) cleared &= ~S_ISGID;
   if (cleared == st.st_mode) return {};
   return change_mode(file.path(), cleared);
 }
@@ -121,6 +122,7 @@ Result<coherence::Outcome> Store::run(const Caller& caller,
     std::unique_lock lock(size_locks_->of(call.file));
     VR_TRY_VOID(truncate_to(*file, call.size));
   }
+  VR_TRY(before, file->stat());
   if (call.has_uid || call.has_gid) {
     uid_t uid = call.has_uid ? call.uid : kNobody;
     gid_t gid = call.has_gid ? call.gid : kNobody;
@@ -132,7 +134,7 @@ Result<coherence::Outcome> Store::run(const Caller& caller,
     static_cast<void>(scope);
     VR_TRY_VOID(change_mode(file->path(), call.mode));
   }
-  if (call.clear_suid && !call.has_mode) VR_TRY_VOID(clear_set_id(caller, *file));
+  if (call.clear_suid && !call.has_mode) VR_TRY_VOID(clear_set_id(caller, *file, before.st_gid));
   if (call.has_atime || call.has_mtime) {
     VR_TRY(scope, CallerScope::enter(caller, judges_));
     static_cast<void>(scope);
