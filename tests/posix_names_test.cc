@@ -104,6 +104,46 @@ TEST_F(PosixTest, AFileThatLosesItsNameBetweenLookupAndOpenIsOpened) {
     }
 }
 
+// The kernel of the node that renames has the directory where it was, and somebody there uses it.
+TEST_F(PosixTest, ADirectoryThatAnotherNodeHasMovedIsMovedOn) {
+  int number = 0;
+  for (const bool in_use : {false, true})
+    for (const bool made_here : {false, true})
+      for (const bool as_target : {false, true}) {
+        const std::string n = std::to_string(number++);
+        SCOPED_TRACE(n);
+        for (const char* dir : {"x", "y", "z"}) ASSERT_OK(::mkdir(a(dir + n).c_str(), 0777));
+        ASSERT_OK(::mkdir((made_here ? b("x" + n + "/d") : a("x" + n + "/d")).c_str(), 0777));
+        if (!as_target) {
+          ASSERT_OK(::mkdir(a("x" + n + "/d/sub").c_str(), 0777));
+          ASSERT_EQ(0, put(a("x" + n + "/d/sub/f"), "content"));
+        }
+        ASSERT_OK(::access(b("x" + n + (as_target ? "/d" : "/d/sub/f")).c_str(), F_OK));
+        const Fd held = in_use ? open_at(b("x" + n + "/d"), O_RDONLY | O_DIRECTORY) : Fd();
+        const Fd below = in_use && !as_target ? open_at(b("x" + n + "/d/sub/f"), O_RDWR) : Fd();
+        ASSERT_OK(::rename(a("x" + n + "/d").c_str(), a("y" + n + "/d").c_str()));
+        if (as_target) {
+          ASSERT_OK(::mkdir(b("z" + n + "/new").c_str(), 0777));
+          ASSERT_OK(::rename(b("z" + n + "/new").c_str(), b("y" + n + "/d").c_str()));
+          EXPECT_FALSE(exists(c("z" + n + "/new")));
+          continue;
+        }
+        ASSERT_OK(::rename(b("y" + n + "/d").c_str(), b("z" + n + "/e").c_str()));
+        EXPECT_EQ("content", read_all(b("z" + n + "/e/sub/f")));
+        EXPECT_EQ("content", read_all(c("z" + n + "/e/sub/f")));
+        EXPECT_FALSE(exists(b("x" + n + "/d")));
+        EXPECT_FALSE(exists(b("y" + n + "/d")));
+        if (!in_use) continue;
+        EXPECT_EQ("content", read_at(below, 0, 100));
+        const Fd sub(::openat(held.get(), "sub/f", O_RDONLY | O_CLOEXEC));
+        EXPECT_EQ("content", read_at(sub, 0, 100));
+        EXPECT_EQ(stat_of(c("z" + n)).st_ino, [&] {
+          struct stat st {};
+          return ::fstatat(held.get(), "..", &st, 0) == 0 ? st.st_ino : 0;
+        }());
+      }
+}
+
 TEST_F(PosixTest, RenameIsSeenAtOnceEverywhere) {
   ASSERT_EQ(0, put(a("old"), "content"));
   EXPECT_TRUE(exists(b("old")));

@@ -83,7 +83,10 @@ void FuseServer::reply_entry(const Context& c, AgentService* agent, FileId file,
         }
         const uint64_t node = inodes_.look_up(agent, file);
         const Inode inode{node, agent, file};
-        const bool kept = named && keep_name(c, *named, file);
+        // Before the kernel goes on with it.
+        if (moved_ && named && S_ISDIR(answer.attributes.mode))
+          moved_->told(c.pid, named->dir.node, named->name, node);
+        const bool kept = named && named->looked_up && keep_name(c, *named, file);
         const auto entry =
             fuse::entry_out(node, 0, answer.attributes, shown_inode(inode, answer.attributes.inode),
                             kept ? fuse::kUntilInvalidated : fuse::kNotCached, fuse::kNotCached);
@@ -101,6 +104,12 @@ bool FuseServer::keep_name(const Context& c, const Named& named, FileId file) {
 }
 
 void FuseServer::handle(const Context& c, const fuse::Lookup& r) {
+  if (moved_ && moved_->any()) {
+    MovedDirectories::Task later = [this, c, name = std::string(r.name)] {
+      handle(c, fuse::Lookup{name});
+    };
+    if (moved_->hold_back(c.pid, c.node, later)) return;
+  }
   metrics_.add(Counter::Lookups);
   if (!name_fits(r.name)) {
     (void)c.channel->reply_error(c.unique, ENAMETOOLONG);
@@ -158,13 +167,14 @@ void FuseServer::handle(const Context& c, const fuse::ReadLink&) {
 void FuseServer::make(const Context& c, std::string_view name, Operation operation) {
   auto dir = inode(c);
   if (!dir) return;
-  auto then = [this, c, agent = dir->agent](Reply&& reply) {
+  auto then = [this, c, named = Named{*dir, std::string(name), false}](Reply&& reply) mutable {
     const auto* made = std::get_if<Node>(&reply.outcome);
     if (reply.error != 0 || made == nullptr) {
       (void)c.channel->reply_error(c.unique,
                                    reply.error != 0 ? error_in_directory(reply.error) : EIO);
     } else {
-      reply_entry(c, agent, made->file, {}, {}, HalfDone(half_done_));
+      AgentService* agent = named.dir.agent;
+      reply_entry(c, agent, made->file, std::move(named), {}, HalfDone(half_done_));
     }
   };
   call(c, dir->agent, std::move(operation), std::move(then),

@@ -49,7 +49,10 @@ FuseServer::FuseServer(fuse::Mount& mount, Exports& exports, InodeTable& inodes,
       inodes_(inodes),
       kernel_names_(kernel_names),
       metrics_(metrics),
-      options_(options) {}
+      options_(options) {
+  if (options_.helpers != nullptr && options_.loop != nullptr && fuse::OwnView::possible())
+    moved_.emplace(mount_view_, *options_.helpers, *options_.loop);
+}
 
 FuseServer::~FuseServer() { join(); }
 
@@ -248,6 +251,7 @@ void FuseServer::forget(uint64_t node, uint64_t lookups) {
   auto gone = inodes_.forget(node, lookups);
   if (!gone) return;
   kernel_names_.forget(node);
+  if (moved_) moved_->forget(node);
   {
     std::lock_guard lock(locks_mutex_);
     locked_nodes_.erase(node);

@@ -33,6 +33,7 @@
 #include "node/guardian_link.h"
 #include "node/inode_table.h"
 #include "node/kept.h"
+#include "node/moved_directories.h"
 
 namespace vremote::node {
 
@@ -42,6 +43,7 @@ struct FuseServerOptions {
   bool allow_mmap = true;
   net::EventLoop* loop = nullptr;    // for timers; outlives the server
   GuardianLink* guardian = nullptr;  // outlives the server
+  HelperThreads* helpers = nullptr;  // for what may block; stopped before the server ends
 };
 
 class FuseServer {
@@ -195,10 +197,11 @@ class FuseServer {
   void handle(const Context& c, const fuse::ReleaseDir& r);
   void handle(const Context& c, const fuse::FsyncDir& r);
   // `stale`: instead of an error when the home does not know the file.
-  // `named`: the name that was looked up, if the kernel may keep it.
+  // `named`: the name that was looked up, which the kernel may keep, or made.
   struct Named {
     Inode dir;
     std::string name;
+    bool looked_up = true;
   };
   bool keep_name(const Context& c, const Named& named, FileId file);
   void reply_entry(const Context& c, AgentService* agent, FileId file,
@@ -266,6 +269,7 @@ class FuseServer {
   std::mutex directories_mutex_;
   std::map<uint64_t, std::shared_ptr<Directory>> directories_;
   uint64_t next_directory_ = 1;
+  std::optional<MovedDirectories> moved_;
 };
 
 }  // namespace vremote::node

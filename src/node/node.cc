@@ -694,6 +694,7 @@ Status NodeDaemon::start_mount(std::function<void()> ended) {
   server.allow_mmap = allow_mmap_;
   server.loop = loops_.front().get();
   server.guardian = guardian_;
+  server.helpers = purge_threads_.get();
   fuse_ =
       std::make_unique<FuseServer>(*mount_, exports_, inodes_, *kernel_names_, metrics_, server);
   VR_TRY_VOID(fuse_->start(std::move(ended)));
