@@ -226,6 +226,11 @@ TEST_F(UpgradeTest, WhatCannotTakeOverIsRefusedInOneLine) {
   }
   ::chmod(other.c_str(), 0755);
   EXPECT_NE(refused(1, other).find("format 99"), std::string::npos);
+  // Whom would it ask for itself?
+  const std::string on_mount = nodes().path(1, 0, "other");
+  ASSERT_EQ(0, put(on_mount, read_all(other)));
+  ASSERT_EQ(0, ::chmod(on_mount.c_str(), 0755));
+  EXPECT_NE(refused(1, on_mount).find("own mount"), std::string::npos);
   // A second one during the first.
   {
     std::ofstream script(other);

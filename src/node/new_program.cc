@@ -100,6 +100,17 @@ Status check_new_program(const std::string& binary, const Config& config) {
     return fail(errno, fmt::format("{}: {}", binary, std::strerror(errno)));
   if (!S_ISREG(st.st_mode) || ::access(binary.c_str(), X_OK) != 0)
     return fail(EACCES, fmt::format("{} is no program that can be executed", binary));
+  // exec(2) would wait for an answer of the daemon that it has just ended.
+  struct stat mount {};
+  if (::stat(config.mount.c_str(), &mount) != 0)
+    return fail(errno, fmt::format("{}: {}", config.mount, std::strerror(errno)));
+  for (const std::string& path : {binary, config.file, config.cluster_key}) {
+    struct stat file {};
+    if (::stat(path.c_str(), &file) == 0 && file.st_dev == mount.st_dev)
+      return fail(EINVAL, fmt::format("{} lies on this node's own mount, which nobody serves while "
+                                      "the program changes; copy it to a disk of the machine",
+                                      path));
+  }
   auto said = run(binary, {"vremote", "node", "--config", config.file, "--handover-check"});
   if (!said)
     return fail(said.error().code, fmt::format("{} cannot be run: {}", binary, said.error().what));
