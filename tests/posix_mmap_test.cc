@@ -134,6 +134,30 @@ TEST_F(PosixTest, ReadsOfCachedPagesAskNobody) {
   EXPECT_LT(upcalls() - before, 100u);
 }
 
+// POSIX: what lies behind the end in its page is no part of the file, and zero when it becomes one.
+TEST_F(PosixTest, WhatWasStoredBehindTheEndIsNothingWhenAWriteMakesTheFileLonger) {
+  for (int round = 0; round < 20; ++round) {
+    const std::string name = "tail" + std::to_string(round);
+    const Fd file = open_at(round % 2 == 0 ? b(name) : a(name), O_RDWR | O_CREAT);
+    ASSERT_EQ(0, write_at(file, 0, "i"));
+    Mapping map(file, 4096, kBoth);
+    ASSERT_TRUE(map.valid());
+    map.at()[100] = 0x77;
+    if (round % 4 >= 2) ::usleep(3000);
+    ASSERT_EQ(0, write_at(file, 12288, "far"));
+    map.at()[150] = 0x33;  // inside now
+    for (const std::string& where : {a(name), b(name), c(name)}) {
+      const std::string all = read_all(where);
+      ASSERT_GE(all.size(), 200u);
+      EXPECT_EQ('i', all[0]);
+      EXPECT_EQ(0, all[100]) << "round " << round << " at " << where;
+      EXPECT_EQ(0x33, all[150]) << "round " << round << " at " << where;
+    }
+    ASSERT_EQ(0, ::fsync(file.get()));
+    EXPECT_EQ(0, read_all(c(name))[100]);
+  }
+}
+
 TEST_F(PosixTest, AProgramSeesItsMappingGrowWithTheFile) {
   ASSERT_EQ(0, put(a("f"), std::string(4096, '1')));
   Fd on_b = open_at(b("f"), O_RDWR);

@@ -384,6 +384,21 @@ TEST(AgentTest, WithAMappingThePagesATruncationCutsAreDroppedBehindIt) {
   w.truncation_done(5000).expect("purge 1-3");
 }
 
+// What a mapping has stored behind the end must not become bytes of the file.
+TEST(AgentTest, AWriteBehindTheEndWaitsForThePageWithTheEndInIt) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, 5000).has(Exclusive, PageRange::all()).cached(pages(0, 1), 'A');
+  w.opens(1, true).expect("opened 1");
+  w.writes(2, 12288, 100, 'W').expect("purge 1-1");
+  w.returns(pages(1, 1)).expect("written 2 @12288+100");
+}
+
+TEST(AgentTest, AWriteBehindTheEndOfAFileThatNobodyMapsWaitsForNothing) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, 5000).has(Exclusive, PageRange::all()).cached(pages(0, 1), 'A');
+  w.writes(2, 12288, 100, 'W').expect("written 2 @12288+100");
+}
+
 TEST(AgentTest, WhileCutPagesMayBeShownNobodyLearnsTheNewSize) {  // K16
   AgentWorld w;
   w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all()).cached(pages(0, 3), 'A');

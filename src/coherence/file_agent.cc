@@ -1,5 +1,6 @@
 #include "coherence/file_agent.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 

@@ -283,6 +283,7 @@ class FileAgent {
   void ack_data(const PendingRecall& recall, AgentActions& actions);
   PageRange give_around(const PendingRecall& recall) const;
   PageRange behind_end(const PendingRecall& recall) const;
+  PageRange tail_shown_by(uint64_t end_of_write) const;
   PageSet purges_wanted(Instant now);
 
   bool need_attributes(Request& request, LeaseMode mode,

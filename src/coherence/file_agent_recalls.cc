@@ -189,12 +189,24 @@ void FileAgent::ack_data(const PendingRecall& recall, AgentActions& actions) {
   if (!mistakes.has(Mistake::AckBeforeFlush)) actions.push_back(SendToHome{std::move(ack)});
 }
 
+// What a mapping has stored behind the end of the file, in the page that has it, is nothing, and
+// must not become bytes of the file when a write makes that longer. The kernel cuts what it writes
+// back at the size it has: so that page goes first.
+PageRange FileAgent::tail_shown_by(uint64_t end_of_write) const {
+  if (end_of_write <= attributes_.size || !may_write() || attributes_.size % kPageSize == 0)
+    return {};
+  return PageRange::of_bytes(attributes_.size, 1);
+}
+
 PageSet FileAgent::purges_wanted(Instant now) {
   PageSet need = cut_off_;
   if (shared_.suspended)
     for (PageRange piece : kernel_.resident().ranges()) need.add(piece);
   for (const Request& request : requests_) {
-    if (request.kind == Kind::Write && request.active) need.add(request.range);
+    if (request.kind == Kind::Write && request.active) {
+      need.add(request.range);
+      need.add(tail_shown_by(request.offset + request.size));
+    }
     if (request.kind == Kind::Truncate && !request.active && flights_.empty() && !may_write())
       need.add(request.range);
     if (request.kind == Kind::Open)

@@ -270,7 +270,8 @@ bool FileAgent::advance_write(Instant now, Request& request, AgentActions& actio
   // Purge before apply: the purge may write back an older mapped page, which must not land on top
   // of these bytes (K12).
   if (!shared_.options.mistakes.has(Mistake::ApplyBeforePurge) &&
-      kernel_.resident().overlaps(request.range))
+      (kernel_.resident().overlaps(request.range) ||
+       kernel_.resident().overlaps(tail_shown_by(request.offset + request.size))))
     return false;
   // A fill that met the old end left zeroes behind it in its page. A reader that was woken by it
   // looks at the size only now: it must not find the new one and take those zeroes for bytes of the
@@ -331,6 +332,7 @@ std::optional<uint64_t> FileAgent::write_now(Instant now, const WriteNowEvent& e
     return std::nullopt;
   if (end > size && (kernel_.keep_until({size >> kPageShift, ((end - 1) >> kPageShift) + 1}, now) ||
                      kernel_size_.cutting(now) || kernel_has_attributes_ ||
+                     kernel_.resident().overlaps(tail_shown_by(end)) ||
                      growth_must_be_known(now, size, end, event.offset + event.bytes.size())))
     return std::nullopt;
   known_to_kernel();
