@@ -54,6 +54,16 @@ int tell_node(const node::Config& config) {
   return 0;
 }
 
+// A step of a change of keys, and what comes next.
+int change(const node::Config& config, const net::KeyRing& keys, const char* next = "") {
+  if (auto replaced = net::replace_key_file(config.cluster_key, keys); !replaced)
+    return complained(replaced.error().what);
+  fmt::print("{}: changed; {}\n", config.cluster_key, describe(keys));
+  const int status = tell_node(config);
+  tell_error(next);
+  return status;
+}
+
 int init(const node::Config& config) {
   auto key = net::ClusterKey::generate(config.cluster);
   if (!key) return complained(key.error().what);
@@ -142,10 +152,7 @@ int join(const node::Config& config) {
   if (!there || !there->shares_a_key_with(*keys))
     return complained(fmt::format("{}: another key is there{}; remove it first", config.cluster_key,
                                   there ? " (" + describe(*there) + ")" : ""));
-  if (auto replaced = net::replace_key_file(config.cluster_key, *keys); !replaced)
-    return complained(replaced.error().what);
-  fmt::print("{}: changed; {}\n", config.cluster_key, describe(*keys));
-  return tell_node(config);
+  return change(config, *keys);
 }
 
 int renew(const node::Config& config) {
@@ -154,13 +161,9 @@ int renew(const node::Config& config) {
   auto next = keys->renewed();
   if (!next)
     return complained(fmt::format("{}: {}", config.cluster_key, next.error().what), kExitUsage);
-  if (auto replaced = net::replace_key_file(config.cluster_key, *next); !replaced)
-    return complained(replaced.error().what);
-  fmt::print("{}: changed; {}\n", config.cluster_key, describe(*next));
-  const int status = tell_node(config);
-  tell_error(
+  return change(
+      config, *next,
       "vremote cluster: now 'invite' here and 'join' on every other node, then 'retire' here\n");
-  return status;
 }
 
 // Who would be a stranger without the old key, as far as this node knows.
@@ -192,13 +195,8 @@ int retire(const node::Config& config, bool force) {
     return complained(ready.error().what +
                       "; --force does it all the same, and that node must "
                       "'join' anew");
-  const net::KeyRing next = keys->without_older();
-  if (auto replaced = net::replace_key_file(config.cluster_key, next); !replaced)
-    return complained(replaced.error().what);
-  fmt::print("{}: changed; {}\n", config.cluster_key, describe(next));
-  const int status = tell_node(config);
-  tell_error("vremote cluster: now 'invite' here and 'join' on every other node\n");
-  return status;
+  return change(config, keys->without_older(),
+                "vremote cluster: now 'invite' here and 'join' on every other node\n");
 }
 
 int show(const node::Config& config) {

@@ -65,6 +65,7 @@ class ClusterKey {
   bool is_guest() const { return !guest_.empty(); }
   const std::string& guest() const { return guest_; }  // whose key it is; empty: the cluster key
   std::string check() const;                           // 16 hexadecimal digits
+  bool operator==(const ClusterKey&) const = default;
 
   // Of a cluster key.
   ClusterKey for_guest(std::string node) const;

@@ -28,8 +28,7 @@ Result<KeyRing> KeyRing::parse(std::string_view text) {
       return fail(EINVAL,
                   "holds keys of different clusters or nodes; copy what 'vremote cluster "
                   "invite' prints on one node");
-    if (std::ranges::none_of(keys, [&](const ClusterKey& k) { return k.line() == key.line(); }))
-      keys.push_back(std::move(key));
+    if (std::ranges::find(keys, key) == keys.end()) keys.push_back(std::move(key));
   }
   return KeyRing(std::move(keys));
 }
@@ -41,7 +40,7 @@ std::string KeyRing::text() const {
 }
 
 bool KeyRing::has(const ClusterKey& key) const {
-  return std::ranges::any_of(keys_, [&](const ClusterKey& k) { return k.line() == key.line(); });
+  return std::ranges::find(keys_, key) != keys_.end();
 }
 bool KeyRing::shares_a_key_with(const KeyRing& other) const {
   return std::ranges::any_of(keys_, [&](const ClusterKey& key) { return other.has(key); });

@@ -98,9 +98,7 @@ std::optional<Secret> TlsStream::recognize(std::string_view identity) {
   return known->by.secret;
 }
 
-bool TlsStream::of_older_key() const {
-  return key_ != nullptr && key_->line() != tls_->ring()->newest().line();
-}
+bool TlsStream::of_older_key() const { return key_ != nullptr && *key_ != tls_->ring()->newest(); }
 bool TlsStream::stale() const { return tls_->ring() != ring_ && of_older_key(); }
 
 int TlsStream::bio_read(BIO* bio, char* data, int size) {
