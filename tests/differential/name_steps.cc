@@ -14,6 +14,14 @@
 namespace vremote::differential {
 namespace {
 
+// The slot has this descriptor from now on.
+std::string held(const Side& side, size_t slot, int fd) {
+  int& before = (*side.slots)[slot];
+  if (before >= 0) ::close(before);
+  before = fd;
+  return "ok";
+}
+
 std::string listing(int fd) {
   DIR* dir = ::fdopendir(fd);
   if (dir == nullptr) {
@@ -57,11 +65,7 @@ Step open_step(Draw& draw) {
                 (S_ISCHR(st.st_mode) || S_ISFIFO(st.st_mode)))
               return std::string("left out");
             const int fd = ::open(side.at(name).c_str(), flags | O_CLOEXEC, mode);
-            if (fd < 0) return outcome(fd);
-            int& held = (*side.slots)[slot];
-            if (held >= 0) ::close(held);
-            held = fd;
-            return std::string("ok");
+            return fd < 0 ? outcome(fd) : held(side, slot, fd);
           },
           {name}};
 }
@@ -77,11 +81,7 @@ Step tmp_file_step(Draw& draw) {
     return {fmt::format("slot {} = open({}, O_TMPFILE | {:#o}, {:#o})", slot, name, flags, mode),
             [=](const Side& side) {
               const int fd = ::open(side.at(name).c_str(), O_TMPFILE | flags | O_CLOEXEC, mode);
-              if (fd < 0) return outcome(fd);
-              int& held = (*side.slots)[slot];
-              if (held >= 0) ::close(held);
-              held = fd;
-              return std::string("ok");
+              return fd < 0 ? outcome(fd) : held(side, slot, fd);
             },
             {name}};
   }
