@@ -20,7 +20,7 @@ TEST(AgentGrowthTest, AWriteIntoANewPageIsAnsweredWhenAllKnow) {
   w.writes(1, 2 * kPageSize, 1, 'W').expect("announce 8193");
   w.reads(2, 2 * kPageSize, 10).expect("data 2 1*W");  // it is there, though
   w.recalls_attributes().expect_nothing();
-  w.all_know().expect("written 1 @8192+1", "ack 0-0 size 8193");
+  w.all_know().expect("written 1 @8192+1", "flush size 8193 time", "ack 0-0");
 }
 
 // No page more for a mapping, but sendfile(2) ends where the kernel thinks that the file does.

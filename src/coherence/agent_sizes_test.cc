@@ -56,7 +56,7 @@ TEST(AgentTest, TheHomeHearsOfANewSizeWithTheAck) {
   AgentWorld w;
   w.has_attributes(Exclusive, 0).has(Exclusive, PageRange::all());
   w.writes(1, 0, 5000, 'W').expect("written 1 @0+5000");
-  w.recalls_attributes().expect("ack 0-0 size 5000");
+  w.recalls_attributes().expect("flush size 5000 time", "ack 0-0");
 }
 
 TEST(AgentTest, WhoGivesUpOnlyTheRightToChangeTheAttributesStillTellsThem) {
@@ -257,7 +257,7 @@ TEST(AgentTest, WithTheAttributesGoTheBytesThatGiveTheFileItsBlocks) {
   world(true, Shared)->expect("flush @0+4096*W size 4096", "flush size 4096 time", "ack 0-0");
   world(false, None)->expect("flush @0+4096*W size 4096", "flush size 4096 time", "ack 0-0");
   // A writer's turn.
-  world(true, None)->expect("ack 0-0 size 4096");
+  world(true, None)->expect("flush size 4096 time", "ack 0-0");
 }
 
 // Where bytes were written, at most what they may take; when the disk has them, what they took.

@@ -184,7 +184,8 @@ TEST(AgentTest, ALongAppendKeepsOthersOutBetweenItsPieces) {
   w.appends(1, 0, kPiece, 'R').expect("written 1 @100+1048576");
   w.recalls_attributes().expect_nothing();
   w.appends(2, kPiece, kPiece, 'S').expect("written 2 @1048676+1048576");
-  w.appends(3, 2 * kPiece, 9, 'T').expect("written 3 @2097252+9", "ack 0-0 size 2097261");
+  w.appends(3, 2 * kPiece, 9, 'T')
+      .expect("written 3 @2097252+9", "flush size 2097261 time", "ack 0-0");
 }
 
 TEST(AgentTest, APieceThatNeedsALeaseKeepsItsTurn) {
@@ -194,7 +195,7 @@ TEST(AgentTest, APieceThatNeedsALeaseKeepsItsTurn) {
   w.recalls_attributes().expect_nothing();
   w.appends(2, kPiece, 5000, 'S').expect("ask Exclusive 256-257");
   w.later_ms(5000).expect_nothing();
-  w.grants('.').expect("written 2 @1048576+5000", "ack 0-0 size 1053576");
+  w.grants('.').expect("written 2 @1048576+5000", "flush size 1053576 time", "ack 0-0");
 }
 
 // A buffer that does not begin on a page has a place fewer in the first request.
@@ -203,14 +204,15 @@ TEST(AgentTest, APieceMayBeShorterByThePlaceInItsPage) {
   w.has_attributes(Exclusive, 0).has(Exclusive, PageRange::all());
   w.appends(1, 0, kPiece - 4095, 'R').expect("written 1 @0+1044481");
   w.recalls_attributes().expect_nothing();
-  w.appends(2, kPiece - 4095, 10, 'S').expect("written 2 @1044481+10", "ack 0-0 size 1044491");
+  w.appends(2, kPiece - 4095, 10, 'S')
+      .expect("written 2 @1044481+10", "flush size 1044491 time", "ack 0-0");
 }
 
 TEST(AgentTest, AShortAppendKeepsNobodyOut) {
   AgentWorld w;
   w.has_attributes(Exclusive, 0).has(Exclusive, PageRange::all());
   w.appends(1, 0, kPiece - 4096, 'R').expect("written 1 @0+1044480");
-  w.recalls_attributes().expect("ack 0-0 size 1044480");
+  w.recalls_attributes().expect("flush size 1044480 time", "ack 0-0");
 }
 
 TEST(AgentTest, ThePieceThatDoesNotComeIsNotWaitedForForLong) {
@@ -219,7 +221,7 @@ TEST(AgentTest, ThePieceThatDoesNotComeIsNotWaitedForForLong) {
   w.appends(1, 0, kPiece, 'R').expect("written 1 @0+1048576");
   w.recalls_attributes().expect_nothing();
   w.later_ms(99).expect_nothing();
-  w.later_ms(1).expect("ack 0-0 size 1048576");
+  w.later_ms(1).expect("flush size 1048576 time", "ack 0-0");
 }
 
 TEST(AgentTest, AnAppendWithoutEndLosesItsTurn) {
@@ -232,7 +234,7 @@ TEST(AgentTest, AnAppendWithoutEndLosesItsTurn) {
     w.appends(1 + i, i * kPiece, kPiece, 'S')
         .expect(fmt::format("written {} @{}+1048576", 1 + i, i * kPiece));
   }
-  w.later_ms(50).expect("ack 0-0 size 20971520");
+  w.later_ms(50).expect("flush size 20971520 time", "ack 0-0");
   w.appends(30, 20 * kPiece, kPiece, 'S').expect("ask Exclusive attributes");
   w.grants_attributes(30 * kPiece).expect("written 30 @31457280+1048576");
 }
@@ -246,14 +248,15 @@ TEST(AgentTest, AnotherWriteEndsTheTurnOfALongAppend) {
     w.recalls_attributes().expect_nothing();
     switch (other) {
       case 0:
-        w.writes(2, 0, 5000, 'S').expect("ack 0-0 size 1048576", "ask Update attributes");
+        w.writes(2, 0, 5000, 'S')
+            .expect("flush size 1048576 time", "ack 0-0", "ask Update attributes");
         break;
       case 1:
         w.appends_by(2, 2, kPiece, 5000, 'S')
-            .expect("ack 0-0 size 1048576", "ask Exclusive attributes");
+            .expect("flush size 1048576 time", "ack 0-0", "ask Exclusive attributes");
         break;
       case 2:
-        w.truncates(2, 0).expect("truncate 2", "ack 0-0 size 1048576");
+        w.truncates(2, 0).expect("truncate 2", "flush size 1048576 time", "ack 0-0");
         break;
     }
   }

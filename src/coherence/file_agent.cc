@@ -164,7 +164,6 @@ void FileAgent::truncate_done(Instant now, bool done, uint64_t size, bool under_
     actions.push_back(SettleSize{settle->id, id_, size, true, under_lock});
   }
   if (dirty_attributes_.has_size) dirty_attributes_.has_size = false;
-  acked_size_.reset();  // the home has done this behind the ack
   if (attributes_mode_ != LeaseMode::None) attributes_.size = size;
   void_data({size >> kPageShift, kPageEnd});
   cut_off_ = kernel_.resident().intersect({size >> kPageShift, kPageEnd});
@@ -235,7 +234,6 @@ void FileAgent::granted(Instant now, Grant message, AgentActions&) {
       return;
     case Resource::Attributes: {
       if (message.error == 0) {
-        acked_size_.reset();  // the home gives them to nobody whose ack it waits for (I5)
         const bool knew = covers(attributes_mode_, LeaseMode::Shared);
         if (!knew) {
           attributes_ = message.attributes;
@@ -298,7 +296,6 @@ void FileAgent::flush_acked(const FlushAck& message, AgentActions& actions) {
   if (flight == flights_.end()) return;  // from before a reset
   shared_.flush_bytes_in_flight -= flight->second.bytes;
   if (message.error == 0) attributes_.blocks = message.blocks;
-  if (acked_size_ && message.flush >= acked_size_->flush) acked_size_.reset();
   flights_.erase(flight);
   if (message.error != 0) write_error_ = message.error;
   if (shared_.options.mistakes.has(Mistake::StaleOverlay)) return;
@@ -352,16 +349,10 @@ void FileAgent::reset(Instant now, Agent::Dirty dirty, AgentActions& actions) {
   }
   actions.push_back(EntriesLost{id_});
   suspend(now, actions);
-  const std::optional<AckedSize> acked_size = std::exchange(acked_size_, std::nullopt);
   if (dirty == Agent::Dirty::Fenced && !shared_.options.mistakes.has(Mistake::FlushAfterFence)) {
     rescue_dirty(actions);
     fenced_ = true;
   } else {
-    if (acked_size && !clean()) {
-      if (!dirty_attributes_.has_size) dirty_attributes_.size = 0;
-      dirty_attributes_.has_size = true;
-      dirty_attributes_.size = std::max(dirty_attributes_.size, acked_size->size);
-    }
     // Older bytes first: those of pages that were given up on the way are in no other place.
     std::map<uint64_t, Flight> again;
     again.swap(flights_);
@@ -373,10 +364,6 @@ void FileAgent::reset(Instant now, Agent::Dirty dirty, AgentActions& actions) {
       Flush flush = new_flush();
       flush.extents = std::move(flight.extents);
       flush.attributes = flight.attributes;
-      if (acked_size && !flush.attributes.has_size) {
-        flush.attributes.has_size = true;
-        flush.attributes.size = acked_size->size;
-      }
       note_flight(flush, flight.bytes);
       actions.push_back(SendToHome{std::move(flush)});
     }

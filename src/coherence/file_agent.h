@@ -301,6 +301,7 @@ class FileAgent {
   void known_to_kernel();
   void set_dirty_bytes(uint64_t before);
   Flush new_flush();
+  void send_dirty_attributes(AgentActions& actions);
   void tell_time();
   uint64_t blocks_with(uint64_t dirty_bytes) const;
   void note_flight(const Flush& flush, uint64_t bytes);
@@ -353,13 +354,6 @@ class FileAgent {
   Attributes attributes_;    // valid while attributes_mode_ != None
   uint64_t size_floor_ = 0;  // the file is at least this long, for pages under a data lease
   DirtyAttributes dirty_attributes_;
-  // A size that went with the ack of a recall, and not yet is known to have arrived: with a home
-  // that dies before it reads the ack it is lost, and the home cuts flushed bytes at the file's
-  // end. What is flushed from `flush` on came after that ack.
-  struct AckedSize {
-    uint64_t size = 0, flush = 0;
-  };
-  std::optional<AckedSize> acked_size_;
   // The kernel wrote back pages when others could hold the attributes: they must give them up
   // before an msync(2) here returns.
   bool untold_time_ = false;

@@ -67,7 +67,7 @@ void FileAgent::rescue_dirty(AgentActions& actions) {
     attributes.size = std::max(attributes.size, sent.size);
     attributes.mtime = std::max(attributes.mtime, sent.mtime);
   }
-  // It may have gone with an ack that came to nothing.
+  // It may have gone before the bytes.
   if (!attributes.has_mtime && attributes_.mtime != Timestamp{}) {
     attributes.has_mtime = true;
     attributes.mtime = attributes_.mtime;
@@ -106,13 +106,11 @@ bool FileAgent::send_dirty(PageRange range, bool all, AgentActions& actions) {
     flush.extents = dirty_.take_unsent(range, flush.flush, kFlushMax, &bytes);
     if (flush.extents.empty()) break;
     // The home cuts flushed bytes at the file's end (a mapping older than a truncation must not
-    // bring the file back): tell it where that is.
+    // bring the file back): tell it where that is. A truncation of ours that is under way has not
+    // been done yet: it takes the Attributes from us, and with them this size.
     if (dirty_attributes_.has_size) {
       flush.attributes.has_size = true;
       flush.attributes.size = dirty_attributes_.size;
-      for (const Request& request : requests_)
-        if (request.kind == Kind::Truncate && request.active)
-          flush.attributes.size = std::min(flush.attributes.size, request.size);
     }
     ++shared_.next_id;
     ++shared_.statistics.flushes;
@@ -122,14 +120,18 @@ bool FileAgent::send_dirty(PageRange range, bool all, AgentActions& actions) {
   }
   // Size and time stamps go with the whole file's flush; the Attributes lease is still here, so
   // only the disk learns of them.
-  if (range == PageRange::all() && (dirty_attributes_.has_size || dirty_attributes_.has_mtime) &&
-      truncations_ == 0) {
-    Flush flush = new_flush();
-    flush.attributes = std::exchange(dirty_attributes_, {});
-    note_flight(flush, 0);
-    actions.push_back(SendToHome{std::move(flush)});
-  }
+  if (range == PageRange::all() && truncations_ == 0) send_dirty_attributes(actions);
   return true;
+}
+
+// As a flush of its own, also before an ack that gives them up: until the home has confirmed it, a
+// home that restarts is told again. Nothing tells what has become of an ack.
+void FileAgent::send_dirty_attributes(AgentActions& actions) {
+  if (!dirty_attributes_.has_size && !dirty_attributes_.has_mtime) return;
+  Flush flush = new_flush();
+  flush.attributes = std::exchange(dirty_attributes_, {});
+  if (!shared_.options.mistakes.has(Mistake::ForgetSentSize)) note_flight(flush, 0);
+  actions.push_back(SendToHome{std::move(flush)});
 }
 
 // What the disk will have given the file for its bytes, as far as one can tell without asking: as

@@ -62,19 +62,17 @@ bool FileAgent::advance_recall(Instant now, const PendingRecall& recall, AgentAc
           (recall.to == LeaseMode::Shared || attributes_.blocks == 0))
         send_dirty(PageRange::all(), false, actions);
       untold_time_ = false;
+      send_dirty_attributes(actions);
       RecallAck ack{.file = id_,
                     .recall = recall.id,
                     .given = recall.range,
                     .seen = seen_,
-                    .attributes = dirty_attributes_,
+                    .attributes = {},
                     .in_use = opens_ > 0,
                     .watches = reading_opens_ > 0,
                     .busy = false};
       // Of what has no name that may come too late: whoever opens it asks (may_be_gone).
       told_in_use_ = opens_ > 0 && (told_in_use_ || !has_no_name());
-      if (dirty_attributes_.has_size)
-        acked_size_ = {.size = dirty_attributes_.size, .flush = shared_.next_id};
-      dirty_attributes_ = {};
       if (!covers(recall.to, LeaseMode::Shared)) drop_attributes(actions);
       turn_.reset();
       if (recall.to == LeaseMode::None) {

@@ -74,7 +74,7 @@ struct RecallAck {
   uint64_t recall = 0;
   PageRange given;
   uint64_t seen = 0;           // Grant::sequence
-  DirtyAttributes attributes;  // with Resource::Attributes only
+  DirtyAttributes attributes;  // of older agents; today's send a Flush before, which is confirmed
   bool in_use = false;         // the file is open here: keep it alive when its last name goes
   bool watches = false;        // it is open for reading here: a kernel that must know its growth
   bool busy = false;  // not an ack yet: a truncation of this node must be served first (K8)

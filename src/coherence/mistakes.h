@@ -37,12 +37,16 @@ enum class Mistake : uint8_t {
   FlushAfterFence,     // T5: dirty bytes of a fenced session go to the home in the next
   GrowUnannounced,     // K16: what makes a file longer does not wait until other kernels know
   OpenUnshown,         // K16: a file is opened although the kernel takes it for shorter than it is
-  GrowWithinPageUnannounced,  // K16: only growth by a page is made known, not growth within the last
-  HandOnTooEarly,      // T4: a home gives away what a node has before that node's time is over
-  CountFromAnswer,     // T1: a node counts its time from when it got the home's answer
-  LostReclaim,         // R2: bytes under way to a home that has restarted are not sent again
-  NoGrace,             // R1: a home that has restarted serves everybody at once
-  ForgetCalls,         // R4: a call that the home had carried out before its restart is done again
+  GrowWithinPageUnannounced,  // K16: only growth by a page is made known, not growth within the
+                              // last
+  HandOnTooEarly,           // T4: a home gives away what a node has before that node's time is over
+  CountFromAnswer,          // T1: a node counts its time from when it got the home's answer
+  ForgetSentSize,           // R2: a size is forgotten when it was sent, not when the home has it
+  RepeatTruncations,        // a truncation of a session that was fenced is made again in the next
+  ReclaimBehindTruncation,  // R4: a truncation waits for the grace that waits for its node's pages
+  LostReclaim,              // R2: bytes under way to a home that has restarted are not sent again
+  NoGrace,                  // R1: a home that has restarted serves everybody at once
+  ForgetCalls,  // R4: a call that the home had carried out before its restart is done again
   kCount,
 };
 
@@ -116,6 +120,12 @@ constexpr std::string_view name_of(Mistake m) {
       return "hand-on-too-early";
     case Mistake::CountFromAnswer:
       return "count-from-answer";
+    case Mistake::ForgetSentSize:
+      return "forget-sent-size";
+    case Mistake::RepeatTruncations:
+      return "repeat-truncations";
+    case Mistake::ReclaimBehindTruncation:
+      return "reclaim-behind-truncation";
     case Mistake::LostReclaim:
       return "lost-reclaim";
     case Mistake::NoGrace:

@@ -199,17 +199,24 @@ bool gives_up(const Operation& operation) {
 }
 
 // Locks end with the session that holds them: in the next, a lock call that was carried out has not
-// been.
+// been. A truncation made again would cut what others have written since, a mode would be the old
+// one again.
 bool is_repeatable(const Operation& operation) {
+  if (const auto* set = std::get_if<SetAttributesCall>(&operation))
+    return !set->has_mode && !set->has_uid && !set->has_gid && !set->has_size && !set->has_atime &&
+           !set->has_mtime;
   return is_quick(operation) || std::holds_alternative<ReadDirectoryCall>(operation) ||
          std::holds_alternative<SyncCall>(operation) ||
          std::holds_alternative<ListXattrCall>(operation) ||
-         std::holds_alternative<SeekCall>(operation) ||
-         std::holds_alternative<LockCall>(operation) ||
-         std::holds_alternative<SetAttributesCall>(operation);
+         std::holds_alternative<SeekCall>(operation) || std::holds_alternative<LockCall>(operation);
 }
 
-bool is_made_again(const Operation& operation, bool kept) {
+bool is_made_again(const Operation& operation, bool kept, bool mapped, Mistakes mistakes) {
+  const auto* set = std::get_if<SetAttributesCall>(&operation);
+  if (set != nullptr && set->has_size) {
+    if (!kept) return mistakes.has(Mistake::RepeatTruncations);
+    if (mapped) return mistakes.has(Mistake::ReclaimBehindTruncation);
+  }
   // What brings something back belongs to the session that ended.
   const auto* lock = std::get_if<LockCall>(&operation);
   if (std::holds_alternative<ReclaimCall>(operation) ||

@@ -194,7 +194,9 @@ TEST(OperationNeedsTest, CapabilitiesAreReadAndSetWhenAllThatWasWrittenIsOnDisk)
 
 TEST(OperationNeedsTest, WhatIsDoneTwiceWithoutHarmIsTold) {
   EXPECT_TRUE(is_repeatable(LookupCall{}));
-  EXPECT_TRUE(is_repeatable(SetAttributesCall{}));
+  EXPECT_TRUE(is_repeatable(SetAttributesCall{.clear_suid = true}));
+  EXPECT_FALSE(is_repeatable(SetAttributesCall{.has_size = true}));
+  EXPECT_FALSE(is_repeatable(SetAttributesCall{.has_mode = true}));
   EXPECT_TRUE(is_repeatable(SyncCall{}));
   EXPECT_FALSE(is_repeatable(CreateCall{}));
   EXPECT_FALSE(is_repeatable(RenameCall{}));
@@ -202,6 +204,15 @@ TEST(OperationNeedsTest, WhatIsDoneTwiceWithoutHarmIsTold) {
   EXPECT_FALSE(is_repeatable(LinkCall{}));
   EXPECT_FALSE(is_repeatable(AllocateCall{}));
   EXPECT_FALSE(is_repeatable(CopyCall{}));
+}
+
+TEST(OperationNeedsTest, ATruncationIsMadeAgainOnlyWhereTheHomeKnowsWhatItDidAndCanWait) {
+  const Operation truncation = SetAttributesCall{.has_size = true};
+  EXPECT_TRUE(is_made_again(truncation, true, false));
+  EXPECT_FALSE(is_made_again(truncation, true, true)) << "its dirty pages are waited for";
+  EXPECT_FALSE(is_made_again(truncation, false, false)) << "others may have written since";
+  EXPECT_TRUE(is_made_again(SetAttributesCall{.has_mode = true}, true, true));
+  EXPECT_TRUE(is_made_again(SyncCall{}, false, true));
 }
 
 TEST(OperationNeedsTest, OnlyWhatLetsGoIsNeverRefusedForLackOfRoom) {

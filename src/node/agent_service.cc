@@ -1007,12 +1007,16 @@ void AgentService::reset(Agent::Dirty dirty) {
     });
   // In the order in which they were made: of two for one file the later must not come first.
   std::vector<uint64_t> again, lost;
+  std::vector<std::pair<uint64_t, Operation>> under_way;
   {
     std::lock_guard lock(calls_mutex_);
-    for (auto& [id, pending] : calls_)
-      (is_made_again(pending.call.operation, dirty == Agent::Dirty::Kept) ? again : lost)
-          .push_back(id);
+    for (auto& [id, pending] : calls_) under_way.emplace_back(id, pending.call.operation);
   }
+  for (const auto& [id, operation] : under_way)
+    (is_made_again(operation, dirty == Agent::Dirty::Kept, may_be_mapped(file_of(operation)))
+         ? again
+         : lost)
+        .push_back(id);
   std::ranges::sort(again);
   reclaim_locks(dirty);
   tell_open_files();

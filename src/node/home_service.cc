@@ -824,6 +824,11 @@ std::optional<Result<Outcome>> HomeService::done_before(const Running& running,
   if (const auto* c = std::get_if<SymlinkCall>(&running.call.operation))
     return made(c->dir, c->name);
   if (const auto* c = std::get_if<LinkCall>(&running.call.operation)) return made(c->dir, c->name);
+  if (const auto* c = std::get_if<SetAttributesCall>(&running.call.operation)) {
+    auto attributes = store_of(c->file)->stat(c->file);
+    if (!attributes) return Result<Outcome>(std::unexpected(attributes.error()));
+    return Outcome{Node{c->file, *attributes}};
+  }
   return Outcome{};
 }
 

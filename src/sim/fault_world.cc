@@ -13,6 +13,7 @@ FaultWorld::FaultWorld(uint64_t seed, const Breaks& breaks)
       breaks_(breaks),
       setting_{.scheduler = *scheduler_,
                .history = history_,
+               .dice = Prng(seed * 0x9E3779B97F4A7C15u + 1),
                .breaks = breaks,
                .agent = {},
                .kernel = {},
@@ -98,6 +99,12 @@ void FaultWorld::draw() {
     if (file != FileId{}) return check_file(static_cast<uint32_t>(file.inode) - 1);
     for (uint32_t f = 0; f < setting_.files.size(); ++f) check_file(f);
   };
+  // Without mapped stores: a kernel holds its dirty pages back until the truncation is answered,
+  // and goes on showing them.
+  const bool stores = std::ranges::any_of(habits_, [](const Habits& habits) {
+    return habits.weights[static_cast<size_t>(Act::Store)] > 0;
+  });
+  if (truncates && !stores) cut_off_during_truncations();
   steps_max_ = 3'000'000;
   plan_ = fmt::format("{} machines, {} processes each, {} files, {} lanes{}, flush after {} ms",
                       machine_count_, processes_, file_count, setting_.lanes,
@@ -146,7 +153,15 @@ void FaultWorld::draw_faults() {
         scheduler_->after(at + lasts, [this] { origin_->go_on(); });
         break;
       case Fault::KillOrigin:
-        scheduler_->after(at, [this] { origin_->kill(); });
+        // In the midst of its work, if there is any before half of the time is over.
+        if (setting_.dice.chance(70)) {
+          const bool given_up = setting_.dice.chance(60);
+          const uint64_t messages = setting_.dice.between(1, given_up ? 6 : 40);
+          scheduler_->after(at, [=, this] { origin_->kill_after(messages, given_up); });
+          scheduler_->after(at + lasts / 2, [this] { origin_->kill_if_due(); });
+        } else {
+          scheduler_->after(at, [this] { origin_->kill(); });
+        }
         scheduler_->after(at + lasts, [this] { origin_->start_again(); });
         faults_end_ns_ = std::max(faults_end_ns_, at + lasts + 2 * setting_.term_ns);
         break;
@@ -166,6 +181,20 @@ void FaultWorld::draw_faults() {
         break;
     }
   }
+}
+
+// So that a truncation is done and its node does not hear of it.
+void FaultWorld::cut_off_during_truncations() {
+  setting_.truncates = [this, left = 2](uint32_t m) mutable {
+    if (left == 0 || !setting_.dice.chance(25)) return;
+    --left;
+    ++faults_;
+    const auto lasts = static_cast<int64_t>(setting_.dice.between(
+        static_cast<uint64_t>(setting_.term_ns / 2), static_cast<uint64_t>(2 * setting_.term_ns)));
+    machines_[m]->cut_off(Machine::Way::Down);
+    scheduler_->after(lasts, [this, m] { machines_[m]->reach_again(Machine::Way::Down); });
+    faults_end_ns_ = std::max(faults_end_ns_, scheduler_->now().ns + lasts);
+  };
 }
 
 void FaultWorld::start_again(uint32_t m) {

@@ -274,8 +274,16 @@ void HomeDriver::operation_ready(const OperationReady& ready) {
     end(ready.operation, t, ECONNRESET);
     return;
   }
+  if (const auto answer = done_before(t)) {
+    scheduler_.trace(-1, number(t.file), "disk    call {} of n{} was made before: {}", t.call,
+                     t.node.value, *answer);
+    end(ready.operation, t, *answer);
+    return;
+  }
   if (t.name) {
-    end(ready.operation, t, change_names(t));
+    const int32_t error = change_names(t);
+    note_done(t, error);
+    end(ready.operation, t, error);
     return;
   }
   scheduler_.trace(-1, number(t.file), "disk    truncated to {} for n{}", t.size, t.node.value);
@@ -283,6 +291,7 @@ void HomeDriver::operation_ready(const OperationReady& ready) {
   const bool grows = file.disk.size() < t.size;
   file.disk.resize(t.size);
   file.mtime = scheduler_.wall();
+  note_done(t, 0);
   if (grows && home_.announce(ready.operation, t.file, t.size, t.node, actions)) {
     take(actions);
     return;
@@ -290,27 +299,24 @@ void HomeDriver::operation_ready(const OperationReady& ready) {
   end(ready.operation, t);
 }
 
-int32_t HomeDriver::change_names(const Truncation& t) {
-  // As HomeService::carry_out().
-  const std::pair key{calls_.incarnation ? calls_.incarnation(t.node) : 0, t.call};
-  std::optional<CallDone> noted;
+// As HomeService::carry_out().
+std::optional<int32_t> HomeDriver::done_before(const Truncation& t) {
+  if (calls_.log == nullptr) return std::nullopt;
+  auto it = calls_.log->find({calls_.incarnation(t.node), t.call});
+  if (it == calls_.log->end()) return std::nullopt;
+  return answer_again(it->second, breaks_.protocol);
+}
+
+void HomeDriver::note_done(const Truncation& t, int32_t error) {
   if (calls_.log != nullptr)
-    if (auto it = calls_.log->find(key); it != calls_.log->end()) noted = it->second;
-  if (const auto answer = answer_again(noted, breaks_.protocol)) {
-    scheduler_.trace(-1, number(t.file), "disk    call {} of n{} was made before: {}", t.call,
-                     t.node.value, *answer);
-    return *answer;
-  }
+    (*calls_.log)[{calls_.incarnation(t.node), t.call}] = {.ended = true, .error = error};
+}
+
+int32_t HomeDriver::change_names(const Truncation& t) {
   scheduler_.trace(-1, number(t.file), "disk    {} {} for n{}", t.removes ? "removes" : "makes",
                    *t.name, t.node.value);
-  int32_t error = 0;
-  if (t.removes) {
-    error = names_.erase(*t.name) > 0 ? 0 : ENOENT;
-  } else {
-    error = names_.insert(*t.name).second ? 0 : EEXIST;
-  }
-  if (calls_.log != nullptr) (*calls_.log)[key] = {.ended = true, .error = error};
-  return error;
+  if (t.removes) return names_.erase(*t.name) > 0 ? 0 : ENOENT;
+  return names_.insert(*t.name).second ? 0 : EEXIST;
 }
 
 void HomeDriver::opened(NodeId node, FileId file) {

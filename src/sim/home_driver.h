@@ -91,6 +91,8 @@ class HomeDriver {
   void fill_data(File& file, PageRange range, uint64_t& offset, Bytes& data) const;
   void operation_ready(const coherence::OperationReady& ready);
   void end(coherence::OperationId id, const Truncation& t, int32_t error = 0);
+  std::optional<int32_t> done_before(const Truncation& t);
+  void note_done(const Truncation& t, int32_t error);
   int32_t change_names(const Truncation& t);
   void write_attributes(File& file, const coherence::DirtyAttributes& attributes);
   Attributes stat(FileId id, const File& file) const;

@@ -41,15 +41,17 @@ void History::place_appends(uint32_t number) {
   RegisterFile& file = registers_[number];
   for (const Somewhere& append : std::exchange(file.somewhere, {})) {
     std::optional<uint64_t> offset;
-    for (const auto& [p, ops] : file.pages) {
-      for (const PageOp& op : ops) {
-        for (uint64_t c = 0; c < kCells; ++c) {
-          const uint64_t value = op.values[c];
-          if (op.write || (op.cells >> c & 1) == 0 || value >> 32 != append.write) continue;
-          offset = p * kPageSize + c * kCell - (value & 0x7fffffff) * kCell;
-        }
-      }
-    }
+    const auto look_at = [&](uint64_t p, uint64_t c, uint64_t value) {
+      if (value >> 32 == append.write)
+        offset = p * kPageSize + c * kCell - (value & 0x7fffffff) * kCell;
+    };
+    for (const auto& [p, ops] : file.pages)
+      for (const PageOp& op : ops)
+        for (uint64_t c = 0; c < kCells; ++c)
+          if (!op.write && (op.cells >> c & 1) != 0) look_at(p, c, op.values[c]);
+    for (const Sync& sync : file.syncs)
+      for (const auto& [p, values] : sync.pages)
+        for (uint64_t c = 0; c < kCells; ++c) look_at(p, c, values[c]);
     if (!offset) {
       file.sizes_unknown = true;
       continue;

@@ -26,6 +26,9 @@ class Origin;
 struct FaultSetting {
   Scheduler& scheduler;
   History& history;
+  // For what these worlds have learnt since: a world in which none of it happens is the one that
+  // its seed always was.
+  Prng dice;
   Breaks breaks;
   coherence::AgentOptions agent;
   KernelOptions kernel;
@@ -37,6 +40,8 @@ struct FaultSetting {
   uint32_t lane_of(FileId file) const { return static_cast<uint32_t>(file.inode % lanes); }
   // Looked at after whatever may have changed a lease.
   std::function<void(FileId file)> changed;
+  // The origin has been given a truncation of this machine.
+  std::function<void(uint32_t machine)> truncates = {};
   uint64_t messages = 0, reclaims = 0;
 };
 

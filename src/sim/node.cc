@@ -440,7 +440,11 @@ void Node::reset(Agent::Dirty dirty) {
   take(FileId{}, actions);
   std::vector<uint64_t> again, lost;
   for (const auto& [id, pending] : calls_)
-    (is_made_again(pending.call.operation, dirty == Agent::Dirty::Kept) ? again : lost)
+    (is_made_again(pending.call.operation, dirty == Agent::Dirty::Kept,
+                   agent_.may_be_mapped(coherence::file_of(pending.call.operation)),
+                   breaks_.protocol)
+         ? again
+         : lost)
         .push_back(id);
   // A file whose last name goes must stay for them.
   for (FileId file : agent_.open_files()) tell_home(ReclaimCall{file, false});

@@ -48,6 +48,8 @@ void Origin::go_on() {
 }
 
 void Origin::kill() {
+  kill_in_ = 0;
+  dying_ = false;
   if (!lives()) return;
   setting_.scheduler.trace(-1, -1, "home    is killed");
   daemon_->gate.kill();
@@ -60,14 +62,17 @@ void Origin::kill() {
   for (const Session& session : daemon_->sessions) {
     Machine& guest = *(*machines_)[session.machine];
     // Not covered (docs/protocol.md): bytes of a page that was given up, written by the next holder
-    // too, and not acknowledged. So every acknowledgement arrives.
-    for (const FlushAck& ack : session.acks)
-      guest.message(session.incarnation, session.id, ack.file, ack);
-    for (uint32_t lane = 0; lane < setting_.lanes; ++lane) guest.down(lane).cut();
+    // too, and not acknowledged. So every acknowledgement arrives, and what was sent before it.
+    for (uint32_t lane = 0; lane < setting_.lanes; ++lane) {
+      guest.down(lane).deliver_kept();
+      guest.down(lane).cut();
+    }
   }
 }
 
 void Origin::start_again() {
+  kill_in_ = 0;
+  dying_ = false;
   if (lives()) return;
   ++restarts_;
   daemon_ = daemons_.emplace_back(std::make_unique<Daemon>(*this)).get();
@@ -217,10 +222,22 @@ void Origin::received(uint32_t id, uint32_t lane, ToHome message) {
 
 // As HomeService::receive_now().
 void Origin::receive_now(NodeId node, ToHome message) {
+  const auto* flush = std::get_if<Flush>(&message);
+  const bool given_up = std::holds_alternative<RecallAck>(message) ||
+                        (flush != nullptr && flush->attributes.has_size);
+  if (kill_in_ > 0 && (given_up || !kill_by_given_up_) && --kill_in_ == 0) {
+    dying_ = true;
+    setting_.scheduler.after(setting_.scheduler.draw(Delay::HomeQueue), [this] {
+      if (dying_) kill();
+    });
+  }
   const FileId file = file_of(message);
   if (std::holds_alternative<Flush>(message)) daemon_->patience.progress(node, file, now());
   const auto* call = std::get_if<Call>(&message);
   const auto* reclaim = call == nullptr ? nullptr : std::get_if<ReclaimCall>(&call->operation);
+  if (call != nullptr && std::holds_alternative<SetAttributesCall>(call->operation) &&
+      setting_.truncates)
+    setting_.truncates(find(node.value)->machine);
   if (reclaim != nullptr) {
     setting_.scheduler.trace(-1, -1, "home    from n{}: {}", node.value, describe(message));
     if (reclaim->done) {
@@ -241,13 +258,14 @@ void Origin::send(NodeId node, FileId file, ToAgent message) {
   Session* session = find(node.value);
   if (session == nullptr || session->silenced) return;
   ++setting_.messages;
-  if (const auto* ack = std::get_if<FlushAck>(&message)) session->acks.push_back(*ack);
+  const bool must_arrive = std::holds_alternative<FlushAck>(message);
   Machine& guest = *(*machines_)[session->machine];
-  guest.down(setting_.lane_of(file))
-      .send([&guest, incarnation = session->incarnation, id = session->id, file,
+  Wire& down = guest.down(setting_.lane_of(file));
+  down.send([&guest, incarnation = session->incarnation, id = session->id, file,
              late = std::move(message)]() mutable {
-        guest.message(incarnation, id, file, std::move(late));
-      });
+    guest.message(incarnation, id, file, std::move(late));
+  });
+  if (must_arrive) down.keep();
 }
 
 void Origin::end_session(uint32_t id, const std::string& why) {

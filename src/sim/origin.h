@@ -1,10 +1,10 @@
 // The origin of a world with faults: its side of the sessions, and the home. Its daemon may be
 // stopped, or killed and started again.
 //
-// What decides is the daemon's: Home, Patience, Grace in Members, GraceGate, answer_again(). As in src/net,
-// a session lasts until the node comes as another or begins another, until it is fenced, or with
-// the daemon; what arrives of one that is over is dropped. What outlives the daemon: the disk,
-// which nodes had a session, and what was noted of calls.
+// What decides is the daemon's: Home, Patience, Grace in Members, GraceGate, answer_again(). As in
+// src/net, a session lasts until the node comes as another or begins another, until it is fenced,
+// or with the daemon; what arrives of one that is over is dropped. What outlives the daemon: the
+// disk, which nodes had a session, and what was noted of calls.
 #pragma once
 
 #include <functional>
@@ -33,6 +33,15 @@ class Origin {
   void stop();
   void go_on();
   void kill();
+  // Soon after it has been given so many messages more (`given_up`: acks and sizes), or when that
+  // is due.
+  void kill_after(uint64_t messages, bool given_up) {
+    kill_in_ = messages;
+    kill_by_given_up_ = given_up;
+  }
+  void kill_if_due() {
+    if (kill_in_ > 0 || dying_) kill();
+  }
   void start_again();
   bool lives() const { return !daemon_->gate.dead(); }
 
@@ -67,7 +76,6 @@ class Origin {
     uint32_t epoch = 0;
     std::vector<Instant> heard;  // by lane
     bool silenced = false;       // its connections are gone, and it gets no others
-    std::vector<coherence::FlushAck> acks = {};
   };
   struct Daemon {
     explicit Daemon(Origin& origin);
@@ -103,6 +111,9 @@ class Origin {
   HomeDriver::CallLog calls_;
   std::map<uint64_t, int> labels_;  // of incarnations
   uint32_t next_session_ = 1;
+  uint64_t kill_in_ = 0;
+  bool kill_by_given_up_ = false;
+  bool dying_ = false;
   uint64_t fences_ = 0, restarts_ = 0;
   std::vector<std::unique_ptr<Machine>>* machines_ = nullptr;
 };

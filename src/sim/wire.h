@@ -23,9 +23,15 @@ class Wire {
     if (--blocked_ > 0) return;
     for (size_t late = std::exchange(late_, 0); late > 0; --late) expect();
   }
+  // What is under way now will arrive, whatever becomes of what is sent later.
+  void keep() { kept_ = under_way_.size(); }
+  // Now, before what other wires bring.
+  void deliver_kept() {
+    while (kept_ > 0) take_first();
+  }
   // The connection is gone for good, and with it the last of what was under way.
   void cut() {
-    under_way_.resize(under_way_.size() - scheduler_.random().below(under_way_.size() + 1));
+    under_way_.resize(under_way_.size() - scheduler_.random().below(under_way_.size() - kept_ + 1));
   }
 
  private:
@@ -39,15 +45,19 @@ class Wire {
       ++late_;
       return;
     }
-    if (under_way_.empty()) return;
+    if (!under_way_.empty()) take_first();
+  }
+  void take_first() {
     Scheduler::Function deliver = std::move(under_way_.front());
     under_way_.pop_front();
+    if (kept_ > 0) --kept_;
     deliver();
   }
 
   Scheduler& scheduler_;
   std::deque<Scheduler::Function> under_way_;
   int64_t last_ns_ = 0;
+  size_t kept_ = 0;
   size_t late_ = 0;
   uint32_t blocked_ = 0;
 };
