@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 #include <set>
+#include <utility>
 
 namespace vremote::coherence {
 namespace {
@@ -21,6 +22,11 @@ void Patience::progress(NodeId node, FileId file, Instant now) {
     if (known.node == node && known.file == file) known.moved = now;
 }
 
+void Patience::give_up(NodeId node, Instant now, std::string why) {
+  silenced_.try_emplace(
+      node, Known{.node = node, .file = {}, .since = now, .moved = now, .why = std::move(why)});
+}
+
 std::vector<Patience::Verdict> Patience::judge(Instant now, const std::vector<Blocker>& blockers,
                                                const Heard& heard) {
   if (judged_ == Instant{} || now - judged_ > std::min(kStopped, options_.term_ns / 2)) {
@@ -34,10 +40,12 @@ std::vector<Patience::Verdict> Patience::judge(Instant now, const std::vector<Bl
   for (const Blocker& blocker : blockers) {
     Known* known = nullptr;
     if (blocker.recall != 0) {
-      known = &recalls_
-                   .try_emplace(blocker.recall,
-                                Known{blocker.node, blocker.file, now, now, false, false})
-                   .first->second;
+      known =
+          &recalls_
+               .try_emplace(
+                   blocker.recall,
+                   Known{.node = blocker.node, .file = blocker.file, .since = now, .moved = now})
+               .first->second;
       known->present = true;
     }
     const std::optional<Instant> last = heard(blocker.node);
@@ -76,7 +84,7 @@ std::vector<Patience::Verdict> Patience::judge(Instant now, const std::vector<Bl
                           .file = it->second.file,
                           .fence = true,
                           .waited_ns = now - it->second.since,
-                          .why = "it did not answer a recall, and its leases are over"});
+                          .why = it->second.why + ", and its leases are over"});
     it = !last || expired(now, *last) ? silenced_.erase(it) : std::next(it);
   }
   std::erase_if(recalls_, [](const auto& entry) { return !entry.second.present; });

@@ -7,6 +7,7 @@
 //   fenced; a node that is heard of and does not answer a recall is reported, and silenced when it
 //   has made no progress for as long as the deadline says: it may go on using what it has as long
 //   as it is answered, so it is answered no more, and fenced when the term is over.
+// So is one that breaks the protocol, or does not take what it asked for.
 // A fenced node's session ends. It hears of it when it comes back, and begins anew.
 //
 // Pure: what it judges by are arguments.
@@ -59,6 +60,9 @@ class Patience {
   // Bytes have come from the node, or the like: its recalls of the file are being worked at.
   void progress(NodeId node, FileId file, Instant now);
 
+  // Its session must end: when its leases are over. From now on it must not be heard, nor answered.
+  void give_up(NodeId node, Instant now, std::string why);
+
   // Whether it may be fenced when somebody needs what it holds.
   bool expired(Instant now, Instant heard) const;
 
@@ -73,6 +77,7 @@ class Patience {
     Instant since, moved;
     bool reported = false;
     bool present = false;
+    std::string why = "it did not answer a recall";
   };
   Options options_;
   std::map<uint64_t, Known> recalls_;

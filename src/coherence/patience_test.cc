@@ -88,6 +88,17 @@ TEST_F(PatienceTest, ASilencedNodeIsFencedAlsoWhenNobodyWaitsAnyMore) {
   EXPECT_EQ(waits(20, {}, true).fences, 1);
 }
 
+// Its kernel goes on showing what it has, and what it has written is nowhere else.
+TEST_F(PatienceTest, ANodeThatIsGivenUpIsFencedWhenItsLeasesAreOverAndNotBefore) {
+  EXPECT_EQ(waits(5, {}, true).fences, 0);
+  patience_.give_up(kNode, now_, "it breaks the protocol");
+  deaf_ = true;
+  const Seen seen = waits(20, {}, true);
+  EXPECT_EQ(seen.fences, 1);
+  EXPECT_GT(seen.fenced_after_ns, 10 * kSecond);
+  EXPECT_LT(seen.fenced_after_ns, 11 * kSecond);
+}
+
 TEST_F(PatienceTest, ANodeThatFlushesIsWaitedFor) {
   const Patience::Blocker recall{.recall = 9, .node = kNode, .file = kFile};
   for (int i = 0; i < 10; ++i) {

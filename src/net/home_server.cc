@@ -95,6 +95,7 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     VR_TRY(encoded, wire::encode(message));
     if (auto session = find(id)) {
       VR_CHECK(lane < session->lanes.size());
+      if (session->silenced) return {};  // it gets no connection any more
       Lane& to = *session->lanes[lane];
       to.send(std::move(encoded));
       const Lane::Queued queued = to.queued();
@@ -251,6 +252,13 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
             hello.node_name, session->info.address);
         return turn_away(std::move(guest), wire::RefuseReason::NameTaken, text);
       }
+      // It has given up the old session, and its kernel may not have yet what went with that.
+      if (!restarted && !session->ending && callbacks_.on_hopeless &&
+          leases_may_be_good(*session)) {
+        if (!session->silenced)
+          callbacks_.on_hopeless(session->info.id, "the node has begun another session");
+        return turn_away_silenced(std::move(guest));
+      }
       session->waiting.push_back(std::move(guest));
       return begin_end(session,
                        restarted ? "the node has restarted" : "the node has begun another session");
@@ -272,8 +280,8 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
 
   void turn_away_silenced(Guest&& guest) {
     turn_away(std::move(guest), wire::RefuseReason::Busy,
-              "it has not given back what others need, and is waited for no more: its session ends "
-              "when its leases are over");
+              "it has not given back what others need, or broke the protocol, and is waited for no "
+              "more: its session ends when its leases are over");
   }
 
   // Tells the log once what it tells the guest each time: those who are refused come again.
@@ -293,6 +301,12 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     Instant latest = session.lanes[0]->last_heard();
     for (const auto& lane : session.lanes) latest = std::max(latest, lane->last_heard());
     return EventLoop::now() - latest < options_.alive_ms * 1'000'000;
+  }
+
+  bool leases_may_be_good(const Session& session) const {
+    Instant oldest = session.lanes[0]->last_heard();
+    for (const auto& lane : session.lanes) oldest = std::min(oldest, lane->last_heard());
+    return EventLoop::now() - oldest <= options_.lease_term_ms * int64_t{1'000'000};
   }
 
   SessionPtr create(const Guest& guest) {
@@ -406,7 +420,10 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
   void end_later(const Session& session, const std::string& why) {
     loops_[0]->post([self = shared_from_this(), id = session.info.id, why] {
       if (self->stopped_) return;
-      if (auto found = self->find(id)) self->begin_end(found, why);
+      auto found = self->find(id);
+      if (!found) return;
+      if (!self->callbacks_.on_hopeless) return self->begin_end(found, why);
+      if (!found->silenced) self->callbacks_.on_hopeless(id, why);
     });
   }
 

@@ -67,6 +67,11 @@ class HomeServer {
     // The session is void, after its last message: the node came back as another, or end_session().
     // The next session of the same node is announced after this.
     std::function<void(SessionId, const std::string& why)> on_reset;
+    // The session cannot go on: the node breaks the rules again and again, does not take what it
+    // asked for, or has begun another although its leases may be good. Who is told silences it, and
+    // ends it when what the node has may be given to others. Unset: it ends at once. On the first
+    // loop, perhaps more than once.
+    std::function<void(SessionId, const std::string& why)> on_hopeless = {};
     // The session's first lane came up, or its last went down (for status). Optional.
     std::function<void(SessionId, bool connected)> on_connection;
   };

@@ -44,12 +44,11 @@ uint64_t work_of(const Fetch& fetch) {
 
 HomeService::HomeService(std::vector<std::unique_ptr<store::Store>> stores,
                          HelperThreads& disk_threads, Metrics& metrics, Deliver deliver,
-                         CloseSession close_session, UndoneWork::Throttle throttle,
-                         Mistakes mistakes)
+                         GiveUp give_up, UndoneWork::Throttle throttle, Mistakes mistakes)
     : stores_(std::move(stores)),
       metrics_(metrics),
       deliver_(std::move(deliver)),
-      close_session_(std::move(close_session)),
+      give_up_(std::move(give_up)),
       undone_(std::move(throttle)),
       disk_threads_(disk_threads),
       queues_(disk_threads),
@@ -97,7 +96,7 @@ void HomeService::receive(NodeId node, ToHome&& message) {
         return;
       case GraceGate::Verdict::TooMany:
         lock.unlock();
-        close_session_(node, "more requests than a node may have waiting");
+        give_up(node, "more requests than a node may have waiting");
         return;
     }
   }
@@ -165,7 +164,7 @@ void HomeService::let_go_departed() {
 
 void HomeService::receive_now(NodeId node, ToHome&& message) {
   if (store_of(file_of(message)) == nullptr) {
-    close_session_(node, "a message about an export that does not exist");
+    give_up(node, "a message about an export that does not exist");
     return;
   }
   {
@@ -268,6 +267,14 @@ bool HomeService::waits_for_fence(NodeId node, const Call& call,
                  .waited_ns = watched_at_.load() - *heard,
                  .why = "it was not heard of for the lease term and another wants its lock"});
   return true;
+}
+
+void HomeService::give_up(NodeId node, const std::string& reason) {
+  {
+    std::lock_guard lock(patience_mutex_);
+    patience_.give_up(node, watched_at_.load(), reason);
+  }
+  give_up_(node, reason);
 }
 
 void HomeService::node_gone(NodeId node) {
@@ -517,7 +524,7 @@ void HomeService::enqueue(HomeActions&& actions, std::vector<FileId>& touched) {
                        return true;
                      });
                    },
-                   [&](vremote::coherence::CloseSession& a) { close_session_(a.node, a.reason); },
+                   [&](vremote::coherence::CloseSession& a) { give_up(a.node, a.reason); },
                },
                action);
   }

@@ -33,12 +33,13 @@ class HomeService {
   // Sends a message about `file` to a node, keeping the order of calls per file. NodeId 0 is this
   // machine's own agent. Called without locks.
   using Deliver = std::function<void(NodeId node, FileId file, coherence::ToAgent&& message)>;
-  // The node broke the protocol: its session must end (and node_gone() be called).
-  using CloseSession = std::function<void(NodeId node, const std::string& reason)>;
+  // The node broke the protocol: it must not be heard any more, nor answered. With a Watch its
+  // session ends when its leases are over (Watch::fence).
+  using GiveUp = std::function<void(NodeId node, const std::string& reason)>;
 
   HomeService(std::vector<std::unique_ptr<store::Store>> stores, HelperThreads& disk_threads,
-              Metrics& metrics, Deliver deliver, CloseSession close_session,
-              UndoneWork::Throttle throttle, coherence::Mistakes mistakes);
+              Metrics& metrics, Deliver deliver, GiveUp give_up, UndoneWork::Throttle throttle,
+              coherence::Mistakes mistakes);
   ~HomeService();
 
   // Who keeps others waiting too long: T4. `heard`: see Patience. `fence`: its session must end,
@@ -66,6 +67,9 @@ class HomeService {
   void remember_calls(std::unique_ptr<CallLog> log, std::function<uint64_t(NodeId)> incarnation);
 
   void receive(NodeId node, coherence::ToHome&& message);
+  // It breaks the rules. What it has stays its own until its leases are over: its kernel shows it,
+  // and what it has written is nowhere else.
+  void give_up(NodeId node, const std::string& reason);
   // What it had is free, what it asked for is not done any more.
   void node_gone(NodeId node);
   // Before the end: recalls what other nodes may hold dirty, so that it is on disk. Returns false
@@ -178,7 +182,7 @@ class HomeService {
   std::vector<std::unique_ptr<store::Store>> stores_;
   Metrics& metrics_;
   Deliver deliver_;
-  CloseSession close_session_;
+  GiveUp give_up_;
   UndoneWork undone_;
   HelperThreads& disk_threads_;
   FileQueues queues_;

@@ -272,8 +272,11 @@ Status NodeDaemon::open_stores() {
           spdlog::error("a message cannot be sent: {}", sent.error().what);
       },
       [this](NodeId node, const std::string& reason) {
-        spdlog::error("session {} breaks the protocol and is ended: {}", node.value, reason);
-        if (node.value != 0) server_->end_session(node.value, reason);
+        spdlog::error(
+            "session {} breaks the protocol: {}; it is not heard any more, and ends when its "
+            "leases are over",
+            node.value, reason);
+        if (node.value != 0) server_->silence(node.value);
       },
       [this](NodeId node, bool stop) {
         if (node.value == 0) return;
@@ -449,6 +452,9 @@ Status NodeDaemon::start_server() {
       save_sessions();  // before anybody gets what it had
     }
     home_->node_gone(NodeId{session});
+  };
+  callbacks.on_hopeless = [this](net::SessionId session, const std::string& why) {
+    home_->give_up(NodeId{session}, why);
   };
   server_ = std::make_unique<net::HomeServer>(raw(loops_), options, std::move(callbacks));
   if (auto listening = server_->start(); !listening)

@@ -183,6 +183,15 @@ void FaultWorld::draw_faults() {
   }
 }
 
+void FaultWorld::draw_breach() {
+  const auto m = static_cast<uint32_t>(setting_.dice.below(machine_count_));
+  const auto at =
+      static_cast<int64_t>(setting_.dice.below(4 * static_cast<uint64_t>(setting_.term_ns)));
+  ++faults_;
+  scheduler_->after(at, [this, m] { origin_->give_up(m); });
+  faults_end_ns_ = std::max(faults_end_ns_, at + 2 * setting_.term_ns);
+}
+
 // So that a truncation is done and its node does not hear of it.
 void FaultWorld::cut_off_during_truncations() {
   setting_.truncates = [this, left = 2](uint32_t m) mutable {
@@ -223,6 +232,7 @@ void FaultWorld::start() {
     machines_.push_back(std::make_unique<Machine>(setting_, *origin_, m, draw_clock()));
   origin_->meets(machines_);
   draw_faults();
+  if (setting_.dice.chance(15)) draw_breach();
   for (uint32_t m = 0; m < machine_count_; ++m) {
     machines_[m]->begin_life(habits_[m], processes_);
     scheduler_->spawn(background(m));

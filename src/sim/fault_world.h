@@ -31,6 +31,7 @@ class FaultWorld final : public AnyWorld {
   Habits draw_habits();
   Clock draw_clock();
   void draw_faults();
+  void draw_breach();
   void cut_off_during_truncations();
   void start();
   Co<> background(uint32_t machine);

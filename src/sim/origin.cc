@@ -70,6 +70,17 @@ void Origin::kill() {
   }
 }
 
+// As HomeService::give_up().
+void Origin::give_up(uint32_t machine) {
+  Session* session = of_machine(machine);
+  if (!daemon_->gate.runs() || session == nullptr || session->silenced) return;
+  setting_.scheduler.trace(-1, -1, "home    gives session {} of n{} up", session->id,
+                           session->label);
+  if (setting_.breaks.frees_at_once) return end_session(session->id, "it breaks the protocol");
+  daemon_->patience.give_up(NodeId{session->id}, now(), "it breaks the protocol");
+  session->silenced = true;
+}
+
 void Origin::start_again() {
   kill_in_ = 0;
   dying_ = false;

@@ -43,6 +43,8 @@ class Origin {
     if (kill_in_ > 0 || dying_) kill();
   }
   void start_again();
+  // Its node's session must end, as if it had broken the protocol.
+  void give_up(uint32_t machine);
   bool lives() const { return !daemon_->gate.dead(); }
 
   // ---- what arrives ----
