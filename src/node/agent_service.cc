@@ -8,10 +8,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <map>
 #include <thread>
 
 #include "base/overload.h"
 #include "coherence/operation_needs.h"
+#include "coherence/reclaimed_locks.h"
 #include "fuse/reply.h"
 #include "node/guardian_table.h"
 #include "node/inode_table.h"
@@ -952,11 +954,21 @@ void AgentService::note_lock(const LockCall& call) {
 }
 
 void AgentService::reclaim_locks(Agent::Dirty dirty) {
+  std::map<uint64_t, LockCall> under_way;  // in the order in which they were made
+  {
+    std::lock_guard lock(calls_mutex_);
+    for (const auto& [id, pending] : calls_)
+      if (const auto* call = std::get_if<LockCall>(&pending.call.operation))
+        under_way.emplace(id, *call);
+  }
+  std::vector<LockCall> calls;
+  for (const auto& [id, call] : under_way) calls.push_back(call);
   std::vector<LockTable::Held> held;
   {
     std::lock_guard lock(locks_mutex_);
-    held = locks_.all();
-    if (dirty == Agent::Dirty::Fenced) locks_ = LockTable();
+    const bool fenced = dirty == Agent::Dirty::Fenced;
+    held = fenced ? locks_.all() : locks_to_reclaim(locks_, calls);
+    if (fenced) locks_ = LockTable();
   }
   if (dirty == Agent::Dirty::Fenced) {
     for (const LockTable::Held& h : held)

@@ -1,0 +1,52 @@
+// Which locks a node claims from a home that has restarted (R2).
+//
+// A lock whose release, or exchange for a weaker one, was under way is not the node's any more: the
+// old home may have done that, and given the lock to another, who claims it too. Whoever gives a
+// lock up does not rely on it from the call on.
+//
+// Pure.
+#pragma once
+
+#include <algorithm>
+#include <span>
+#include <vector>
+
+#include "coherence/lock_table.h"
+
+namespace vremote::coherence {
+
+// `held`: what the home had told this node that it has. `under_way`: the calls without a reply, in
+// the order in which they were made.
+inline std::vector<LockTable::Held> locks_to_reclaim(LockTable held,
+                                                     std::span<const LockCall> under_way) {
+  std::vector<LockTable::Ticket> woken, cancelled;
+  const auto set = [&](const LockCall& call, LockType type, LockRange range, uint32_t pid) {
+    (void)held.set({.file = call.file,
+                    .kind = call.kind,
+                    .owner = {{}, call.owner},
+                    .type = type,
+                    .range = range,
+                    .pid = pid,
+                    .ticket = {}},
+                   woken);
+  };
+  for (const LockCall& call : under_way) {
+    const LockRange range{call.start, call.end};
+    if (call.action == LockAction::Release) {
+      held.release(call.file, call.kind, {{}, call.owner}, woken, cancelled);
+      continue;
+    }
+    if (call.action != LockAction::Try && call.action != LockAction::Wait) continue;
+    if (call.type == LockType::Unlock) set(call, LockType::Unlock, range, call.pid);
+    if (call.type != LockType::Read) continue;
+    for (const LockTable::Held& h : held.all())
+      if (h.file == call.file && h.kind == call.kind && h.lock.owner.id == call.owner &&
+          h.lock.type == LockType::Write && h.lock.range.overlaps(range))
+        set(call, LockType::Read,
+            {std::max(h.lock.range.start, range.start), std::min(h.lock.range.end, range.end)},
+            h.lock.pid);
+  }
+  return held.all();
+}
+
+}  // namespace vremote::coherence

@@ -1,0 +1,63 @@
+#include "coherence/reclaimed_locks.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace vremote::coherence {
+namespace {
+
+const FileId kFile{.export_index = 0, .generation = 1, .inode = 7};
+
+class ReclaimedLocksTest : public testing::Test {
+ protected:
+  ReclaimedLocksTest() {
+    std::vector<LockTable::Ticket> woken;
+    for (uint64_t owner : {1u, 2u})
+      (void)held.set({.file = kFile,
+                      .owner = {{}, owner},
+                      .type = LockType::Write,
+                      .range = {100 * owner, 100 * owner + 99},
+                      .pid = 4711,
+                      .ticket = {}},
+                     woken);
+  }
+  static LockCall call(LockAction action, LockType type, uint64_t start, uint64_t end) {
+    return {.file = kFile, .action = action, .type = type, .owner = 1, .start = start, .end = end};
+  }
+  std::vector<std::string> reclaimed(const std::vector<LockCall>& under_way) const {
+    std::vector<std::string> out;
+    for (const LockTable::Held& h : locks_to_reclaim(held, under_way))
+      out.push_back((h.lock.type == LockType::Write ? "write " : "read ") +
+                    std::to_string(h.lock.range.start) + "-" + std::to_string(h.lock.range.end));
+    return out;
+  }
+  LockTable held;
+};
+
+TEST_F(ReclaimedLocksTest, WhatIsHeldIsClaimed) {
+  EXPECT_THAT(reclaimed({}), testing::UnorderedElementsAre("write 100-199", "write 200-299"));
+}
+
+TEST_F(ReclaimedLocksTest, WhatIsBeingGivenUpIsNot) {
+  EXPECT_THAT(reclaimed({call(LockAction::Release, LockType::Unlock, 0, 0)}),
+              testing::UnorderedElementsAre("write 200-299"));
+  EXPECT_THAT(reclaimed({call(LockAction::Try, LockType::Unlock, 150, 400)}),
+              testing::UnorderedElementsAre("write 100-149", "write 200-299"))
+      << "only its owner's";
+}
+
+TEST_F(ReclaimedLocksTest, WhatIsBeingExchangedForLessIsClaimedAsThat) {
+  EXPECT_THAT(reclaimed({call(LockAction::Wait, LockType::Read, 150, 400)}),
+              testing::UnorderedElementsAre("write 100-149", "read 150-199", "write 200-299"));
+}
+
+TEST_F(ReclaimedLocksTest, WhatIsOnlyAskedForIsNotClaimed) {
+  EXPECT_THAT(reclaimed({call(LockAction::Try, LockType::Write, 0, 1000),
+                         call(LockAction::Test, LockType::Unlock, 0, 1000)}),
+              testing::UnorderedElementsAre("write 100-199", "write 200-299"));
+}
+
+}  // namespace
+}  // namespace vremote::coherence
