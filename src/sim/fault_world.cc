@@ -183,6 +183,20 @@ void FaultWorld::draw_faults() {
   }
 }
 
+void FaultWorld::draw_broken_connections() {
+  Prng& dice = setting_.dice;
+  const auto term = static_cast<uint64_t>(setting_.term_ns);
+  for (uint64_t left = dice.between(1, 6); left > 0; --left) {
+    const auto m = static_cast<uint32_t>(dice.below(machine_count_));
+    const auto lane = static_cast<uint32_t>(dice.below(setting_.lanes));
+    const auto at = static_cast<int64_t>(dice.below(4 * term));
+    const auto lasts = static_cast<int64_t>(dice.below(term / 4));
+    ++faults_;
+    scheduler_->after(at, [=, this] { machines_[m]->break_connection(lane, lasts); });
+    faults_end_ns_ = std::max(faults_end_ns_, at + lasts);
+  }
+}
+
 void FaultWorld::draw_breach() {
   const auto m = static_cast<uint32_t>(setting_.dice.below(machine_count_));
   const auto at =
@@ -233,6 +247,7 @@ void FaultWorld::start() {
   origin_->meets(machines_);
   draw_faults();
   if (setting_.dice.chance(15)) draw_breach();
+  if (setting_.dice.chance(30)) draw_broken_connections();
   for (uint32_t m = 0; m < machine_count_; ++m) {
     machines_[m]->begin_life(habits_[m], processes_);
     scheduler_->spawn(background(m));

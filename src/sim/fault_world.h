@@ -32,6 +32,7 @@ class FaultWorld final : public AnyWorld {
   Clock draw_clock();
   void draw_faults();
   void draw_breach();
+  void draw_broken_connections();
   void cut_off_during_truncations();
   void start();
   Co<> background(uint32_t machine);

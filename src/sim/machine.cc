@@ -126,6 +126,16 @@ void Machine::reach_again(Way way) {
     for (auto& wire : down_) wire->open();
 }
 
+void Machine::break_connection(uint32_t lane, int64_t lasts_ns) {
+  setting_.scheduler.trace(static_cast<int>(number_), -1, "a connection breaks");
+  const Wire::Mistakes mistakes{.forgets = setting_.breaks.forgets_unacknowledged,
+                                .doubles = setting_.breaks.doubles_messages};
+  for (Wire* wire : {up_[lane].get(), down_[lane].get()}) {
+    wire->break_connection(mistakes);
+    setting_.scheduler.after(lasts_ns, [wire] { wire->open(); });
+  }
+}
+
 // ---- its side of the session ----
 
 template <typename Event>
@@ -243,10 +253,10 @@ void Machine::send(Life& life, ToHome message) {
   }
   ++setting_.messages;
   const uint32_t lane = setting_.lane_of(file_of(message));
-  up_[lane]->send([this, lane, session = life.session, inc = life.incarnation,
-                   late = std::move(message)]() mutable {
-    origin_.message(number_, inc, session, lane, std::move(late));
-  });
+  up_[lane]->send(
+      [this, lane, session = life.session, inc = life.incarnation, late = std::move(message)] {
+        origin_.message(number_, inc, session, lane, late);
+      });
 }
 
 void Machine::message(uint64_t incarnation, uint32_t session, FileId file, ToAgent message) {

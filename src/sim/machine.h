@@ -77,6 +77,7 @@ class Machine {
   enum class Way : uint8_t { Up, Down, Both };
   void cut_off(Way way);
   void reach_again(Way way);
+  void break_connection(uint32_t lane, int64_t lasts_ns);
 
   // ---- what arrives ----
   Wire& down(uint32_t lane) { return *down_[lane]; }

@@ -16,6 +16,8 @@ constexpr DriverBreak kDriverBreaks[] = {
     {"deaf-to-death", &Breaks::deaf_to_death},
     {"no-guardian", &Breaks::no_guardian},
     {"purges-before-taking-back", &Breaks::purges_before_taking_back},
+    {"forgets-unacknowledged", &Breaks::forgets_unacknowledged},
+    {"doubles-messages", &Breaks::doubles_messages},
     {"frees-at-once", &Breaks::frees_at_once},
     {"wild-clocks", &Breaks::wild_clocks},
 };
@@ -55,7 +57,8 @@ WorldKind world_of(std::string_view break_name) {
                     Mistake::ForgetCalls})
     if (coherence::name_of(m) == break_name) return WorldKind::Faults;
   if (break_name == "no-guardian" || break_name == "purges-before-taking-back" ||
-      break_name == "frees-at-once" || break_name == "wild-clocks")
+      break_name == "frees-at-once" || break_name == "forgets-unacknowledged" ||
+      break_name == "doubles-messages" || break_name == "wild-clocks")
     return WorldKind::Faults;
   return break_name == "deaf-to-death" ? WorldKind::Locks : WorldKind::Pages;
 }

@@ -36,6 +36,8 @@ struct Breaks {
   bool no_guardian = false;  // nobody purges the kernel of a daemon that is stopped or dead
   // What a guardian was given comes to its daemon after the purge that wrote it back has counted.
   bool purges_before_taking_back = false;
+  bool forgets_unacknowledged = false;  // what was under way over a connection that broke is lost
+  bool doubles_messages = false;        // what had arrived over it comes again, and is taken again
   bool frees_at_once = false;  // T4: what a node has that breaks the protocol is given away at once
   bool wild_clocks = false;    // they go more unlike than the margin of a lease term allows
 

@@ -273,9 +273,7 @@ void Origin::send(NodeId node, FileId file, ToAgent message) {
   Machine& guest = *(*machines_)[session->machine];
   Wire& down = guest.down(setting_.lane_of(file));
   down.send([&guest, incarnation = session->incarnation, id = session->id, file,
-             late = std::move(message)]() mutable {
-    guest.message(incarnation, id, file, std::move(late));
-  });
+             late = std::move(message)] { guest.message(incarnation, id, file, late); });
   if (must_arrive) down.keep();
 }
 
