@@ -209,7 +209,7 @@ void FaultWorld::draw_breach() {
 // So that a truncation is done and its node does not hear of it.
 void FaultWorld::cut_off_during_truncations() {
   setting_.truncates = [this, left = 2](uint32_t m) mutable {
-    if (left == 0 || !setting_.dice.chance(25)) return;
+    if (left == 0 || !setting_.dice.chance(60)) return;
     --left;
     ++faults_;
     const auto lasts = static_cast<int64_t>(setting_.dice.between(

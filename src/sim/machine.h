@@ -40,7 +40,7 @@ struct FaultSetting {
   uint32_t lane_of(FileId file) const { return static_cast<uint32_t>(file.inode % lanes); }
   // Looked at after whatever may have changed a lease.
   std::function<void(FileId file)> changed;
-  // The origin has been given a truncation of this machine.
+  // The origin is about to answer a truncation of this machine.
   std::function<void(uint32_t machine)> truncates = {};
   uint64_t messages = 0, reclaims = 0;
 };

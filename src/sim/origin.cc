@@ -246,9 +246,8 @@ void Origin::receive_now(NodeId node, ToHome message) {
   if (std::holds_alternative<Flush>(message)) daemon_->patience.progress(node, file, now());
   const auto* call = std::get_if<Call>(&message);
   const auto* reclaim = call == nullptr ? nullptr : std::get_if<ReclaimCall>(&call->operation);
-  if (call != nullptr && std::holds_alternative<SetAttributesCall>(call->operation) &&
-      setting_.truncates)
-    setting_.truncates(find(node.value)->machine);
+  if (call != nullptr && std::holds_alternative<SetAttributesCall>(call->operation))
+    truncations_.insert({node.value, call->call});
   if (reclaim != nullptr) {
     setting_.scheduler.trace(-1, -1, "home    from n{}: {}", node.value, describe(message));
     if (reclaim->done) {
@@ -270,6 +269,9 @@ void Origin::send(NodeId node, FileId file, ToAgent message) {
   if (session == nullptr || session->silenced) return;
   ++setting_.messages;
   const bool must_arrive = std::holds_alternative<FlushAck>(message);
+  if (const auto* reply = std::get_if<Reply>(&message);
+      reply != nullptr && truncations_.erase({node.value, reply->call}) > 0 && setting_.truncates)
+    setting_.truncates(session->machine);
   Machine& guest = *(*machines_)[session->machine];
   Wire& down = guest.down(setting_.lane_of(file));
   down.send([&guest, incarnation = session->incarnation, id = session->id, file,

@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -113,6 +114,7 @@ class Origin {
   HomeDriver::CallLog calls_;
   std::map<uint64_t, int> labels_;  // of incarnations
   uint32_t next_session_ = 1;
+  std::set<std::pair<uint32_t, uint64_t>> truncations_;  // by session and call; not answered yet
   uint64_t kill_in_ = 0;
   bool kill_by_given_up_ = false;
   bool dying_ = false;
