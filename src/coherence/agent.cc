@@ -182,6 +182,21 @@ void Agent::truncate_done(Instant now, FileId id, bool done, uint64_t size, bool
   settle(now, f, actions);
 }
 
+void Agent::truncation_goes_on(Instant now, FileId id, AgentActions& actions) {
+  look_at_time(now, actions);
+  FileAgent& f = file(id);
+  f.truncation_goes_on();
+  settle(now, f, actions);
+}
+
+void Agent::truncation_ended(Instant now, FileId id, bool done, uint64_t size,
+                             AgentActions& actions) {
+  look_at_time(now, actions);
+  FileAgent& f = file(id);
+  f.truncation_ended(done, size, actions);
+  settle(now, f, actions);
+}
+
 void Agent::size_told(Instant now, FileId id, uint64_t size, AgentActions& actions) {
   if_known(now, id, actions, [&](FileAgent& f) { f.size_told(now, size, actions); });
 }
@@ -335,6 +350,16 @@ bool Agent::brought_back() const {
   return true;
 }
 
+void Agent::claim_held_back(Instant now, AgentActions& actions) {
+  look_at_time(now, actions);
+  for (auto& [id, f] : files_) f->claim_held_back(actions);
+}
+
+void Agent::claimed(Instant now, uint64_t claim, FileId id, bool held, AgentActions& actions) {
+  look_at_time(now, actions);
+  if_known(now, id, actions, [&](FileAgent& f) { f.claimed(claim, held); });
+}
+
 std::vector<FileId> Agent::open_files() const {
   std::vector<FileId> out;
   for (const auto& [id, f] : files_)
@@ -348,9 +373,16 @@ void Agent::settle_all(Instant now, AgentActions& actions) {
 
 // The one place where time takes something away (T3).
 void Agent::look_at_time(Instant now, AgentActions& actions) {
+  if (shared_->over_at && *shared_->over_at <= now) {
+    shared_->over_at.reset();
+    shared_->over = true;
+    settle_all(now, actions);
+  }
   if (!shared_->suspended) {
     if (now < shared_->lease_until || shared_->options.mistakes.has(Mistake::ServeAfterExpiry))
       return;
+    shared_->over_at.reset();
+    shared_->over = true;
     suspend(now, actions);
   } else if (shared_->fail_at && *shared_->fail_at <= now && !shared_->failing) {
     shared_->failing = true;
@@ -367,9 +399,16 @@ void Agent::suspend(Instant now, AgentActions& actions) {
 }
 
 void Agent::renew(Instant now, Instant until, AgentActions& actions) {
-  shared_->lease_until = until;
+  const Instant before = std::exchange(shared_->lease_until, until);
   if (now >= until) {
+    // The session is over, its time is not: what was held is nobody else's before that.
+    const bool early = !shared_->suspended && now < before;
     look_at_time(now, actions);
+    if (early) {
+      shared_->over = false;
+      shared_->over_at = before;
+      settle_all(now, actions);
+    }
     return;
   }
   if (!std::exchange(shared_->suspended, false)) return;
@@ -404,6 +443,7 @@ std::optional<Instant> Agent::next_deadline() const {
       !shared_->options.mistakes.has(Mistake::ServeAfterExpiry))
     also(shared_->lease_until);
   if (shared_->fail_at && !shared_->failing) also(*shared_->fail_at);
+  if (shared_->over_at) also(*shared_->over_at);
   return next;
 }
 

@@ -120,6 +120,17 @@ struct TellOpen {
   uint64_t tell = 0;
   FileId file;
 };
+// R6: tell the home that these pages are still this node's (ReclaimCall::pages); then claimed().
+struct ClaimPages {
+  uint64_t claim = 0;
+  FileId file;
+  std::vector<PageRange> pages;
+};
+// T3: the file's truncation that is under way must not be waited for any more.
+// truncation_goes_on(), then truncate_done(), and answer its caller EIO.
+struct EndTruncation {
+  FileId file;
+};
 struct SendToHome {
   ToHome message;
 };
@@ -144,7 +155,8 @@ struct Rescue {
 using AgentAction =
     std::variant<ReplyData, ReplyWritten, ReplyOpened, ReplyAttributes, ReplyFlushed,
                  ReplyTruncateReady, ReplyEntries, ReplyError, StartPurge, PushSize, LookAtSize,
-                 SettleSize, DropAttributes, TellOpen, SendToHome, EntriesLost, EndNames, Rescue>;
+                 SettleSize, DropAttributes, TellOpen, ClaimPages, EndTruncation, SendToHome,
+                 EntriesLost, EndNames, Rescue>;
 using AgentActions = std::vector<AgentAction>;
 
 struct AgentOptions {
@@ -241,8 +253,9 @@ struct AgentCounts {
 struct AgentStatistics {
   uint64_t fills = 0, direct_reads = 0, direct_writes = 0, write_backs = 0, lease_requests = 0,
            fetches = 0, flushes = 0, flush_bytes = 0, recalls = 0, purges = 0, size_pushes = 0,
-           size_settles = 0, announcements = 0, hits_without_message = 0, void_fetches = 0,
-           write_backs_without_exclusive = 0, suspensions = 0, rescued_bytes = 0;
+           size_settles = 0, pages_claimed = 0, truncations_ended = 0, announcements = 0,
+           hits_without_message = 0, void_fetches = 0, write_backs_without_exclusive = 0,
+           suspensions = 0, rescued_bytes = 0;
 
   AgentStatistics& operator+=(const AgentStatistics& s) {
     fills += s.fills;
@@ -257,6 +270,8 @@ struct AgentStatistics {
     purges += s.purges;
     size_pushes += s.size_pushes;
     size_settles += s.size_settles;
+    pages_claimed += s.pages_claimed;
+    truncations_ended += s.truncations_ended;
     announcements += s.announcements;
     hits_without_message += s.hits_without_message;
     void_fetches += s.void_fetches;
@@ -337,6 +352,10 @@ class Agent {
   // O_TRUNC).
   void truncate_done(Instant now, FileId file, bool done, uint64_t size, bool under_lock,
                      AgentActions& actions);
+  // Its caller has an error, and the home may carry it out yet: nothing else of the file is
+  // answered before truncation_ended() tells what became of it.
+  void truncation_goes_on(Instant now, FileId file, AgentActions& actions);
+  void truncation_ended(Instant now, FileId file, bool done, uint64_t size, AgentActions& actions);
   // Another answer than ReplyAttributes has the kernel take this for the size.
   void size_told(Instant now, FileId file, uint64_t size, AgentActions& actions);
   // FUSE_INTERRUPT: a request that still waits is answered EINTR; one that is being carried out is
@@ -365,8 +384,13 @@ class Agent {
   // Fenced: others may have been, they are rescued.
   enum class Dirty : uint8_t { Kept, Fenced };
   void reset(Instant now, Dirty dirty, AgentActions& actions);
-  // After a reset: nothing of before is left, neither in the kernel nor on the way to the home.
+  // After a reset: nothing of before is left, neither in the kernel nor on the way to the home, but
+  // for pages that the home knows of.
   bool brought_back() const;
+  // Until then, again and again: ClaimPages for what the kernel holds back behind truncations.
+  void claim_held_back(Instant now, AgentActions& actions);
+  // `held`: the home has it.
+  void claimed(Instant now, uint64_t claim, FileId file, bool held, AgentActions& actions);
   std::vector<FileId> open_files() const;
   // Leases are good until then (T1); a time that is past: they are not, from now on.
   void renew(Instant now, Instant until, AgentActions& actions);

@@ -209,6 +209,103 @@ TEST(AgentLeaseTest, ItHasBroughtBackAllWhenTheHomeHasItAndTheKernelShowsNothing
   EXPECT_TRUE(w.agent.brought_back());
 }
 
+// ---- truncations that hold pages back (K8)
+
+// Its page 5 is cached, and may be dirty. A truncation that began waits for the home.
+void truncates_a_mapped_file(AgentWorld& w, uint64_t size) {
+  w.renews_for_ms(7000).has_attributes(Exclusive, kSize).has(Exclusive, pages(0, 16));
+  w.opens(1, true).expect("opened 1");
+  w.cached(pages(5, 5), 'A').truncates(2, size).expect("truncate 2");
+}
+
+TEST(AgentLeaseTest, PagesBehindATruncationAreClaimedFromAHomeThatHasRestarted) {
+  AgentWorld w(remote());
+  truncates_a_mapped_file(w, 4096);
+  w.session_is_over().expect("purge 5-5");
+  w.resets().expect("names lost");
+  w.renews_for_ms(7000).expect("ask Shared attributes");
+  EXPECT_FALSE(w.agent.brought_back());
+  w.looks_what_is_back().expect("claim 5-5");
+  w.looks_what_is_back().expect_nothing();
+  EXPECT_FALSE(w.agent.brought_back());
+  w.claim_is_heard(true).expect_nothing();
+  EXPECT_TRUE(w.agent.brought_back()) << "so that the home serves the truncation";
+  w.later_ms(6990).expect_nothing();
+}
+
+TEST(AgentLeaseTest, AClaimThatIsRefusedIsMadeAgain) {
+  AgentWorld w(remote());
+  truncates_a_mapped_file(w, 4096);
+  w.session_is_over().came();
+  w.resets().came();
+  w.looks_what_is_back().expect("claim 5-5");
+  w.claim_is_heard(false).expect_nothing();
+  EXPECT_FALSE(w.agent.brought_back());
+  w.looks_what_is_back().expect("claim 5-5");
+}
+
+TEST(AgentLeaseTest, WhatIsCleanIsNotClaimed) {
+  AgentWorld w(remote());
+  w.renews_for_ms(7000).has_attributes(Exclusive, kSize).has(Exclusive, pages(0, 16));
+  w.opens(1, false).expect("opened 1");
+  w.cached(pages(5, 5), 'A').truncates(2, 10 * kPageSize).expect("truncate 2");
+  w.session_is_over().came();
+  w.resets().came();
+  w.looks_what_is_back().expect_nothing();
+}
+
+TEST(AgentLeaseTest, ATruncationThatHoldsPagesBackFailsWhenTheLeasesAreOver) {
+  AgentWorld w(remote());
+  truncates_a_mapped_file(w, 4096);
+  w.later_ms(7000).expect("purge 5-5");
+  w.later_ms(10).expect("end the truncation");
+  w.truncation_goes_on(4096).expect_nothing();
+  w.returns(pages(5, 5)).expect_nothing();
+  w.truncates(3, 0).expect_nothing();
+  w.renews_for_ms(7000).expect_nothing();
+  w.late_truncation(4096, true).expect("truncate 3");
+}
+
+TEST(AgentLeaseTest, OneThatHadNotBegunFailsAtOnce) {
+  AgentWorld w(remote());
+  truncates_a_mapped_file(w, 4096);
+  w.later_ms(7000).expect("purge 5-5");
+  w.truncates(3, 0).expect_nothing();
+  w.later_ms(10).expect("error 3 5", "end the truncation");
+}
+
+TEST(AgentLeaseTest, OneWhosePagesAreGoneWaits) {
+  AgentWorld w(remote());
+  truncates_a_mapped_file(w, 4096);
+  w.later_ms(7000).expect("purge 5-5");
+  w.returns(pages(5, 5)).expect_nothing();
+  w.later_ms(600'000).expect_nothing();
+}
+
+TEST(AgentLeaseTest, WhenASessionBreaksTheTimeOfItsLeasesStillCounts) {
+  AgentWorld w(remote());
+  truncates_a_mapped_file(w, 4096);
+  w.session_is_over().expect("purge 5-5");
+  w.later_ms(6900).expect_nothing();
+  EXPECT_LE(w.ms_to_deadline(), 100);
+  w.later_ms(100).later_ms(10).expect("end the truncation");
+}
+
+// The kernel was told that nothing has changed: neither its size nor its pages are cut.
+TEST(AgentLeaseTest, WhatATruncationThatFailedHereHasCutIsNotWrittenBack) {
+  AgentWorld w(remote());
+  truncates_a_mapped_file(w, 4096);
+  w.later_ms(7000).came();
+  w.later_ms(10).came();
+  w.truncation_goes_on(4096).came();
+  w.renews_for_ms(7000).came();
+  w.late_truncation(4096, true).came();
+  w.reads(3, 0, 4096).expect_nothing();
+  w.writes_back(5, 'Z').came();
+  w.returns(pages(5, 5)).expect("fetch 0-0");
+  w.syncs(4).expect("flushed 4");
+}
+
 // ---- soft
 
 TEST(AgentLeaseTest, ASoftMountFailsWhatHasWaitedTooLong) {

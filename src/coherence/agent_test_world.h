@@ -347,6 +347,28 @@ class AgentWorld {
     return event([&] { agent.took_over(now_, same_session, actions_); });
   }
   // The home has answered a ping: leases are good for so long from now on; 0: no more.
+  // As the driver does again and again after a reset.
+  AgentWorld& looks_what_is_back() {
+    return event([&] { agent.claim_held_back(now_, actions_); });
+  }
+  AgentWorld& claim_is_heard(bool held) {
+    return event([&] { agent.claimed(now_, claim_, file, held, actions_); });
+  }
+  // The caller of the truncation under way has an error, and the home may do it yet.
+  AgentWorld& truncation_goes_on(uint64_t size) {
+    return event([&] {
+      agent.truncation_goes_on(now_, file, actions_);
+      agent.truncate_done(now_, file, false, size, true, actions_);
+    });
+  }
+  AgentWorld& late_truncation(uint64_t size, bool done) {
+    return event([&] { agent.truncation_ended(now_, file, done, size, actions_); });
+  }
+  // What has come of the last event, whatever it is.
+  std::vector<std::string> came() { return std::exchange(lines_, {}); }
+  AgentWorld& session_is_over() {
+    return event([&] { agent.renew(now_, Instant{}, actions_); });
+  }
   AgentWorld& renews_for_ms(int64_t ms) {
     return event([&] { agent.renew(now_, now_ + ms * 1'000'000, actions_); });
   }
@@ -481,6 +503,7 @@ class AgentWorld {
       if (const auto* purge = std::get_if<StartPurge>(&action)) purges_.push_back(*purge);
       if (const auto* push = std::get_if<PushSize>(&action)) pushes_.push_back(push->push);
       if (const auto* tell = std::get_if<TellOpen>(&action)) tells_.push_back(tell->tell);
+      if (const auto* claim = std::get_if<ClaimPages>(&action)) claim_ = claim->claim;
       if (const auto* names = std::get_if<EndNames>(&action)) endings_.push_back(names->ending);
       if (const auto* settle = std::get_if<SettleSize>(&action)) settle_ = settle->settle;
       if (const auto* told = std::get_if<ReplyAttributes>(&action))
@@ -525,6 +548,12 @@ class AgentWorld {
       return fmt::format("purge {}", text(a->range));
     if (const auto* a = std::get_if<PushSize>(&action)) return fmt::format("push size {}", a->size);
     if (std::holds_alternative<TellOpen>(action)) return "tell of the open";
+    if (const auto* a = std::get_if<ClaimPages>(&action)) {
+      std::string out = "claim";
+      for (PageRange range : a->pages) out += " " + text(range);
+      return out;
+    }
+    if (std::holds_alternative<EndTruncation>(action)) return "end the truncation";
     if (const auto* a = std::get_if<LookAtSize>(&action))
       return fmt::format("look for size {}", a->size);
     if (std::holds_alternative<DropAttributes>(action)) return "drop attributes";
@@ -579,6 +608,7 @@ class AgentWorld {
   std::deque<Flush> flushes_;
   std::vector<StartPurge> purges_;
   std::deque<uint64_t> pushes_, endings_, tells_;
+  uint64_t claim_ = 0;
   uint64_t settle_ = 0, announcement_ = 0;
   Instant now_{1'000'000'000};
   Timestamp wall_{1'700'000'000, 0};

@@ -62,6 +62,11 @@ void FileAgent::write_back(Instant now, uint64_t offset, const Bytes& bytes, Tim
                            AgentActions& actions) {
   changed_ = now;
   ++shared_.statistics.write_backs;
+  if (!cut_off_.empty() && offset + bytes.size() > cut_at_) {
+    if (offset >= cut_at_) return;
+    write_back(now, offset, bytes.part(0, cut_at_ - offset), now_wall, actions);
+    return;
+  }
   if (fenced_) {
     shared_.statistics.rescued_bytes += bytes.size();
     write_error_ = EIO;
@@ -154,19 +159,39 @@ void FileAgent::truncate_done(Instant now, bool done, uint64_t size, bool under_
   --truncations_;
   std::erase_if(requests_, [&](const Request& r) { return r.kind == Kind::Truncate && r.active; });
   if (!done) return;
+  if (const auto settle = kernel_size_.truncated(now, size, under_lock, &shared_.next_id)) {
+    ++shared_.statistics.size_settles;
+    actions.push_back(SettleSize{settle->id, id_, size, true, under_lock});
+  }
+  is_cut(size);
+}
+
+// As if another node had done it: the kernel has been told that it failed.
+void FileAgent::truncation_ended(bool done, uint64_t size, AgentActions& actions) {
+  VR_CHECK(going_on_ > 0);
+  --going_on_;
+  if (!done) return;
+  drop_attributes(actions);
+  cut_untold_ = true;
+  is_cut(size);
+}
+
+void FileAgent::is_cut(uint64_t size) {
   const uint64_t before = dirty_.bytes();
   dirty_.truncate(size);
   set_dirty_bytes(before);
   size_floor_ = std::min(size_floor_, size);
   told_at_most(size);
-  if (const auto settle = kernel_size_.truncated(now, size, under_lock, &shared_.next_id)) {
-    ++shared_.statistics.size_settles;
-    actions.push_back(SettleSize{settle->id, id_, size, true, under_lock});
-  }
   if (dirty_attributes_.has_size) dirty_attributes_.has_size = false;
   if (attributes_mode_ != LeaseMode::None) attributes_.size = size;
   void_data({size >> kPageShift, kPageEnd});
-  cut_off_ = kernel_.resident().intersect({size >> kPageShift, kPageEnd});
+  if (cut_off_.empty() || !cut_untold_) {
+    cut_off_ = {};
+    cut_at_ = size;
+  }
+  cut_at_ = std::min(cut_at_, size);
+  for (PageRange shown : kernel_.resident().intersect({size >> kPageShift, kPageEnd}).ranges())
+    cut_off_.add(shown);
 }
 
 void FileAgent::interrupt(Token token, AgentActions& actions) {
@@ -333,6 +358,13 @@ void FileAgent::suspend(Instant now, AgentActions& actions) {
 
 void FileAgent::reset(Instant now, Agent::Dirty dirty, AgentActions& actions) {
   stepped_at_ = now;
+  PageSet kept = kernel_.resident();
+  kept.remove(not_exclusive(kept));
+  for (PageRange piece : kept_pages_.ranges())
+    for (PageRange shown : kernel_.resident().intersect(piece).ranges()) kept.add(shown);
+  kept_pages_ = dirty == Agent::Dirty::Kept ? std::move(kept) : PageSet();
+  claim_ = 0;
+  claim_held_ = false;
   leases_.clear();
   attributes_mode_ = entries_ = LeaseMode::None;
   entries_request_ = 0;
@@ -382,6 +414,7 @@ void FileAgent::reset(Instant now, Agent::Dirty dirty, AgentActions& actions) {
 void FileAgent::step(Instant now, AgentActions& actions) {
   stepped_at_ = now;
   keep_resident(cut_off_);
+  if (cut_off_.empty()) cut_untold_ = false;
   some_active_ =
       std::any_of(requests_.begin(), requests_.end(), [](const Request& r) { return r.active; });
   for (bool moved = true; moved;) {
@@ -395,6 +428,7 @@ void FileAgent::step(Instant now, AgentActions& actions) {
         ++it;
       }
     }
+    if (truncations_ > 0 && end_late_truncations(now, actions)) moved = true;
     for (auto it = recalls_.begin(); it != recalls_.end();) {
       if (advance_recall(now, *it, actions)) {
         it = recalls_.erase(it);
@@ -416,7 +450,7 @@ void FileAgent::step(Instant now, AgentActions& actions) {
   }
   if (forgotten_ && seen_ > 0 && release_at_ && *release_at_ <= now && requests_.empty() &&
       recalls_.empty() && entries_request_ == 0 && opens_ == 0 && truncations_ == 0 &&
-      kernel_.purges_in_flight() == 0) {
+      going_on_ == 0 && kernel_.purges_in_flight() == 0) {
     if (!clean()) {
       send_dirty(PageRange::all(), true, actions);
     } else {
@@ -450,10 +484,10 @@ bool FileAgent::advance(Instant now, Request& request, AgentActions& actions) {
   }
   // K16: nobody here sees the file after a truncation while a mapping may still show what was
   // before.
-  if (!cut_off_.empty() && !request.active &&
-      (request.kind == Kind::Fill || request.kind == Kind::Read || request.kind == Kind::Write ||
-       request.kind == Kind::Attributes))
-    return false;
+  const bool looks = request.kind == Kind::Fill || request.kind == Kind::Read ||
+                     request.kind == Kind::Write || request.kind == Kind::Attributes;
+  if (looks && !request.active && !cut_off_.empty()) return false;
+  if ((looks || request.kind == Kind::Truncate) && !request.active && going_on_ > 0) return false;
   switch (request.kind) {
     case Kind::Fill:
     case Kind::Read:
@@ -580,9 +614,9 @@ std::optional<Instant> FileAgent::deadline() const {
 
 bool FileAgent::done() const {
   return seen_ == 0 && requests_.empty() && recalls_.empty() && opens_ == 0 && truncations_ == 0 &&
-         leases_.empty() && attributes_mode_ == LeaseMode::None && entries_ == LeaseMode::None &&
-         entries_request_ == 0 && clean() && shows_.empty() && size_pushes_.empty() &&
-         kernel_.purges_in_flight() == 0 && kernel_.resident().empty() &&
+         going_on_ == 0 && leases_.empty() && attributes_mode_ == LeaseMode::None &&
+         entries_ == LeaseMode::None && entries_request_ == 0 && clean() && shows_.empty() &&
+         size_pushes_.empty() && kernel_.purges_in_flight() == 0 && kernel_.resident().empty() &&
          (kernel_size_.nothing_told() || shared_.options.settle_ns == 0);
 }
 

@@ -73,7 +73,11 @@ struct AgentShared {
   uint64_t dirty_bytes = 0;
   uint64_t flush_bytes_in_flight = 0;
   Instant lease_until = kForever;
-  bool suspended = false;          // leases are held and not good
+  bool suspended = false;  // leases are held and not good
+  // Of leases that are not good: whether others may have been given what they were for, and from
+  // when on. Of the session before, until all of it is given up (R2).
+  bool over = false;
+  std::optional<Instant> over_at;
   std::optional<Instant> fail_at;  // from then on requests fail instead of waiting for them
   bool failing = false;
   std::set<FileId> due;  // files with bytes to flush that the window held back
@@ -102,6 +106,11 @@ class FileAgent {
   void flush(Instant now, Token token, AgentActions& actions);
   void truncate(Token token, uint64_t size);
   void truncate_done(Instant now, bool done, uint64_t size, bool under_lock, AgentActions& actions);
+  void truncation_goes_on() {
+    ++going_on_;
+    ++shared_.statistics.truncations_ended;
+  }
+  void truncation_ended(bool done, uint64_t size, AgentActions& actions);
   void size_told(Instant now, uint64_t size, AgentActions& actions);
   void interrupt(Token token, AgentActions& actions);
   void forget(Instant now);
@@ -114,7 +123,7 @@ class FileAgent {
   }
   void settle_ended(uint64_t settle) {
     if (setattr_ && setattr_->settle == settle) setattr_.reset();
-    if (kernel_size_.ended(settle)) cut_off_ = {};
+    if (kernel_size_.ended(settle) && !cut_untold_) cut_off_ = {};
   }
   void granted(Instant now, Grant message, AgentActions& actions);
   void recalled(const Recall& message);
@@ -157,8 +166,10 @@ class FileAgent {
       if (recall.id == 0) return true;
     return false;
   }
-  // No page of before a reset is left, and the home has all the bytes.
-  bool brought_back() const { return !is_giving_up_all() && clean(); }
+  // No page of before a reset is left, or the home knows of it, and has all the bytes.
+  bool brought_back() const { return (!is_giving_up_all() || claim_held_) && clean(); }
+  void claim_held_back(AgentActions& actions);
+  void claimed(uint64_t claim, bool held);
   bool is_open() const { return opens_ > 0; }
   FileId id() const { return id_; }
   bool may_be_mapped() const { return mapping_opens_ > 0; }
@@ -280,6 +291,8 @@ class FileAgent {
   bool advance_truncate(Request& request, AgentActions& actions);
   bool advance_recall(Instant now, const PendingRecall& recall, AgentActions& actions);
   void tell_busy(Instant now, PendingRecall& recall, AgentActions& actions);
+  bool end_late_truncations(Instant now, AgentActions& actions);
+  void is_cut(uint64_t size);
   void ack_data(const PendingRecall& recall, AgentActions& actions);
   PageRange give_around(const PendingRecall& recall) const;
   PageRange behind_end(const PendingRecall& recall) const;
@@ -328,7 +341,7 @@ class FileAgent {
     }
     kernel_size_.lock_is_held();
     setattr_.reset();
-    cut_off_ = {};
+    if (!cut_untold_) cut_off_ = {};
   }
   void wake_at(Instant at) { wake_ = wake_ ? std::min(*wake_, at) : at; }
   bool continues(uint64_t handle, uint64_t offset) const {
@@ -407,6 +420,14 @@ class FileAgent {
   std::optional<Instant> release_at_;
   Instant stepped_at_;
   uint32_t truncations_ = 0;  // unanswered (K8)
+  uint32_t going_on_ = 0;     // truncations whose callers do not wait any more
+  uint64_t cut_at_ = 0;       // of cut_off_: what is written back behind this is nothing
+  bool cut_untold_ = false;   // the kernel does not know of it: these pages go by purges alone
+  std::optional<Instant> held_back_since_;  // pages that must go, behind a truncation
+  // After a reset: pages of the kernel that were Exclusive here before.
+  PageSet kept_pages_;
+  uint64_t claim_ = 0;  // under way
+  bool claim_held_ = false;
   std::optional<AppendTurn> turn_;
   int32_t write_error_ = 0;      // a flush failed at the home; told once, at fsync or close
   std::list<Request> requests_;  // in order of arrival

@@ -9,7 +9,7 @@
 namespace vremote::coherence {
 
 bool FileAgent::can_be_handed_over() const {
-  if (!clean() || turn_) return false;
+  if (!clean() || turn_ || going_on_ > 0) return false;
   for (const Request& request : requests_)
     if (request.grown != 0) return false;
   return true;
@@ -63,6 +63,8 @@ void FileAgent::take_over(const KeptFile& kept) {
 void FileAgent::took_over(Instant now, bool same_session, AgentActions& actions) {
   stepped_at_ = now;
   taking_over_ = false;
+  // What of it was not ours nobody has changed before this home gives it away.
+  if (may_write()) kept_pages_ = kernel_.resident();
   if (forgotten_) release_at_ = now;
   if (!same_session) {
     reset(now, Agent::Dirty::Kept, actions);

@@ -121,6 +121,71 @@ void FileAgent::tell_busy(Instant now, PendingRecall& recall, AgentActions& acti
                                          .busy = true}});
 }
 
+// R6: the home serves nobody before it has what the kernel holds back, and our truncation is among
+// those that wait. So it hears whose these pages are, and serves it.
+void FileAgent::claim_held_back(AgentActions& actions) {
+  // What was written back since the reset. A truncation that waits at the home does so behind this.
+  if (!shared_.suspended) {
+    send_dirty(PageRange::all(), true, actions);
+    send_dirty_attributes(actions);
+  }
+  if (!is_giving_up_all() || truncations_ == 0 || claim_held_ || claim_ != 0 || !may_write() ||
+      shared_.options.mistakes.has(Mistake::ReclaimBehindTruncation))
+    return;
+  PageSet others = kernel_.resident();
+  others.remove(kept_pages_);
+  if (!others.empty()) return;  // those are clean, and go
+  std::vector<PageRange> pages;
+  for (PageRange range : kernel_.resident().ranges()) pages.push_back(range);
+  if (pages.empty() || pages.size() > kReclaimedRangesMax) return;
+  claim_ = shared_.next_id++;
+  actions.push_back(ClaimPages{claim_, id_, std::move(pages)});
+}
+
+void FileAgent::claimed(uint64_t claim, bool held) {
+  if (claim != claim_) return;
+  claim_ = 0;
+  claim_held_ = held && is_giving_up_all();
+  if (claim_held_) shared_.statistics.pages_claimed += kernel_.resident().page_count();
+}
+
+// T3: the kernel holds its dirty pages back, and shows them, until a truncation is answered. When
+// the leases are over it must be, whatever becomes of it. What is clean goes in a moment.
+bool FileAgent::end_late_truncations(Instant now, AgentActions& actions) {
+  const bool must_go = (shared_.suspended || (is_giving_up_all() && !claim_held_)) &&
+                       (shared_.over || fenced_) && may_write() && !kernel_.resident().empty() &&
+                       !shared_.options.mistakes.has(Mistake::TruncateAfterExpiry);
+  if (!must_go) {
+    held_back_since_.reset();
+    return false;
+  }
+  if (!held_back_since_) held_back_since_ = now;
+  const Instant due = *held_back_since_ + shared_.options.busy_after_ns;
+  if (now < due) {
+    wake_at(due);
+    return false;
+  }
+  bool any = false;
+  for (auto it = requests_.begin(); it != requests_.end();) {
+    if (it->kind != Kind::Truncate || it->active) {
+      ++it;
+      continue;
+    }
+    actions.push_back(ReplyError{it->token, EIO});
+    ++shared_.statistics.truncations_ended;
+    --truncations_;
+    it = requests_.erase(it);
+    any = true;
+  }
+  if (truncations_ > 0) {
+    // It may be on its way between the driver's hands: once more, later.
+    actions.push_back(EndTruncation{id_});
+    held_back_since_ = now;
+    wake_at(now + shared_.options.busy_after_ns);
+  }
+  return any;
+}
+
 // The pages that must not stay cached when the Attributes lease goes: from the one with the file's
 // end in it on.
 PageRange FileAgent::behind_end(const PendingRecall& recall) const {
@@ -171,6 +236,8 @@ void FileAgent::ack_data(const PendingRecall& recall, AgentActions& actions) {
   if (recall.id == 0) {  // after a reset: nobody to tell, and the bytes are on their way
     leases_.reduce(given, LeaseMode::None);
     fenced_ = false;
+    kept_pages_.clear();
+    claim_held_ = false;
     return;
   }
   if (mistakes.has(Mistake::AckBeforeFlush)) actions.push_back(SendToHome{ack});

@@ -318,7 +318,8 @@ void FileAgent::answer_write(const Request& request, AgentActions& actions) {
 // writes are these.
 std::optional<uint64_t> FileAgent::write_now(Instant now, const WriteNowEvent& event) {
   inode_lock_is_held(event.append && continues(event.handle, event.offset));
-  if (!requests_.empty() || !recalls_.empty() || truncations_ > 0) return std::nullopt;
+  if (!requests_.empty() || !recalls_.empty() || truncations_ > 0 || going_on_ > 0 || cut_untold_)
+    return std::nullopt;
   if (attributes_mode_ == LeaseMode::None) return std::nullopt;
   const uint64_t size = attributes_.size;
   const uint64_t offset = event.append ? size : event.offset;

@@ -36,6 +36,8 @@ class GraceGate {
 
   void close() { closed_ = !mistakes_.has(Mistake::NoGrace); }
   bool closed() const { return closed_; }
+  // Nobody has been given anything yet.
+  bool may_reclaim() const { return closed_ && !opening_; }
 
   enum class Verdict : uint8_t { Serve, Kept, TooMany };
   // Takes the message when it is kept.
@@ -49,8 +51,9 @@ class GraceGate {
   // When the grace is over: serve these one after the other. Nothing: the gate is open from here
   // on.
   std::optional<std::pair<NodeId, ToHome>> next() {
+    opening_ = true;
     if (kept_.empty()) {
-      closed_ = false;
+      closed_ = opening_ = false;
       kept_of_.clear();
       return std::nullopt;
     }
@@ -66,7 +69,7 @@ class GraceGate {
  private:
   size_t most_;
   Mistakes mistakes_;
-  bool closed_ = false;
+  bool closed_ = false, opening_ = false;
   std::deque<std::pair<NodeId, ToHome>> kept_;
   std::map<NodeId, size_t> kept_of_;
 };

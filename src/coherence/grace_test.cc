@@ -70,6 +70,19 @@ TEST(GraceGateTest, RequestsWaitInOrderAndWhatBringsBackPasses) {
   EXPECT_EQ(gate.admit(NodeId{1}, late), GraceGate::Verdict::Serve);
 }
 
+TEST(GraceGateTest, NobodyClaimsAnythingWhenTheFirstIsServed) {
+  GraceGate gate(10);
+  EXPECT_FALSE(gate.may_reclaim());
+  gate.close();
+  EXPECT_TRUE(gate.may_reclaim());
+  ToHome message = request(1);
+  (void)gate.admit(NodeId{1}, message);
+  ASSERT_TRUE(gate.next());
+  EXPECT_TRUE(gate.closed());
+  EXPECT_FALSE(gate.may_reclaim());
+  EXPECT_FALSE(gate.next());
+}
+
 TEST(GraceGateTest, WhatANodeThatIsGoneAskedForIsForgotten) {
   GraceGate gate(10);
   gate.close();

@@ -257,6 +257,28 @@ void Home::opened(NodeId node, FileId file, HomeActions& actions) {
   announcements_.watch(file, node, true);
 }
 
+bool Home::reclaimed(NodeId node, FileId file, const std::vector<PageRange>& pages,
+                     HomeActions& actions) {
+  FileState& fs = state(file);
+  ResourceState& data = fs.of(Resource::Data);
+  bool free = true;
+  for (const PageRange& range : pages) {
+    data.holders.each(range, [&](PageRange, const Holding& holding) {
+      free = free && holding.only(node);
+      return free;
+    });
+    // What has changed behind our back is seen to at once.
+    for (const Waiter& waiter : data.waiters)
+      free = free && !(waiter.holding && waiter.range.overlaps(range));
+  }
+  if (free) {
+    fs.nodes.try_emplace(node);
+    for (const PageRange& range : pages) data.holders.grant(range, node, LeaseMode::Exclusive);
+  }
+  erase_if_idle(file, actions);
+  return free;
+}
+
 void Home::finish(OperationId operation, FileId file, HomeActions& actions) {
   auto it = files_.find(file);
   if (it == files_.end()) return;

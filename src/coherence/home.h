@@ -165,6 +165,10 @@ class Home {
   void acquire(OperationId operation, const OperationNeed& need, HomeActions& actions);
   // The file is open at the node, which says so unasked.
   void opened(NodeId node, FileId file, HomeActions& actions);
+  // R6: these pages were the node's, Exclusive, before a restart of the home, and nobody has been
+  // granted anything since. False: another says the same, and nothing was done.
+  bool reclaimed(NodeId node, FileId file, const std::vector<PageRange>& pages,
+                 HomeActions& actions);
   // Lets go of all that the operation holds on this file (or gives up waiting for it).
   void finish(OperationId operation, FileId file, HomeActions& actions);
 
@@ -189,8 +193,8 @@ class Home {
   // Files of which a node other than 0 may hold bytes or attributes that are not here.
   std::vector<FileId> files_dirty_elsewhere() const;
   HomeCounts counts() const;
-  // The recalls that have not been acked, by age; behind them the sizes that have not been shown, as
-  // recalls of Attributes.
+  // The recalls that have not been acked, by age; behind them the sizes that have not been shown,
+  // as recalls of Attributes.
   struct PendingRecall {
     uint64_t id = 0;
     FileId file;

@@ -74,6 +74,28 @@ TEST(HomeTest, ABusyNodesTruncationGoesBeforeThoseWhoOnlyWait) {  // B1
   w.finishes(1).expect_nothing();
 }
 
+// R6: as if it had been granted them by this home.
+TEST(HomeTest, PagesThatANodeHadBeforeARestartAreItsAgain) {
+  HomeWorld w;
+  EXPECT_TRUE(w.reclaims("n1", {pages(2, 3), pages(7, 7)}));
+  w.asks("n2", Exclusive, pages(5, 5)).expect("grant n2 Exclusive 4-6");
+  w.asks("n2", Shared, pages(3, 3)).expect("recall n1 3-3 to Shared");
+  w.is_busy("n1").expect_nothing();
+  w.truncation(1, "n1").expect("ready 1");
+  w.finishes(1).expect("grant n1 Exclusive attributes");
+  w.acks("n1").expect("grant n2 Shared 3-6");
+  w.goes("n1").expect_nothing();
+  w.asks("n2", Exclusive, pages(7, 7)).expect("grant n2 Exclusive all");
+}
+
+TEST(HomeTest, WhatAnotherHasIsNobodyElses) {
+  HomeWorld w;
+  EXPECT_TRUE(w.reclaims("n1", {pages(2, 3)}));
+  EXPECT_TRUE(w.reclaims("n1", {pages(2, 4)}));
+  EXPECT_FALSE(w.reclaims("n2", {pages(8, 8), pages(4, 4)}));
+  w.asks("n1", Exclusive, pages(8, 8)).expect("grant n1 Exclusive all");
+}
+
 TEST(HomeTest, WhoKeepsTheAttributesFromABusyNodesTruncationIsBounced) {  // B2
   HomeWorld w;
   w.has("n1", Exclusive, pages(0, 9)).has_attributes("n2", Update);

@@ -150,6 +150,13 @@ class HomeWorld {
     return took();
   }
   // `node` cannot ack its oldest recall before its truncation is served.
+  // Of a session before the home's restart.
+  bool reclaims(const std::string& node, std::vector<PageRange> ranges) {
+    settle_lines();
+    const bool held = home.reclaimed(node_id(node), file, ranges, actions_);
+    took();
+    return held;
+  }
   HomeWorld& is_busy(const std::string& node) {
     settle_lines();
     const NodeId id = node_id(node);

@@ -328,11 +328,15 @@ struct LeaveCall {
 
 // The file is open here: told to a home that has restarted, and of a file that has lost its last
 // name (ESTALE: it is gone). To a home that has restarted, `done` says that this node has brought
-// back all it had, and shows nothing any more that it had leases for.
+// back all it had, and shows nothing any more that it had leases for, but for `pages` that it has
+// named before: its kernel holds them back behind a truncation (K8). It keeps the Data lease of
+// these, Exclusive (ESTALE: the grace is over; EBUSY: they are another's).
 struct ReclaimCall {
   FileId file;
   bool done = false;
+  std::vector<PageRange> pages = {};
 };
+inline constexpr size_t kReclaimedRangesMax = 4096;  // of one call
 
 using Operation =
     std::variant<LookupCall, CreateCall, SymlinkCall, LinkCall, RemoveCall, RenameCall,

@@ -43,7 +43,8 @@ enum class Mistake : uint8_t {
   CountFromAnswer,          // T1: a node counts its time from when it got the home's answer
   ForgetSentSize,           // R2: a size is forgotten when it was sent, not when the home has it
   RepeatTruncations,        // a truncation of a session that was fenced is made again in the next
-  ReclaimBehindTruncation,  // R4: a truncation waits for the grace that waits for its node's pages
+  ReclaimBehindTruncation,  // R6: pages held back behind a truncation are not claimed
+  TruncateAfterExpiry,      // T3: a truncation holds pages back when the leases are over
   LostReclaim,              // R2: bytes under way to a home that has restarted are not sent again
   NoGrace,                  // R1: a home that has restarted serves everybody at once
   ForgetCalls,  // R4: a call that the home had carried out before its restart is done again
@@ -126,6 +127,8 @@ constexpr std::string_view name_of(Mistake m) {
       return "repeat-truncations";
     case Mistake::ReclaimBehindTruncation:
       return "reclaim-behind-truncation";
+    case Mistake::TruncateAfterExpiry:
+      return "truncate-after-expiry";
     case Mistake::LostReclaim:
       return "lost-reclaim";
     case Mistake::NoGrace:

@@ -211,12 +211,9 @@ bool is_repeatable(const Operation& operation) {
          std::holds_alternative<SeekCall>(operation) || std::holds_alternative<LockCall>(operation);
 }
 
-bool is_made_again(const Operation& operation, bool kept, bool mapped, Mistakes mistakes) {
+bool is_made_again(const Operation& operation, bool kept, Mistakes mistakes) {
   const auto* set = std::get_if<SetAttributesCall>(&operation);
-  if (set != nullptr && set->has_size) {
-    if (!kept) return mistakes.has(Mistake::RepeatTruncations);
-    if (mapped) return mistakes.has(Mistake::ReclaimBehindTruncation);
-  }
+  if (set != nullptr && set->has_size && !kept) return mistakes.has(Mistake::RepeatTruncations);
   // What brings something back belongs to the session that ended.
   const auto* lock = std::get_if<LockCall>(&operation);
   if (std::holds_alternative<ReclaimCall>(operation) ||

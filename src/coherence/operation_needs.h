@@ -50,9 +50,7 @@ bool gives_up(const Operation& operation);
 bool is_repeatable(const Operation& operation);
 // Whether a node makes a call again whose reply had not come when the session ended; otherwise it
 // ends with EIO, and may have happened. `kept`: the home has restarted, lets the node bring back
-// what it had, and knows what it had done of the calls (R4). `mapped`: the call's file may have
-// dirty mapped pages here. The kernel holds these back until a truncation is answered (K8), and a
-// home that has restarted serves nobody before it has them.
-bool is_made_again(const Operation& operation, bool kept, bool mapped, Mistakes mistakes = {});
+// what it had, and knows what it had done of the calls (R4).
+bool is_made_again(const Operation& operation, bool kept, Mistakes mistakes = {});
 
 }  // namespace vremote::coherence

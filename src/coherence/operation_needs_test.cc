@@ -206,13 +206,13 @@ TEST(OperationNeedsTest, WhatIsDoneTwiceWithoutHarmIsTold) {
   EXPECT_FALSE(is_repeatable(CopyCall{}));
 }
 
-TEST(OperationNeedsTest, ATruncationIsMadeAgainOnlyWhereTheHomeKnowsWhatItDidAndCanWait) {
+TEST(OperationNeedsTest, ATruncationIsMadeAgainOnlyWhereTheHomeKnowsWhatItDid) {
   const Operation truncation = SetAttributesCall{.has_size = true};
-  EXPECT_TRUE(is_made_again(truncation, true, false));
-  EXPECT_FALSE(is_made_again(truncation, true, true)) << "its dirty pages are waited for";
-  EXPECT_FALSE(is_made_again(truncation, false, false)) << "others may have written since";
-  EXPECT_TRUE(is_made_again(SetAttributesCall{.has_mode = true}, true, true));
-  EXPECT_TRUE(is_made_again(SyncCall{}, false, true));
+  EXPECT_TRUE(is_made_again(truncation, true));
+  EXPECT_FALSE(is_made_again(truncation, false)) << "others may have written since";
+  EXPECT_TRUE(is_made_again(SetAttributesCall{.has_mode = true}, true));
+  EXPECT_FALSE(is_made_again(SetAttributesCall{.has_mode = true}, false));
+  EXPECT_TRUE(is_made_again(SyncCall{}, false));
 }
 
 TEST(OperationNeedsTest, OnlyWhatLetsGoIsNeverRefusedForLackOfRoom) {

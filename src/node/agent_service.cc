@@ -33,6 +33,12 @@ Timestamp wall_now() {
   return {t.tv_sec, static_cast<uint32_t>(t.tv_nsec)};
 }
 
+// The size that the operation would give the file; nullptr: it gives it none.
+const uint64_t* truncated_to(const Operation& operation, FileId file) {
+  const auto* set = std::get_if<SetAttributesCall>(&operation);
+  return set != nullptr && set->has_size && set->file == file ? &set->size : nullptr;
+}
+
 // More pieces than one writev takes are joined first.
 constexpr size_t kPiecesMax = IOV_MAX - 8;
 // Of the writes that are answered at once the time is taken of one in so many: it costs as much as
@@ -147,15 +153,34 @@ void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<Af
               environment_.purge_threads->submit([this, a] { look_at_size(a); });
             },
             [&](SettleSize& a) { start_blocking([this, a] { settle(a); }); },
+            [&](ClaimPages& a) {
+              const auto told = [this, claim = a.claim, file = a.file](Reply&& reply) {
+                with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& next) {
+                  agent.claimed(now, claim, file, reply.error == 0, next);
+                });
+              };
+              after.push_back({.then =
+                                   [this, a, told](Answer) {
+                                     call({}, ReclaimCall{a.file, false, a.pages}, told);
+                                   },
+                               .answer = {},
+                               .waiting = {}});
+            },
+            [&](EndTruncation& a) {
+              after.push_back({.then = [this, file = a.file](Answer) { end_truncation(file); },
+                               .answer = {},
+                               .waiting = {}});
+            },
             [&](TellOpen& a) {
               const auto told = [this, a](Reply&& reply) {
                 with(shard_of(a.file), [&](Agent& agent, Instant now, AgentActions& next) {
                   agent.open_told(now, a.tell, a.file, reply.error == 0, next);
                 });
               };
-              after.push_back({.then = [this, a, told](Answer) {
-                                 call({}, ReclaimCall{a.file, false}, told);
-                               },
+              after.push_back({.then =
+                                   [this, a, told](Answer) {
+                                     call({}, ReclaimCall{a.file, false, {}}, told);
+                                   },
                                .answer = {},
                                .waiting = {}});
             },
@@ -919,11 +944,21 @@ void AgentService::renew(Instant until) {
 
 void AgentService::fail_calls() {
   std::vector<ThenReply> failed;
+  std::vector<FileId> truncated;
   {
     std::lock_guard lock(calls_mutex_);
-    for (auto& [id, pending] : calls_) failed.push_back(std::move(pending.then));
-    calls_.clear();  // their replies, if there are ever any, find nobody
+    for (auto it = calls_.begin(); it != calls_.end();) {
+      const Operation& operation = it->second.call.operation;
+      if (truncated_to(operation, file_of(operation)) != nullptr) {
+        truncated.push_back(file_of(operation));
+        ++it;
+        continue;
+      }
+      failed.push_back(std::move(it->second.then));
+      it = calls_.erase(it);  // its reply, if there is ever any, finds nobody
+    }
   }
+  for (FileId file : truncated) end_truncation(file);
   for (ThenReply& then : failed) then(Reply{.call = 0, .error = EIO, .outcome = {}});
 }
 
@@ -998,15 +1033,44 @@ void AgentService::tell_open_files() {
     std::lock_guard lock(shard->mutex);
     for (FileId file : shard->agent.open_files()) open.push_back(file);
   }
-  for (FileId file : open) call({}, ReclaimCall{file, false}, [](Reply&&) {});
+  for (FileId file : open) call({}, ReclaimCall{file, false, {}}, [](Reply&&) {});
 }
 
-bool AgentService::brought_back() {
-  for (auto& shard : shards_) {
-    std::lock_guard lock(shard->mutex);
-    if (!shard->agent.brought_back()) return false;
+bool AgentService::brings_back() {
+  bool all = true;
+  for (auto& shard : shards_)
+    with(*shard, [&](Agent& agent, Instant now, AgentActions& actions) {
+      agent.claim_held_back(now, actions);
+      all = all && agent.brought_back();
+    });
+  return all;
+}
+
+// Its caller is told EIO. The home may carry it out yet: what becomes of it is looked after.
+void AgentService::end_truncation(FileId file) {
+  Shard& shard = shard_of(file);
+  const auto ended = [this, file, &shard](bool done, uint64_t size) {
+    with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
+      agent.truncation_ended(now, file, done, size, actions);
+    });
+  };
+  with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
+    agent.truncation_goes_on(now, file, actions);
+  });
+  ThenReply then;
+  {
+    std::lock_guard lock(calls_mutex_);
+    for (auto& [id, pending] : calls_) {
+      const uint64_t* size = truncated_to(pending.call.operation, file);
+      if (size == nullptr || pending.goes_on) continue;
+      pending.goes_on = true;
+      then = std::exchange(pending.then,
+                           [ended, size = *size](Reply&& reply) { ended(reply.error == 0, size); });
+      break;
+    }
   }
-  return true;
+  if (!then) return ended(false, 0);
+  then(Reply{.call = 0, .error = EIO, .outcome = {}});
 }
 
 void AgentService::reset(Agent::Dirty dirty) {
@@ -1025,10 +1089,7 @@ void AgentService::reset(Agent::Dirty dirty) {
     for (auto& [id, pending] : calls_) under_way.emplace_back(id, pending.call.operation);
   }
   for (const auto& [id, operation] : under_way)
-    (is_made_again(operation, dirty == Agent::Dirty::Kept, may_be_mapped(file_of(operation)))
-         ? again
-         : lost)
-        .push_back(id);
+    (is_made_again(operation, dirty == Agent::Dirty::Kept) ? again : lost).push_back(id);
   std::ranges::sort(again);
   reclaim_locks(dirty);
   tell_open_files();

@@ -165,7 +165,8 @@ class AgentService {
   void reset(coherence::Agent::Dirty dirty);
   // After a reset that kept them: the home has all that was dirty, and the kernel shows nothing of
   // before.
-  bool brought_back();
+  // After a reset that keeps what is dirty, again and again: whether all of it is back.
+  bool brings_back();
   // Leases are good until then, by lease_clock(); a time that is past ends that at once.
   void renew(Instant until);
   // Goes on while the machine sleeps: other nodes do not.
@@ -279,10 +280,12 @@ class AgentService {
     ThenReply then;
     Waiting waiting;  // the kernel's request that an interrupt may end, or its thread alone
     int64_t started_ns = 0;
+    bool goes_on = false;  // a truncation whose caller has its answer
   };
   void note_lock(const coherence::LockCall& call);
   void reclaim_locks(coherence::Agent::Dirty dirty);
   void tell_open_files();
+  void end_truncation(FileId file);
   std::mutex locks_mutex_;
   coherence::LockTable locks_;  // what the home has given: for one that restarts
   std::mutex calls_mutex_;

@@ -112,7 +112,18 @@ void HomeService::reclaim(NodeId node, const Call& call) {
     return;
   }
   std::vector<FileId> touched{c.file};
-  {
+  if (!c.pages.empty()) {
+    std::scoped_lock lock(grace_mutex_, mutex_);
+    HomeActions actions;
+    const int error = !grace_.may_reclaim()                             ? ESTALE
+                      : home_.reclaimed(node, c.file, c.pages, actions) ? 0
+                                                                        : EBUSY;
+    enqueue(std::move(actions), touched);
+    queues_.push(c.file, [this, node, file = c.file, id = call.call, error](bool) {
+      deliver_(node, file, Reply{.call = id, .error = error, .outcome = {}});
+      return true;
+    });
+  } else {
     std::lock_guard lock(mutex_);
     HomeActions actions;
     home_.opened(node, c.file, actions);

@@ -365,15 +365,22 @@ void NodeDaemon::save_sessions() {
 }
 
 void NodeDaemon::end_grace_if_over() {
+  std::vector<net::SessionId> late;
   {
     std::lock_guard lock(sessions_mutex_);
     if (!in_grace_ || !grace_.over(net::EventLoop::now())) return;
     in_grace_ = false;
-    for (const Grace::Member& member : grace_.expected())
-      spdlog::warn("{} did not come back in time: what it had is free", member.node);
+    for (const Grace::Member& member : grace_.expected()) {
+      spdlog::warn("{} did not bring back in time what it had: it is free", member.node);
+      for (const auto& [session, here] : members_)
+        if (here == member) late.push_back(session);
+    }
     grace_ = Grace();
     save_sessions();
   }
+  // R5: what they still send is from before.
+  for (net::SessionId session : late)
+    home_->give_up(NodeId{session}, "it did not bring back in time what it had");
   spdlog::info("what was brought back is here; requests are served");
   home_->end_grace();
 }
@@ -386,7 +393,7 @@ void NodeDaemon::bring_back() {
       std::lock_guard lock(peer->bond_mutex);
       if (!peer->bond.bringing_back()) continue;
     }
-    if (!peer->agent->brought_back()) continue;
+    if (!peer->agent->brings_back()) continue;
     std::optional<FileId> file;
     {
       std::lock_guard lock(peer->mutex);
@@ -396,7 +403,7 @@ void NodeDaemon::bring_back() {
       std::lock_guard lock(peer->bond_mutex);
       peer->bond.brought_back();
     }
-    if (file) peer->agent->call({}, ReclaimCall{*file, true}, [](Reply&&) {});
+    if (file) peer->agent->call({}, ReclaimCall{*file, true, {}}, [](Reply&&) {});
   }
 }
 

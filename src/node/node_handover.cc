@@ -305,7 +305,7 @@ Status NodeDaemon::begin_after_takeover(std::function<void()> ended) {
 
 // What this machine had of its own exports is brought back when its kernel shows nothing of before.
 void NodeDaemon::settle_own() {
-  if (!own_to_settle_ || !local_agent_->brought_back()) return;
+  if (!own_to_settle_ || !local_agent_->brings_back()) return;
   own_to_settle_ = false;
   std::lock_guard lock(sessions_mutex_);
   grace_.settled(config_.node);

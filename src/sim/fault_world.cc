@@ -11,6 +11,7 @@ using namespace coherence;
 FaultWorld::FaultWorld(uint64_t seed, const Breaks& breaks)
     : scheduler_(std::make_unique<Scheduler>(seed)),
       breaks_(breaks),
+      more_(seed * 0xD1B54A32D192ED03u + 7),
       setting_{.scheduler = *scheduler_,
                .history = history_,
                .dice = Prng(seed * 0x9E3779B97F4A7C15u + 1),
@@ -80,6 +81,8 @@ void FaultWorld::draw() {
       habits_.back().weights[static_cast<size_t>(Act::Truncate)] =
           static_cast<uint32_t>(random.below(8));
   }
+  const bool stores_too = truncates && more_.chance(50);
+  if (stores_too) draw_mapped_truncations();
   setting_.kernel.readahead_max = random.between(1, 4);
   setting_.kernel.readahead_in_pieces = random.chance(30);
   setting_.kernel.forgets = random.chance(60);
@@ -99,12 +102,12 @@ void FaultWorld::draw() {
     if (file != FileId{}) return check_file(static_cast<uint32_t>(file.inode) - 1);
     for (uint32_t f = 0; f < setting_.files.size(); ++f) check_file(f);
   };
-  // Without mapped stores: a kernel holds its dirty pages back until the truncation is answered,
-  // and goes on showing them.
-  const bool stores = std::ranges::any_of(habits_, [](const Habits& habits) {
+  if (truncates) end_sessions_at_truncations(stores_too, more_.chance(50));
+  // A guardian cannot answer a truncation that its stopped daemon has read, and before that the
+  // kernel holds dirty mapped pages back (docs/promise.md).
+  stops_daemons_ = !truncates || std::ranges::none_of(habits_, [](const Habits& habits) {
     return habits.weights[static_cast<size_t>(Act::Store)] > 0;
   });
-  if (truncates && !stores) cut_off_during_truncations();
   steps_max_ = 3'000'000;
   plan_ = fmt::format("{} machines, {} processes each, {} files, {} lanes{}, flush after {} ms",
                       machine_count_, processes_, file_count, setting_.lanes,
@@ -135,7 +138,9 @@ void FaultWorld::draw_faults() {
     if (restarts) choice.insert(choice.end(), 2, Fault::KillOrigin);
     if (choice.empty()) choice.push_back(Fault::CutOff);
     faults_end_ns_ = std::max(faults_end_ns_, at + lasts);
-    const Fault fault = choice[random.below(choice.size())];
+    Fault fault = choice[random.below(choice.size())];
+    if (fault == Fault::Stop && !stops_daemons_) fault = Fault::CutOff;
+    if (fault == Fault::KillDaemon && !stops_daemons_) fault = Fault::PowerLoss;
     ++faults_;
     switch (fault) {
       case Fault::CutOff: {
@@ -206,17 +211,46 @@ void FaultWorld::draw_breach() {
   faults_end_ns_ = std::max(faults_end_ns_, at + 2 * setting_.term_ns);
 }
 
-// So that a truncation is done and its node does not hear of it.
-void FaultWorld::cut_off_during_truncations() {
-  setting_.truncates = [this, left = 2](uint32_t m) mutable {
+// Truncations of files whose dirty mapped pages the kernel holds back meanwhile (K8).
+void FaultWorld::draw_mapped_truncations() {
+  processes_ = 2;
+  for (Habits& habits : habits_) {
+    const auto often = [&](Act act, uint32_t least) {
+      uint32_t& weight = habits.weights[static_cast<size_t>(act)];
+      weight = std::max(weight, least);
+    };
+    often(Act::Store, 20);
+    often(Act::Load, 15);
+    often(Act::Truncate, 8);
+    habits.operations += 10;
+  }
+}
+
+// So that a truncation is done and its node does not hear of it; or `at_origin`, that the origin
+// ends with it.
+void FaultWorld::end_sessions_at_truncations(bool often, bool at_origin) {
+  const auto lasts = [this](uint64_t least, uint64_t most) {
+    return static_cast<int64_t>(setting_.dice.between(least, most));
+  };
+  const auto term = static_cast<uint64_t>(setting_.term_ns);
+  setting_.truncation_done = [=, this, left = often ? 4 : 2](uint32_t m) mutable {
     if (left == 0 || !setting_.dice.chance(60)) return;
     --left;
     ++faults_;
-    const auto lasts = static_cast<int64_t>(setting_.dice.between(
-        static_cast<uint64_t>(setting_.term_ns / 2), static_cast<uint64_t>(2 * setting_.term_ns)));
+    const int64_t until = lasts(term / 2, 2 * term);
     machines_[m]->cut_off(Machine::Way::Down);
-    scheduler_->after(lasts, [this, m] { machines_[m]->reach_again(Machine::Way::Down); });
-    faults_end_ns_ = std::max(faults_end_ns_, scheduler_->now().ns + lasts);
+    scheduler_->after(until, [this, m] { machines_[m]->reach_again(Machine::Way::Down); });
+    faults_end_ns_ = std::max(faults_end_ns_, scheduler_->now().ns + until);
+  };
+  if (!often || !at_origin) return;
+  setting_.truncation_comes = [=, this, left = 2]() mutable {
+    if (left == 0 || !setting_.dice.chance(40)) return;
+    --left;
+    ++faults_;
+    const int64_t until = lasts(0, term / 2);
+    origin_->kill_after(1, false);
+    scheduler_->after(until, [this] { origin_->start_again(); });
+    faults_end_ns_ = std::max(faults_end_ns_, scheduler_->now().ns + until + 2 * setting_.term_ns);
   };
 }
 

@@ -33,7 +33,8 @@ class FaultWorld final : public AnyWorld {
   void draw_faults();
   void draw_breach();
   void draw_broken_connections();
-  void cut_off_during_truncations();
+  void draw_mapped_truncations();
+  void end_sessions_at_truncations(bool often, bool at_origin);
   void start();
   Co<> background(uint32_t machine);
   void start_again(uint32_t machine);
@@ -47,12 +48,14 @@ class FaultWorld final : public AnyWorld {
 
   std::unique_ptr<Scheduler> scheduler_;
   Breaks breaks_;
+  Prng more_;  // as FaultSetting::dice, for what was thought of later
   std::string plan_;
   History history_;
   FaultSetting setting_;
   std::vector<Habits> habits_;  // by machine
   uint32_t machine_count_ = 2, processes_ = 1;
   int64_t faults_end_ns_ = 0;
+  bool stops_daemons_ = true;
   uint32_t starting_ = 0;  // machines that will begin a life
   uint64_t faults_ = 0;
   uint64_t steps_max_ = 0;

@@ -325,6 +325,13 @@ void HomeDriver::opened(NodeId node, FileId file) {
   take(actions);
 }
 
+bool HomeDriver::reclaimed(NodeId node, FileId file, const std::vector<PageRange>& pages) {
+  HomeActions actions;
+  const bool held = home_.reclaimed(node, file, pages, actions);
+  take(actions);
+  return held;
+}
+
 void HomeDriver::node_gone(NodeId node) {
   for (auto& [id, t] : truncations_)
     if (t.node == node && !t.of_nobody) t.abandoned = true;
@@ -437,7 +444,9 @@ std::string describe(const ToHome& message) {
               return fmt::format("call {} remove {}", m.call, remove->name);
             if (const auto* reclaim = std::get_if<ReclaimCall>(&m.operation))
               return fmt::format("call {} {}", m.call,
-                                 reclaim->done ? "all is brought back" : "it is open here");
+                                 reclaim->done            ? "all is brought back"
+                                 : reclaim->pages.empty() ? "it is open here"
+                                                          : "pages held back");
             return fmt::format("call {}", m.call);
           }},
       message);

@@ -54,6 +54,7 @@ class HomeDriver {
   };
   void node_gone(NodeId node);
   void opened(NodeId node, FileId file);
+  bool reclaimed(NodeId node, FileId file, const std::vector<PageRange>& pages);
   // The daemon is killed: nothing more is done or said.
   Durable killed();
   void restored(Durable durable);

@@ -157,9 +157,9 @@ void Machine::tick(Life& life) {
     if (setting_.over) return;
     life.node->gate().enter(Door::Own, [this, &life] {
       // As NodeDaemon::bring_back().
-      if (life.bond.bringing_back() && life.node->agent().brought_back()) {
+      if (life.bond.bringing_back() && life.node->brings_back()) {
         life.bond.brought_back();
-        life.node->tell_home(ReclaimCall{directory_id(), true});
+        life.node->tell_home(ReclaimCall{directory_id(), true, {}});
       }
       for (uint32_t lane = 0; lane < setting_.lanes; ++lane) {
         if (!life.attached[lane]) {

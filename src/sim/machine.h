@@ -41,7 +41,8 @@ struct FaultSetting {
   // Looked at after whatever may have changed a lease.
   std::function<void(FileId file)> changed;
   // The origin is about to answer a truncation of this machine.
-  std::function<void(uint32_t machine)> truncates = {};
+  std::function<void(uint32_t machine)> truncation_done = {};  // its node will be told
+  std::function<void()> truncation_comes = {};                 // to the origin
   uint64_t messages = 0, reclaims = 0;
 };
 

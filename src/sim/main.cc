@@ -78,8 +78,10 @@ int main(int argc, char** argv) {
   if (statistics && kind == WorldKind::Faults)
     fmt::print(
         "faults: {}, {} sessions ended, {} times leases ran out, {} bytes rescued, {} "
-        "restarts of homes, {} nodes brought back what they had\n",
-        c.faults, c.fences, c.agent.suspensions, c.agent.rescued_bytes, c.restarts, c.reclaims);
+        "restarts of homes, {} nodes brought back what they had and kept {} pages, {} truncations "
+        "were not waited for\n",
+        c.faults, c.fences, c.agent.suspensions, c.agent.rescued_bytes, c.restarts, c.reclaims,
+        c.agent.pages_claimed, c.agent.truncations_ended);
   if (statistics && (kind == WorldKind::Pages || kind == WorldKind::Faults)) {
     fmt::print(
         "kernel: {} page hits, {} fills, {} refaults, {} stores, {} write-backs ({} held back), {} "

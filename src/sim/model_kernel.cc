@@ -83,7 +83,7 @@ void ModelKernel::answer(Token token, Answer answer) {
         if (!call.answer.size_was_pushed) set_size(*call.inode, call.answer.attributes.size);
         break;
       case Tells::WrittenEnd:
-        call.inode->size = std::max(call.inode->size, call.answer.offset + call.answer.length);
+        call.inode->size = std::max(call.inode->size, call.written_end);
         break;
       case Tells::NewSize:
         set_size(*call.inode, call.new_size);

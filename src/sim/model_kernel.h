@@ -224,7 +224,7 @@ class ModelKernel {
   struct Upcall {
     Inode* inode = nullptr;
     Tells tells = Tells::Nothing;
-    uint64_t new_size = 0;
+    uint64_t new_size = 0, written_end = 0;
     Answer answer;
     std::coroutine_handle<> waiter;
     bool done = false;

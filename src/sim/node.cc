@@ -126,6 +126,12 @@ void Node::perform(FileId file, AgentAction& action) {
                              a.behind_truncation ? " behind a truncation" : "");
             scheduler_.spawn(run_settle(a));
           },
+          [&](ClaimPages& a) {
+            scheduler_.trace(number(), f, "agent   claims {} ranges held back", a.pages.size());
+            claims_[next_call_] = {a.claim, a.file};
+            send_call(std::nullopt, 0, ReclaimCall{a.file, false, a.pages});
+          },
+          [&](EndTruncation& a) { end_truncation(a.file); },
           [&](TellOpen&) { scheduler_.fail("no file loses its last name in this world"); },
           [&](SendToHome& a) {
             scheduler_.trace(number(), f, "agent   sends {}", describe(a.message));
@@ -284,6 +290,16 @@ void Node::replied(const Reply& reply, AgentActions& actions) {
   }
   const PendingCall call = std::move(it->second);
   calls_.erase(it);
+  if (auto claim = claims_.find(reply.call); claim != claims_.end()) {
+    agent_.claimed(now(), claim->second.first, claim->second.second, reply.error == 0, actions);
+    claims_.erase(claim);
+    return;
+  }
+  if (call.truncation && call.told) {
+    agent_.truncation_ended(now(), call.truncation->file, reply.error == 0, call.truncation->size,
+                            actions);
+    return;
+  }
   if (call.truncation) {
     const Truncation& t = *call.truncation;
     agent_.truncate_done(now(), t.file, reply.error == 0, t.size, true, actions);
@@ -294,6 +310,30 @@ void Node::replied(const Reply& reply, AgentActions& actions) {
   NameResult& result = name_waits_.at(call.waits);
   result.error = reply.error;
   scheduler_.resume_after(scheduler_.draw(Delay::WakeUp), result.handle);
+}
+
+// As AgentService::end_truncation().
+void Node::end_truncation(FileId file) {
+  for (auto& [id, call] : calls_) {
+    if (!call.truncation || call.told || call.truncation->file != file) continue;
+    call.told = true;
+    const Truncation t = *call.truncation;
+    scheduler_.trace(number(), file_number(file), "agent   does not wait for t{} any more",
+                     t.token);
+    AgentActions actions;
+    agent_.truncation_goes_on(now(), file, actions);
+    agent_.truncate_done(now(), file, false, t.size, true, actions);
+    kernel_.answer(t.token, Answer{.error = EIO});
+    take(file, actions);
+    return;
+  }
+}
+
+bool Node::brings_back() {
+  AgentActions actions;
+  agent_.claim_held_back(now(), actions);
+  take(FileId{}, actions);
+  return agent_.brought_back();
 }
 
 void Node::deliver(FileId file, ToAgent message) {
@@ -440,14 +480,11 @@ void Node::reset(Agent::Dirty dirty) {
   take(FileId{}, actions);
   std::vector<uint64_t> again, lost;
   for (const auto& [id, pending] : calls_)
-    (is_made_again(pending.call.operation, dirty == Agent::Dirty::Kept,
-                   agent_.may_be_mapped(coherence::file_of(pending.call.operation)),
-                   breaks_.protocol)
-         ? again
-         : lost)
+    (is_made_again(pending.call.operation, dirty == Agent::Dirty::Kept, breaks_.protocol) ? again
+                                                                                          : lost)
         .push_back(id);
   // A file whose last name goes must stay for them.
-  for (FileId file : agent_.open_files()) tell_home(ReclaimCall{file, false});
+  for (FileId file : agent_.open_files()) tell_home(ReclaimCall{file, false, {}});
   for (uint64_t id : lost) {
     AgentActions ended;
     replied(Reply{.call = id, .error = EIO, .outcome = {}}, ended);

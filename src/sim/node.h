@@ -41,6 +41,9 @@ class Node final : public Daemon {
   Gate& gate() { return gate_; }
   // As AgentService does it: the agent first, then the calls whose replies have not come.
   void reset(coherence::Agent::Dirty dirty);
+  // After a reset that keeps what is dirty: whether all of it is back (as
+  // AgentService::brings_back()).
+  bool brings_back();
   void renew(Instant until);
   // The daemon is stopped or dead, and the guardian answers the kernel in its place.
   void guardian_takes_over();
@@ -87,6 +90,7 @@ class Node final : public Daemon {
     coherence::Call call;
     std::optional<Truncation> truncation;
     Token waits = 0;
+    bool told = false;  // its caller has an error
   };
   struct NameWait {
     Node& node;
@@ -101,6 +105,7 @@ class Node final : public Daemon {
   };
 
   void send_call(std::optional<Truncation> truncation, Token waits, coherence::Operation operation);
+  void end_truncation(FileId file);
   void replied(const coherence::Reply& reply, coherence::AgentActions& actions);
   void take_back();
   void take(FileId file, coherence::AgentActions& actions);
@@ -125,8 +130,9 @@ class Node final : public Daemon {
   bool catches_up_ = false;  // since a reset, until all that waited then has been answered
   coherence::Agent agent_;
   ModelKernel kernel_;
-  std::map<Token, Truncation> truncations_;  // asked of the agent
-  std::map<uint64_t, PendingCall> calls_;    // sent to the home
+  std::map<Token, Truncation> truncations_;                 // asked of the agent
+  std::map<uint64_t, PendingCall> calls_;                   // sent to the home
+  std::map<uint64_t, std::pair<uint64_t, FileId>> claims_;  // by call
   std::map<Token, NameResult> name_waits_;
   Token next_name_ = 1;
   uint64_t next_call_ = 1;

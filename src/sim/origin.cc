@@ -233,6 +233,11 @@ void Origin::received(uint32_t id, uint32_t lane, ToHome message) {
 
 // As HomeService::receive_now().
 void Origin::receive_now(NodeId node, ToHome message) {
+  const auto* call = std::get_if<Call>(&message);
+  if (call != nullptr && std::holds_alternative<SetAttributesCall>(call->operation)) {
+    truncations_.insert({node.value, call->call});
+    if (setting_.truncation_comes) setting_.truncation_comes();
+  }
   const auto* flush = std::get_if<Flush>(&message);
   const bool given_up = std::holds_alternative<RecallAck>(message) ||
                         (flush != nullptr && flush->attributes.has_size);
@@ -244,19 +249,21 @@ void Origin::receive_now(NodeId node, ToHome message) {
   }
   const FileId file = file_of(message);
   if (std::holds_alternative<Flush>(message)) daemon_->patience.progress(node, file, now());
-  const auto* call = std::get_if<Call>(&message);
   const auto* reclaim = call == nullptr ? nullptr : std::get_if<ReclaimCall>(&call->operation);
-  if (call != nullptr && std::holds_alternative<SetAttributesCall>(call->operation))
-    truncations_.insert({node.value, call->call});
   if (reclaim != nullptr) {
+    int32_t error = 0;
     setting_.scheduler.trace(-1, -1, "home    from n{}: {}", node.value, describe(message));
     if (reclaim->done) {
       (void)daemon_->members.brought_back(node, false);
       noted_ = daemon_->members.to_note();
+    } else if (!reclaim->pages.empty()) {
+      error = !daemon_->grace.may_reclaim()                                    ? ESTALE
+              : daemon_->driver.reclaimed(node, reclaim->file, reclaim->pages) ? 0
+                                                                               : EBUSY;
     } else {
       daemon_->driver.opened(node, reclaim->file);
     }
-    send(node, file, Reply{.call = call->call, .error = 0, .outcome = {}});
+    send(node, file, Reply{.call = call->call, .error = error, .outcome = {}});
     return;
   }
   daemon_->driver.receive(node, std::move(message));
@@ -270,8 +277,9 @@ void Origin::send(NodeId node, FileId file, ToAgent message) {
   ++setting_.messages;
   const bool must_arrive = std::holds_alternative<FlushAck>(message);
   if (const auto* reply = std::get_if<Reply>(&message);
-      reply != nullptr && truncations_.erase({node.value, reply->call}) > 0 && setting_.truncates)
-    setting_.truncates(session->machine);
+      reply != nullptr && truncations_.erase({node.value, reply->call}) > 0 &&
+      setting_.truncation_done)
+    setting_.truncation_done(session->machine);
   Machine& guest = *(*machines_)[session->machine];
   Wire& down = guest.down(setting_.lane_of(file));
   down.send([&guest, incarnation = session->incarnation, id = session->id, file,
@@ -306,7 +314,11 @@ void Origin::end_grace_if_over() {
   if (!missing) return;
   setting_.scheduler.trace(-1, -1, "home    the grace is over");
   noted_ = daemon_->members.to_note();
-  for (const Grace::Member& member : *missing) not_coming_back(member);
+  for (const Grace::Member& member : *missing) {
+    not_coming_back(member);
+    // It may be here, and have brought back a part.
+    if (const auto session = session_of(member.incarnation)) give_up(find(session->value)->machine);
+  }
   while (auto kept = daemon_->grace.next()) receive_now(kept->first, std::move(kept->second));
 }
 

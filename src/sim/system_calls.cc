@@ -219,6 +219,7 @@ Co<ModelKernel::Written> ModelKernel::write_direct(uint32_t file, uint64_t offse
     const uint64_t length =
         append ? std::min<uint64_t>(bytes.size() - done, options_.append_piece) : bytes.size();
     Upcall call;
+    call.written_end = offset + done + length;  // of an append still by the guess
     co_await scheduler_.sleep(Delay::KernelQueue);
     const Token token = upcall(in, call, Tells::WrittenEnd);
     scheduler_.trace(node_, static_cast<int>(file), "kernel  WRITE t{} {}+{}{}", token,

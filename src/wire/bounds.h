@@ -2,6 +2,7 @@
 // that the other side must refuse would otherwise be sent again after every reconnect.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <string_view>
@@ -58,6 +59,11 @@ inline bool valid(const coherence::LockCall& c) {
 inline bool valid(const coherence::CopyCall& c) {
   return c.length > 0 && c.length <= coherence::kCopyMax && valid_bytes(c.offset, c.length) &&
          valid_bytes(c.from_offset, c.length);
+}
+inline bool valid(const coherence::ReclaimCall& c) {
+  return c.pages.size() <= coherence::kReclaimedRangesMax && (c.pages.empty() || !c.done) &&
+         std::ranges::all_of(
+             c.pages, [](const PageRange& range) { return valid_range(range) && !range.empty(); });
 }
 inline bool valid(coherence::Resource resource) { return resource <= coherence::Resource::Data; }
 inline bool valid(coherence::LeaseMode mode) { return mode <= coherence::LeaseMode::Exclusive; }

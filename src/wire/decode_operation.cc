@@ -97,7 +97,14 @@ Result<Operation> decode(const fb::SeekCall& c) {
 }
 Result<Operation> decode(const fb::LeaveCall& c) { return LeaveCall{from_fb(*c.file())}; }
 Result<Operation> decode(const fb::ReclaimCall& c) {
-  return ReclaimCall{from_fb(*c.file()), c.done()};
+  ReclaimCall out{from_fb(*c.file()), c.done(), {}};
+  if (c.pages() != nullptr)
+    for (const fb::PageRange* range : *c.pages()) {
+      if (out.pages.size() == kReclaimedRangesMax) return malformed("too many pages to reclaim");
+      out.pages.push_back(from_fb(*range));
+    }
+  if (!valid(out)) return malformed("bad pages to reclaim");
+  return out;
 }
 Result<Operation> decode(const fb::CopyCall& c) {
   CopyCall out{.from = from_fb(*c.from()),

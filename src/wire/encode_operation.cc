@@ -113,8 +113,13 @@ class OperationEncoder {
     return done(fb::Operation::LeaveCall, fb::CreateLeaveCall(b_, &file));
   }
   Result<EncodedOperation> operator()(const ReclaimCall& c) {
+    if (!valid(c)) return fail(EINVAL, "bad pages to reclaim");
     auto file = to_fb(c.file);
-    return done(fb::Operation::ReclaimCall, fb::CreateReclaimCall(b_, &file, c.done));
+    std::vector<fb::PageRange> pages;
+    pages.reserve(c.pages.size());
+    for (const PageRange& range : c.pages) pages.push_back(to_fb(range));
+    const auto named = pages.empty() ? 0 : b_.CreateVectorOfStructs(pages);
+    return done(fb::Operation::ReclaimCall, fb::CreateReclaimCall(b_, &file, c.done, named));
   }
   Result<EncodedOperation> operator()(const CopyCall& c) {
     if (!valid(c)) return fail(EINVAL, "bad range to copy");

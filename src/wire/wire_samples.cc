@@ -86,7 +86,8 @@ std::vector<Operation> operations() {
           AllocateCall{kFile, 4096, 1 << 20, 3},
           SeekCall{kFile, ~uint64_t{0}, 4},
           LeaveCall{kFile},
-          ReclaimCall{kFile, true},
+          ReclaimCall{kFile, true, {}},
+          ReclaimCall{kFile, false, {{3, 4}, {7, kPageEnd}}},
           CopyCall{kFile, FileId{0, 1, 99}, 5000, 1 << 30, 4097},
           LockCall{.file = kFile,
                    .action = LockAction::Wait,
@@ -164,7 +165,10 @@ class Printer {
   }
   void operator()(const SeekCall& c) { fields("Seek", c.file, c.offset, c.whence); }
   void operator()(const LeaveCall& c) { fields("Leave", c.file); }
-  void operator()(const ReclaimCall& c) { fields("Reclaim", c.file, c.done); }
+  void operator()(const ReclaimCall& c) {
+    fields("Reclaim", c.file, c.done);
+    for (const PageRange& range : c.pages) field(range);
+  }
   void operator()(const LockCall& c) {
     fields("Lock", c.file, int(c.action), int(c.kind), int(c.type), c.owner, c.start, c.end, c.pid,
            c.waiting_call);

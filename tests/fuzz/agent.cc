@@ -204,6 +204,7 @@ class World {
         return;
       case 12:
         truncation_ends(id, f);
+        if (choices_.coin()) late_truncations_end();
         return;
       case 13:
         if (f.waiting.empty()) return;
@@ -244,6 +245,11 @@ class World {
     agent_.truncate_done(now_, id, true, f.truncated_to, true, actions_);
   }
 
+  void late_truncations_end() {
+    for (const auto& [id, size] : std::exchange(going_on_, {}))
+      agent_.truncation_ended(now_, id, choices_.coin(), size, actions_);
+  }
+
   bool something_returns(uint8_t which) {
     if (jobs_.empty()) return false;
     const size_t at = which % jobs_.size();
@@ -254,6 +260,19 @@ class World {
     jobs_.erase(jobs_.begin() + static_cast<ptrdiff_t>(at));
     std::visit(
         Overload{
+            [&](const ClaimPages& a) {
+              agent_.claimed(now_, a.claim, a.file, honest_ || choices_.coin(), actions_);
+            },
+            // The driver's hands are in time, or it is answered already.
+            [&](const EndTruncation& a) {
+              KernelFile& f = known(a.file);
+              if (f.truncation == 0 || !f.truncation_ready) return;
+              agent_.truncation_goes_on(now_, a.file, actions_);
+              agent_.truncate_done(now_, a.file, false, f.truncated_to, true, actions_);
+              f.truncation = 0;
+              f.truncation_ready = false;
+              going_on_.emplace_back(a.file, f.truncated_to);
+            },
             // A home that has it still, or has not.
             [&](const TellOpen& a) {
               agent_.open_told(now_, a.tell, a.file, honest_ || choices_.coin(), actions_);
@@ -454,6 +473,8 @@ class World {
                         [&](const SettleSize& a) { jobs_.emplace_back(a); },
                         [&](const EndNames& a) { jobs_.emplace_back(a); },
                         [&](const TellOpen& a) { jobs_.emplace_back(a); },
+                        [&](const ClaimPages& a) { jobs_.emplace_back(a); },
+                        [&](const EndTruncation& a) { jobs_.emplace_back(a); },
                         [&](const DropAttributes&) {}, [&](const EntriesLost&) {},
                         [&](const Rescue&) {}, [&](const SendToHome& a) { heard(a.message); },
                         [&](const auto& reply) { answered(reply.token, true); }},
@@ -481,6 +502,7 @@ class World {
       take_in();
       bool moved = serve();
       for (size_t i = 0; i < kFiles; ++i) truncation_ends(file(i), kernel_[i]);
+      late_truncations_end();
       for (size_t at = 0; at < jobs_.size();)
         if (something_returns(static_cast<uint8_t>(at))) {
           moved = true;
@@ -548,7 +570,10 @@ class World {
   size_t steps_ = 0, actions_taken_ = 0;
   KernelFile kernel_[kFiles];
   Token next_token_ = 1;
-  std::vector<std::variant<StartPurge, PushSize, LookAtSize, SettleSize, EndNames, TellOpen>> jobs_;
+  std::vector<std::variant<StartPurge, PushSize, LookAtSize, SettleSize, EndNames, TellOpen,
+                           ClaimPages, EndTruncation>>
+      jobs_;
+  std::vector<std::pair<FileId, uint64_t>> going_on_;  // truncations that failed here
   std::vector<LeaseRequest> wants_;
   std::vector<Fetch> fetches_;
   std::vector<Flush> flushes_;

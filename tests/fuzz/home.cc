@@ -274,7 +274,8 @@ class World {
       case 15:
         return CopyCall{file, some_file(), some_offset(), some_offset(), 1 + some_offset()};
       case 16:
-        return ReclaimCall{file, choices_.coin()};
+        if (choices_.coin()) return ReclaimCall{file, choices_.coin(), {}};
+        return ReclaimCall{file, false, {some_pages(), some_pages()}};
       case 17:
         if (choices_.upto(3) == 0) return LeaveCall{file};
         return StatFsCall{file};
