@@ -12,6 +12,7 @@
 #include <fstream>
 
 #include "faults_support.h"
+#include "node/handover_version.h"
 #include "support/program.h"
 #include "upgrade_work.h"
 
@@ -272,7 +273,8 @@ std::string pretender(const Nodes::Node& node, const std::string& when_asked,
   {
     std::ofstream script(path);
     script << "#!/bin/sh\ncase \"$*\" in\n*--handover-check*) " << when_asked
-           << " echo vremote-handover 1;;\n*) " << then << ";;\nesac\n";
+           << " echo vremote-handover " << node::kHandoverVersion << ";;\n*) " << then
+           << ";;\nesac\n";
   }
   ::chmod(path.c_str(), 0755);
   return path;

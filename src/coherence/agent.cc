@@ -458,6 +458,11 @@ bool Agent::idle_dirty() const {
   return true;
 }
 
+bool Agent::owes(FileId id) const {
+  const FileAgent* f = find(id);
+  return f != nullptr && f->owes();
+}
+
 AgentCounts Agent::counts() const {
   AgentCounts counts;
   for (const auto& [id, f] : files_) f->add_counts(counts);

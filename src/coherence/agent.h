@@ -415,6 +415,8 @@ class Agent {
   // Starts flushing everything (shutdown); idle_dirty() tells when nothing is left.
   void flush_all(Instant now, AgentActions& actions);
   bool idle_dirty() const;
+  // Bytes of the file are not at its home, or were lost and nobody has been told.
+  bool owes(FileId file) const;
 
   AgentCounts counts() const;
   const AgentStatistics& statistics() const;

@@ -157,6 +157,7 @@ class FileAgent {
     return dirty_.empty() && !dirty_attributes_.has_size && !dirty_attributes_.has_mtime &&
            flights_.empty();
   }
+  bool owes() const { return !dirty_.empty() || !flights_.empty() || write_error_ != 0; }
   bool waits_to_flush() const {
     return dirty_.has_unsent() || dirty_attributes_.has_mtime || dirty_attributes_.has_size;
   }

@@ -115,13 +115,22 @@ void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<Af
               shard.pending.erase(it);
             },
             [&](ReplyWritten& a) {
+              // Before its program can know of it.
+              if (auto it = shard.pending.find(a.token); it != shard.pending.end() &&
+                                                         environment_.guardian != nullptr &&
+                                                         shard.agent.owes(it->second.file))
+                environment_.guardian->set_owes(it->second.slot, true);
               answer(shard, a.token, {.offset = a.offset, .length = a.length}, after);
             },
             [&](ReplyOpened& a) { answer(shard, a.token, {}, after); },
             [&](ReplyAttributes& a) {
               answer(shard, a.token, {.attributes = a.attributes, .may_cache = a.may_cache}, after);
             },
-            [&](ReplyFlushed& a) { answer(shard, a.token, {.error = a.error}, after); },
+            [&](ReplyFlushed& a) {
+              if (auto it = shard.pending.find(a.token); it != shard.pending.end())
+                note_debts(shard.agent, it->second.file);
+              answer(shard, a.token, {.error = a.error}, after);
+            },
             [&](ReplyTruncateReady& a) { answer(shard, a.token, {}, after); },
             [&](ReplyEntries& a) { answer(shard, a.token, {}, after); },
             [&](ReplyError& a) { answer(shard, a.token, {.error = a.error}, after); },
@@ -275,6 +284,12 @@ void AgentService::note_received(Shard& shard, const ToAgent& message, Instant n
   }
 }
 
+// Under the shard's lock, as whatever makes debts.
+void AgentService::note_debts(const Agent& agent, FileId file) {
+  if (environment_.guardian != nullptr && !agent.owes(file))
+    environment_.inodes->owes_nothing(this, file);
+}
+
 void AgentService::answer(Shard& shard, Token token, Answer answer, std::vector<After>& after) {
   auto it = shard.pending.find(token);
   if (it == shard.pending.end()) return;
@@ -380,7 +395,8 @@ void AgentService::write(Waiting waiting, FileId file, Placement at, Bytes bytes
                             .then = std::move(then),
                             .what = "write",
                             .offset = at.offset,
-                            .length = bytes.size()});
+                            .length = bytes.size(),
+                            .slot = at.slot});
     agent.write(now,
                 {.token = token,
                  .file = file,
@@ -407,6 +423,7 @@ bool AgentService::write_now(Waiting waiting, FileId file, Placement at,
                                                   .handle = at.handle,
                                                   .now_wall = wall_now()});
     if (!done) return false;
+    if (environment_.guardian != nullptr) environment_.guardian->set_owes(at.slot, true);
     if (done->new_deadline) arm(shard);
     timed = ++shard.written_now % kTimedWrites == 0;
   }
@@ -416,9 +433,10 @@ bool AgentService::write_now(Waiting waiting, FileId file, Placement at,
   return true;
 }
 
-void AgentService::write_back(FileId file, uint64_t offset, Bytes bytes) {
+void AgentService::write_back(FileId file, uint32_t slot, uint64_t offset, Bytes bytes) {
   with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) {
     agent.write_back(now, file, offset, std::move(bytes), wall_now(), actions);
+    if (environment_.guardian != nullptr) environment_.guardian->set_owes(slot, true);
   });
 }
 
@@ -478,6 +496,7 @@ void AgentService::truncate(uint32_t tid, FileId file, uint64_t size, Then ready
 void AgentService::truncate_done(FileId file, bool done, uint64_t size, bool under_lock) {
   with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) {
     agent.truncate_done(now, file, done, size, under_lock, actions);
+    note_debts(agent, file);
   });
 }
 
@@ -930,8 +949,10 @@ void AgentService::receive(ToAgent&& message) {
       message);
   with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) {
     note_received(shard_of(file), message, now);
+    const bool stored = std::holds_alternative<FlushAck>(message);
     std::visit(Overload{[](Reply&) {}, [&](auto& m) { agent.receive(now, std::move(m), actions); }},
                message);
+    if (stored) note_debts(agent, file);
   });
 }
 
@@ -1073,8 +1094,8 @@ void AgentService::end_truncation(FileId file) {
   then(Reply{.call = 0, .error = EIO, .outcome = {}});
 }
 
-void AgentService::reset(Agent::Dirty dirty) {
-  home_restarted_ = true;
+void AgentService::reset(Agent::Dirty dirty, bool nothing_sent) {
+  if (!nothing_sent) home_restarted_ = true;
   for (auto& shard : shards_)
     with(*shard, [&](Agent& agent, Instant now, AgentActions& actions) {
       agent.reset(now, dirty, actions);
@@ -1089,7 +1110,8 @@ void AgentService::reset(Agent::Dirty dirty) {
     for (auto& [id, pending] : calls_) under_way.emplace_back(id, pending.call.operation);
   }
   for (const auto& [id, operation] : under_way)
-    (is_made_again(operation, dirty == Agent::Dirty::Kept) ? again : lost).push_back(id);
+    (is_made_again(operation, dirty == Agent::Dirty::Kept || nothing_sent) ? again : lost)
+        .push_back(id);
   std::ranges::sort(again);
   reclaim_locks(dirty);
   tell_open_files();

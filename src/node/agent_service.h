@@ -97,11 +97,12 @@ class AgentService {
     uint64_t offset = 0;  // the kernel's guess when append
     bool append = false;
     uint64_t handle = 0;
+    uint32_t slot = ~0u;  // of the file in the guardian's table
   };
   void write(Waiting waiting, FileId file, Placement at, Bytes bytes, Then then);
   // Answers a WRITE that needs nothing first; false: nothing was done, use write(). Copies.
   bool write_now(Waiting waiting, FileId file, Placement at, std::span<const std::byte> bytes);
-  void write_back(FileId file, uint64_t offset, Bytes bytes);
+  void write_back(FileId file, uint32_t slot, uint64_t offset, Bytes bytes);
   void open(FileId file, coherence::Opening opening, Then then, uint32_t tid = 0);
   void close(FileId file, coherence::Opening opening);
   // `own`: of a thread in OwnView::ask().
@@ -162,7 +163,8 @@ class AgentService {
   void receive(coherence::ToAgent&& message);
   // The session is another (coherence::Agent::reset). Calls that may be repeated are, the others
   // end with EIO.
-  void reset(coherence::Agent::Dirty dirty);
+  // `nothing_sent`: there was no session before; all calls are.
+  void reset(coherence::Agent::Dirty dirty, bool nothing_sent = false);
   // After a reset that kept them: the home has all that was dirty, and the kernel shows nothing of
   // before.
   // After a reset that keeps what is dirty, again and again: whether all of it is back.
@@ -212,6 +214,7 @@ class AgentService {
     Then then;
     const char* what = "";            // for people
     uint64_t offset = 0, length = 0;  // of a read or write
+    uint32_t slot = ~0u;              // of a write: Placement::slot
   };
   struct Shard {
     std::mutex mutex;
@@ -249,6 +252,7 @@ class AgentService {
   void answer(Shard& shard, coherence::Token token, Answer answer, std::vector<After>& after);
   void note_sent(Shard& shard, const coherence::ToHome& message);
   void note_received(Shard& shard, const coherence::ToAgent& message, Instant now);
+  void note_debts(const coherence::Agent& agent, FileId file);
   void start_blocking(HelperThreads::Job job);
   void end_names(Shard& shard, const coherence::EndNames& a, std::vector<After>& after);
   void push_size(const coherence::PushSize& wanted);

@@ -14,6 +14,7 @@
 #include "node/handover.h"
 #include "node/node.h"
 #include "node/process_setup.h"
+#include "node/salvage.h"
 
 namespace vremote::node {
 namespace {
@@ -22,10 +23,14 @@ constexpr int kExitFailed = 1;
 constexpr int kExitConfig = 2;
 constexpr int64_t kStopPatienceMs = 8000;
 
-std::unique_ptr<GuardianLink> start_guardian(const GuardianOptions& options) {
+// Ends what the last daemon has left, its mount with it.
+void retire(const GuardianOptions& options) {
   auto retired = retire_guardian(options.socket);
   if (retired && *retired) spdlog::info("the guardian of the last daemon has ended its connection");
   if (!retired) spdlog::error("{}", retired.error().what);
+}
+
+std::unique_ptr<GuardianLink> start_guardian(const GuardianOptions& options) {
   auto guardian = GuardianLink::start(options);
   if (guardian) return std::move(*guardian);
   spdlog::error("no guardian: {}; were this daemon to die, its kernel would go on serving",
@@ -89,16 +94,22 @@ int run_node(const Config& config, coherence::Mistakes mistakes, int handover) {
     before = std::move(*left);
     guardian = std::move(*link);
   } else {
+    // First, so that it does not have what the next line gets.
     guardian = start_guardian(guarding);
+    if (guardian != nullptr) before = salvage_mount(config, guarding.socket);
+    if (!before) retire(guarding);
   }
+  if (guardian != nullptr && handover < 0)
+    guardian->table().identify(identity_of(config), before ? before->mount.generation : 0);
   const bool takes_over = before.has_value();
+  const bool after_crash = takes_over && before->crash != nullptr;
   NodeDaemon node(config, mistakes, guardian.get(), std::move(before));
   if (auto started = node.start([] { kill(getpid(), SIGUSR1); }); !started) {
     spdlog::error("{}", started.error().what);
     if (!config.log_file.empty())
       std::fputs(fmt::format("vremote node: {}\n", started.error().what).c_str(), stderr);
     // Nothing of the mount may be touched: its guardian does what has to be done.
-    if (takes_over) ::_exit(kExitFailed);
+    if (takes_over) ::_exit(after_crash ? kExitConfig : kExitFailed);
     node.stop(0);
     return kExitConfig;
   }

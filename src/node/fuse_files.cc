@@ -8,6 +8,7 @@
 
 #include "fuse/reply.h"
 #include "node/fuse_server.h"
+#include "node/handle.h"
 
 namespace vremote::node {
 
@@ -19,17 +20,9 @@ namespace {
 // flush.
 constexpr uint32_t kCopiedMax = kPageSize;
 
-// A file handle is a number; what must be remembered of it fits into that.
-constexpr uint64_t kHandleMayMap = 1;
-constexpr uint64_t kHandleReads = 2;
-constexpr int kHandleShift = 2;
-
-Opening opening_of(uint64_t handle) {
-  return {.reads = (handle & kHandleReads) != 0, .may_map = (handle & kHandleMayMap) != 0};
-}
-
-AgentService::Placement placement_of(const fuse::Write& r) {
-  return {.offset = r.offset, .append = (r.flags & O_APPEND) != 0, .handle = r.fh};
+AgentService::Placement placement_of(const Inode& node, const fuse::Write& r) {
+  return {
+      .offset = r.offset, .append = (r.flags & O_APPEND) != 0, .handle = r.fh, .slot = node.slot};
 }
 
 }  // namespace
@@ -158,10 +151,17 @@ void FuseServer::handle(const Context& c, const fuse::Open& r) {
     if (error != 0) {
       (void)c.channel->reply_error(c.unique, error);
     } else {
+      note_handle(c.node, fh);
       (void)c.channel->reply(c.unique, fuse::open_out(fh, fopen_flags));
     }
     metrics_.record(Latency::Open, net::EventLoop::now().ns - started);
   });
+}
+
+// It is about to be given out.
+void FuseServer::note_handle(uint64_t node, uint64_t fh) {
+  const Opening opening = opening_of(fh);
+  inodes_.opened(node, opening.reads, opening.may_map);
 }
 
 void FuseServer::handle(const Context& c, const fuse::Read& r) {
@@ -181,14 +181,14 @@ void FuseServer::handle(const Context& c, const fuse::Write& r, fuse::ReceiveBuf
   if (!node) return;
   const uint32_t length = static_cast<uint32_t>(r.payload.size());
   const bool synced = (r.flags & (O_SYNC | O_DSYNC)) != 0;
-  const AgentService::Placement at = placement_of(r);
+  const AgentService::Placement at = placement_of(*node, r);
   if (length <= kCopiedMax && !r.write_back && !refuses_writes_ && !synced && !r.kill_suidgid &&
       node->agent->write_now(c.waiting(), node->file, at, r.payload))
     return;
   Bytes bytes = buffer.cut(r.payload);
   if (r.write_back) {
     // K7: at once, waiting on nothing.
-    node->agent->write_back(node->file, r.offset, std::move(bytes));
+    node->agent->write_back(node->file, node->slot, r.offset, std::move(bytes));
     (void)c.channel->reply(c.unique, fuse::write_out(length));
     return;
   }
@@ -222,7 +222,7 @@ void FuseServer::handle(const Context& c, const fuse::Write& r, fuse::ReceiveBuf
                      } else if ((copy.flags & (O_SYNC | O_DSYNC)) != 0) {
                        write_synced(c, node, copy, std::move(bytes));
                      } else {
-                       node.agent->write(c.waiting(), node.file, placement_of(copy),
+                       node.agent->write(c.waiting(), node.file, placement_of(node, copy),
                                          std::move(bytes), {});
                      }
                    });
@@ -231,7 +231,7 @@ void FuseServer::handle(const Context& c, const fuse::Write& r, fuse::ReceiveBuf
 void FuseServer::write_synced(const Context& c, const Inode& node, const fuse::Write& r,
                               Bytes bytes) {
   const bool data_only = (r.flags & O_SYNC) != O_SYNC;
-  node.agent->write(c.waiting(), node.file, placement_of(r), std::move(bytes),
+  node.agent->write(c.waiting(), node.file, placement_of(node, r), std::move(bytes),
                     [this, c, node, data_only](Answer wrote) {
                       if (wrote.error != 0) {
                         (void)c.channel->reply_error(c.unique, wrote.error);
@@ -272,6 +272,9 @@ void FuseServer::handle(const Context& c, const fuse::Release& r) {
     node->agent->close(node->file, opening_of(r.fh));
   }
   (void)c.channel->reply(c.unique);
+  // After it: counted off twice it would be too few.
+  const Opening opening = opening_of(r.fh);
+  inodes_.closed(c.node, opening.reads, opening.may_map);
 }
 
 void FuseServer::handle(const Context& c, const fuse::Fsync& r) {

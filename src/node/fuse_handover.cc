@@ -54,15 +54,20 @@ KeptMount FuseServer::kept() {
                 .guardians_channel = guardians_ ? guardians_->fd() : -1,
                 .next_handle = next_handle_.load(),
                 .next_directory = 1,
+                .generation = generation_,
                 .locked = {},
                 .locked_nodes = {},
-                .directories = {}};
+                .directories = {},
+                .lost = {}};
   for (const auto& channel : channels_) out.channels.push_back(channel->fd());
   {
     std::lock_guard lock(locks_mutex_);
     for (const auto& [handle, locks] : handle_locks_)
       for (const auto& [kind, owner] : locks.owners) out.locked.push_back({handle, kind, owner});
     out.locked_nodes.assign(locked_nodes_.begin(), locked_nodes_.end());
+    for (const auto& [handle, lost] : lost_locks_)
+      for (const auto& [kind, owner] : lost.owners)
+        out.lost.push_back({handle, lost.node, kind, owner});
   }
   std::lock_guard lock(directories_mutex_);
   out.next_directory = next_directory_;
@@ -78,6 +83,15 @@ void FuseServer::take_over(const KeptMount& kept) {
   for (const KeptMount::Locked& locked : kept.locked)
     handle_locks_[locked.handle].owners.insert({locked.kind, locked.owner});
   locked_nodes_.insert(kept.locked_nodes.begin(), kept.locked_nodes.end());
+  for (const KeptMount::Lost& lost : kept.lost) {
+    lost_locks_[lost.handle].node = lost.node;
+    lost_locks_[lost.handle].owners.insert({lost.kind, lost.owner});
+    if (guardian_table() != nullptr)
+      guardian_table()->note_lock(
+          {lost.handle, lost.node, lost.owner, static_cast<uint8_t>(lost.kind)});
+  }
+  lost_handles_ = lost_locks_.size();
+  generation_ = kept.generation;
   next_directory_ = kept.next_directory;
   for (uint64_t handle : kept.directories) add_directory(handle);
   if (!capabilities_.inc_epoch || !capabilities_.expire_only) return;

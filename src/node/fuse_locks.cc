@@ -62,10 +62,11 @@ void FuseServer::set_lock(const Context& c, const fuse::FileLock& lock, bool wai
     if (wait) lock_waits_[c.unique] = {node->agent, node->file, id, {c.channel, c.pid}, false};
   }
   node->agent->call_as(id, c.caller, operation,
-                       [this, c, wait](Reply&& reply) {
-                         if (wait) {
+                       [this, c, wait, operation, fh = lock.fh](Reply&& reply) {
+                         {
                            std::lock_guard guard(locks_mutex_);
-                           lock_waits_.erase(c.unique);
+                           if (wait) lock_waits_.erase(c.unique);
+                           if (reply.error == 0) note_lock(c.node, fh, operation);
                          }
                          reply_done(c, reply);
                        },
@@ -77,8 +78,10 @@ void FuseServer::set_lock(const Context& c, const fuse::FileLock& lock, bool wai
 bool FuseServer::flush_locks(const Context& c, const fuse::Flush& r) {
   auto node = inodes_.get(c.node);
   if (!node) return false;
+  forget_lost_locks(c.node, r.lock_owner);
   {
     std::lock_guard guard(locks_mutex_);
+    note_no_lock({c.node, LockKind::Range, r.lock_owner});
     if (!locked_nodes_.contains(c.node)) return false;
     // The handle's RELEASE comes later: it must not take what this process locks through another
     // handle meanwhile.
@@ -100,10 +103,16 @@ void FuseServer::release_handle_locks(const Inode& inode, uint64_t fh) {
   HandleLocks taken;
   {
     std::lock_guard guard(locks_mutex_);
+    if (lost_locks_.erase(fh) != 0) {
+      --lost_handles_;
+      if (guardian_table() != nullptr) guardian_table()->drop_locks(fh);
+    }
     auto it = handle_locks_.find(fh);
     if (it == handle_locks_.end()) return;
     taken = std::move(it->second);
     handle_locks_.erase(it);
+    for (const auto& [kind, owner] : taken.owners) note_no_lock({inode.node, kind, owner});
+    if (guardian_table() != nullptr) guardian_table()->drop_locks(fh);
   }
   for (const auto& [kind, owner] : taken.owners)
     inode.agent->call({},

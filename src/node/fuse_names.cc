@@ -8,6 +8,7 @@
 
 #include "fuse/reply.h"
 #include "node/fuse_server.h"
+#include "node/handle.h"
 #include "node/kernel_names.h"
 
 namespace vremote::node {
@@ -310,6 +311,7 @@ void FuseServer::created(const Context& c, const Inode& inode, fuse::Open how, b
                     const auto entry = fuse::entry_out(inode.node, 0, answer.attributes,
                                                        shown_inode(inode, answer.attributes.inode),
                                                        fuse::kNotCached, fuse::kNotCached);
+                    note_handle(inode.node, fh);
                     (void)c.channel->reply(c.unique, fuse::create_out(entry, fh, fopen_flags));
                   });
             });
@@ -421,6 +423,8 @@ void FuseServer::read_directory(const Context& c, const fuse::ReadDir& r, bool p
   std::shared_ptr<Directory> directory;
   {
     std::lock_guard lock(directories_mutex_);
+    // Of a dead daemon: its number and where the kernel goes on are all that it is.
+    if (r.fh < first_number(generation_)) add_directory(r.fh);
     auto it = directories_.find(r.fh);
     if (it != directories_.end()) directory = it->second;
   }

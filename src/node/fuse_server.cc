@@ -89,10 +89,13 @@ void FuseServer::start_threads() {
 }
 
 Status FuseServer::arm_guardian() {
-  VR_TRY(clone, channels_.front()->clone());
-  guardians_.emplace(std::move(clone));
+  if (!guardians_) {
+    VR_TRY(clone, channels_.front()->clone());
+    guardians_.emplace(std::move(clone));
+  }
   std::vector<int> others;
   for (const auto& channel : channels_) others.push_back(channel->fd());
+  options_.guardian->table().set_capabilities(capabilities_);
   return options_.guardian->arm(*guardians_, others, mount_.connection_id(), mount_.path());
 }
 
@@ -198,6 +201,7 @@ void FuseServer::receive(const fuse::Channel& channel, std::span<const std::byte
 
 void FuseServer::dispatch(const fuse::Channel& channel, const fuse::Request& request,
                           fuse::ReceiveBuffer& buffer) {
+  if ((after_crash_ || lost_handles_ != 0) && refuses(channel, request)) return;
   Context c{&channel,
             request.header.wire_unique(),
             request.header.node,

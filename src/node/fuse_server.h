@@ -20,6 +20,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <unordered_set>
 #include <vector>
 
 #include "base/metrics.h"
@@ -31,6 +32,7 @@
 #include "node/agent_service.h"
 #include "node/exports.h"
 #include "node/guardian_link.h"
+#include "node/held_ranges.h"
 #include "node/inode_table.h"
 #include "node/kept.h"
 #include "node/moved_directories.h"
@@ -76,6 +78,13 @@ class FuseServer {
   Status deliver_again();
   // Then, when all else is ready:
   void serve_on(std::function<void()> ended);
+
+  // ---- after a crash (salvage.h; fuse_salvage.cc) ----
+  // After take_over(): these requests the dead daemon cannot have seen.
+  void after_crash(std::unordered_set<uint64_t> unseen);
+  // Of the daemon before, and held still.
+  void lock_is_held(uint64_t node, const coherence::LockCall& lock);
+  Status arm_guardian();
 
   // For notifications; valid from start() on.
   const fuse::Channel* channel() const { return channels_.front().get(); }
@@ -127,7 +136,6 @@ class FuseServer {
   static constexpr int kPauseSignal = SIGURG;
 
   Status answer_init();
-  Status arm_guardian();
   void start_threads();
   void pause_if_wanted();
   void serve(const fuse::Channel& channel);
@@ -163,6 +171,7 @@ class FuseServer {
   void handle(const Context& c, const fuse::Fallocate& r);
   void handle(const Context& c, const fuse::LSeek& r);
   void handle(const Context& c, const fuse::CopyFileRange& r);
+  void note_handle(uint64_t node, uint64_t fh);
   // `told`: the home knows that it is open here.
   void open_file(const Context& c, const Inode& inode, fuse::Open how, bool told,
                  std::move_only_function<void(int error, uint64_t fh, uint32_t fopen_flags)> then);
@@ -179,6 +188,13 @@ class FuseServer {
   void set_lock(const Context& c, const fuse::FileLock& lock, bool wait);
   bool flush_locks(const Context& c, const fuse::Flush& r);
   void release_handle_locks(const Inode& inode, uint64_t fh);
+  // fuse_salvage.cc: for the daemon after a crash of this one, with locks_mutex_.
+  void note_lock(uint64_t node, uint64_t fh, const coherence::LockCall& lock);
+  void note_no_lock(const HeldRanges::Owner& owner);
+  void forget_lost_locks(uint64_t node, uint64_t owner);
+  GuardianTable* guardian_table() const;
+  // Answered with EIO: what may have been done already, or may rely on a lock that was lost.
+  bool refuses(const fuse::Channel& channel, const fuse::Request& request);
 
   // fuse_names.cc
   void handle(const Context& c, const fuse::Lookup& r);
@@ -265,6 +281,17 @@ class FuseServer {
   std::map<uint64_t, HandleLocks> handle_locks_;  // by file handle
   std::set<uint64_t> locked_nodes_;  // node numbers of files with a lock taken here at some time:
                                      // FLUSH asks for them only
+  HeldRanges held_ranges_;
+  // Of handles through which locks were held that died with a daemon: until they are closed.
+  struct LostLock {
+    uint64_t node = 0;
+    std::set<std::pair<coherence::LockKind, uint64_t>> owners;
+  };
+  std::map<uint64_t, LostLock> lost_locks_;
+  std::atomic<size_t> lost_handles_{0};
+  bool after_crash_ = false;
+  std::unordered_set<uint64_t> unseen_;  // by that daemon
+  uint32_t generation_ = 0;              // kGenerationShift
   std::atomic<uint64_t> next_handle_{1};
   std::mutex directories_mutex_;
   std::map<uint64_t, std::shared_ptr<Directory>> directories_;

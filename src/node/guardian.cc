@@ -33,6 +33,7 @@
 #include "fuse/mountinfo.h"
 #include "node/guardian_held.h"
 #include "node/guardian_purge.h"
+#include "node/guardian_sweep.h"
 #include "node/guardian_words.h"
 #include "node/signals.h"
 
@@ -43,7 +44,11 @@ constexpr int kLookMs = 50;
 constexpr int kInterruptsMs = 50;
 constexpr int kRetirePatienceMs = 20'000;
 constexpr int kCorpseMs = 5'000;
-constexpr char kRetire = 'R', kRetired = 'D', kDaemonLives = 'L';
+// How long the next daemon waits until all is purged, and the dead one's process is gone; and we
+// for it to begin. A process that does not go at once hangs in a purge, and will not.
+constexpr int64_t kHandingMs = 10'000;
+constexpr int64_t kGoneMs = 1'000;
+constexpr int64_t kTakingMs = 30'000;
 constexpr int kLivesRetries = 10, kLivesRetryMs = 100;
 
 // What is left is the right to end the connection and the mount.
@@ -105,14 +110,23 @@ class Guardian {
   void give_back();
   void listen();
   void visitor();
+  void hand_on();
+  void taker();
+  bool is_replaced() const;
+  void leave_to_the_next();
+  void answer(const Fd& visitor, VisitorAnswer answer) const;
   void end_connection(const std::string& why);
   bool connection_is_gone() const { return gone_; }
 
   const GuardianOptions options_;
   GuardianTable& table_;
   Fd link_, listening_, visitor_, signals_;
+  struct stat socket_ {};  // the file of listening_
+  Fd taker_;               // the next daemon, which wants the mount
+  Instant taker_came_;
+  bool handed_ = false;  // it has what it needs, and we read nothing until it says more
   State state_ = State::Watching;
-  bool quit_ = false, told_to_end_ = false;
+  bool quit_ = false, told_to_end_ = false, replaced_ = false;
   const pid_t daemon_ = ::getppid();
 
   std::vector<Fd>
@@ -124,8 +138,11 @@ class Guardian {
   fuse::BufferPool buffers_{1};
   std::optional<GuardianRecovery> recovery_;
   std::optional<GuardianHeld> held_;
+  std::optional<GuardianLedger> ledger_;
   // Never destroyed: a purge may hang until the connection ends.
   GuardianPurge* purge_ = nullptr;
+  GuardianSweep* sweep_ = nullptr;
+  std::atomic<bool> all_read_{false};  // that waited when the daemon was found dead
   bool purging_ = false;
   Instant purge_began_, died_;
   size_t purged_ = 0;
@@ -152,8 +169,12 @@ bool Guardian::arm() {
   purge_ = new GuardianPurge([this](uint64_t node, uint64_t offset, uint64_t length) {
     (void)channel_->invalidate_data(node, offset, length);
   });
+  sweep_ = new GuardianSweep([this](uint64_t node, uint64_t offset, uint64_t length) {
+    (void)channel_->invalidate_data(node, offset, length);
+  });
   held_.emplace(*channel_, *recovery_, options_.soft_timeout_ms,
                 [this](uint64_t node, uint64_t offset, uint64_t length) {
+                  if (state_ == State::Alone) sweep_->fill(node, offset, length);
                   purge_->fill(node, offset, length);
                 });
   return true;
@@ -249,6 +270,9 @@ void Guardian::be_alone() {
   // What the daemon had read is ours now, and comes first. What it had not noted as ended may have
   // been: start() sees to that.
   stop_reading();
+  all_read_ = false;
+  ledger_.emplace(table_);
+  held_->write_into(&*ledger_);
   held_->drop();
   purge_->forget_fills();
   for (const GuardianTable::Fill& fill : table_.fills())
@@ -302,6 +326,7 @@ void Guardian::read_requests() {
           gone_ = true;
           return;
         }
+        if (length.error().code == EAGAIN) all_read_ = true;
         break;
       }
       held_->take(memory.first(*length), state_ == State::Standing);
@@ -359,7 +384,20 @@ void Guardian::listen() {
                   std::strerror(errno));
     return;
   }
+  (void)::lstat(options_.socket.c_str(), &socket_);
   listening_ = std::move(socket);
+}
+
+// The guardian of the next daemon listens where we did.
+bool Guardian::is_replaced() const {
+  struct stat st {};
+  return listening_.valid() && ::lstat(options_.socket.c_str(), &st) == 0 &&
+         (st.st_ino != socket_.st_ino || st.st_dev != socket_.st_dev);
+}
+
+void Guardian::answer(const Fd& visitor, VisitorAnswer answer) const {
+  const char letter = static_cast<char>(answer);
+  (void)::send(visitor.get(), &letter, 1, MSG_NOSIGNAL);
 }
 
 void Guardian::visitor() {
@@ -371,14 +409,83 @@ void Guardian::visitor() {
   pollfd wait{guest.get(), POLLIN, 0};
   if (::getsockopt(guest.get(), SOL_SOCKET, SO_PEERCRED, &who, &length) != 0 ||
       (who.uid != 0 && who.uid != ::geteuid()) || ::poll(&wait, 1, 1000) != 1 ||
-      ::recv(guest.get(), &letter, 1, 0) != 1 || letter != kRetire)
+      ::recv(guest.get(), &letter, 1, 0) != 1)
     return;
+  const auto word = static_cast<VisitorWord>(letter);
+  if (word != VisitorWord::Retire && word != VisitorWord::Take) return;
   if (state_ != State::Alone) {
-    (void)::send(guest.get(), &kDaemonLives, 1, MSG_NOSIGNAL);
+    answer(guest, VisitorAnswer::Lives);
+  } else if (taker_.valid()) {
+    answer(guest, VisitorAnswer::Cannot);  // two daemons at once
+  } else if (word == VisitorWord::Take) {
+    taker_ = std::move(guest);
+    taker_came_ = GuardianTable::clock();
+    // Neither must wait for the other for good.
+    const timeval patience{.tv_sec = 5, .tv_usec = 0};
+    (void)::setsockopt(taker_.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+  } else {
+    end_connection("the next daemon is here");
+    visitor_ = std::move(guest);
+  }
+}
+
+// ---- to the next daemon
+// -------------------------------------------------------------------------------------------------------
+
+// When nothing of before can be seen, and the dead daemon's process has let go of its ports. Until
+// the next one says more, nobody reads the kernel's requests.
+void Guardian::hand_on() {
+  if (!taker_.valid() || handed_) return;
+  const bool hangs = ::getppid() == daemon_;
+  if (!sweep_->done() || hangs) {
+    const int64_t waited = GuardianTable::clock() - taker_came_;
+    if (waited < (sweep_->done() ? kGoneMs : kHandingMs) * 1'000'000) return;
+    spdlog::warn("guardian: {} cannot be given to the next daemon: {}", mount_,
+                 sweep_->done() ? "the dead one's process does not end" : "a purge does not end");
+    answer(taker_, VisitorAnswer::Cannot);
+    taker_.reset();
     return;
   }
-  end_connection("the next daemon is here");
-  visitor_ = std::move(guest);
+  stop_reading();
+  recovery_->sync();
+  std::vector<int> descriptors{channel_->fd()};
+  for (const Fd& fd : held_descriptors_) descriptors.push_back(fd.get());
+  descriptors.push_back(table_.descriptor());
+  handed_ = true;
+  taker_came_ = GuardianTable::clock();
+  answer(taker_, VisitorAnswer::Here);
+  if (!send_arms(taker_.get(), connection_, mount_, descriptors) ||
+      !send_unseen(taker_.get(), held_->unseen()))
+    (void)::shutdown(taker_.get(), SHUT_RDWR);  // and taker() sees it go
+}
+
+void Guardian::taker() {
+  char letter = 0;
+  const ssize_t n = ::recv(taker_.get(), &letter, 1, MSG_DONTWAIT);
+  if (n < 0 && (errno == EINTR || errno == EAGAIN)) return;
+  const Fd guest = std::move(taker_);
+  const bool handed = std::exchange(handed_, false);
+  if (n == 1 && handed && static_cast<VisitorWord>(letter) == VisitorWord::Has) {
+    spdlog::info("guardian: the next daemon has {}", mount_);
+    replaced_ = quit_ = true;
+  } else if (n == 1 && static_cast<VisitorWord>(letter) == VisitorWord::Retire) {
+    end_connection("the next daemon cannot go on with it");
+    visitor_ = Fd(::fcntl(guest.get(), F_DUPFD_CLOEXEC, 0));
+  } else if (handed && is_replaced()) {
+    leave_to_the_next();
+  } else if (handed) {
+    spdlog::warn("guardian: the next daemon is gone before it went on with {}", mount_);
+    held_->drop();
+    (void)channel_->resend();
+    start_reading();
+  }
+}
+
+// It is delivered to the other guardian then.
+void Guardian::leave_to_the_next() {
+  stop_reading();
+  (void)channel_->resend();
+  replaced_ = quit_ = true;
 }
 
 int Guardian::run() {
@@ -394,8 +501,9 @@ int Guardian::run() {
   sigaddset(&wanted, SIGTERM);
   signals_ = Fd(::signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK));
   while (!quit_) {
-    std::array<pollfd, 3> wait{pollfd{link_.get(), POLLIN, 0}, pollfd{signals_.get(), POLLIN, 0},
-                               pollfd{listening_.get(), POLLIN, 0}};
+    std::array<pollfd, 4> wait{pollfd{link_.get(), POLLIN, 0}, pollfd{signals_.get(), POLLIN, 0},
+                               pollfd{listening_.get(), POLLIN, 0},
+                               pollfd{taker_.get(), POLLIN, 0}};
     (void)::poll(wait.data(), wait.size(), kLookMs);
     if (wait[1].revents != 0) {
       signalfd_siginfo info;
@@ -403,6 +511,8 @@ int Guardian::run() {
       if (::read(signals_.get(), &info, sizeof info) > 0) told_to_end_ = true;
     }
     if (link_.valid() && wait[0].revents != 0) word();
+    if (quit_) break;
+    if (taker_.valid() && wait[3].revents != 0) taker();
     if (quit_) break;
     if (listening_.valid() && wait[2].revents != 0) visitor();
     if (gone_) {
@@ -421,20 +531,35 @@ int Guardian::run() {
       }
     }
     if (state_ != State::Alone || quit_) continue;
+    if (all_read_ && !sweep_->started()) {
+      std::vector<uint64_t> nodes;
+      for (const GuardianTable::Inode& inode : table_.inodes()) nodes.push_back(inode.node);
+      sweep_->start(std::move(nodes));
+    }
+    sweep_->help();
+    hand_on();
+    // It comes in time, however late it came.
+    const bool taken = handed_ && GuardianTable::clock() - taker_came_ < kTakingMs * 1'000'000;
+    if (handed_ && !taken) (void)::shutdown(taker_.get(), SHUT_RDWR);  // then as if it had gone
     if (told_to_end_) {
       end_connection("told to end");
+    } else if (!handed_ && is_replaced()) {
+      leave_to_the_next();
+    } else if (handed_) {
+      continue;
     } else if (GuardianTable::clock() - died_ >= options_.restart_wait_ms * 1'000'000) {
       end_connection(fmt::format("no daemon came within {} s", options_.restart_wait_ms / 1000));
     }
   }
   stop_reading();
   if (recovery_) recovery_->sync();
-  if (listening_.valid()) ::unlink(options_.socket.c_str());
+  if (listening_.valid() && !replaced_ && !is_replaced()) ::unlink(options_.socket.c_str());
   // What hung with the connection lets go now, and with it the ports of a daemon that is dead.
-  for (int waited = 0; state_ == State::Alone && ::getppid() == daemon_ && waited < kCorpseMs;
+  for (int waited = 0;
+       state_ == State::Alone && !replaced_ && ::getppid() == daemon_ && waited < kCorpseMs;
        waited += 10)
     ::poll(nullptr, 0, 10);
-  if (visitor_.valid()) (void)::send(visitor_.get(), &kRetired, 1, MSG_NOSIGNAL);
+  if (visitor_.valid()) answer(visitor_, VisitorAnswer::Retired);
   return 0;
 }
 
@@ -453,13 +578,13 @@ Result<bool> retire_guardian(const std::string& socket) {
     if (!fd.valid()) return fail(errno, "socket");
     if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0)
       return false;  // none, or a file that one left
-    char letter = kRetire;
+    char letter = static_cast<char>(VisitorWord::Retire);
     pollfd wait{fd.get(), POLLIN, 0};
     if (::send(fd.get(), &letter, 1, MSG_NOSIGNAL) != 1 ||
         ::poll(&wait, 1, kRetirePatienceMs) != 1 || ::recv(fd.get(), &letter, 1, 0) != 1)
       return fail(EBUSY,
                   socket + ": the guardian of the last daemon does not end; end it (SIGTERM)");
-    if (letter == kRetired) return true;
+    if (static_cast<VisitorAnswer>(letter) == VisitorAnswer::Retired) return true;
     // Lives, or was killed this instant.
     if (attempt == kLivesRetries) return false;
     ::poll(nullptr, 0, kLivesRetryMs);

@@ -166,9 +166,25 @@ void GuardianHeld::take(std::span<const std::byte> bytes, bool give_back) {
     return;
   }
   const bool answered = answer(*request) || !fuse::wants_reply(request->header.opcode);
+  if (answered && ledger_ != nullptr) ledger_->note(*request);
   if (const auto* read = std::get_if<fuse::Read>(&request->body); read != nullptr && read->fill)
     fill_(request->header.node, read->offset, read->size);
   hold(*request, bytes, answered, give_back);
+}
+
+void GuardianHeld::write_into(GuardianLedger* ledger) {
+  ledger_ = ledger;
+  for (const Held& held : held_) {
+    if (!held.answered) continue;
+    if (auto request = fuse::decode(held.bytes)) ledger->note(*request);
+  }
+}
+
+std::vector<uint64_t> GuardianHeld::unseen() const {
+  std::vector<uint64_t> found;
+  for (const Held& held : held_)
+    if (!held.answered && held.unique == held.plain) found.push_back(held.plain);
+  return found;
 }
 
 void GuardianHeld::hold(const fuse::Request& request, std::span<const std::byte> bytes,

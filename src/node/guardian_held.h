@@ -15,6 +15,7 @@
 #include "base/fd.h"
 #include "fuse/channel.h"
 #include "fuse/request.h"
+#include "node/guardian_ledger.h"
 #include "node/guardian_table.h"
 
 namespace vremote::node {
@@ -61,6 +62,12 @@ class GuardianHeld {
   // Everything, in order; then nothing is held.
   void give_back(const std::function<bool(std::span<const std::byte>)>& send);
   void drop() { held_.clear(), interrupts_.clear(), bytes_ = 0; }
+  // The daemon is dead: what it did not get back of what was answered, and all that will be, goes
+  // into the ledger, which outlives this.
+  void write_into(GuardianLedger* ledger);
+  // Of the requests that are held: those that the dead daemon cannot have seen, without the resend
+  // bit.
+  std::vector<uint64_t> unseen() const;
   size_t count() const { return held_.size(); }
 
  private:
@@ -83,6 +90,7 @@ class GuardianHeld {
   GuardianRecovery& recovery_;
   const int64_t soft_ms_;
   const Fill fill_;
+  GuardianLedger* ledger_ = nullptr;
   std::list<Held> held_;
   std::vector<uint64_t> interrupts_;  // of requests held, plain
   size_t bytes_ = 0;

@@ -18,6 +18,9 @@ namespace {
 constexpr size_t kHomeNameMax = 64;
 constexpr size_t kProbes = 8;
 constexpr uint64_t kBeingWritten = 1;  // no request has an odd number
+// Of this layout; a table of another size or with another word is of another version.
+constexpr uint64_t kLayout = 0x5652'5442'4c00'0002;
+constexpr size_t kExportNameMax = 256;
 
 }  // namespace
 
@@ -28,8 +31,27 @@ struct GuardianTable::Memory {
   };
   struct InodeSlot {
     std::atomic<uint64_t> node;  // 0: free
-    uint32_t home;
+    std::atomic<uint64_t> lookups;
     FileId file;
+    uint32_t home;
+    std::atomic<uint32_t> opens, reading, mapping;
+    std::atomic<uint32_t> owes;
+  };
+  struct LockSlot {
+    std::atomic<uint64_t> handle;  // 0: free
+    uint64_t node, owner;
+    uint32_t kind;
+  };
+  struct ExportSlot {
+    std::atomic<uint32_t> used;
+    uint32_t home;
+    FileId root;
+    uint32_t read_only;
+    std::array<char, kExportNameMax> name;
+  };
+  struct Agreed {
+    std::atomic<uint32_t> there;
+    uint32_t minor, max_pages, max_write, max_read_ahead, flags;
   };
   struct FillSlot {
     std::atomic<uint64_t> unique;  // 0: free
@@ -40,6 +62,15 @@ struct GuardianTable::Memory {
   std::atomic<uint32_t> homes;
   std::atomic<uint32_t> inodes_used;  // slots from here on were never used
   std::atomic<uint32_t> without_slot;
+  std::atomic<uint64_t> layout;
+  std::atomic<uint64_t> identity;
+  std::atomic<uint32_t> generation;
+  std::atomic<uint32_t> early_deaths;
+  std::atomic<uint32_t> locks_used, locks_without_slot;
+  std::atomic<uint32_t> exports_without_slot;
+  Agreed agreed;
+  std::array<LockSlot, kLocksMax> lock;
+  std::array<ExportSlot, kExportsMax> shown;
   std::array<HomeSlot, kHomesMax> home;
   std::array<FillSlot, kFillsMax> fill;
   std::array<InodeSlot, kInodesMax> inode;
@@ -53,7 +84,9 @@ Result<GuardianTable> GuardianTable::make() {
   void* memory = ::mmap(nullptr, sizeof(Memory), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
                         fd.get(), 0);
   if (memory == MAP_FAILED) return fail(errno, "no memory to share with the guardian");
-  return GuardianTable(static_cast<Memory*>(memory), std::move(fd));  // zeroes are an empty table
+  GuardianTable table(static_cast<Memory*>(memory), std::move(fd));  // zeroes are an empty table
+  table.memory_->layout.store(kLayout);
+  return table;
 }
 
 Result<GuardianTable> GuardianTable::take_over(Fd fd) {
@@ -63,7 +96,10 @@ Result<GuardianTable> GuardianTable::take_over(Fd fd) {
   void* memory = ::mmap(nullptr, sizeof(Memory), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
                         fd.get(), 0);
   if (memory == MAP_FAILED) return fail(errno, "no memory to share with the guardian");
-  return GuardianTable(static_cast<Memory*>(memory), std::move(fd));
+  GuardianTable table(static_cast<Memory*>(memory), std::move(fd));
+  if (table.memory_->layout.load() != kLayout)
+    return fail(EPROTO, "the guardian's table has another layout than here");
+  return table;
 }
 
 std::unordered_map<uint64_t, uint32_t> GuardianTable::begin_anew() {
@@ -132,8 +168,57 @@ uint32_t GuardianTable::add_inode(uint64_t node, uint32_t home, FileId file) {
   auto& inode = memory_->inode[slot];
   inode.home = home;
   inode.file = file;
+  inode.lookups.store(1, std::memory_order_relaxed);
+  inode.opens.store(0, std::memory_order_relaxed);
+  inode.reading.store(0, std::memory_order_relaxed);
+  inode.mapping.store(0, std::memory_order_relaxed);
+  inode.owes.store(0, std::memory_order_relaxed);
   inode.node.store(node, std::memory_order_release);
   return slot;
+}
+
+void GuardianTable::set_lookups(uint32_t slot, uint64_t lookups) {
+  if (slot < kInodesMax) memory_->inode[slot].lookups.store(lookups, std::memory_order_relaxed);
+}
+
+uint64_t GuardianTable::lookups(uint32_t slot) const {
+  return slot < kInodesMax ? memory_->inode[slot].lookups.load(std::memory_order_relaxed) : 0;
+}
+
+void GuardianTable::opened(uint32_t slot, bool reads, bool may_map) {
+  if (slot >= kInodesMax) return;
+  auto& inode = memory_->inode[slot];
+  inode.opens.fetch_add(1, std::memory_order_relaxed);
+  if (reads) inode.reading.fetch_add(1, std::memory_order_relaxed);
+  if (may_map) inode.mapping.fetch_add(1, std::memory_order_relaxed);
+}
+
+void GuardianTable::closed(uint32_t slot, bool reads, bool may_map) {
+  if (slot >= kInodesMax) return;
+  auto& inode = memory_->inode[slot];
+  const auto less = [](std::atomic<uint32_t>& count) {
+    if (count.load(std::memory_order_relaxed) > 0) count.fetch_sub(1, std::memory_order_relaxed);
+  };
+  if (may_map) less(inode.mapping);
+  if (reads) less(inode.reading);
+  less(inode.opens);
+}
+
+void GuardianTable::set_opens(uint32_t slot, Opens opens) {
+  if (slot >= kInodesMax) return;
+  auto& inode = memory_->inode[slot];
+  inode.opens.store(opens.all, std::memory_order_relaxed);
+  inode.reading.store(opens.reading, std::memory_order_relaxed);
+  inode.mapping.store(opens.mapping, std::memory_order_relaxed);
+}
+
+void GuardianTable::set_owes(uint32_t slot, bool owes) {
+  if (slot >= kInodesMax) return;
+  auto& inode = memory_->inode[slot];
+  // Most writes find it as it should be, and leave the line to whoever has it.
+  const uint32_t wanted = owes ? 1 : 0;
+  if (inode.owes.load(std::memory_order_relaxed) != wanted)
+    inode.owes.store(wanted, std::memory_order_release);
 }
 
 void GuardianTable::remove_inode(uint32_t slot) {
@@ -169,6 +254,148 @@ void GuardianTable::fill_ended(uint64_t unique) {
   }
 }
 
+// ---- locks and exports
+// -----------------------------------------------------------------------------------------------------------
+
+void GuardianTable::note_lock(const Lock& lock) {
+  std::lock_guard guard(mutex_);
+  const uint32_t used = std::min<uint32_t>(memory_->locks_used.load(), kLocksMax);
+  uint32_t free = used;
+  for (uint32_t i = 0; i < used; ++i) {
+    const auto& slot = memory_->lock[i];
+    const uint64_t handle = slot.handle.load(std::memory_order_relaxed);
+    if (handle == lock.handle && slot.owner == lock.owner && slot.kind == lock.kind) return;
+    if (handle == 0) free = std::min(free, i);
+  }
+  if (free == kLocksMax) {
+    memory_->locks_without_slot.store(1);
+    return;
+  }
+  auto& slot = memory_->lock[free];
+  slot.node = lock.node;
+  slot.owner = lock.owner;
+  slot.kind = lock.kind;
+  slot.handle.store(lock.handle, std::memory_order_release);
+  if (free == used) memory_->locks_used.store(used + 1, std::memory_order_release);
+}
+
+void GuardianTable::drop_lock(uint64_t node, uint8_t kind, uint64_t owner) {
+  std::lock_guard guard(mutex_);
+  const uint32_t used = std::min<uint32_t>(memory_->locks_used.load(), kLocksMax);
+  for (uint32_t i = 0; i < used; ++i)
+    if (auto& slot = memory_->lock[i]; slot.handle.load(std::memory_order_relaxed) != 0 &&
+                                       slot.node == node && slot.owner == owner &&
+                                       slot.kind == kind)
+      slot.handle.store(0, std::memory_order_release);
+}
+
+void GuardianTable::drop_locks(uint64_t handle) {
+  std::lock_guard guard(mutex_);
+  const uint32_t used = std::min<uint32_t>(memory_->locks_used.load(), kLocksMax);
+  for (uint32_t i = 0; i < used; ++i)
+    if (auto& slot = memory_->lock[i]; slot.handle.load(std::memory_order_relaxed) == handle)
+      slot.handle.store(0, std::memory_order_release);
+}
+
+void GuardianTable::drop_all_locks() {
+  std::lock_guard guard(mutex_);
+  const uint32_t used = std::min<uint32_t>(memory_->locks_used.load(), kLocksMax);
+  for (uint32_t i = 0; i < used; ++i) memory_->lock[i].handle.store(0);
+}
+
+void GuardianTable::set_exports(uint32_t home, const std::vector<Export>& exports) {
+  std::lock_guard guard(mutex_);
+  for (auto& slot : memory_->shown)
+    if (slot.used.load(std::memory_order_relaxed) != 0 && slot.home == home)
+      slot.used.store(0, std::memory_order_release);
+  size_t at = 0;
+  for (const Export& e : exports) {
+    while (at < kExportsMax && memory_->shown[at].used.load(std::memory_order_relaxed) != 0) ++at;
+    if (at == kExportsMax || e.name.size() >= kExportNameMax) {
+      memory_->exports_without_slot.store(1);
+      return;
+    }
+    auto& slot = memory_->shown[at];
+    slot.home = home;
+    slot.root = e.root;
+    slot.read_only = e.read_only ? 1 : 0;
+    slot.name.fill(0);
+    std::memcpy(slot.name.data(), e.name.data(), e.name.size());
+    slot.used.store(1, std::memory_order_release);
+  }
+}
+
+// ---- for the next daemon
+// -------------------------------------------------------------------------------------------------------
+
+namespace {
+
+constexpr uint32_t kMmap = 1, kResend = 2, kExpire = 4, kEpoch = 8, kKillpriv = 16, kAbort = 32;
+
+}  // namespace
+
+void GuardianTable::identify(uint64_t identity, uint32_t generation) {
+  memory_->identity.store(identity);
+  memory_->generation.store(generation);
+}
+
+void GuardianTable::set_capabilities(const fuse::Capabilities& c) {
+  auto& agreed = memory_->agreed;
+  agreed.minor = c.minor;
+  agreed.max_pages = c.max_pages;
+  agreed.max_write = c.max_write;
+  agreed.max_read_ahead = c.max_read_ahead;
+  agreed.flags = (c.direct_io_allow_mmap ? kMmap : 0) | (c.resend ? kResend : 0) |
+                 (c.expire_only ? kExpire : 0) | (c.inc_epoch ? kEpoch : 0) |
+                 (c.handle_killpriv_v2 ? kKillpriv : 0) | (c.abort_error ? kAbort : 0);
+  agreed.there.store(1, std::memory_order_release);
+}
+
+void GuardianTable::set_early_deaths(uint32_t deaths) { memory_->early_deaths.store(deaths); }
+
+uint64_t GuardianTable::identity() const { return memory_->identity.load(); }
+uint32_t GuardianTable::generation() const { return memory_->generation.load(); }
+uint32_t GuardianTable::early_deaths() const { return memory_->early_deaths.load(); }
+
+std::optional<fuse::Capabilities> GuardianTable::capabilities() const {
+  const auto& agreed = memory_->agreed;
+  if (agreed.there.load(std::memory_order_acquire) == 0) return std::nullopt;
+  const uint32_t flags = agreed.flags;
+  fuse::Capabilities c;
+  c.minor = agreed.minor;
+  c.max_pages = agreed.max_pages;
+  c.max_write = agreed.max_write;
+  c.max_read_ahead = agreed.max_read_ahead;
+  c.direct_io_allow_mmap = (flags & kMmap) != 0;
+  c.resend = (flags & kResend) != 0;
+  c.expire_only = (flags & kExpire) != 0;
+  c.inc_epoch = (flags & kEpoch) != 0;
+  c.handle_killpriv_v2 = (flags & kKillpriv) != 0;
+  c.abort_error = (flags & kAbort) != 0;
+  return c;
+}
+
+std::optional<std::vector<GuardianTable::Lock>> GuardianTable::locks() const {
+  if (memory_->locks_without_slot.load() != 0) return std::nullopt;
+  std::vector<Lock> found;
+  const uint32_t used = std::min<uint32_t>(memory_->locks_used.load(), kLocksMax);
+  for (uint32_t i = 0; i < used; ++i)
+    if (const auto& slot = memory_->lock[i]; slot.handle.load(std::memory_order_acquire) != 0)
+      found.push_back({slot.handle.load(std::memory_order_relaxed), slot.node, slot.owner,
+                       static_cast<uint8_t>(slot.kind)});
+  return found;
+}
+
+std::optional<std::vector<GuardianTable::Export>> GuardianTable::exports() const {
+  if (memory_->exports_without_slot.load() != 0) return std::nullopt;
+  std::vector<Export> found;
+  for (const auto& slot : memory_->shown)
+    if (slot.used.load(std::memory_order_acquire) != 0)
+      found.push_back({std::string(slot.name.data(), ::strnlen(slot.name.data(), kExportNameMax)),
+                       slot.home, slot.root, slot.read_only != 0});
+  return found;
+}
+
 bool GuardianTable::guardian_in_charge() const {
   return memory_->in_charge.load(std::memory_order_acquire) != 0;
 }
@@ -199,8 +426,24 @@ std::vector<GuardianTable::Inode> GuardianTable::inodes() const {
   for (uint32_t i = 0; i < used; ++i) {
     const auto& slot = memory_->inode[i];
     if (const uint64_t node = slot.node.load(std::memory_order_acquire); node != 0)
-      found.push_back({node, slot.home, slot.file});
+      found.push_back({.node = node,
+                       .home = slot.home,
+                       .file = slot.file,
+                       .lookups = slot.lookups.load(std::memory_order_relaxed),
+                       .opens = {slot.opens.load(std::memory_order_relaxed),
+                                 slot.reading.load(std::memory_order_relaxed),
+                                 slot.mapping.load(std::memory_order_relaxed)},
+                       .owes = slot.owes.load(std::memory_order_acquire) != 0});
   }
+  return found;
+}
+
+std::unordered_map<uint64_t, uint32_t> GuardianTable::slots() const {
+  std::unordered_map<uint64_t, uint32_t> found;
+  const uint32_t used = std::min<uint32_t>(memory_->inodes_used.load(), kInodesMax);
+  for (uint32_t i = 0; i < used; ++i)
+    if (const uint64_t node = memory_->inode[i].node.load(std::memory_order_acquire); node != 0)
+      found.emplace(node, i);
   return found;
 }
 
@@ -208,7 +451,8 @@ std::optional<GuardianTable::Inode> GuardianTable::find(uint64_t node) const {
   const uint32_t used = std::min<uint32_t>(memory_->inodes_used.load(), kInodesMax);
   for (uint32_t i = 0; i < used; ++i) {
     const auto& slot = memory_->inode[i];
-    if (slot.node.load(std::memory_order_acquire) == node) return Inode{node, slot.home, slot.file};
+    if (slot.node.load(std::memory_order_acquire) == node)
+      return Inode{.node = node, .home = slot.home, .file = slot.file};
   }
   return std::nullopt;
 }

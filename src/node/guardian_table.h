@@ -2,13 +2,21 @@
 //
 // The daemon writes, cheaply and without asking anybody: which inodes its kernel knows, which
 // page-cache fills it has not answered, until when the leases of each home may be used, and that it
-// is alive. The guardian reads it when the daemon does not say the last any more. A daemon can stop
-// between any two stores: an inode's slot counts only while its number is set, which is written
-// last and cleared first.
+// is alive. The guardian reads it when the daemon does not say the last any more.
+//
+// What follows is for the next daemon, which goes on with the mount (salvage.h): how often each
+// inode was looked up and is open, whose written bytes are not at their home, through which handles
+// locks are held, which exports the mount shows, what was agreed on with the kernel. The guardian
+// goes on with it in a dead daemon's place (guardian_ledger.h).
+//
+// A daemon can stop between any two stores. A slot counts only while its number is set, which is
+// written last and cleared first. What is counted is counted before the kernel is told, and counted
+// off after: a number may be too high then, which costs some memory, and never too low.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -19,6 +27,7 @@
 #include "base/ids.h"
 #include "base/result.h"
 #include "base/time.h"
+#include "fuse/init.h"
 
 namespace vremote::node {
 
@@ -27,6 +36,8 @@ class GuardianTable {
   static constexpr size_t kHomesMax = 256;
   static constexpr size_t kInodesMax = size_t{1} << 22;  // memory is used for those that are there
   static constexpr size_t kFillsMax = 8192;
+  static constexpr size_t kLocksMax = 16384;
+  static constexpr size_t kExportsMax = 512;
   static constexpr uint32_t kNoSlot = ~0u;
   static constexpr int64_t kForEver = INT64_MAX;
 
@@ -56,9 +67,46 @@ class GuardianTable {
   // kNoSlot: there is no room. The guardian then ends the connection instead of purging.
   uint32_t add_inode(uint64_t node, uint32_t home, FileId file);
   void remove_inode(uint32_t slot);
+  // Of one inode; nothing for kNoSlot.
+  void set_lookups(uint32_t slot, uint64_t lookups);
+  void opened(uint32_t slot, bool reads, bool may_map);
+  void closed(uint32_t slot, bool reads, bool may_map);
+  struct Opens {
+    uint32_t all = 0, reading = 0, mapping = 0;
+  };
+  void set_opens(uint32_t slot, Opens opens);
+  // Bytes that programs have written to it are not at its home. Under whatever keeps them.
+  void set_owes(uint32_t slot, bool owes);
   // A fill that holds locked folios until it is answered. Any thread.
   void fill_begins(uint64_t unique, uint64_t node, uint64_t offset, uint32_t length);
   void fill_ended(uint64_t unique);
+
+  // A lock was taken through the handle, by this owner.
+  struct Lock {
+    uint64_t handle = 0, node = 0, owner = 0;
+    uint8_t kind = 0;  // coherence::LockKind
+    bool operator==(const Lock&) const = default;
+  };
+  void note_lock(const Lock& lock);
+  // The owner has none of this kind on the inode any more; or whoever took one through the handle.
+  void drop_lock(uint64_t node, uint8_t kind, uint64_t owner);
+  void drop_locks(uint64_t handle);
+  void drop_all_locks();
+  struct Export {
+    std::string name;
+    uint32_t home = 0;
+    FileId root;
+    bool read_only = false;
+    bool operator==(const Export&) const = default;
+  };
+  // All of one home.
+  void set_exports(uint32_t home, const std::vector<Export>& exports);
+  // What the next daemon must have in common with this one, and the how manieth of the mount it is.
+  void identify(uint64_t identity, uint32_t generation);
+  // The last thing: the kernel and this daemon have agreed, so there is something to go on with.
+  void set_capabilities(const fuse::Capabilities& capabilities);
+  // Daemons that died soon after they had gone on with the mount, one after the other.
+  void set_early_deaths(uint32_t deaths);
 
   // Who answers the kernel.
   bool guardian_in_charge() const;
@@ -69,6 +117,9 @@ class GuardianTable {
     uint64_t node = 0;
     uint32_t home = 0;
     FileId file;
+    uint64_t lookups = 0;
+    Opens opens = {};
+    bool owes = false;
   };
   struct Fill {
     uint64_t node = 0, offset = 0, length = 0;
@@ -81,6 +132,18 @@ class GuardianTable {
   std::optional<Inode> find(uint64_t node) const;  // slow
   std::vector<Fill> fills() const;
   bool incomplete() const;  // some inode had no room
+  // By node, as begin_anew().
+  std::unordered_map<uint64_t, uint32_t> slots() const;
+  uint64_t lookups(uint32_t slot) const;
+
+  // ---- the next daemon's ----
+  uint64_t identity() const;
+  uint32_t generation() const;
+  uint32_t early_deaths() const;
+  std::optional<fuse::Capabilities> capabilities() const;
+  // Nothing: there were more than could be noted.
+  std::optional<std::vector<Lock>> locks() const;
+  std::optional<std::vector<Export>> exports() const;
 
  private:
   struct Memory;
@@ -89,6 +152,7 @@ class GuardianTable {
   Memory* memory_;
   Fd fd_;
   std::vector<uint32_t> free_;  // the daemon's alone
+  std::mutex mutex_;            // of the locks and exports; rare
 };
 
 }  // namespace vremote::node

@@ -4,11 +4,18 @@
 #include <unistd.h>
 
 #include <condition_variable>
+#include <functional>
 #include <mutex>
 #include <tuple>
 
+#include "base/check.h"
+#include "node/guardian_ledger.h"
 #include "node/guardian_purge.h"
+#include "node/guardian_sweep.h"
 #include "node/guardian_table.h"
+#include "node/handle.h"
+#include "node/held_ranges.h"
+#include "node/salvage.h"
 
 namespace vremote::node {
 namespace {
@@ -53,6 +60,199 @@ TEST(GuardianTableTest, FillsThatFindNoRoomAreNotMistakenForOthers) {
   EXPECT_LT(noted, 20u);
   for (uint64_t i = 1; i <= 20; ++i) table->fill_ended(2 + i * same_place);
   EXPECT_TRUE(table->fills().empty());
+}
+
+fuse::Capabilities agreed() {
+  fuse::Capabilities c;
+  c.minor = 40;
+  c.max_pages = 256;
+  c.resend = true;
+  return c;
+}
+
+constexpr uint64_t kIdentity = 77;
+
+// A daemon's table as it should be.
+GuardianTable table_of_a_daemon() {
+  auto table = GuardianTable::make();
+  VR_CHECK(table.has_value());
+  const uint32_t home = table->add_home("node2");
+  const uint32_t slot = table->add_inode(7, home, {0, 2, 3});
+  table->set_lookups(slot, 5);
+  table->opened(slot, true, true);
+  table->opened(slot, true, false);
+  table->set_owes(slot, true);
+  table->note_lock({8, 7, 99, 1});
+  table->set_exports(home, {{"data", home, {0, 2, 2}, true}});
+  table->identify(kIdentity, 3);
+  table->set_capabilities(agreed());
+  return std::move(*table);
+}
+
+TEST(SalvageTest, TheNextDaemonFindsWhatThisOneHad) {
+  const GuardianTable table = table_of_a_daemon();
+  const auto salvage = read_salvage(table, kIdentity);
+  ASSERT_TRUE(salvage) << salvage.error().what;
+  EXPECT_EQ(3u, salvage->generation);
+  ASSERT_EQ(1u, salvage->inodes.size());
+  const GuardianTable::Inode& inode = salvage->inodes[0];
+  EXPECT_EQ(7u, inode.node);
+  EXPECT_EQ(5u, inode.lookups);
+  EXPECT_EQ(2u, inode.opens.all);
+  EXPECT_EQ(2u, inode.opens.reading);
+  EXPECT_EQ(1u, inode.opens.mapping);
+  EXPECT_TRUE(inode.owes);
+  ASSERT_EQ(1u, salvage->locks.size());
+  EXPECT_EQ((GuardianTable::Lock{8, 7, 99, 1}), salvage->locks[0]);
+  ASSERT_EQ(1u, salvage->exports.size());
+  EXPECT_EQ((GuardianTable::Export{"data", 0, {0, 2, 2}, true}), salvage->exports[0]);
+  EXPECT_TRUE(salvage->capabilities.resend);
+  EXPECT_EQ(256u, salvage->capabilities.max_pages);
+}
+
+TEST(SalvageTest, OneThingThatCannotBeAndNothingIsTaken) {
+  using Break = std::function<void(GuardianTable&)>;
+  const std::vector<std::pair<const char*, Break>> breaks{
+      {"another node", [](GuardianTable& t) { t.identify(kIdentity + 1, 3); }},
+      {"a generation", [](GuardianTable& t) { t.identify(kIdentity, kGenerationsMax); }},
+      {"it dies at once", [](GuardianTable& t) { t.set_early_deaths(kEarlyDeathsMax); }},
+      {"the root's number",
+       [](GuardianTable& t) {
+         t.add_inode(1, 0, {0, 1, 1});
+       }},
+      {"a number of the next daemon",
+       [](GuardianTable& t) {
+         t.add_inode(first_number(4), 0, {0, 1, 1});
+       }},
+      {"no such home",
+       [](GuardianTable& t) {
+         t.add_inode(9, 5, {0, 1, 1});
+       }},
+      {"one node twice",
+       [](GuardianTable& t) {
+         t.add_inode(7, 0, {0, 1, 1});
+       }},
+      {"one file twice",
+       [](GuardianTable& t) {
+         t.add_inode(9, 0, {0, 2, 3});
+       }},
+      {"never looked up",
+       [](GuardianTable& t) {
+         t.set_lookups(t.add_inode(9, 0, {0, 1, 1}), 0);
+       }},
+      {"looked up too often",
+       [](GuardianTable& t) {
+         t.set_lookups(t.add_inode(9, 0, {0, 1, 1}), UINT64_MAX);
+       }},
+      {"a kind of lock",
+       [](GuardianTable& t) {
+         t.note_lock({8, 7, 1, 2});
+       }},
+      {"a handle of the next daemon",
+       [](GuardianTable& t) {
+         t.note_lock({first_number(4) << kHandleShift, 7, 1, 0});
+       }},
+      {"an export of no home",
+       [](GuardianTable& t) {
+         t.set_exports(9, {{"x", 9, {0, 1, 1}, false}});
+       }},
+      {"an export's name",
+       [](GuardianTable& t) {
+         t.set_exports(0, {{"a/b", 0, {0, 1, 1}, false}});
+       }},
+      {"a kernel that cannot",
+       [](GuardianTable& t) {
+         fuse::Capabilities c = agreed();
+         c.resend = false;
+         t.set_capabilities(c);
+       }},
+  };
+  for (const auto& [what, how] : breaks) {
+    GuardianTable table = table_of_a_daemon();
+    how(table);
+    EXPECT_FALSE(read_salvage(table, kIdentity)) << what;
+  }
+}
+
+TEST(SalvageTest, MoreLocksThanCanBeNotedAreNotTakenForFewer) {
+  GuardianTable table = table_of_a_daemon();
+  for (uint64_t i = 0; i < GuardianTable::kLocksMax; ++i) table.note_lock({12, 7, i, 0});
+  EXPECT_FALSE(read_salvage(table, kIdentity));
+}
+
+TEST(GuardianTableTest, WhatIsCountedOffTwiceIsNotLessThanNothing) {
+  GuardianTable table = table_of_a_daemon();
+  const uint32_t slot = table.slots().at(7);
+  for (int i = 0; i < 5; ++i) table.closed(slot, true, true);
+  const auto inode = table.inodes().at(0);
+  EXPECT_EQ(0u, inode.opens.all + inode.opens.reading + inode.opens.mapping);
+  // Nothing happens to an inode without a slot.
+  table.opened(GuardianTable::kNoSlot, true, true);
+  table.set_owes(GuardianTable::kNoSlot, true);
+}
+
+TEST(GuardianTableTest, ASlotThatIsUsedAgainHasNothingOfTheOneBefore) {
+  GuardianTable table = table_of_a_daemon();
+  table.remove_inode(table.slots().at(7));
+  table.add_inode(8, 0, {0, 2, 4});
+  const auto inode = table.inodes().at(0);
+  EXPECT_EQ(1u, inode.lookups);
+  EXPECT_EQ(0u, inode.opens.all);
+  EXPECT_FALSE(inode.owes);
+}
+
+fuse::Request request(uint64_t node, decltype(fuse::Request::body) body) {
+  fuse::Request r;
+  r.header.node = node;
+  r.body = std::move(body);
+  return r;
+}
+
+TEST(GuardianLedgerTest, WhatTheGuardianAnswersIsInTheTable) {
+  GuardianTable table = table_of_a_daemon();
+  table.note_lock({8, 7, 50, 0});
+  table.set_owes(table.slots().at(7), false);
+  GuardianLedger ledger(table);
+  ledger.note(request(7, fuse::Write{.write_back = false}));
+  EXPECT_FALSE(table.inodes()[0].owes);
+  ledger.note(request(7, fuse::Write{.write_back = true}));
+  EXPECT_TRUE(table.inodes()[0].owes);
+  ledger.note(request(7, fuse::Flush{.fh = 8, .lock_owner = 50}));
+  EXPECT_EQ(1u, table.locks()->size());
+  ledger.note(request(7, fuse::Release{.fh = 8 | kHandleReads | kHandleMayMap}));
+  EXPECT_EQ(1u, table.inodes()[0].opens.all);
+  EXPECT_EQ(0u, table.inodes()[0].opens.mapping);
+  EXPECT_EQ(1u, table.locks()->size()) << "of another handle";
+  ledger.note(request(7, fuse::Release{.fh = 8}));
+  EXPECT_TRUE(table.locks()->empty());
+  ledger.note(request(7, fuse::Forget{.lookups = 4}));
+  EXPECT_EQ(1u, table.inodes()[0].lookups);
+  ledger.note(request(0, fuse::BatchForget{{{7, 1}, {9, 1}}}));
+  EXPECT_TRUE(table.inodes().empty());
+  ledger.note(request(7, fuse::Release{.fh = 8}));
+}
+
+TEST(HeldRangesTest, SaysWhenNothingIsLeft) {
+  const HeldRanges::Owner a{1, coherence::LockKind::Range, 5}, b{1, coherence::LockKind::Range, 6};
+  HeldRanges held;
+  EXPECT_TRUE(held.given_up(a, 0, INT64_MAX));
+  held.granted(a, 0, 9);
+  held.granted(a, 20, 29);
+  held.granted(b, 0, 9);
+  EXPECT_FALSE(held.given_up(a, 5, 24));
+  EXPECT_FALSE(held.given_up(a, 0, 4));
+  EXPECT_TRUE(held.given_up(a, 25, 29));
+  EXPECT_EQ(1u, held.owners());
+  held.granted(a, 0, INT64_MAX);
+  held.granted(a, 5, 5);  // another kind of lock on a part
+  EXPECT_FALSE(held.given_up(a, 5, 5));
+  EXPECT_FALSE(held.given_up(a, 6, INT64_MAX));
+  EXPECT_TRUE(held.given_up(a, 0, 4));
+  for (uint64_t i = 0; i < 100; ++i) held.granted(a, i, i);
+  EXPECT_FALSE(held.given_up(a, 0, 98));
+  EXPECT_TRUE(held.given_up(a, 99, 99));
+  held.gone(b);
+  EXPECT_EQ(0u, held.owners());
 }
 
 // A kernel in which some pages are locked.
@@ -113,6 +313,31 @@ TEST(GuardianPurgeTest, AFillThatComesLaterDoesNotSaveThePagesBehindIt) {
   ASSERT_TRUE(pages.drops(1, 0));  // it hangs now, or will
   purge.fill(1, 4096, 4096);
   EXPECT_TRUE(pages.drops(1, 15 * 4096));
+  pages.unlock_all();
+}
+
+TEST(GuardianSweepTest, IsDoneWhenAllButTheFillsIsGone) {
+  Pages pages;
+  pages.lock_page(1, 8 * 4096);  // known before
+  pages.lock_page(2, 4096);      // comes later
+  GuardianSweep sweep(pages.drop());
+  sweep.fill(1, 8 * 4096, 4096);
+  EXPECT_FALSE(sweep.done());
+  sweep.start({1, 2, 3});
+  EXPECT_TRUE(pages.drops(1, 15 * 4096));
+  EXPECT_TRUE(pages.drops(2, 0));  // it hangs now, or will
+  for (int i = 0; i < 20; ++i) {
+    sweep.help();
+    ::usleep(1000);
+  }
+  EXPECT_FALSE(sweep.done()) << "nobody knows what is behind";
+  sweep.fill(2, 4096, 4096);
+  for (int i = 0; i < 60'000 && !sweep.done(); ++i) {
+    sweep.help();
+    ::usleep(1000);
+  }
+  EXPECT_TRUE(sweep.done());
+  EXPECT_TRUE(pages.drops(2, 15 * 4096));
   pages.unlock_all();
 }
 

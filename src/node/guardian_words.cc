@@ -2,6 +2,7 @@
 
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -96,6 +97,21 @@ std::optional<GuardianArms> receive_arms(int link) {
   if (!receive_all(link, std::as_writable_bytes(std::span(arms.mount)))) return std::nullopt;
   if (arms.mount.front() != '/' || arms.mount.find('\0') != std::string::npos) return std::nullopt;
   return arms;
+}
+
+// What is left out may have been seen.
+bool send_unseen(int link, std::span<const uint64_t> requests) {
+  const auto count = static_cast<uint32_t>(std::min<size_t>(requests.size(), kUnseenMax));
+  return send_all(link, std::as_bytes(std::span(&count, 1))) &&
+         send_all(link, std::as_bytes(requests.first(count)));
+}
+
+bool receive_unseen(int link, std::vector<uint64_t>& requests) {
+  uint32_t count = 0;
+  if (!receive_all(link, std::as_writable_bytes(std::span(&count, 1))) || count > kUnseenMax)
+    return false;
+  requests.resize(count);
+  return receive_all(link, std::as_writable_bytes(std::span(requests)));
 }
 
 bool send_held(int link, std::span<const std::byte> request) {

@@ -28,13 +28,31 @@ struct GuardianArms {
   std::string mount;
   std::vector<Fd> descriptors;  // at least two; the first is the guardian's own channel
 };
-inline constexpr size_t kGuardianDescriptorsMax = 66;
+inline constexpr size_t kGuardianDescriptorsMax = 67;
 inline constexpr size_t kGuardianMountMax = 4096;
 
 Status send_arms(int link, uint32_t connection, const std::string& mount,
                  std::span<const int> descriptors);
 // Nothing when the daemon is gone or says something else. Blocks, as all that receives here.
 std::optional<GuardianArms> receive_arms(int link);
+
+// What a visitor at the guardian's socket says, one letter each, and what it hears.
+enum class VisitorWord : char {
+  Retire = 'R',  // end the connection and the mount
+  Take = 'T',    // give me the mount; then Has, or Retire, or it goes away and all is as before
+  Has = 'H',     // it is mine, and another guardian watches
+};
+enum class VisitorAnswer : char {
+  Retired = 'D',
+  Lives = 'L',   // its daemon does
+  Cannot = 'N',  // be given away
+  Here = 'M',    // then send_arms() with the table behind the channels, then send_unseen()
+};
+
+// The requests that no dead daemon can have seen.
+inline constexpr uint32_t kUnseenMax = 1u << 20;
+bool send_unseen(int link, std::span<const uint64_t> requests);
+bool receive_unseen(int link, std::vector<uint64_t>& requests);
 
 // One request that was held; empty: there are no more.
 bool send_held(int link, std::span<const std::byte> request);

@@ -11,6 +11,7 @@
 #include <set>
 
 #include "handover_generated.h"
+#include "node/handle.h"
 #include "wire/codec.h"
 #include "wire/vector_alignment.h"
 
@@ -128,6 +129,9 @@ flatbuffers::Offset<fb::Mount> Writer::mount(const KeptMount& m) {
   std::vector<fb::Locked> locked;
   for (const KeptMount::Locked& l : m.locked)
     locked.emplace_back(l.handle, l.owner, static_cast<uint8_t>(l.kind));
+  std::vector<fb::Lost> lost;
+  for (const KeptMount::Lost& l : m.lost)
+    lost.emplace_back(l.handle, l.node, l.owner, static_cast<uint8_t>(l.kind));
   const std::vector<int32_t> channels(m.channels.begin(), m.channels.end());
   const fuse::Capabilities& c = m.capabilities;
   return fb::CreateMount(
@@ -135,7 +139,8 @@ flatbuffers::Offset<fb::Mount> Writer::mount(const KeptMount& m) {
       c.direct_io_allow_mmap, c.resend, c.expire_only, c.inc_epoch, c.handle_killpriv_v2,
       c.abort_error, builder_.CreateVector(channels), m.guardians_channel, m.next_handle,
       m.next_directory, builder_.CreateVectorOfStructs(locked),
-      builder_.CreateVector(m.locked_nodes), builder_.CreateVector(m.directories));
+      builder_.CreateVector(m.locked_nodes), builder_.CreateVector(m.directories), m.generation,
+      builder_.CreateVectorOfStructs(lost));
 }
 
 Result<std::vector<std::byte>> Writer::write(const Handover& h) {
@@ -330,14 +335,22 @@ Result<KeptMount> mount_of(const fb::Mount& m) {
                 .guardians_channel = m.guardians_channel(),
                 .next_handle = m.next_handle(),
                 .next_directory = m.next_directory(),
+                .generation = m.generation(),
                 .locked = {},
                 .locked_nodes = {},
-                .directories = {}};
+                .directories = {},
+                .lost = {}};
+  if (out.generation >= kGenerationsMax) return malformed("a generation");
   for (int32_t fd : *m.channels()) out.channels.push_back(fd);
   if (out.channels.empty() || out.channels.size() > 1024) return malformed("channels");
   VR_TRY_VOID(each(m.locked(), [&](const fb::Locked* l) -> Status {
     if (l->kind() > static_cast<uint8_t>(LockKind::Flock)) return malformed("a kind of lock");
     out.locked.push_back({l->handle(), static_cast<LockKind>(l->kind()), l->owner()});
+    return {};
+  }));
+  VR_TRY_VOID(each(m.lost(), [&](const fb::Lost* l) -> Status {
+    if (l->kind() > static_cast<uint8_t>(LockKind::Flock)) return malformed("a kind of lock");
+    out.lost.push_back({l->handle(), l->node(), static_cast<LockKind>(l->kind()), l->owner()});
     return {};
   }));
   if (!wire::is_aligned(m.locked_nodes()) || !wire::is_aligned(m.directories()))

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -17,6 +18,7 @@
 #include "base/result.h"
 #include "coherence/bond.h"
 #include "net/agent_session.h"
+#include "node/after_crash.h"
 #include "node/handover_version.h"
 #include "node/kept.h"
 #include "wire/handshake.h"
@@ -55,6 +57,8 @@ struct Handover {
     bool pinned = false;
   };
   std::vector<Held> held;
+  // The daemon before was killed, and another process (salvage.h). Not in the record.
+  std::shared_ptr<AfterCrash> crash;
 
   // All that must stay open over exec(2).
   std::vector<int> descriptors() const;

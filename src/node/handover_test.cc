@@ -30,6 +30,8 @@ Handover sample() {
   h.mount.next_directory = 4;
   h.mount.locked = {{36, LockKind::Flock, 99}};
   h.mount.locked_nodes = {2};
+  h.mount.generation = 6;
+  h.mount.lost = {{40, 11, LockKind::Flock, 98}};
   h.mount.directories = {3};
   h.next_node = 12;
   h.guardian = Handover::Guardian{8, 9, 4711};
@@ -108,6 +110,12 @@ TEST(HandoverTest, WhatIsLeftIsFound) {
   EXPECT_TRUE(found->mount.capabilities.resend);
   ASSERT_EQ(found->mount.locked.size(), 1u);
   EXPECT_EQ(found->mount.locked[0].kind, LockKind::Flock);
+  EXPECT_EQ(found->mount.generation, 6u);
+  ASSERT_EQ(found->mount.lost.size(), 1u);
+  EXPECT_EQ(found->mount.lost[0].handle, 40u);
+  EXPECT_EQ(found->mount.lost[0].node, 11u);
+  EXPECT_EQ(found->mount.lost[0].kind, LockKind::Flock);
+  EXPECT_EQ(found->mount.lost[0].owner, 98u);
   EXPECT_EQ(found->mount.directories, h.mount.directories);
   EXPECT_EQ(found->descriptors(), (std::vector<int>{5, 6, 7, 8, 9, 10}));
   ASSERT_EQ(found->homes.size(), 2u);

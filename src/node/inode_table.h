@@ -23,6 +23,7 @@ struct Inode {
   uint64_t node = 0;
   AgentService* agent = nullptr;
   FileId file;
+  uint32_t slot = GuardianTable::kNoSlot;  // in the guardian's table
 };
 
 class InodeTable {
@@ -40,10 +41,11 @@ class InodeTable {
     auto [known, fresh] = numbers_.try_emplace(Key{agent, file}, next_);
     if (fresh) {
       inodes_.emplace(next_++,
-                      Counted{{known->second, agent, file}, 0, show(known->second, agent, file)});
+                      Counted{{known->second, agent, file, show(known->second, agent, file)}, 0});
     }
     Counted& inode = inodes_.at(known->second);
     ++inode.lookups;
+    if (guardian_ != nullptr) guardian_->set_lookups(inode.inode.slot, inode.lookups);
     return known->second;
   }
 
@@ -67,12 +69,37 @@ class InodeTable {
     auto it = inodes_.find(node);
     if (it == inodes_.end()) return std::nullopt;
     it->second.lookups -= std::min(it->second.lookups, lookups);
-    if (it->second.lookups > 0) return std::nullopt;
+    if (it->second.lookups > 0) {
+      if (guardian_ != nullptr) guardian_->set_lookups(it->second.inode.slot, it->second.lookups);
+      return std::nullopt;
+    }
     const Inode gone = it->second.inode;
-    if (guardian_ != nullptr) guardian_->remove_inode(it->second.slot);
+    if (guardian_ != nullptr) guardian_->remove_inode(gone.slot);
     numbers_.erase(Key{gone.agent, gone.file});
     inodes_.erase(it);
     return gone;
+  }
+
+  // ---- for the daemon after a crash of this one (guardian_table.h) ----
+  // A handle is about to be given out; one is gone.
+  void opened(uint64_t node, bool reads, bool may_map) {
+    if (guardian_ == nullptr) return;
+    std::lock_guard lock(mutex_);
+    if (auto it = inodes_.find(node); it != inodes_.end())
+      guardian_->opened(it->second.inode.slot, reads, may_map);
+  }
+  void closed(uint64_t node, bool reads, bool may_map) {
+    if (guardian_ == nullptr) return;
+    std::lock_guard lock(mutex_);
+    if (auto it = inodes_.find(node); it != inodes_.end())
+      guardian_->closed(it->second.inode.slot, reads, may_map);
+  }
+  // All that was written to the file is at its home.
+  void owes_nothing(AgentService* agent, FileId file) {
+    if (guardian_ == nullptr) return;
+    std::lock_guard lock(mutex_);
+    if (auto it = numbers_.find(Key{agent, file}); it != numbers_.end())
+      guardian_->set_owes(inodes_.at(it->second).inode.slot, false);
   }
 
   std::vector<uint64_t> nodes() const {
@@ -104,7 +131,8 @@ class InodeTable {
         !numbers_.try_emplace(Key{inode.agent, inode.file}, inode.node).second)
       return false;
     if (slot == GuardianTable::kNoSlot) slot = show(inode.node, inode.agent, inode.file);
-    inodes_.emplace(inode.node, Counted{inode, kept.lookups, slot});
+    if (guardian_ != nullptr) guardian_->set_lookups(slot, kept.lookups);
+    inodes_.emplace(inode.node, Counted{{inode.node, inode.agent, inode.file, slot}, kept.lookups});
     next_ = std::max(next_, inode.node + 1);
     return true;
   }
@@ -132,7 +160,6 @@ class InodeTable {
   struct Counted {
     Inode inode;
     uint64_t lookups = 0;
-    uint32_t slot = GuardianTable::kNoSlot;
   };
 
   uint32_t show(uint64_t node, AgentService* agent, FileId file) {

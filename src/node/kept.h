@@ -28,6 +28,7 @@ struct KeptMount {
   std::vector<int> channels;  // descriptors
   int guardians_channel = -1;
   uint64_t next_handle = 1, next_directory = 1;
+  uint32_t generation = 0;  // of the mount's daemons: one more after each that died (handle.h)
   struct Locked {
     uint64_t handle = 0;
     coherence::LockKind kind = coherence::LockKind::Range;
@@ -36,6 +37,13 @@ struct KeptMount {
   std::vector<Locked> locked;  // by whom locks were taken through which handle
   std::vector<uint64_t> locked_nodes;
   std::vector<uint64_t> directories;  // open streams
+  // Locks that died with a daemon: by whom they were taken through which handle of which inode.
+  struct Lost {
+    uint64_t handle = 0, node = 0;
+    coherence::LockKind kind = coherence::LockKind::Range;
+    uint64_t owner = 0;
+  };
+  std::vector<Lost> lost;
 };
 
 }  // namespace vremote::node

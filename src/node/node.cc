@@ -15,6 +15,7 @@
 #include <cstring>
 #include <filesystem>
 #include <thread>
+#include <utility>
 
 #include "intercept/namespace_json.h"
 #include "node/process_setup.h"
@@ -34,6 +35,7 @@ constexpr int64_t kSweepNs = 60'000'000'000;
 // Nobody waits for what such a node has, and it takes memory (and the blocks of unlinked files).
 constexpr int64_t kCourtesyNs = int64_t{24} * 3600 * 1'000'000'000;
 constexpr int64_t kTellGuardianNs = 100'000'000;
+constexpr int64_t kSettledNs = 500'000'000;
 constexpr int kPurgeWaitsForWriteBacks = 6016;  // Linux 6.16, "fuse: remove tmp folio" (rule K9)
 
 uint64_t random_number() {
@@ -104,7 +106,8 @@ NodeDaemon::NodeDaemon(const Config& config, Mistakes mistakes, GuardianLink* gu
       mistakes_(mistakes),
       guardian_(guardian),
       before_(std::move(before)),
-      incarnation_(before_ ? before_->incarnation : random_number()),
+      // Of a daemon that was killed the homes must free what it had.
+      incarnation_(before_ && !before_->crash ? before_->incarnation : random_number()),
       home_incarnation_(random_number()),
       started_(net::EventLoop::now()),
       lease_clock_started_(AgentService::lease_clock()),
@@ -339,12 +342,13 @@ void NodeDaemon::remember() {
     sessions = SessionsFile{};
   }
   // What this machine's own processes had comes back the same way.
-  if (before_) sessions->members.push_back({config_.node, incarnation_});
-  own_to_settle_ = before_.has_value();
+  const bool brings_back = before_ && !before_->crash;
+  if (brings_back) sessions->members.push_back({config_.node, incarnation_});
+  own_to_settle_ = brings_back;
   if (sessions->members.empty()) return;
   const int64_t ms = std::max({sessions->term_ms, config_.lease_term_ms, config_.grace_ms});
   spdlog::info("{} nodes had sessions here: they have {:.1f} s to bring back what they had",
-               sessions->members.size() - (before_ ? 1 : 0), static_cast<double>(ms) / 1000);
+               sessions->members.size() - (brings_back ? 1 : 0), static_cast<double>(ms) / 1000);
   grace_ = Grace(std::move(sessions->members), net::EventLoop::now() + ms * 1'000'000);
   in_grace_ = true;
   home_->begin_grace();
@@ -494,13 +498,14 @@ void NodeDaemon::connected(Peer& peer, const net::HomeInfo& info) {
   }
   if (dirty) {
     recovery_->next(peer.config.name);
-    peer.agent->reset(*dirty);
+    peer.agent->reset(*dirty, std::exchange(peer.nothing_sent, false));
   }
   {
     std::lock_guard lock(peer.bond_mutex);
     peer.bond.begun();
   }
   renew(peer, info.generation);
+  if (guardian_ != nullptr) tell_guardian_exports(peer, info.exports);
   for (const wire::Export& e : info.exports) {
     const auto before = exports_.find(e.name);
     const bool shown = exports_.add({e.name, peer.agent.get(), e.root, e.read_only});
@@ -533,7 +538,12 @@ Status NodeDaemon::make_peers() {
       auto it = std::ranges::find(before_->homes, config.name, &Handover::Home::name);
       return it == before_->homes.end() ? nullptr : &*it;
     }();
-    if (home != nullptr) {
+    if (before_ && before_->crash) {
+      p.bond.take_over({.home_incarnation = 0, .was_broken = true, .bringing_back = false});
+      if (home != nullptr) p.exports = home->exports;
+      p.generation = ~0u;
+      p.nothing_sent = true;
+    } else if (home != nullptr) {
       if (!home->session || home->session->lanes.size() != options.lanes)
         return fail(EPROTO, "what the daemon before has left is of another configuration");
       options.kept = home->session;
@@ -720,6 +730,8 @@ Status NodeDaemon::start_mount(std::function<void()> ended) {
 void NodeDaemon::tell_guardian() {
   GuardianTable& table = guardian_->table();
   table.alive(GuardianTable::clock());
+  // What the daemon before died of is not met by going on with its mount, or not at once.
+  if (ready_ && net::EventLoop::now() - started_ > kSettledNs) table.set_early_deaths(0);
   if (guardian_->guarded() && table.guardian_in_charge())
     purge_threads_->submit([this] { fuse_->take_back(); });
   guardian_timer_ = loops_.front()->call_after(kTellGuardianNs, [this] { tell_guardian(); });

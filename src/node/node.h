@@ -67,6 +67,7 @@ class NodeDaemon {
     std::string last_error;
     std::vector<wire::Export> exports;
     std::atomic<uint32_t> generation{0};  // of the session: HomeInfo::generation
+    bool nothing_sent = false;            // there was no session yet, and programs wait already
     std::mutex bond_mutex;
     coherence::Bond bond;
   };
@@ -86,6 +87,7 @@ class NodeDaemon {
   // node_handover.cc
   Status take_over_homes();
   Status take_over_mount();
+  Status take_from_guardian();
   Status begin_after_takeover(std::function<void()> ended);
   void settle_own();
   Error hand_over(const std::string& binary);
@@ -116,6 +118,7 @@ class NodeDaemon {
   std::string namespace_json() const;
   std::vector<AgentService*> agents() const;
   void tell_guardian();
+  void tell_guardian_exports(const Peer& peer, const std::vector<wire::Export>& exports);
   void leave_homes(int64_t patience_ms);
   void purge_everything(int64_t patience_ms);
 

@@ -284,6 +284,43 @@ Status NodeDaemon::take_over_mount() {
       std::make_unique<FuseServer>(*mount_, exports_, inodes_, *kernel_names_, metrics_, server);
   fuse_->take_over(before_->mount);
   notify_ = fuse_->channel();
+  for (const Handover::Home& home : before_->homes)
+    for (const LockCall& lock : home.kept.locks)
+      if (const auto node = inodes_.find(by_name.at(home.name), lock.file))
+        fuse_->lock_is_held(*node, lock);
+  return {};
+}
+
+// For a daemon that comes after a crash of this one.
+void NodeDaemon::tell_guardian_exports(const Peer& peer, const std::vector<wire::Export>& exports) {
+  std::vector<GuardianTable::Export> all;
+  for (const wire::Export& e : exports) all.push_back({e.name, peer.home, e.root, e.read_only});
+  guardian_->table().set_exports(peer.home, all);
+}
+
+// The daemon before was killed: from here on this one answers, and a guardian of its own has what
+// it will need. Not before: were this one to die now, the other guardian would go on.
+Status NodeDaemon::take_from_guardian() {
+  AfterCrash& crash = *before_->crash;
+  GuardianTable& table = guardian_->table();
+  const auto slots = table.slots();
+  for (const Handover::Home& home : before_->homes) {
+    AgentService* agent = nullptr;
+    for (AgentService* candidate : agents())
+      if (candidate->home_name() == home.name) agent = candidate;
+    for (const KeptFile& file : home.kept.files) {
+      const auto node = inodes_.find(agent, file.file);
+      const auto slot = node ? slots.find(*node) : slots.end();
+      if (slot == slots.end()) continue;
+      table.set_opens(slot->second, {file.opens, file.reading_opens, file.mapping_opens});
+      table.set_owes(slot->second, file.write_error != 0);
+    }
+  }
+  for (const auto& peer : peers_) tell_guardian_exports(*peer, peer->exports);
+  table.set_early_deaths(crash.early_deaths);
+  fuse_->after_crash(std::move(crash.unseen));
+  VR_TRY_VOID(fuse_->arm_guardian());
+  if (!crash.has_it()) return fail(EPIPE, "the guardian of the last daemon did not wait");
   return {};
 }
 
@@ -291,9 +328,20 @@ Status NodeDaemon::take_over_mount() {
 Status NodeDaemon::begin_after_takeover(std::function<void()> ended) {
   VR_TRY_VOID(take_over_homes());
   VR_TRY_VOID(take_over_mount());
+  if (before_->crash) VR_TRY_VOID(take_from_guardian());
   VR_TRY_VOID(fuse_->deliver_again());
-  for (AgentService* agent : agents()) agent->took_over(agent != local_agent_.get());
+  const bool same_sessions = !before_->crash;
+  for (AgentService* agent : agents())
+    agent->took_over(same_sessions && agent != local_agent_.get());
   fuse_->serve_on(std::move(ended));
+  if (before_->crash) {
+    spdlog::warn(
+        "went on with the mount of the last daemon, which was killed: {} inodes; {} with bytes "
+        "that are lost, {} locks that are",
+        before_->inodes.size(), before_->crash->files_that_lost, before_->mount.lost.size());
+    before_.reset();
+    return {};
+  }
   const int64_t paused = net::EventLoop::now().ns - before_->began_ns;
   spdlog::info("took over from the daemon before: {} inodes; programs waited for {} ms",
                before_->inodes.size(), paused / 1'000'000);

@@ -176,6 +176,7 @@ class Troubles {
     for (size_t origin = 0; origin < plan_.nodes; ++origin) disturb(plan_, node, origin, shared_);
     nodes_.signal(node, SIGKILL);
     nodes_.wait_for_end(node);
+    ++shared_.deaths[node];
     sleep_ms(ms);
     nodes_.start(node);
     const auto started = Clock::now();
@@ -242,6 +243,12 @@ std::string all_go_on(const Plan& plan, const std::vector<Job>& jobs, Shared& sh
   return {};
 }
 
+uint64_t occurrences(const std::string& text, std::string_view what) {
+  uint64_t count = 0;
+  for (size_t at = 0; (at = text.find(what, at)) != text.npos; at += what.size()) ++count;
+  return count;
+}
+
 int say(const std::string& what) {
   fmt::print("chaos: {}\n", what);
   std::fflush(stdout);
@@ -289,6 +296,14 @@ int run(const Settings& settings, const std::string& dir) {
   }
   // All is well again: everybody gets through, and what was synced is there.
   std::string wrong = shared->failed ? shared->failure : "";
+  for (size_t i = 0; wrong.empty() && i < jobs.size(); ++i) {
+    // A mount is ended only where it could not be gone on with, and that is in the log.
+    const std::string log = nodes.log(jobs[i].node);
+    const bool ended =
+        log.find("is begun anew") != log.npos || log.find("mnt is ended") != log.npos;
+    if (shared->processes[i].cut_off > 0 && !ended)
+      wrong = fmt::format("the mount of node{} was ended under process {}", jobs[i].node + 1, i);
+  }
   for (size_t i = 0; wrong.empty() && i < plan.nodes; ++i)
     if (!live::eventually([&] { return nodes.connected(i); }))
       wrong = fmt::format("node{} does not connect to all again", i + 1);
@@ -309,6 +324,13 @@ int run(const Settings& settings, const std::string& dir) {
     calls += process.calls;
     errors += process.errors;
   }
+  uint64_t went_on = 0, anew = 0;
+  for (size_t i = 0; i < plan.nodes; ++i) {
+    const std::string log = nodes.log(i);
+    went_on += occurrences(log, "went on with the mount");
+    anew += occurrences(log, "mnt is ended");
+  }
+  fmt::print("{} mounts outlived their daemons, {} did not\n", went_on, anew);
   fmt::print(
       "seed {}: {} troubles, {} calls, {} of them failed; {} reads ({} of mappings), {} "
       "syncs, {} appends, {} locks; {} packets, {} lost\n",

@@ -72,6 +72,7 @@ struct Worker {
     self.calls.fetch_add(1, std::memory_order_relaxed);
     if (ok) return true;
     const int error = errno;
+    if (error == ENOTCONN || error == ECONNABORTED) ++self.cut_off;
     self.errors.fetch_add(1, std::memory_order_relaxed);
     if (plan.only_full && going() && (job.role != Role::Appender || error != ENOSPC))
       shared.fail(fmt::format("process {} on node{}: {}, and that has nothing to do with the disk",
@@ -193,6 +194,7 @@ void Worker::read_registers() {
     const Seen before = seen(reg);
     if (mapped && file.map != MAP_FAILED) {
       if (sigsetjmp(on_bus, 0) != 0) {
+        errno = EIO;
         count(false);
         forget(file);
         pause_after_error();
@@ -277,6 +279,7 @@ void Worker::lock() {
       pause_after_error();
       continue;
     }
+    const uint64_t deaths = shared.deaths[job.node];
     const uint64_t state = shared.disturbed[job.node][origin];
     // Who held it, and how well its node was then.
     const uint64_t mine = (uint64_t{process} + 1) << 48 | uint64_t{job.node} << 40 | state;
@@ -295,7 +298,13 @@ void Worker::lock() {
     uint64_t expected = mine;
     shared.holders[origin].word.compare_exchange_strong(expected, 0);
     wanted.l_type = F_UNLCK;
-    if (!count(::fcntl(fd.get(), F_OFD_SETLK, &wanted) == 0) || random.chance(20)) fd.reset();
+    const bool died = shared.deaths[job.node] != deaths;
+    const bool given_back = count(::fcntl(fd.get(), F_OFD_SETLK, &wanted) == 0);
+    if (died && given_back)
+      shared.fail(
+          fmt::format("process {} was not told that its lock died with the daemon of node{}",
+                      process, job.node + 1));
+    if (!given_back || random.chance(20)) fd.reset();
     ::usleep(static_cast<useconds_t>(random.below(3000)));
   }
 }

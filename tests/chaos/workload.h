@@ -7,7 +7,9 @@
 // fsync. Log: a file that processes on all nodes append records to. At the end each one whose fsync
 // succeeded is there once and whole, the records of one writer in order. Records that were not
 // synced when a node died or the disk was full may be torn, no others.
-// Locks: files under fcntl locks, held by one process at a time as long as its node is well.
+// Locks: files under fcntl locks, held by one process at a time as long as its node is well. Whose
+// node's daemon dies meanwhile is told: it cannot give back what it has not.
+// Open files: they outlive the daemon, where the next one goes on with its mount.
 #pragma once
 
 #include <atomic>
@@ -37,6 +39,7 @@ struct Holder {  // of a lock: process + 1, and how often its node had been dist
 };
 struct Process {
   std::atomic<uint64_t> calls{0}, errors{0}, finished{0};
+  std::atomic<uint64_t> cut_off{0};  // calls whose mount was ended under them
 };
 
 struct Shared {
@@ -45,6 +48,7 @@ struct Shared {
   // synced there may be lost, and its locks.
   std::atomic<uint64_t> disturbed[kNodesMax][kNodesMax];
   std::atomic<uint64_t> disturbances{0};
+  std::atomic<uint64_t> deaths[kNodesMax];  // of a node's daemons, counted when they are dead
   std::atomic<bool> disk_was_full{false};
   Register registers[kWritersMax];
   Log logs[kWritersMax];

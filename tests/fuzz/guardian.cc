@@ -19,8 +19,11 @@
 #include "fuzz/table_memory.h"
 #include "fuzz/targets.h"
 #include "node/guardian_held.h"
+#include "node/guardian_ledger.h"
 #include "node/guardian_table.h"
 #include "node/guardian_words.h"
+#include "node/handle.h"
+#include "node/salvage.h"
 
 namespace vremote::fuzz {
 namespace {
@@ -62,6 +65,11 @@ void words(std::span<const std::byte> bytes) {
   if (bytes.empty()) return;
   const auto how = static_cast<uint8_t>(bytes.front());
   const Fd link = link_with(bytes.subspan(1), how & 3);
+  if ((how & 8) != 0) {
+    std::vector<uint64_t> unseen;
+    if (receive_unseen(link.get(), unseen)) VR_CHECK(unseen.size() * 8 < bytes.size());
+    return;
+  }
   if ((how & 4) == 0) {
     const auto arms = receive_arms(link.get());
     if (!arms) return;
@@ -104,6 +112,29 @@ void table(std::span<const std::byte> bytes) {
   }
   if (!inodes.empty()) VR_CHECK(table.find(inodes.front().node).has_value());
   VR_CHECK(table.fills().size() <= GuardianTable::kFillsMax);
+  // What the next daemon takes of it, when it can be.
+  const auto salvage = read_salvage(table, table.identity());
+  if (salvage) {
+    VR_CHECK(salvage->generation < kGenerationsMax);
+    for (const auto& inode : salvage->inodes) {
+      VR_CHECK(inode.node >= 2 && inode.home < salvage->homes.size() && inode.lookups > 0);
+      VR_CHECK(inode.opens.all >= inode.opens.reading &&
+               inode.opens.reading >= inode.opens.mapping);
+    }
+    for (const auto& shown : salvage->exports)
+      VR_CHECK(shown.home < salvage->homes.size() && !shown.name.empty());
+    for (const auto& lock : salvage->locks) VR_CHECK(lock.handle != 0 && lock.kind <= 1);
+  }
+  // And what a guardian writes into it.
+  GuardianLedger ledger(table);
+  for (const auto& inode : inodes) {
+    fuse::Request gone;
+    gone.header.node = inode.node;
+    gone.body = fuse::Release{.fh = inode.lookups};
+    ledger.note(gone);
+    gone.body = fuse::Forget{.lookups = 1};
+    ledger.note(gone);
+  }
 }
 
 // The first byte: whether the daemon may come back. Then requests: two bytes of length and so many

@@ -69,6 +69,8 @@ Handover record(int how) {
   if (how > 0) h.mount.guardians_channel = 7;
   if (how > 1) {
     h.mount.locked = {{36, LockKind::Flock, 99}, {37, LockKind::Range, 1}};
+    h.mount.generation = 2;
+    h.mount.lost = {{40, 5, LockKind::Range, 77}};
     h.mount.locked_nodes = {2};
     h.mount.directories = {3, 4};
     h.held = {{kFile, 10, true}, {{0, 7, 99}, 11, false}};

@@ -1,0 +1,474 @@
+// A daemon is killed under programs that use its mount: the next one goes on with it, and they with
+// their open files, mappings and working directories (docs/operations.md, "When a daemon dies or
+// stops").
+#include <dirent.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstring>
+#include <set>
+
+#include "faults_support.h"
+#include "fuse/mountinfo.h"
+#include "node/process_setup.h"
+#include "upgrade_work.h"
+
+namespace vremote::live {
+namespace {
+
+constexpr int kResend = 6009;  // Linux 6.9
+
+class CrashTest : public FaultsTest {
+ protected:
+  void SetUp() override {
+    if (node::kernel_version() < kResend)
+      GTEST_SKIP() << "this kernel cannot deliver requests again (Linux 6.9)";
+  }
+  void kill(size_t node) {
+    nodes().signal(node, SIGKILL);
+    nodes().wait_for_end(node);
+  }
+  // The next daemon goes on with the mount of this one.
+  void kill_and_start(size_t node) {
+    kill(node);
+    start(node);
+  }
+  void start(size_t node) {
+    nodes().start(node);
+    EXPECT_TRUE(eventually([&] { return nodes().connected(node); })) << nodes().log(node);
+    ++started_;
+    EXPECT_TRUE(eventually([&] { return went_on(node) == started_; })) << nodes().log(node);
+  }
+  size_t went_on(size_t node) {
+    size_t count = 0;
+    const std::string log = nodes().log(node);
+    for (size_t at = 0; (at = log.find("went on with the mount", at)) != log.npos; ++at) ++count;
+    return count;
+  }
+  size_t started_ = 0;
+};
+
+int error_of(ssize_t result) { return result < 0 ? errno : 0; }
+
+int exit_status(pid_t pid) {
+  int status = 0;
+  if (!eventually([&] { return ::waitpid(pid, &status, WNOHANG) == pid; })) return -1;  // it hangs
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+struct flock whole(short type) {
+  struct flock lock {};
+  lock.l_type = type;
+  lock.l_whence = SEEK_SET;
+  return lock;
+}
+
+TEST_F(CrashTest, AProgramKeepsItsOpenFiles) {
+  nodes(2, "[lease]\nterm_ms = 2000\n").start_all();
+  ASSERT_EQ(0, put(nodes().path(0, 0, "read"), std::string(100'000, 'a')));
+  ASSERT_EQ(0, put(nodes().path(0, 0, "mapped"), std::string(8192, 'm')));
+  ASSERT_EQ(0, ::mkdir(nodes().path(0, 0, "dir").c_str(), 0755));
+  ASSERT_EQ(0, put(nodes().path(0, 0, "dir/inside"), "inside"));
+  const Fd reading(::open(nodes().path(1, 0, "read").c_str(), O_RDONLY | O_CLOEXEC));
+  const Fd writing(
+      ::open(nodes().path(1, 0, "written").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  const Fd appending(
+      ::open(nodes().path(1, 0, "log").c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644));
+  const Fd mapping(::open(nodes().path(1, 0, "mapped").c_str(), O_RDWR | O_CLOEXEC));
+  const Fd here(::open(nodes().path(1, 0, "dir").c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  auto* mapped = static_cast<char*>(
+      ::mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, mapping.get(), 0));
+  ASSERT_TRUE(mapped != MAP_FAILED || errno == ENODEV);
+  char byte = 0;
+  ASSERT_EQ(1, ::pread(reading.get(), &byte, 1, 0));
+  ASSERT_EQ(6, ::pwrite(writing.get(), "synced", 6, 0));
+  ASSERT_EQ(0, ::fsync(writing.get()));
+  ASSERT_EQ(6, ::write(appending.get(), "first\n", 6));
+  ASSERT_EQ(0, ::fsync(appending.get()));
+  if (mapped != MAP_FAILED) {
+    ASSERT_EQ('m', *mapped);
+  }
+  kill(1);
+  // Meanwhile others go on, and this node's programs wait.
+  ASSERT_EQ(0, put(nodes().path(0, 0, "read"), std::string(50'000, 'b')));
+  ASSERT_EQ(0, put(nodes().path(0, 0, "mapped"), std::string(8192, 'n')));
+  const pid_t waiting = in_child([&] {
+    return error_of(::pwrite(writing.get(), "S", 1, 0)) != 0 || ::fsync(writing.get()) != 0;
+  });
+  const pid_t making =
+      in_child([&] { return error_of(::mkdirat(here.get(), "made while away", 0755)); });
+  start(1);
+  EXPECT_EQ(0, exit_status(waiting)) << nodes().log(1);
+  EXPECT_EQ(0, exit_status(making)) << nodes().log(1);
+  EXPECT_EQ(1, ::pread(reading.get(), &byte, 1, 0)) << std::strerror(errno) << nodes().log(1);
+  EXPECT_EQ('b', byte) << "coherence";
+  struct stat st {};
+  EXPECT_EQ(0, ::fstat(reading.get(), &st));
+  EXPECT_EQ(50'000, st.st_size);
+  char text[8] = {};
+  EXPECT_EQ(6, ::pread(writing.get(), text, 7, 0));
+  EXPECT_STREQ("Synced", text);
+  EXPECT_EQ(7, ::write(appending.get(), "second\n", 7)) << std::strerror(errno);
+  EXPECT_EQ(0, ::fsync(appending.get())) << "nothing was lost of it";
+  EXPECT_EQ("first\nsecond\n", read_all(nodes().path(0, 0, "log")));
+  EXPECT_EQ("Synced", read_all(nodes().path(0, 0, "written")));
+  if (mapped != MAP_FAILED) {
+    EXPECT_EQ('n', mapped[4096]);
+    mapped[5] = 'x';
+    EXPECT_EQ(0, ::msync(mapped, 8192, MS_SYNC));
+    EXPECT_EQ('x', read_all(nodes().path(0, 0, "mapped"))[5]);
+    ASSERT_EQ(0, put(nodes().path(0, 0, "mapped"), std::string(8192, 'o')));
+    EXPECT_EQ('o', mapped[5]);
+    ::munmap(mapped, 8192);
+  }
+  const Fd inside(::openat(here.get(), "inside", O_RDONLY | O_CLOEXEC));
+  EXPECT_TRUE(inside.valid()) << std::strerror(errno);
+  EXPECT_TRUE(exists(nodes().path(0, 0, "dir/made while away")));
+  // And the other way round.
+  ASSERT_EQ(1, ::pwrite(writing.get(), "T", 1, 0));
+  EXPECT_EQ("Tynced", read_all(nodes().path(0, 0, "written")));
+}
+
+TEST_F(CrashTest, OnlyWhereBytesWereLostFsyncSaysSo) {
+  nodes(2, "[cache]\nflush_after_ms = 600000\n").start_all();
+  const Fd lost(::open(nodes().path(1, 0, "lost").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  const Fd kept(::open(nodes().path(1, 0, "kept").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  const Fd cut(::open(nodes().path(1, 0, "cut").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  for (const Fd* fd : {&lost, &kept}) {
+    ASSERT_EQ(5, ::pwrite(fd->get(), "first", 5, 0));
+    ASSERT_EQ(0, ::fsync(fd->get()));
+  }
+  ASSERT_EQ(5, ::pwrite(cut.get(), "first", 5, 0));
+  ASSERT_EQ(0, ::ftruncate(cut.get(), 0));
+  ASSERT_EQ(5, ::pwrite(lost.get(), "later", 5, 0));
+  kill_and_start(1);
+  char text[8] = {};
+  EXPECT_EQ(5, ::pread(lost.get(), text, 7, 0)) << nodes().log(1);
+  EXPECT_STREQ("first", text) << "as after a crash";
+  EXPECT_EQ(EIO, error_of(::fsync(lost.get()))) << nodes().log(1);
+  EXPECT_EQ(0, ::fsync(lost.get())) << "once";
+  EXPECT_EQ(0, ::fsync(kept.get())) << nodes().log(1);
+  EXPECT_EQ(0, ::fsync(cut.get())) << nodes().log(1);
+  EXPECT_NE(nodes().log(1).find("died with the last daemon"), std::string::npos);
+  // Also when another daemon dies before anybody has asked.
+  ASSERT_EQ(5, ::pwrite(lost.get(), "again", 5, 0));
+  kill_and_start(1);
+  kill_and_start(1);
+  EXPECT_EQ(EIO, error_of(::fsync(lost.get()))) << nodes().log(1);
+  ASSERT_EQ(5, ::pwrite(lost.get(), "works", 5, 0));
+  ASSERT_EQ(0, ::fsync(lost.get()));
+  EXPECT_EQ("works", read_all(nodes().path(0, 0, "lost")));
+}
+
+TEST_F(CrashTest, StoresInMappingsAreKeptAndFsyncSaysSo) {
+  nodes().start_all();
+  ASSERT_EQ(0, put(nodes().path(0, 0, "f"), std::string(8192, 'a')));
+  const Fd fd(::open(nodes().path(1, 0, "f").c_str(), O_RDWR | O_CLOEXEC));
+  auto* mapped =
+      static_cast<char*>(::mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0));
+  if (mapped == MAP_FAILED && errno == ENODEV) GTEST_SKIP() << "no shared writable mappings";
+  ASSERT_NE(mapped, MAP_FAILED);
+  std::strcpy(mapped + 4096, "stored and not flushed");
+  kill_and_start(1);
+  EXPECT_EQ('a', mapped[4096]) << "at its origin it never was";
+  EXPECT_EQ(EIO, error_of(::fsync(fd.get()))) << nodes().log(1);
+  EXPECT_NE(nodes().log(1).find("is kept in"), std::string::npos);
+  mapped[4096] = 'b';
+  EXPECT_EQ(0, ::msync(mapped, 8192, MS_SYNC));
+  EXPECT_EQ('b', read_all(nodes().path(0, 0, "f"))[4096]);
+  ::munmap(mapped, 8192);
+}
+
+TEST_F(CrashTest, WhoHeldALockIsToldThatItIsLost) {
+  nodes().start_all();
+  for (const char* name : {"posix", "ofd", "flock", "given back"})
+    ASSERT_EQ(0, put(nodes().path(0, 0, name), "bytes"));
+  std::array<Fd, 4> fds;
+  const char* names[] = {"posix", "ofd", "flock", "given back"};
+  for (size_t i = 0; i < 4; ++i)
+    fds[i] = Fd(::open(nodes().path(1, 0, names[i]).c_str(), O_RDWR | O_CLOEXEC));
+  struct flock lock = whole(F_WRLCK), unlock = whole(F_UNLCK);
+  ASSERT_EQ(0, ::fcntl(fds[0].get(), F_SETLK, &lock));
+  ASSERT_EQ(0, ::fcntl(fds[1].get(), F_OFD_SETLK, &lock));
+  ASSERT_EQ(0, ::flock(fds[2].get(), LOCK_EX));
+  ASSERT_EQ(0, ::fcntl(fds[3].get(), F_SETLK, &lock));
+  ASSERT_EQ(0, ::fcntl(fds[3].get(), F_SETLK, &unlock));
+  kill_and_start(1);
+  for (int round = 0; round < 2; ++round) {
+    char byte = 0;
+    for (size_t i = 0; i < 3; ++i) {
+      EXPECT_EQ(EIO, error_of(::pread(fds[i].get(), &byte, 1, 0))) << names[i];
+      EXPECT_EQ(EIO, error_of(::pwrite(fds[i].get(), "x", 1, 0))) << names[i];
+      EXPECT_EQ(EIO, error_of(::fsync(fds[i].get()))) << names[i];
+    }
+    EXPECT_EQ(EIO, error_of(::fcntl(fds[0].get(), F_SETLK, &lock)));
+    EXPECT_EQ(EIO, error_of(::fcntl(fds[1].get(), F_OFD_SETLK, &lock)));
+    EXPECT_EQ(EIO, error_of(::flock(fds[2].get(), LOCK_EX)));
+    EXPECT_EQ(1, ::pread(fds[3].get(), &byte, 1, 0));
+    // Others may have them.
+    const Fd other(::open(nodes().path(0, 0, "posix").c_str(), O_RDWR | O_CLOEXEC));
+    EXPECT_EQ(0, ::fcntl(other.get(), F_OFD_SETLK, &lock)) << std::strerror(errno);
+    // Also through one more crash, and an upgrade.
+    if (round == 0) kill_and_start(1);
+  }
+  // Who opens the file anew, knows.
+  for (size_t i = 0; i < 3; ++i) {
+    fds[i] = Fd(::open(nodes().path(1, 0, names[i]).c_str(), O_RDWR | O_CLOEXEC));
+    EXPECT_EQ(1, ::pwrite(fds[i].get(), "x", 1, 0)) << names[i] << std::strerror(errno);
+  }
+  EXPECT_EQ(0, ::fcntl(fds[0].get(), F_SETLK, &lock));
+  EXPECT_EQ(0, ::fcntl(fds[1].get(), F_OFD_SETLK, &lock));
+  EXPECT_EQ(0, ::flock(fds[2].get(), LOCK_EX));
+}
+
+// What had been read and not answered is asked again; what may have happened already is not done
+// twice.
+TEST_F(CrashTest, CallsUnderWayAreAnsweredOnceOrTheirProgramsAreTold) {
+  nodes(2, "[lease]\nterm_ms = 50000\n").start_all();
+  ASSERT_EQ(0, put(nodes().path(0, 0, "f"), std::string(8192, 'a')));
+  ASSERT_EQ(0, ::mkdir(nodes().path(0, 0, "d").c_str(), 0755));
+  ASSERT_TRUE(exists(nodes().path(1, 0, "d")));
+  const Fd dir(::open(nodes().path(1, 0, "d").c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  const Fd fd(::open(nodes().path(1, 0, "f").c_str(), O_RDWR | O_CLOEXEC));
+  const Fd grown(::open(nodes().path(1, 0, "grown").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  struct flock lock = whole(F_WRLCK);
+  // A process of its own has it: who forks beside it would have to close it, at the stopped node.
+  int ends[2];
+  ASSERT_EQ(0, ::pipe2(ends, O_CLOEXEC));
+  Fd told(ends[0]), tell(ends[1]);
+  const pid_t holder = in_child([&] {
+    tell.reset();
+    const Fd locked(::open(nodes().path(0, 0, "f").c_str(), O_RDWR | O_CLOEXEC));
+    const int error = error_of(::fcntl(locked.get(), F_OFD_SETLK, &lock));
+    char byte = 0;
+    (void)!::read(told.get(), &byte, 1);
+    return error;
+  });
+  const auto is_locked = [&] {
+    struct flock test = whole(F_WRLCK);
+    return ::fcntl(fd.get(), F_OFD_GETLK, &test) == 0 && test.l_type != F_UNLCK;
+  };
+  ASSERT_TRUE(eventually(is_locked));
+  const pid_t waiter = in_child([&] { return error_of(::fcntl(fd.get(), F_OFD_SETLKW, &lock)); });
+  const auto waiting = [&](int64_t many) {
+    return eventually([&] {
+      const std::string blocked = nodes().ask(1, "blocked");
+      return std::count(blocked.begin(), blocked.end(), '{') >= many;
+    });
+  };
+  EXPECT_TRUE(waiting(1));
+  nodes().signal(0, SIGSTOP);
+  const pid_t reader = in_child([&] {
+    char byte = 0;
+    return ::pread(fd.get(), &byte, 1, 4096) == 1 && byte == 'a' ? 0 : 1;
+  });
+  const pid_t maker = in_child([&] { return error_of(::fallocate(grown.get(), 0, 0, 8192)); });
+  EXPECT_TRUE(waiting(3)) << nodes().ask(1, "blocked");
+  kill(1);
+  // This one is not known to any daemon before the next.
+  const pid_t later = in_child([&] { return error_of(::mkdirat(dir.get(), "later", 0755)); });
+  nodes().start(1);
+  EXPECT_TRUE(eventually([&] { return nodes().ready(1); })) << nodes().log(1);
+  // Before anybody's end: closing a file that has locks asks their home.
+  nodes().signal(0, SIGCONT);
+  EXPECT_EQ(EIO, exit_status(maker)) << nodes().log(1);
+  EXPECT_EQ(0, exit_status(reader)) << nodes().log(1) << nodes().log(0);
+  EXPECT_EQ(0, exit_status(later)) << nodes().log(1);
+  EXPECT_EQ(0, ::waitpid(waiter, nullptr, WNOHANG)) << "the lock is not free";
+  ASSERT_EQ(1, ::write(tell.get(), "x", 1));
+  EXPECT_EQ(0, exit_status(waiter)) << nodes().log(1);
+  EXPECT_EQ(0, exit_status(holder));
+}
+
+TEST_F(CrashTest, AListingGoesOnWhereItWas) {
+  nodes().start_all();
+  ASSERT_EQ(0, ::mkdir(nodes().path(0, 0, "list").c_str(), 0755));
+  constexpr unsigned kFiles = 3000;  // more than one answer holds
+  for (unsigned i = 0; i < kFiles; ++i)
+    ASSERT_EQ(0, put(nodes().path(0, 0, fmt::format("list/a-file-of-many-{}", i)), ""));
+  for (size_t node : {1u, 0u}) {
+    started_ = 0;
+    DIR* dir = ::opendir(nodes().path(node, 0, "list").c_str());
+    ASSERT_NE(dir, nullptr);
+    std::multiset<std::string> names;
+    for (int i = 0; i < 700; ++i)
+      if (const dirent* entry = ::readdir(dir)) names.insert(entry->d_name);
+    kill_and_start(node);
+    errno = 0;
+    while (const dirent* entry = ::readdir(dir)) names.insert(entry->d_name);
+    EXPECT_EQ(0, errno) << std::strerror(errno) << nodes().log(node);
+    EXPECT_EQ(kFiles + 2, names.size());
+    EXPECT_EQ(kFiles + 2, std::set<std::string>(names.begin(), names.end()).size());
+    ::closedir(dir);
+  }
+}
+
+// What is certain through every crash: what was synced, what others wrote, and that whoever lost
+// something was told.
+Work::Round syncs(const std::string& path) {
+  auto fd = std::make_shared<Fd>(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
+  auto synced = std::make_shared<uint64_t>(0);
+  return [fd, synced](uint64_t round) -> std::string {
+    const auto failed = [](const char* what) {
+      return errno == EIO ? std::string() : fmt::format("{}: {}", what, std::strerror(errno));
+    };
+    uint64_t found = 0;
+    const ssize_t n = ::pread(fd->get(), &found, sizeof found, 0);
+    if (n < 0) return failed("pread");
+    if (n == sizeof found && (found < *synced || found > round + 1))
+      return fmt::format("{} is there, {} was synced, round {}", found, *synced, round);
+    const uint64_t next = round + 1;
+    if (::pwrite(fd->get(), &next, sizeof next, 0) != sizeof next) return failed("pwrite");
+    if (::fsync(fd->get()) != 0) return failed("fsync");
+    *synced = next;
+    return "";
+  };
+}
+
+// Reads what another node counts up in a file: by read(2) and in a mapping.
+Work::Round follows(const std::string& path) {
+  struct Both {
+    Fd fd;
+    const std::atomic<uint64_t>* mapped;
+    uint64_t last = 0;
+  };
+  auto both = std::make_shared<Both>();
+  both->fd = Fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  both->mapped = static_cast<const std::atomic<uint64_t>*>(
+      ::mmap(nullptr, 4096, PROT_READ, MAP_SHARED, both->fd.get(), 0));
+  return [both](uint64_t round) -> std::string {
+    uint64_t found = 0;
+    if (round % 2 == 0) {
+      found = *both->mapped;
+    } else if (::pread(both->fd.get(), &found, sizeof found, 0) != sizeof found) {
+      return fmt::format("pread: {}", std::strerror(errno));
+    }
+    if (found < both->last) return fmt::format("{} after {}", found, both->last);
+    both->last = found;
+    return "";
+  };
+}
+Work::Round counts_up(const std::string& path) {
+  auto fd = std::make_shared<Fd>(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+  return [fd](uint64_t round) -> std::string {
+    const uint64_t next = round + 1;
+    return ::pwrite(fd->get(), &next, sizeof next, 0) == sizeof next
+               ? ""
+               : fmt::format("pwrite: {}", std::strerror(errno));
+  };
+}
+Work::Round makes(const std::string& directory, const std::string& who) {
+  auto dir = std::make_shared<Fd>(::open(directory.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  return [dir, who](uint64_t round) -> std::string {
+    const std::string name = fmt::format("{}-{}", who, round);
+    const Fd fd(::openat(dir->get(), name.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0644));
+    if (!fd.valid() && errno != EIO) return fmt::format("open: {}", std::strerror(errno));
+    if (::unlinkat(dir->get(), name.c_str(), 0) != 0 && errno != EIO && errno != ENOENT)
+      return fmt::format("unlink: {}", std::strerror(errno));
+    return "";
+  };
+}
+
+class CrashesTest : public CrashTest {
+ protected:
+  void ten_times_in_the_middle_of_work(size_t killed);
+};
+
+TEST_F(CrashesTest, OfAnotherNodeInTheMiddleOfWork) { ten_times_in_the_middle_of_work(1); }
+TEST_F(CrashesTest, OfTheOriginInTheMiddleOfWork) { ten_times_in_the_middle_of_work(0); }
+
+void CrashesTest::ten_times_in_the_middle_of_work(size_t killed) {
+  nodes(2, "[lease]\nterm_ms = 3000\n").start_all();
+  ASSERT_EQ(0, ::mkdir(nodes().path(0, 0, "made").c_str(), 0755));
+  ASSERT_EQ(0, ::mkdir(nodes().path(0, 0, "list").c_str(), 0755));
+  constexpr unsigned kFiles = 500;
+  for (unsigned i = 0; i < kFiles; ++i)
+    ASSERT_EQ(0, put(nodes().path(0, 0, fmt::format("list/{}", i)), ""));
+  ASSERT_EQ(0, put(nodes().path(0, 0, "counted"), std::string(4096, '\0')));
+  Work work;
+  for (unsigned n : {0u, 1u}) {
+    const auto path = [&](const std::string& name) { return nodes().path(n, 0, name); };
+    const std::string on = fmt::format("-on-{}", n);
+    work.add("syncs" + on, [&] { return syncs(path("synced" + on)); });
+    work.add("follows" + on, [&] { return follows(path("counted")); });
+    work.add("lists" + on, [&] { return lists(path("list"), kFiles); });
+    work.add("makes" + on, [&] { return makes(path("made"), "by" + on); });
+  }
+  // On the node that lives: what it has written and not synced it still has.
+  work.add("counts", [&] { return counts_up(nodes().path(1 - killed, 0, "counted")); });
+  EXPECT_EQ("", work.who_stands_still(2));
+  for (int round = 0; round < 10 && !HasFailure(); ++round) {
+    kill_and_start(killed);
+    ::usleep(700'000);  // those that die at once are not followed for ever
+    EXPECT_EQ("", work.who_stands_still(2)) << "after crash " << round << "\n"
+                                            << nodes().log(0) << nodes().log(1);
+  }
+  EXPECT_EQ("", work.stop()) << nodes().log(0) << nodes().log(1);
+}
+
+TEST_F(CrashTest, ARemovedFileThatWasOpenIsGone) {
+  nodes().start_all();
+  Fd fd(::open(nodes().path(1, 0, "f").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  ASSERT_EQ(5, ::write(fd.get(), "bytes", 5));
+  ASSERT_EQ(0, ::fsync(fd.get()));
+  ASSERT_EQ(0, ::unlink(nodes().path(1, 0, "f").c_str()));
+  kill_and_start(1);
+  char byte = 0;
+  EXPECT_EQ(ESTALE, error_of(::pread(fd.get(), &byte, 1, 0))) << nodes().log(1);
+  fd.reset();
+  ASSERT_EQ(0, put(nodes().path(1, 0, "f"), "new"));
+  EXPECT_EQ("new", read_all(nodes().path(0, 0, "f")));
+}
+
+TEST_F(CrashTest, ANodeThatIsAnotherBeginsAnew) {
+  nodes().start_all();
+  ASSERT_EQ(0, put(nodes().path(0, 0, "f"), "bytes"));
+  const Fd fd(::open(nodes().path(1, 0, "f").c_str(), O_RDONLY | O_CLOEXEC));
+  kill(1);
+  const std::string config = nodes().at(1).config;
+  const std::string was = read_all(config);
+  const size_t at = was.find("[[export]]\nname = \"node2\"");
+  ASSERT_NE(at, was.npos) << was;
+  ASSERT_EQ(0, put(config, std::string(was).insert(at + 24, "s")));
+  nodes().start(1);
+  EXPECT_TRUE(eventually([&] { return nodes().connected(1); })) << nodes().log(1);
+  EXPECT_NE(nodes().log(1).find("is begun anew: the node has another"), std::string::npos)
+      << nodes().log(1);
+  char byte = 0;
+  const int error = error_of(::pread(fd.get(), &byte, 1, 0));
+  EXPECT_TRUE(error == ENOTCONN || error == ECONNABORTED) << std::strerror(error);
+  EXPECT_EQ("bytes", read_all(nodes().path(1, 0, "f")));
+}
+
+// A crash that comes again each time: nobody waits for ever.
+TEST_F(CrashTest, DaemonsThatDieAtOnceAreNotFollowedForEver) {
+  nodes().start_all();
+  ASSERT_EQ(0, put(nodes().path(0, 0, "f"), "bytes"));
+  const Fd fd(::open(nodes().path(1, 0, "f").c_str(), O_RDONLY | O_CLOEXEC));
+  const auto given_up = [&] {
+    return nodes().log(1).find("daemons in a row died") != std::string::npos;
+  };
+  for (size_t deaths = 1; deaths < 40 && !given_up(); ++deaths) {
+    kill(1);
+    nodes().start(1);
+    EXPECT_TRUE(eventually([&] { return went_on(1) == deaths || given_up(); })) << nodes().log(1);
+  }
+  if (!given_up()) GTEST_SKIP() << "this machine is too slow to kill a daemon at once";
+  EXPECT_TRUE(eventually([&] { return nodes().connected(1); })) << nodes().log(1);
+  EXPECT_EQ("bytes", read_all(nodes().path(1, 0, "f")));
+  char byte = 0;
+  EXPECT_NE(1, ::pread(fd.get(), &byte, 1, 0));
+}
+
+}  // namespace
+}  // namespace vremote::live
