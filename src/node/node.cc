@@ -144,6 +144,7 @@ Status NodeDaemon::start(std::function<void()> ended) {
   VR_TRY_VOID(start_tls());
   VR_TRY_VOID(start_control());
   VR_TRY_VOID(open_stores());
+  if (before_) hold_files();
   watch_exports();
   VR_TRY_VOID(start_server());
   if (before_) {

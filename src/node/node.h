@@ -86,6 +86,7 @@ class NodeDaemon {
   Status start_mount(std::function<void()> ended);
   // node_handover.cc
   Status take_over_homes();
+  void hold_files();
   Status take_over_mount();
   Status take_from_guardian();
   Status begin_after_takeover(std::function<void()> ended);

@@ -250,9 +250,13 @@ Status NodeDaemon::take_over_homes() {
     for (const wire::Export& e : home.exports)
       (void)exports_.add({e.name, agent, e.root, e.read_only});
   }
+  return {};
+}
+
+// Before other nodes can ask for them: they come back as soon as this one listens, with bytes.
+void NodeDaemon::hold_files() {
   for (const Handover::Held& held : before_->held)
     home_->hold(held.file, Fd(held.descriptor), held.pinned);
-  return {};
 }
 
 Status NodeDaemon::take_over_mount() {
