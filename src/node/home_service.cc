@@ -167,10 +167,34 @@ void HomeService::note_nameless(const Running& running, FileId file) {
   pump(touched);
 }
 
+// It was pinned for a node that is gone.
+void HomeService::leave_behind(FileId file, const std::string& name, bool is_back) {
+  if (!store_of(file)->is_nameless(file)) {
+    store_of(file)->unpin(file);
+    return;
+  }
+  std::lock_guard lock(left_behind_mutex_);
+  left_behind_.add(file, name, is_back, net::EventLoop::now());
+}
+
+void HomeService::came_back(const std::string& name) {
+  std::lock_guard lock(left_behind_mutex_);
+  left_behind_.came_back(name, net::EventLoop::now());
+}
+
 void HomeService::let_go_departed() {
   for (const auto& store : stores_)
     if (store->has_old_departed())
       disk_threads_.submit([&store = *store] { store.let_go_departed(); });
+  std::vector<FileId> old;
+  {
+    std::lock_guard lock(left_behind_mutex_);
+    old = left_behind_.take_old(net::EventLoop::now());
+  }
+  if (old.empty()) return;
+  disk_threads_.submit([this, old = std::move(old)] {
+    for (FileId file : old) store_of(file)->unpin(file);
+  });
 }
 
 void HomeService::receive_now(NodeId node, ToHome&& message) {
@@ -288,7 +312,7 @@ void HomeService::give_up(NodeId node, const std::string& reason) {
   give_up_(node, reason);
 }
 
-void HomeService::node_gone(NodeId node) {
+void HomeService::node_gone(NodeId node, const std::string& name, bool is_back) {
   {
     std::scoped_lock lock(drain_mutex_, grace_mutex_);
     grace_.node_gone(node);
@@ -315,7 +339,21 @@ void HomeService::node_gone(NodeId node) {
     HomeActions actions;
     std::erase_if(sent_recalls_, [&](const auto& entry) { return entry.second.node == node; });
     home_.node_gone(node, actions);
+    std::vector<FileId> unpinned;
+    if (!name.empty())
+      std::erase_if(actions, [&](const HomeAction& action) {
+        const auto* unpin = std::get_if<UnpinFile>(&action);
+        if (unpin != nullptr) unpinned.push_back(unpin->file);
+        return unpin != nullptr;
+      });
     enqueue(std::move(actions), touched);
+    for (FileId file : unpinned) {
+      touched.push_back(file);
+      queues_.push(file, [this, file, name, is_back](bool) {
+        leave_behind(file, name, is_back);
+        return true;
+      });
+    }
   }
   pump(touched);
   for (const auto& [who, call] : again) lock(who, call);

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <optional>
 #include <set>
+#include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
@@ -22,6 +23,7 @@
 #include "coherence/patience.h"
 #include "node/file_queues.h"
 #include "node/home_state.h"
+#include "node/left_behind.h"
 #include "node/undone_work.h"
 #include "store/store.h"
 
@@ -70,8 +72,11 @@ class HomeService {
   // It breaks the rules. What it has stays its own until its leases are over: its kernel shows it,
   // and what it has written is nowhere else.
   void give_up(NodeId node, const std::string& reason);
-  // What it had is free, what it asked for is not done any more.
-  void node_gone(NodeId node);
+  // What it had is free, what it asked for is not done any more. `name`: of a node whose next
+  // daemon may come for the files without a name that are open there (left_behind.h); `is_back`: it
+  // has come.
+  void node_gone(NodeId node, const std::string& name = {}, bool is_back = false);
+  void came_back(const std::string& name);
   // Before the end: recalls what other nodes may hold dirty, so that it is on disk. Returns false
   // when some had not answered in time.
   bool gather(int64_t patience_ms);
@@ -167,6 +172,7 @@ class HomeService {
   void reclaim(NodeId node, const coherence::Call& call);
   void note_nameless(const Running& running, FileId file);
   void let_go_departed();
+  void leave_behind(FileId file, const std::string& name, bool is_back);
   // What an earlier incarnation did of it; nothing: it knows nothing of it.
   std::optional<Result<coherence::Outcome>> done_before(const Running& running,
                                                         const CallLog::Key& key);
@@ -213,6 +219,8 @@ class HomeService {
   std::unique_ptr<CallLog> call_log_;
   std::function<uint64_t(NodeId)> incarnation_of_;
   std::vector<FileId> pinned_for_grace_;
+  std::mutex left_behind_mutex_;
+  LeftBehind left_behind_;
   std::mutex left_mutex_;
   std::set<NodeId> left_;  // said goodbye: what still arrives of them means nothing
   std::mutex operations_mutex_;

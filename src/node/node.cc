@@ -442,6 +442,7 @@ Status NodeDaemon::start_server() {
                                std::make_shared<const NodeRights>(access_, info.node_name)};
     session_names_[info.id] = info.node_name;
     const Grace::Member member{info.node_name, info.incarnation};
+    home_->came_back(info.node_name);
     // It was started anew: it has nothing of before.
     if (!grace_.may_reclaim(member, net::EventLoop::now())) grace_.settled(info.node_name);
     members_[info.id] = member;
@@ -456,14 +457,21 @@ Status NodeDaemon::start_server() {
   };
   callbacks.on_reset = [this](net::SessionId session, const std::string& why) {
     spdlog::warn("session {} is over: {}; its leases are free", session, why);
+    std::string name;
+    bool is_back = false;
     {
       std::lock_guard lock(sessions_mutex_);
       node_sessions_.erase(session);
-      session_names_.erase(session);
+      if (auto it = session_names_.find(session); it != session_names_.end()) {
+        name = std::move(it->second);
+        session_names_.erase(it);
+      }
+      for (const auto& [other, others_name] : session_names_)
+        is_back = is_back || others_name == name;
       members_.erase(session);
       save_sessions();  // before anybody gets what it had
     }
-    home_->node_gone(NodeId{session});
+    home_->node_gone(NodeId{session}, name, is_back);
   };
   callbacks.on_hopeless = [this](net::SessionId session, const std::string& why) {
     home_->give_up(NodeId{session}, why);

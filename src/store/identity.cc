@@ -94,6 +94,13 @@ Status Store::pin(FileId file) {
 
 bool Store::pinned(FileId file) const { return table_->pinned(file); }
 
+bool Store::is_nameless(FileId file) const {
+  const OpenRef opened = table_->use_if_open(file);
+  if (opened == nullptr) return false;
+  const auto st = opened->stat();
+  return st && st->st_nlink == 0;
+}
+
 void Store::unpin(FileId file) {
   OpenRef opened = table_->use_if_open(file);
   if (!table_->unpin(file) || opened == nullptr) return;

@@ -120,6 +120,8 @@ class Store {
   // Counted. A pinned file stays usable after its last name is gone, until the last unpin.
   Status pin(FileId file);
   bool pinned(FileId file) const;
+  // Open here, and without a name.
+  bool is_nameless(FileId file) const;
   void unpin(FileId file);
   // No agent knows the file any more. It may be used again as long as it is remembered (S4).
   void forget(FileId file);
