@@ -45,6 +45,24 @@ constexpr size_t kPiecesMax = IOV_MAX - 8;
 // their bookkeeping.
 constexpr uint64_t kTimedWrites = 16;
 
+// Should the daemon be killed meanwhile, its guardian knows what this thread waits for.
+class KnownToHang {
+ public:
+  KnownToHang(GuardianTable* guardian, uint64_t node, uint64_t offset, uint64_t length)
+      : guardian_(guardian) {
+    if (guardian_ != nullptr) number_ = guardian_->purge_begins(node, offset, length);
+  }
+  ~KnownToHang() {
+    if (guardian_ != nullptr) guardian_->purge_ended(number_);
+  }
+  KnownToHang(const KnownToHang&) = delete;
+  KnownToHang& operator=(const KnownToHang&) = delete;
+
+ private:
+  GuardianTable* const guardian_;
+  size_t number_ = 0;
+};
+
 Status reply_data(const Waiting& waiting, const std::vector<Bytes>& pieces, uint64_t length) {
   if (pieces.size() > kPiecesMax) {
     std::vector<std::byte> joined;
@@ -140,6 +158,8 @@ void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<Af
                 const std::optional<uint64_t> node = environment_.inodes->find(this, a.file);
                 if (node) {
                   const uint64_t length = a.range.end >= kPageEnd ? 0 : a.range.byte_length();
+                  const KnownToHang known(environment_.guardian, *node, a.range.byte_offset(),
+                                          length);
                   if (auto done = environment_.notify_channel()->invalidate_data(
                           *node, a.range.byte_offset(), length);
                       !done)
@@ -512,6 +532,7 @@ void AgentService::push_size(const PushSize& wanted) {
   bool there = false;
   for (int64_t pause_us = 50;; pause_us *= 2) {
     if (const auto node = environment_.inodes->find(this, wanted.file)) {
+      const KnownToHang known(environment_.guardian, *node, wanted.size - 1, 1);
       const Status done = environment_.notify_channel()->push_size(*node, wanted.size);
       there = done.has_value();
       if (!there && done.error().code != ENOENT)

@@ -45,9 +45,10 @@ constexpr int kInterruptsMs = 50;
 constexpr int kRetirePatienceMs = 20'000;
 constexpr int kCorpseMs = 5'000;
 // How long the next daemon waits until all is purged, and the dead one's process is gone; and we
-// for it to begin. A process that does not go at once hangs in a purge, and will not.
+// for it to begin.
 constexpr int64_t kHandingMs = 10'000;
-constexpr int64_t kGoneMs = 1'000;
+// A process that has not gone by then hangs in the kernel.
+constexpr int64_t kGoneMs = 300;
 constexpr int64_t kTakingMs = 30'000;
 constexpr int kLivesRetries = 10, kLivesRetryMs = 100;
 
@@ -104,6 +105,7 @@ class Guardian {
   void stand_in();
   void be_alone();
   void purge(std::vector<uint64_t> nodes);
+  void look_at_corpse();
   void start_reading();
   void stop_reading();
   void read_requests();
@@ -145,6 +147,7 @@ class Guardian {
   std::atomic<bool> all_read_{false};  // that waited when the daemon was found dead
   bool purging_ = false;
   Instant purge_began_, died_;
+  bool corpse_hangs_ = false;
   size_t purged_ = 0;
   // Until when its leases were good when it was purged last: once is enough.
   std::array<int64_t, GuardianTable::kHomesMax> purged_until_{};
@@ -172,7 +175,7 @@ bool Guardian::arm() {
   sweep_ = new GuardianSweep([this](uint64_t node, uint64_t offset, uint64_t length) {
     (void)channel_->invalidate_data(node, offset, length);
   });
-  held_.emplace(*channel_, *recovery_, options_.soft_timeout_ms,
+  held_.emplace(*channel_, table_, *recovery_, options_.soft_timeout_ms,
                 [this](uint64_t node, uint64_t offset, uint64_t length) {
                   if (state_ == State::Alone) sweep_->fill(node, offset, length);
                   purge_->fill(node, offset, length);
@@ -294,6 +297,20 @@ void Guardian::purge(std::vector<uint64_t> nodes) {
   purging_ = true;
   purged_ += nodes.size();
   purge_->start(std::move(nodes));
+}
+
+void Guardian::look_at_corpse() {
+  const bool there = ::getppid() == daemon_;
+  if (!corpse_hangs_ && there && GuardianTable::clock() - died_ >= kGoneMs * 1'000'000) {
+    corpse_hangs_ = true;
+    spdlog::warn("guardian: the dead daemon's process hangs in the kernel; it is set free");
+    held_->free_corpse(daemon_);
+  } else if (corpse_hangs_ && !there) {
+    corpse_hangs_ = false;
+    held_->free_corpse(0);
+    spdlog::info("guardian: the dead daemon's process is gone after {} ms; {} requests got EIO",
+                 (GuardianTable::clock() - died_) / 1'000'000, held_->refused_for_corpse());
+  }
 }
 
 void Guardian::start_reading() {
@@ -439,7 +456,7 @@ void Guardian::hand_on() {
   const bool hangs = ::getppid() == daemon_;
   if (!sweep_->done() || hangs) {
     const int64_t waited = GuardianTable::clock() - taker_came_;
-    if (waited < (sweep_->done() ? kGoneMs : kHandingMs) * 1'000'000) return;
+    if (waited < kHandingMs * 1'000'000) return;
     spdlog::warn("guardian: {} cannot be given to the next daemon: {}", mount_,
                  sweep_->done() ? "the dead one's process does not end" : "a purge does not end");
     answer(taker_, VisitorAnswer::Cannot);
@@ -537,6 +554,7 @@ int Guardian::run() {
       sweep_->start(std::move(nodes));
     }
     sweep_->help();
+    look_at_corpse();
     hand_on();
     // It comes in time, however late it came.
     const bool taken = handed_ && GuardianTable::clock() - taker_came_ < kTakingMs * 1'000'000;

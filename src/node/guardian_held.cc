@@ -195,8 +195,11 @@ void GuardianHeld::hold(const fuse::Request& request, std::span<const std::byte>
             .pid = request.header.pid,
             .answered = answered,
             .lock = std::holds_alternative<fuse::SetLkw>(request.body),
+            .fill = {},
             .since = GuardianTable::clock(),
             .bytes = {}};
+  if (const auto* read = std::get_if<fuse::Read>(&request.body); read != nullptr && read->fill)
+    held.fill = GuardianTable::Fill{request.header.node, read->offset, read->size};
   if (give_back) {
     if (bytes_ + bytes.size() > kHeldBytesMax) {
       // What was written back is in its recovery file.
@@ -214,6 +217,31 @@ void GuardianHeld::hold(const fuse::Request& request, std::span<const std::byte>
 void GuardianHeld::look() {
   look_at_interrupts();
   look_at_time();
+  look_at_corpse();
+}
+
+void GuardianHeld::look_at_corpse() {
+  const pid_t daemon = corpse_pid_;
+  if (daemon == 0) {
+    corpse_.reset();
+    return;
+  }
+  const Instant now = GuardianTable::clock();
+  if (!corpse_) corpse_.emplace(now, table_.purges());
+  const auto is_its_own = [&](uint32_t pid) {
+    return pid != 0 && ::access(fmt::format("/proc/{}/task/{}", daemon, pid).c_str(), F_OK) == 0;
+  };
+  std::erase_if(held_, [&](const Held& held) {
+    if (held.answered) return false;
+    if (!is_its_own(held.pid) &&
+        !(held.fill &&
+          corpse_->refuses(now, held.fill->node, held.fill->offset, held.fill->length)))
+      return false;
+    (void)channel_.reply_error(held.unique, EIO);
+    bytes_ -= held.bytes.size();
+    ++refused_for_corpse_;
+    return true;
+  });
 }
 
 void GuardianHeld::look_at_time() {

@@ -2,12 +2,16 @@
 // what is held, and who waits no more.
 #pragma once
 
+#include <sys/types.h>
+
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <list>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,6 +19,7 @@
 #include "base/fd.h"
 #include "fuse/channel.h"
 #include "fuse/request.h"
+#include "node/guardian_corpse.h"
 #include "node/guardian_ledger.h"
 #include "node/guardian_table.h"
 
@@ -51,8 +56,13 @@ class GuardianHeld {
  public:
   using Fill = std::function<void(uint64_t node, uint64_t offset, uint64_t length)>;
   // soft_ms: how long a request is held; 0: until somebody answers it.
-  GuardianHeld(const fuse::Channel& channel, GuardianRecovery& recovery, int64_t soft_ms, Fill fill)
-      : channel_(channel), recovery_(recovery), soft_ms_(soft_ms), fill_(std::move(fill)) {}
+  GuardianHeld(const fuse::Channel& channel, const GuardianTable& table, GuardianRecovery& recovery,
+               int64_t soft_ms, Fill fill)
+      : channel_(channel),
+        table_(table),
+        recovery_(recovery),
+        soft_ms_(soft_ms),
+        fill_(std::move(fill)) {}
 
   // `give_back`: the daemon may wake up and take it all.
   void take(std::span<const std::byte> request, bool give_back);
@@ -62,6 +72,10 @@ class GuardianHeld {
   // Everything, in order; then nothing is held.
   void give_back(const std::function<bool(std::span<const std::byte>)>& send);
   void drop() { held_.clear(), interrupts_.clear(), bytes_ = 0; }
+  // From now on look() frees the dead daemon's process, which hangs (guardian_corpse.h); 0: it has
+  // gone. Any thread.
+  void free_corpse(pid_t daemon) { corpse_pid_ = daemon; }
+  size_t refused_for_corpse() const { return refused_for_corpse_; }
   // The daemon is dead: what it did not get back of what was answered, and all that will be, goes
   // into the ledger, which outlives this.
   void write_into(GuardianLedger* ledger);
@@ -77,20 +91,26 @@ class GuardianHeld {
     uint32_t pid = 0;
     bool answered = false;
     bool lock = false;
+    std::optional<GuardianTable::Fill> fill = {};
     Instant since;                 // GuardianTable::clock()
     std::vector<std::byte> bytes;  // empty: the kernel will deliver it again
   };
   bool answer(const fuse::Request& request);
   void look_at_interrupts();
   void look_at_time();
+  void look_at_corpse();
   void hold(const fuse::Request& request, std::span<const std::byte> bytes, bool answered,
             bool give_back);
 
   const fuse::Channel& channel_;
+  const GuardianTable& table_;
   GuardianRecovery& recovery_;
   const int64_t soft_ms_;
   const Fill fill_;
   GuardianLedger* ledger_ = nullptr;
+  std::atomic<pid_t> corpse_pid_{0};
+  std::optional<GuardianCorpse> corpse_;
+  std::atomic<size_t> refused_for_corpse_{0};
   std::list<Held> held_;
   std::vector<uint64_t> interrupts_;  // of requests held, plain
   size_t bytes_ = 0;

@@ -57,6 +57,10 @@ struct GuardianTable::Memory {
     std::atomic<uint64_t> unique;  // 0: free
     uint64_t node, offset, length;
   };
+  struct PurgeSlot {
+    std::atomic<uint64_t> node;  // 0: free
+    uint64_t offset, length;
+  };
   std::atomic<int64_t> alive_ns;
   std::atomic<uint32_t> in_charge;
   std::atomic<uint32_t> homes;
@@ -73,6 +77,8 @@ struct GuardianTable::Memory {
   std::array<ExportSlot, kExportsMax> shown;
   std::array<HomeSlot, kHomesMax> home;
   std::array<FillSlot, kFillsMax> fill;
+  std::atomic<uint32_t> next_purge;
+  std::array<PurgeSlot, kPurgesMax> purge;
   std::array<InodeSlot, kInodesMax> inode;
 };
 
@@ -104,6 +110,7 @@ Result<GuardianTable> GuardianTable::take_over(Fd fd) {
 
 std::unordered_map<uint64_t, uint32_t> GuardianTable::begin_anew() {
   for (auto& fill : memory_->fill) fill.unique.store(0);
+  for (auto& purge : memory_->purge) purge.node.store(0);
   std::unordered_map<uint64_t, uint32_t> slots;
   free_.clear();
   const uint32_t used = std::min<uint32_t>(memory_->inodes_used.load(), kInodesMax);
@@ -252,6 +259,34 @@ void GuardianTable::fill_ended(uint64_t unique) {
     slot.unique.store(0, std::memory_order_release);
     return;
   }
+}
+
+size_t GuardianTable::purge_begins(uint64_t node, uint64_t offset, uint64_t length) {
+  const uint32_t first = memory_->next_purge.fetch_add(1, std::memory_order_relaxed);
+  for (uint32_t i = 0; i < kProbes; ++i) {
+    const size_t at = (first + i) % kPurgesMax;
+    auto& slot = memory_->purge[at];
+    uint64_t free = 0;
+    if (!slot.node.compare_exchange_strong(free, kBeingWritten, std::memory_order_acquire))
+      continue;
+    slot.offset = offset;
+    slot.length = length;
+    slot.node.store(node, std::memory_order_release);
+    return at;
+  }
+  return kPurgesMax;  // not noted: should it hang in a dead daemon, the mount is begun anew
+}
+
+void GuardianTable::purge_ended(size_t purge) {
+  if (purge < kPurgesMax) memory_->purge[purge].node.store(0, std::memory_order_release);
+}
+
+std::vector<GuardianTable::Fill> GuardianTable::purges() const {
+  std::vector<Fill> found;
+  for (const auto& slot : memory_->purge)
+    if (const uint64_t node = slot.node.load(std::memory_order_acquire); node > kBeingWritten)
+      found.push_back({node, slot.offset, slot.length});
+  return found;
 }
 
 // ---- locks and exports

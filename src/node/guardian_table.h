@@ -36,6 +36,7 @@ class GuardianTable {
   static constexpr size_t kHomesMax = 256;
   static constexpr size_t kInodesMax = size_t{1} << 22;  // memory is used for those that are there
   static constexpr size_t kFillsMax = 8192;
+  static constexpr size_t kPurgesMax = 1024;
   static constexpr size_t kLocksMax = 16384;
   static constexpr size_t kExportsMax = 512;
   static constexpr uint32_t kNoSlot = ~0u;
@@ -80,6 +81,11 @@ class GuardianTable {
   // A fill that holds locked folios until it is answered. Any thread.
   void fill_begins(uint64_t unique, uint64_t node, uint64_t offset, uint32_t length);
   void fill_ended(uint64_t unique);
+
+  // A thread of the daemon is about to wait in the kernel for pages of an inode; the number is for
+  // purge_ended(). length 0: to the end. Any thread.
+  size_t purge_begins(uint64_t node, uint64_t offset, uint64_t length);
+  void purge_ended(size_t purge);
 
   // A lock was taken through the handle, by this owner.
   struct Lock {
@@ -131,6 +137,8 @@ class GuardianTable {
   std::vector<Inode> inodes() const;
   std::optional<Inode> find(uint64_t node) const;  // slow
   std::vector<Fill> fills() const;
+  // In which a dead daemon's threads may hang; length 0 as above.
+  std::vector<Fill> purges() const;
   bool incomplete() const;  // some inode had no room
   // By node, as begin_anew().
   std::unordered_map<uint64_t, uint32_t> slots() const;

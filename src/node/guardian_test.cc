@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "base/check.h"
+#include "node/guardian_corpse.h"
 #include "node/guardian_ledger.h"
 #include "node/guardian_purge.h"
 #include "node/guardian_sweep.h"
@@ -60,6 +61,54 @@ TEST(GuardianTableTest, FillsThatFindNoRoomAreNotMistakenForOthers) {
   EXPECT_LT(noted, 20u);
   for (uint64_t i = 1; i <= 20; ++i) table->fill_ended(2 + i * same_place);
   EXPECT_TRUE(table->fills().empty());
+}
+
+TEST(GuardianTableTest, PurgesThatADeadDaemonMayHangInAreKnown) {
+  auto table = GuardianTable::make();
+  ASSERT_TRUE(table);
+  const size_t first = table->purge_begins(7, 4096, 8192);
+  const size_t second = table->purge_begins(7, 0, 0);
+  EXPECT_EQ(2u, table->purges().size());
+  table->purge_ended(first);
+  ASSERT_EQ(1u, table->purges().size());
+  EXPECT_EQ(7u, table->purges()[0].node);
+  EXPECT_EQ(0u, table->purges()[0].length);
+  table->purge_ended(second);
+  EXPECT_TRUE(table->purges().empty());
+  // Also those that found no room.
+  std::vector<size_t> many;
+  for (size_t i = 0; i < 2 * GuardianTable::kPurgesMax; ++i)
+    many.push_back(table->purge_begins(7, 0, 4096));
+  EXPECT_EQ(GuardianTable::kPurgesMax, table->purges().size());
+  for (size_t purge : many) table->purge_ended(purge);
+  EXPECT_TRUE(table->purges().empty());
+  (void)table->purge_begins(7, 0, 4096);
+  table->begin_anew();
+  EXPECT_TRUE(table->purges().empty());
+}
+
+// In milliseconds.
+Instant at(int64_t ms) { return {ms * 1'000'000}; }
+
+TEST(GuardianCorpseTest, ReadaheadUnderAPurgeGoesFirstThenThePagesThatAreNeeded) {
+  GuardianCorpse corpse(at(0), {{7, 8192, 8192}, {9, 4096, 0}});
+  EXPECT_FALSE(corpse.refuses(at(50), 7, 0, 65536)) << "it may go by itself";
+  EXPECT_TRUE(corpse.refuses(at(100), 7, 0, 65536));
+  EXPECT_FALSE(corpse.refuses(at(900), 7, 8192, 4096));
+  EXPECT_TRUE(corpse.refuses(at(1000), 7, 8192, 4096));
+  EXPECT_TRUE(corpse.refuses(at(1000), 7, 12288, 4096)) << "another page";
+  EXPECT_FALSE(corpse.refuses(at(1050), 7, 8192, 4096)) << "the purge gets the page first";
+  EXPECT_TRUE(corpse.refuses(at(2000), 7, 8192, 4096));
+  EXPECT_TRUE(corpse.refuses(at(1000), 9, 1 << 30, 8192)) << "to the end of the file";
+}
+
+TEST(GuardianCorpseTest, WhatNoPurgeWaitsForIsLeftAlone) {
+  GuardianCorpse corpse(at(0), {{7, 8192, 8192}});
+  for (int64_t ms : {100, 5000, 60'000}) {
+    EXPECT_FALSE(corpse.refuses(at(ms), 7, 0, 8192));
+    EXPECT_FALSE(corpse.refuses(at(ms), 7, 16384, 4096));
+    EXPECT_FALSE(corpse.refuses(at(ms), 8, 8192, 4096));
+  }
 }
 
 fuse::Capabilities agreed() {

@@ -153,7 +153,7 @@ void held(std::span<const std::byte> bytes) {
   }();
   const fuse::Channel channel{Fd(::open("/dev/null", O_RDWR | O_CLOEXEC))};
   GuardianRecovery recovery(scratch() + "/recovery", table);
-  GuardianHeld held(channel, recovery, 0, [](uint64_t, uint64_t, uint64_t) {});
+  GuardianHeld held(channel, table, recovery, 0, [](uint64_t, uint64_t, uint64_t) {});
   std::deque<std::vector<std::byte>> taken;
   uint64_t total = 0;
   while (bytes.size() >= 2) {

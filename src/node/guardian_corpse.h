@@ -1,0 +1,60 @@
+// How a dead daemon's process is set free that hangs in a purge.
+//
+// SIGKILL does not end a thread that waits in the kernel for a locked page: the process keeps its
+// port and its descriptors until somebody answers the fill that locks the page. Only the next
+// daemon can answer that with bytes, and it cannot start before (a service manager waits for the
+// end of the last one). So the guardian answers what such a thread waits for with EIO:
+//   - what the dead daemon's own threads have asked its kernel for, at once;
+//   - fills of several pages in the range of a purge: readahead, no program sees its error. Whoever
+//     needs one of the pages asks for that page alone, which is held as ever;
+//   - when that has not helped, fills of one page there. A read(2) of it fails then, and a page
+//     fault too when it happens twice to it; the next one for that page is left alone for a while,
+//     so that the purge gets the page first.
+// The page is neither locked nor filled then: nothing of before can be seen (rule K3).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "base/page_range.h"
+#include "base/time.h"
+#include "node/guardian_table.h"
+
+namespace vremote::node {
+
+class GuardianCorpse {
+ public:
+  static constexpr int64_t kReadAheadNs = 100'000'000;
+  static constexpr int64_t kPageNs = 1'000'000'000;
+
+  // `found`: since when it is known to hang; `purges`: in which it may.
+  GuardianCorpse(Instant found, std::vector<GuardianTable::Fill> purges)
+      : found_(found), purges_(std::move(purges)) {}
+
+  // Whether the fill is to be answered EIO now.
+  bool refuses(Instant now, uint64_t node, uint64_t offset, uint64_t length) {
+    if (!is_purged(node, offset, length)) return false;
+    if (length > kPageSize) return now - found_ >= kReadAheadNs;
+    const auto last = refused_.try_emplace({node, offset}, found_).first;
+    if (now - last->second < kPageNs) return false;
+    last->second = now;
+    return true;
+  }
+
+ private:
+  bool is_purged(uint64_t node, uint64_t offset, uint64_t length) const {
+    for (const GuardianTable::Fill& p : purges_)
+      if (p.node == node && offset + length > p.offset &&
+          (p.length == 0 || offset < p.offset + p.length))
+        return true;
+    return false;
+  }
+
+  const Instant found_;
+  const std::vector<GuardianTable::Fill> purges_;
+  std::map<std::pair<uint64_t, uint64_t>, Instant> refused_;  // by node and offset
+};
+
+}  // namespace vremote::node
