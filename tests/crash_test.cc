@@ -463,6 +463,8 @@ void CrashTest::removed_files_stay_open(size_t user, size_t killed) {
 }
 
 TEST_F(CrashTest, ARemovedFileThatWasOpenStaysOpen) { removed_files_stay_open(1, 1); }
+TEST_F(CrashTest, ARemovedFileOutlivesTheDaemonOfItsOrigin) { removed_files_stay_open(1, 0); }
+TEST_F(CrashTest, ARemovedFileOutlivesTheDaemonOfItsOwnNode) { removed_files_stay_open(0, 0); }
 
 TEST_F(CrashTest, ANodeThatIsAnotherBeginsAnew) {
   nodes().start_all();

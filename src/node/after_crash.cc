@@ -108,7 +108,9 @@ std::optional<Handover> salvage_mount(const Config& config, const std::string& s
   };
   auto arms = receive_arms(guardian.get());
   std::vector<uint64_t> unseen;
-  if (!arms || arms->descriptors.size() < 3 || !receive_unseen(guardian.get(), unseen))
+  std::vector<KeptNameless> nameless;
+  if (!arms || arms->descriptors.size() < 3 || !receive_unseen(guardian.get(), unseen) ||
+      !receive_files(guardian.get(), nameless))
     return refuse("its guardian is of another version, or has ended");
   Fd memory = std::move(arms->descriptors.back());
   arms->descriptors.pop_back();
@@ -132,6 +134,8 @@ std::optional<Handover> salvage_mount(const Config& config, const std::string& s
           "daemon: fsync tells them (EIO)",
           inode.file.inode, salvage->homes[inode.home]);
   }
+  for (KeptNameless& kept : nameless)
+    out.held.push_back({kept.file, kept.descriptor.release(), true});
   // From here on they are the mount's.
   for (Fd& fd : arms->descriptors)
     (&fd == &arms->descriptors.front() ? out.mount.guardians_channel

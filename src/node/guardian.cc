@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -25,6 +26,7 @@
 #include <optional>
 #include <sstream>
 #include <thread>
+#include <unordered_map>
 #include <vector>
 
 #include "fuse/buffer.h"
@@ -67,6 +69,13 @@ void drop_privileges() {
 }
 
 void be_the_last_to_be_killed() { std::ofstream("/proc/self/oom_score_adj") << "-1000"; }
+
+void may_keep_many_files() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  (void)::setrlimit(RLIMIT_NOFILE, &limit);
+}
 
 // Killed, but one of its threads hangs in a purge: it keeps its descriptors, and nobody is told of
 // its end.
@@ -133,6 +142,8 @@ class Guardian {
 
   std::vector<Fd>
       held_descriptors_;  // of the daemon: what was read by them lives as long as they do
+  // Of its exports, open and without a name: they are there as long as somebody has them open.
+  std::unordered_map<FileId, Fd, FileIdHash> nameless_;
   std::optional<fuse::Channel> channel_;
   uint32_t connection_ = 0;
   std::string mount_;
@@ -184,20 +195,26 @@ bool Guardian::arm() {
 }
 
 void Guardian::word() {
-  char letter = 0;
-  const ssize_t n = ::recv(link_.get(), &letter, 1, 0);
-  if (n < 0 && errno == EINTR) return;
-  if (n != 1) {
+  auto heard = hear(link_.get());
+  if (!heard) {
     link_.reset();
     be_alone();
     return;
   }
-  switch (static_cast<GuardianWord>(letter)) {
+  switch (heard->word) {
     case GuardianWord::Arm:
       if (channel_ || !arm()) quit_ = true;
       return;
     case GuardianWord::TakeBack:
       give_back();
+      return;
+    case GuardianWord::Keep:
+    case GuardianWord::LetGo:
+      if (const auto file = receive_file(link_.get())) {
+        nameless_.erase(*file);
+        if (heard->descriptor.valid() && nameless_.size() < kKeptFilesMax)
+          nameless_.emplace(*file, std::move(heard->descriptor));
+      }
       return;
     case GuardianWord::Quit:
       quit_ = true;
@@ -471,8 +488,10 @@ void Guardian::hand_on() {
   handed_ = true;
   taker_came_ = GuardianTable::clock();
   answer(taker_, VisitorAnswer::Here);
+  std::vector<std::pair<FileId, int>> nameless;
+  for (const auto& [file, fd] : nameless_) nameless.emplace_back(file, fd.get());
   if (!send_arms(taker_.get(), connection_, mount_, descriptors) ||
-      !send_unseen(taker_.get(), held_->unseen()))
+      !send_unseen(taker_.get(), held_->unseen()) || !send_files(taker_.get(), nameless))
     (void)::shutdown(taker_.get(), SHUT_RDWR);  // and taker() sees it go
 }
 
@@ -510,6 +529,7 @@ int Guardian::run() {
   ::setsid();
   drop_privileges();
   be_the_last_to_be_killed();
+  may_keep_many_files();
   sigset_t mask;
   sigfillset(&mask);
   ::sigprocmask(SIG_SETMASK, &mask, nullptr);

@@ -51,6 +51,7 @@ Status GuardianLink::arm(const fuse::Channel& own, std::span<const int> others, 
   std::vector<int> descriptors{own.fd()};
   descriptors.insert(descriptors.end(), others.begin(), others.end());
   table_.alive(GuardianTable::clock());
+  std::lock_guard said(said_mutex_);
   if (!say(link_.get(), GuardianWord::Arm)) return fail(EPIPE, "the guardian has ended");
   return send_arms(link_.get(), connection, mount, descriptors);
 }
@@ -71,6 +72,27 @@ void GuardianLink::take_back(const std::function<void(std::span<const std::byte>
     if (bytes.empty()) return;
     request(bytes);
   }
+}
+
+void GuardianLink::keep(FileId file, int descriptor) {
+  std::lock_guard said(said_mutex_);
+  if (lost_) return;
+  tell_let_go();
+  // In their order: it must not be let go behind this.
+  if (!let_go_.empty() || !tell_of_file(link_.get(), GuardianWord::Keep, file, descriptor))
+    spdlog::debug("the guardian does not keep inode {}", file.inode);
+}
+
+void GuardianLink::let_go(FileId file) {
+  std::lock_guard said(said_mutex_);
+  if (lost_) return;
+  let_go_.push_back(file);
+  tell_let_go();
+}
+
+void GuardianLink::tell_let_go() {
+  while (!let_go_.empty() && tell_of_file(link_.get(), GuardianWord::LetGo, let_go_.front(), -1))
+    let_go_.pop_front();
 }
 
 bool GuardianLink::has_requests() {
@@ -94,15 +116,21 @@ void GuardianLink::lost() {
   spdlog::error(
       "the guardian has ended: were this daemon to die now, its kernel would go on serving what it "
       "keeps; restart the node");
+  std::lock_guard said(said_mutex_);
   link_.reset();
+  let_go_.clear();
   table_.set_guardian_in_charge(false);
 }
 
 void GuardianLink::quit() {
   std::lock_guard lock(mutex_);
   if (pid_ <= 0) return;
-  if (link_.valid()) (void)say(link_.get(), GuardianWord::Quit);
-  link_.reset();
+  {
+    std::lock_guard said(said_mutex_);
+    if (link_.valid()) (void)say(link_.get(), GuardianWord::Quit);
+    link_.reset();
+    lost_ = true;
+  }
   for (int waited = 0; ::waitpid(pid_, nullptr, WNOHANG) == 0; waited += 10) {
     if (waited >= kQuitPatienceMs) {
       ::kill(pid_, SIGKILL);  // and whoever inherits it reaps it: it may hang in a purge

@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <atomic>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -11,6 +12,7 @@
 #include <string>
 
 #include "base/fd.h"
+#include "base/ids.h"
 #include "base/result.h"
 #include "fuse/channel.h"
 #include "node/guardian.h"
@@ -38,6 +40,10 @@ class GuardianLink {
   // Takes back what the guardian holds and answers the kernel again. Any thread; returns when it is
   // done, by whomever.
   void take_back(const std::function<void(std::span<const std::byte>)>& request);
+  // A file of an export lost its name while it is open: the guardian keeps it for the daemon after
+  // a crash of this one, until it is let go. Neither waits for the guardian. Any thread.
+  void keep(FileId file, int descriptor);
+  void let_go(FileId file);
   // Whether there may be something to take back. Waits for who is taking it.
   bool has_requests();
   // Whether there is still a guardian; tells the log once when there is none any more.
@@ -50,7 +56,11 @@ class GuardianLink {
       : table_(std::move(table)), link_(std::move(link)), pid_(pid) {}
   void lost();  // with the lock
 
+  void tell_let_go();  // with said_mutex_
+
   GuardianTable table_;
+  std::mutex said_mutex_;      // what is said in several pieces is said alone; taken last
+  std::deque<FileId> let_go_;  // and it did not listen
   std::mutex mutex_;
   Fd link_;
   pid_t pid_;

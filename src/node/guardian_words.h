@@ -7,9 +7,11 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/fd.h"
+#include "base/ids.h"
 #include "base/result.h"
 
 namespace vremote::node {
@@ -18,9 +20,21 @@ namespace vremote::node {
 enum class GuardianWord : char {
   Arm = 'A',       // then what send_arms() sends
   TakeBack = 'B',  // answered with all requests it holds, by send_held(), and an empty one
+  Keep = 'K',      // a file of an export that has lost its name; see tell_of_file()
+  LetGo = 'L',     // it is not open any more
   Quit = 'Q',      // a clean end
 };
 bool say(int link, GuardianWord word);
+// Keep, with a descriptor, or LetGo. Never blocks: false when the guardian does not listen.
+bool tell_of_file(int link, GuardianWord word, FileId file, int descriptor);
+// What a daemon says; nothing when it is gone.
+struct Heard {
+  GuardianWord word = GuardianWord::Quit;
+  Fd descriptor;  // not valid: there was none, or no room for it
+};
+std::optional<Heard> hear(int link);
+// Behind Keep or LetGo.
+std::optional<FileId> receive_file(int link);
 
 // What a guardian works with.
 struct GuardianArms {
@@ -46,8 +60,17 @@ enum class VisitorAnswer : char {
   Retired = 'D',
   Lives = 'L',   // its daemon does
   Cannot = 'N',  // be given away
-  Here = 'M',    // then send_arms() with the table behind the channels, then send_unseen()
+  Here = 'M',    // then send_arms() with the table behind the channels, send_unseen(), send_files()
 };
+
+// The files that a guardian keeps, for the next daemon.
+inline constexpr uint32_t kKeptFilesMax = 1u << 14;
+struct KeptNameless {
+  FileId file;
+  Fd descriptor;
+};
+bool send_files(int link, std::span<const std::pair<FileId, int>> files);
+bool receive_files(int link, std::vector<KeptNameless>& files);
 
 // The requests that no dead daemon can have seen.
 inline constexpr uint32_t kUnseenMax = 1u << 20;

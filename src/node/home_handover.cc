@@ -3,6 +3,9 @@
 // here.
 #include <spdlog/spdlog.h>
 
+#include <utility>
+
+#include "net/event_loop.h"
 #include "node/home_service.h"
 
 namespace vremote::node {
@@ -40,6 +43,12 @@ void HomeService::hold(FileId file, Fd descriptor, bool pinned) {
   } else if (pinned) {
     pinned_for_grace_.push_back(file);
   }
+}
+
+void HomeService::no_grace(const std::string& name) {
+  std::lock_guard lock(left_behind_mutex_);
+  for (FileId file : std::exchange(pinned_for_grace_, {}))
+    left_behind_.add(file, name, false, net::EventLoop::now());
 }
 
 }  // namespace vremote::node

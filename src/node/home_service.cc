@@ -71,13 +71,27 @@ void HomeService::end_grace() {
     std::unique_lock lock(grace_mutex_);
     auto kept = grace_.next();
     if (!kept) {
-      // Who has them open has said so by now.
-      for (FileId file : std::exchange(pinned_for_grace_, {})) store_of(file)->unpin(file);
+      lock.unlock();
+      let_go_held();
       return;
     }
     lock.unlock();
     receive_now(kept->first, std::move(kept->second));
   }
+}
+
+// Who has them open has said so by now: behind what came of that.
+void HomeService::let_go_held() {
+  const std::vector<FileId> files = std::exchange(pinned_for_grace_, {});
+  {
+    std::lock_guard lock(mutex_);
+    for (FileId file : files)
+      queues_.push(file, [this, file](bool) {
+        store_of(file)->unpin(file);
+        return true;
+      });
+  }
+  pump(files);
 }
 
 void HomeService::remember_calls(std::unique_ptr<CallLog> log,

@@ -95,8 +95,9 @@ class HomeService {
   // The locks that processes of this machine hold.
   std::vector<coherence::LockCall> own_locks() const;
   std::vector<store::Store::Held> held() const;
-  // Pinned until end_grace().
+  // Pinned until end_grace(), or for a while after no_grace(): until those who have it open say so.
   void hold(FileId file, Fd descriptor, bool pinned);
+  void no_grace(const std::string& name);
 
   FileId root(size_t export_index) const { return stores_[export_index]->root(); }
   size_t exports() const { return stores_.size(); }
@@ -171,6 +172,7 @@ class HomeService {
   void receive_now(NodeId node, coherence::ToHome&& message);
   void reclaim(NodeId node, const coherence::Call& call);
   void note_nameless(const Running& running, FileId file);
+  void let_go_held();
   void let_go_departed();
   void leave_behind(FileId file, const std::string& name, bool is_back);
   // What an earlier incarnation did of it; nothing: it knows nothing of it.

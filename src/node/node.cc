@@ -239,6 +239,10 @@ Status NodeDaemon::open_stores() {
     store::Options options;
     options.judge_callers = config_.exports[i].access.root_squash;
     options.journal = config_.home_dir + "/" + config_.exports[i].name + ".files";
+    if (guardian_ != nullptr) {
+      options.nameless = [this](FileId file, int path) { guardian_->keep(file, path); };
+      options.nameless_gone = [this](FileId file) { guardian_->let_go(file); };
+    }
     auto store = store::Store::open(config_.exports[i].path, static_cast<uint32_t>(i), options);
     if (!store && store.error().code != 0 && !options.journal.empty()) {
       // Without it handles of other nodes do not outlive a crash of this daemon.
@@ -346,7 +350,10 @@ void NodeDaemon::remember() {
   const bool brings_back = before_ && !before_->crash;
   if (brings_back) sessions->members.push_back({config_.node, incarnation_});
   own_to_settle_ = brings_back;
-  if (sessions->members.empty()) return;
+  if (sessions->members.empty()) {
+    home_->no_grace(config_.node);
+    return;
+  }
   const int64_t ms = std::max({sessions->term_ms, config_.lease_term_ms, config_.grace_ms});
   spdlog::info("{} nodes had sessions here: they have {:.1f} s to bring back what they had",
                sessions->members.size() - (brings_back ? 1 : 0), static_cast<double>(ms) / 1000);

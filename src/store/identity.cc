@@ -84,12 +84,24 @@ Result<coherence::Node> Store::learn(Fd path, Fd writable) {
 
 Status Store::pin(FileId file) {
   VR_TRY(opened, acquire(file));
-  if (table_->pin(file, opened)) return {};
-  // One that is only left of a file (departed.h) is not known any more.
-  VR_TRY(identity, identify(opened->path(), ""));
-  table_->learn(file, identity.handle, opened);
-  if (!table_->pin(file, std::move(opened))) return fail(ESTALE);
+  if (!table_->pin(file, opened)) {
+    // One that is only left of a file (departed.h) is not known any more.
+    VR_TRY(identity, identify(opened->path(), ""));
+    table_->learn(file, identity.handle, opened);
+    if (!table_->pin(file, opened)) return fail(ESTALE);
+  }
+  // Behind the pin, as after_removal() looks for it when it has noted the file here.
+  if (departed_->attributes(file) && is_nameless(file)) tell_nameless(file, *opened);
   return {};
+}
+
+void Store::tell_nameless(FileId file, const OpenFile& opened) {
+  if (!tell_nameless_) return;
+  {
+    std::lock_guard lock(nameless_mutex_);
+    if (!nameless_.insert(file).second) return;
+  }
+  tell_nameless_(file, opened.path());
 }
 
 bool Store::pinned(FileId file) const { return table_->pinned(file); }
@@ -103,7 +115,14 @@ bool Store::is_nameless(FileId file) const {
 
 void Store::unpin(FileId file) {
   OpenRef opened = table_->use_if_open(file);
-  if (!table_->unpin(file) || opened == nullptr) return;
+  if (!table_->unpin(file)) return;
+  bool told = false;
+  if (tell_nameless_gone_) {
+    std::lock_guard lock(nameless_mutex_);
+    told = nameless_.erase(file) != 0;
+  }
+  if (told) tell_nameless_gone_(file);
+  if (opened == nullptr) return;
   auto st = opened->stat();
   if (!st || st->st_nlink != 0) return;
   departed_->add(file, *st, std::move(opened));
@@ -169,7 +188,9 @@ Status Store::hold(FileId file, Fd descriptor, bool pinned) {
   if (identity.file != file) return fail(EINVAL, "a descriptor of another file");
   auto opened = std::make_shared<OpenFile>(std::move(descriptor), identity.stat.st_mode & S_IFMT);
   table_->learn(file, identity.handle, opened);
-  if (pinned && !table_->pin(file, std::move(opened))) return fail(ESTALE);
+  if (!pinned) return {};
+  if (!table_->pin(file, opened)) return fail(ESTALE);
+  if (identity.stat.st_nlink == 0) tell_nameless(file, *opened);
   return {};
 }
 

@@ -227,6 +227,33 @@ TEST_P(IdentityTest, AFileWithoutANameLivesAsLongAsItIsPinned) {
   EXPECT_EQ(code(store->read(never->file, 0, 1)), ESTALE);
 }
 
+TEST_P(IdentityTest, ItIsToldWhichPinnedFilesHaveNoName) {
+  using Files = std::set<FileId>;
+  departed_files = 4;
+  reopen();
+  const FileId a = make("a"), b = make("b"), c = make("c"), free = make("free");
+  for (FileId file : {a, b, c}) ASSERT_EQ(code(store->pin(file)), 0);
+  EXPECT_EQ(told_nameless, Files{});
+  EXPECT_EQ(remove("a"), 0);
+  EXPECT_EQ(rename("free", "b"), 0);
+  EXPECT_EQ(told_nameless, (Files{a, b}));
+  EXPECT_EQ(remove("b"), 0);
+  EXPECT_EQ(told_nameless, (Files{a, b})) << "nobody has it open";
+  // One that is pinned only then.
+  EXPECT_EQ(code(store->pin(free)), 0);
+  EXPECT_EQ(code(store->pin(free)), 0);
+  EXPECT_EQ(told_nameless, (Files{a, b, free}));
+  store->unpin(free);
+  EXPECT_EQ(told_nameless, (Files{a, b, free}));
+  for (FileId file : {a, b, c, free}) store->unpin(file);
+  EXPECT_EQ(told_nameless, Files{});
+  const auto made = node(CreateCall{store->root(), "-", kNamelessFile | 0600, 0, false});
+  ASSERT_TRUE(made.has_value());
+  EXPECT_EQ(told_nameless, Files{made->file});
+  store->unpin(made->file);
+  EXPECT_EQ(told_nameless, Files{});
+}
+
 TEST_P(IdentityTest, AFileRemovedBehindTheStoresBackIsStale) {
   FileId a = make("a", "x");
   EXPECT_EQ(content(a), "x");

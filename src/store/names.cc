@@ -105,6 +105,7 @@ Result<coherence::Node> Store::create_nameless(const coherence::Caller& caller,
   VR_TRY(path, reopen(file.get(), O_PATH));
   VR_TRY(made, learn(std::move(path), std::move(file)));
   VR_TRY_VOID(pin(made.file));
+  if (const OpenRef opened = table_->use_if_open(made.file)) tell_nameless(made.file, *opened);
   return made;
 }
 
@@ -166,8 +167,9 @@ Store::Victim Store::victim(OpenFile& dir, const std::string& name) const {
 void Store::after_removal(Victim&& victim) {
   struct stat st {};
   if (!victim.fd.valid() || ::fstat(victim.fd.get(), &st) != 0 || st.st_nlink != 0) return;
-  departed_->add(victim.file, st,
-                 std::make_shared<OpenFile>(std::move(victim.fd), st.st_mode & S_IFMT));
+  const auto opened = std::make_shared<OpenFile>(std::move(victim.fd), st.st_mode & S_IFMT);
+  departed_->add(victim.file, st, opened);
+  if (table_->pinned(victim.file)) tell_nameless(victim.file, *opened);
   table_->gone(victim.file);
 }
 

@@ -52,7 +52,9 @@ Store::Store(uint32_t export_index, const Options& options)
     : export_index_(export_index),
       size_locks_(std::make_unique<SizeLocks>()),
       departed_(std::make_unique<Departed>(std::min(
-          options.departed_files_max, part_of_descriptors(options.departed_files_max, 24)))) {
+          options.departed_files_max, part_of_descriptors(options.departed_files_max, 24)))),
+      tell_nameless_(options.nameless),
+      tell_nameless_gone_(options.nameless_gone) {
   has_handles_ = options.use_handles;
   size_t unreferenced = std::max<size_t>(options.unreferenced_max, 16);
   if (!options.use_handles) unreferenced = part_of_descriptors(unreferenced, 4);

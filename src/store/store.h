@@ -31,11 +31,14 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <unordered_set>
 #include <vector>
 
 #include "base/attributes.h"
@@ -64,6 +67,10 @@ struct Options {
   // Where the identities given out are kept, so that they are still good after a crash; empty: not.
   std::string journal = {};
   bool judge_callers = false;  // S6
+  // A pinned file has no name any more: what `path` refers to is gone with its last descriptor.
+  // Then that it is not pinned any more. Any thread; neither may come back here.
+  std::function<void(FileId file, int path)> nameless = {};
+  std::function<void(FileId file)> nameless_gone = {};
 };
 
 // A file as it can be kept across a restart: restore() of the next process takes it.
@@ -166,6 +173,7 @@ class Store {
   Result<OpenRef> acquire(FileId file, Keep keep = Keep::Yes);
   Result<OpenRef> acquire_directory(FileId dir);
   Result<Fd> open_by_handle(const std::string& handle);
+  void tell_nameless(FileId file, const OpenFile& opened);
   // Makes the file of an O_PATH descriptor known; `writable`: a descriptor open for reading and
   // writing, when there is one.
   Result<coherence::Node> learn(Fd path, Fd writable = Fd());
@@ -218,6 +226,10 @@ class Store {
   std::unique_ptr<Journal> journal_;  // null: nothing is kept
   std::unique_ptr<SizeLocks> size_locks_;
   std::unique_ptr<Departed> departed_;
+  const std::function<void(FileId, int)> tell_nameless_;
+  const std::function<void(FileId)> tell_nameless_gone_;
+  std::mutex nameless_mutex_;
+  std::unordered_set<FileId, FileIdHash> nameless_;  // pinned and told of
 };
 
 }  // namespace vremote::store

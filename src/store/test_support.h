@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 
@@ -67,8 +68,12 @@ class StoreTest : public testing::TestWithParam<bool> {
   }
   void reopen() {
     store.reset();
-    auto opened = Store::open(dir.path(), 3,
-                              {.departed_files_max = departed_files, .use_handles = GetParam()});
+    auto opened = Store::open(
+        dir.path(), 3,
+        {.departed_files_max = departed_files,
+         .use_handles = GetParam(),
+         .nameless = [this](FileId file, int) { EXPECT_TRUE(told_nameless.insert(file).second); },
+         .nameless_gone = [this](FileId file) { EXPECT_EQ(told_nameless.erase(file), 1u); }});
     ASSERT_TRUE(opened) << opened.error().what;
     store = std::move(*opened);
   }
@@ -115,7 +120,8 @@ class StoreTest : public testing::TestWithParam<bool> {
   }
 
   TempDir dir;
-  size_t departed_files = 0;  // of Options; counts at reopen()
+  size_t departed_files = 0;       // of Options; counts at reopen()
+  std::set<FileId> told_nameless;  // by the store
   std::unique_ptr<Store> store;
   Caller caller;  // root
 };

@@ -324,13 +324,15 @@ int run(const Settings& settings, const std::string& dir) {
     calls += process.calls;
     errors += process.errors;
   }
-  uint64_t went_on = 0, anew = 0;
+  uint64_t went_on = 0, anew = 0, hung = 0;
   for (size_t i = 0; i < plan.nodes; ++i) {
     const std::string log = nodes.log(i);
     went_on += occurrences(log, "went on with the mount");
     anew += occurrences(log, "mnt is ended");
+    hung += occurrences(log, "process hangs in the kernel");
   }
-  fmt::print("{} mounts outlived their daemons, {} did not\n", went_on, anew);
+  fmt::print("{} mounts outlived their daemons, {} did not; {} dead ones had to be set free\n",
+             went_on, anew, hung);
   fmt::print(
       "seed {}: {} troubles, {} calls, {} of them failed; {} reads ({} of mappings), {} "
       "syncs, {} appends, {} locks; {} packets, {} lost\n",

@@ -65,6 +65,24 @@ void words(std::span<const std::byte> bytes) {
   if (bytes.empty()) return;
   const auto how = static_cast<uint8_t>(bytes.front());
   const Fd link = link_with(bytes.subspan(1), how & 3);
+  if ((how & 16) != 0) {
+    size_t said = 0;
+    while (const auto heard = hear(link.get())) {
+      ++said;
+      if (heard->word == GuardianWord::Keep || heard->word == GuardianWord::LetGo)
+        (void)receive_file(link.get());
+    }
+    VR_CHECK(said < bytes.size());
+    return;
+  }
+  if ((how & 32) != 0) {
+    std::vector<KeptNameless> files;
+    const bool whole = receive_files(link.get(), files);
+    VR_CHECK(files.size() <= (how & 3) && files.size() <= bytes.size() / 16);
+    for (const KeptNameless& kept : files) VR_CHECK(kept.descriptor.valid());
+    if (whole) VR_CHECK(bytes.size() > 4);
+    return;
+  }
   if ((how & 8) != 0) {
     std::vector<uint64_t> unseen;
     if (receive_unseen(link.get(), unseen)) VR_CHECK(unseen.size() * 8 < bytes.size());
