@@ -407,6 +407,8 @@ void CrashesTest::ten_times_in_the_middle_of_work(size_t killed) {
   }
   // On the node that lives: what it has written and not synced it still has.
   work.add("counts", [&] { return counts_up(nodes().path(1 - killed, 0, "counted")); });
+  work.add("nameless",
+           [&] { return uses_a_nameless_file(nodes().path(1 - killed, 0, "nameless")); });
   EXPECT_EQ("", work.who_stands_still(2));
   for (int round = 0; round < 10 && !HasFailure(); ++round) {
     kill_and_start(killed);

@@ -278,6 +278,14 @@ void Guardian::be_alone() {
     quit_ = true;  // it died before it had a mount
     return;
   }
+  if (state_ == State::Alone) {
+    // It hung, and is gone only now: also those of its threads that may have read something since.
+    stop_reading();
+    all_read_ = false;
+    (void)channel_->resend();
+    start_reading();
+    return;
+  }
   state_ = State::Alone;
   died_ = GuardianTable::clock();
   spdlog::error("guardian: the daemon is dead; {} holds still until the next one comes, for {} s",
@@ -469,8 +477,8 @@ void Guardian::visitor() {
 // When nothing of before can be seen, and the dead daemon's process has let go of its ports. Until
 // the next one says more, nobody reads the kernel's requests.
 void Guardian::hand_on() {
-  if (!taker_.valid() || handed_) return;
-  const bool hangs = ::getppid() == daemon_;
+  if (!taker_.valid() || handed_ || !all_read_) return;
+  const bool hangs = ::getppid() == daemon_ || link_.valid();
   if (!sweep_->done() || hangs) {
     const int64_t waited = GuardianTable::clock() - taker_came_;
     if (waited < kHandingMs * 1'000'000) return;

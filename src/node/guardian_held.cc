@@ -183,17 +183,24 @@ void GuardianHeld::write_into(GuardianLedger* ledger) {
 std::vector<uint64_t> GuardianHeld::unseen() const {
   std::vector<uint64_t> found;
   for (const Held& held : held_)
-    if (!held.answered && held.unique == held.plain) found.push_back(held.plain);
+    if (!held.answered && held.unseen) found.push_back(held.plain);
   return found;
 }
 
 void GuardianHeld::hold(const fuse::Request& request, std::span<const std::byte> bytes,
                         bool answered, bool give_back) {
   if (answered && !give_back) return;
+  if (request.header.resent)
+    if (auto known = std::ranges::find(held_, request.header.unique, &Held::plain);
+        known != held_.end()) {
+      known->unique = request.header.wire_unique();
+      return;
+    }
   Held held{.unique = request.header.wire_unique(),
             .plain = request.header.unique,
             .pid = request.header.pid,
             .answered = answered,
+            .unseen = !request.header.resent,
             .lock = std::holds_alternative<fuse::SetLkw>(request.body),
             .fill = {},
             .since = GuardianTable::clock(),

@@ -90,6 +90,7 @@ class GuardianHeld {
     uint64_t plain = 0;   // without the resend bit
     uint32_t pid = 0;
     bool answered = false;
+    bool unseen = false;  // by the dead daemon
     bool lock = false;
     std::optional<GuardianTable::Fill> fill = {};
     Instant since;                 // GuardianTable::clock()

@@ -330,6 +330,9 @@ int run(const Settings& settings, const std::string& dir) {
     went_on += occurrences(log, "went on with the mount");
     anew += occurrences(log, "mnt is ended");
     hung += occurrences(log, "process hangs in the kernel");
+    // What that cost.
+    for (size_t at = 0; (at = log.find("daemon's process is gone", at)) != log.npos; ++at)
+      fmt::print("node{}: the {}\n", i + 1, log.substr(at, log.find('\n', at) - at));
   }
   fmt::print("{} mounts outlived their daemons, {} did not; {} dead ones had to be set free\n",
              went_on, anew, hung);
