@@ -167,6 +167,17 @@ void write_words(const fs::path& directory) {
         VR_CHECK(node::send_held(link, bytes_of(patterned(40 + i))));
       if (count != 3) VR_CHECK(node::send_held(link, {}));
     }));
+  const FileId file{.export_index = 1, .generation = 2, .inode = 3};
+  seeds.add(sent(16 + 1, [&](int link) {
+    VR_CHECK(node::tell_of_file(link, node::GuardianWord::Keep, file, link));
+    VR_CHECK(node::tell_of_file(link, node::GuardianWord::LetGo, file, -1));
+    VR_CHECK(node::say(link, node::GuardianWord::Quit));
+  }));
+  for (const char descriptors : {0, 1, 3})
+    seeds.add(sent(static_cast<char>(32 + descriptors), [&](int link) {
+      const std::vector<std::pair<FileId, int>> files(3, {file, link});
+      VR_CHECK(node::send_files(link, files));
+    }));
 }
 
 void write_tables(const fs::path& directory) {
