@@ -48,7 +48,7 @@ void HomeService::hold(FileId file, Fd descriptor, bool pinned) {
 void HomeService::no_grace(const std::string& name) {
   std::lock_guard lock(left_behind_mutex_);
   for (FileId file : std::exchange(pinned_for_grace_, {}))
-    left_behind_.add(file, name, false, net::EventLoop::now());
+    (void)left_behind_.add(file, name, false, net::EventLoop::now());
 }
 
 }  // namespace vremote::node

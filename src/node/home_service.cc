@@ -183,12 +183,12 @@ void HomeService::note_nameless(const Running& running, FileId file) {
 
 // It was pinned for a node that is gone.
 void HomeService::leave_behind(FileId file, const std::string& name, bool is_back) {
-  if (!store_of(file)->is_nameless(file)) {
-    store_of(file)->unpin(file);
-    return;
+  bool kept = store_of(file)->is_nameless(file);
+  if (kept) {
+    std::lock_guard lock(left_behind_mutex_);
+    kept = left_behind_.add(file, name, is_back, net::EventLoop::now());
   }
-  std::lock_guard lock(left_behind_mutex_);
-  left_behind_.add(file, name, is_back, net::EventLoop::now());
+  if (!kept) store_of(file)->unpin(file);
 }
 
 void HomeService::came_back(const std::string& name) {

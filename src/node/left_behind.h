@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,32 +23,32 @@ class LeftBehind {
   static constexpr int64_t kForTheNextNs = 60'000'000'000;
   static constexpr int64_t kIsThereNs = 10'000'000'000;
 
-  // `is_there`: the node's next session has begun.
-  void add(FileId file, std::string node, bool is_there, Instant now) {
-    files_.push_back({file, std::move(node), now + (is_there ? kIsThereNs : kForTheNextNs)});
+  // `is_there`: the node's next session has begun. False: it is there already, for longer now.
+  bool add(FileId file, const std::string& node, bool is_there, Instant now) {
+    const Instant until = now + (is_there ? kIsThereNs : kForTheNextNs);
+    const auto [it, fresh] = files_.try_emplace({node, file}, until);
+    it->second = std::max(it->second, until);
+    return fresh;
   }
   void came_back(const std::string& node, Instant now) {
-    for (File& f : files_)
-      if (f.node == node) f.until = std::min(f.until, now + kIsThereNs);
+    for (auto it = files_.lower_bound({node, FileId{}}); it != files_.end(); ++it) {
+      if (it->first.first != node) break;
+      it->second = std::min(it->second, now + kIsThereNs);
+    }
   }
   // Those that nobody will come for, once.
   std::vector<FileId> take_old(Instant now) {
     std::vector<FileId> old;
-    std::erase_if(files_, [&](const File& f) {
-      if (f.until > now) return false;
-      old.push_back(f.file);
+    std::erase_if(files_, [&](const auto& kept) {
+      if (kept.second > now) return false;
+      old.push_back(kept.first.second);
       return true;
     });
     return old;
   }
 
  private:
-  struct File {
-    FileId file;
-    std::string node;
-    Instant until;
-  };
-  std::vector<File> files_;
+  std::map<std::pair<std::string, FileId>, Instant> files_;  // and until when they are kept
 };
 
 }  // namespace vremote::node
