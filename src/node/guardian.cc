@@ -333,8 +333,9 @@ void Guardian::look_at_corpse() {
   } else if (corpse_hangs_ && !there) {
     corpse_hangs_ = false;
     held_->free_corpse(0);
-    spdlog::info("guardian: the dead daemon's process is gone after {} ms; {} requests got EIO",
-                 (GuardianTable::clock() - died_) / 1'000'000, held_->refused_for_corpse());
+    spdlog::info(
+        "guardian: the dead daemon's process is gone after {} ms; {} requests were refused",
+        (GuardianTable::clock() - died_) / 1'000'000, held_->refused_for_corpse());
   }
 }
 

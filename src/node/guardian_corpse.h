@@ -3,13 +3,14 @@
 // SIGKILL does not end a thread that waits in the kernel for a locked page: the process keeps its
 // port and its descriptors until somebody answers the fill that locks the page. Only the next
 // daemon can answer that with bytes, and it cannot start before (a service manager waits for the
-// end of the last one). So the guardian answers what such a thread waits for with EIO:
-//   - what the dead daemon's own threads have asked its kernel for, at once;
+// end of the last one). So the guardian refuses what such a thread waits for:
+//   - what the dead daemon's own threads have asked its kernel for, at once (EIO);
 //   - fills of several pages in the range of a purge: readahead, no program sees its error. Whoever
 //     needs one of the pages asks for that page alone, which is held as ever;
-//   - when that has not helped, fills of one page there. A read(2) of it fails then, and a page
-//     fault too when it happens twice to it; the next one for that page is left alone for a while,
-//     so that the purge gets the page first.
+//   - when that has not helped, fills of one page there. A read(2) of it ends with EINTR: nothing
+//     is lost, and it may try again, which many libraries do by themselves. A page fault fails when
+//     it happens twice to it. The next fill of that page is left alone for a while, so that the
+//     purge gets the page first.
 // The page is neither locked nor filled then: nothing of before can be seen (rule K3).
 #pragma once
 
@@ -33,7 +34,7 @@ class GuardianCorpse {
   GuardianCorpse(Instant found, std::vector<GuardianTable::Fill> purges)
       : found_(found), purges_(std::move(purges)) {}
 
-  // Whether the fill is to be answered EIO now.
+  // Whether the fill is to be refused now.
   bool refuses(Instant now, uint64_t node, uint64_t offset, uint64_t length) {
     if (!is_purged(node, offset, length)) return false;
     if (length > kPageSize) return now - found_ >= kReadAheadNs;

@@ -240,11 +240,11 @@ void GuardianHeld::look_at_corpse() {
   };
   std::erase_if(held_, [&](const Held& held) {
     if (held.answered) return false;
-    if (!is_its_own(held.pid) &&
-        !(held.fill &&
-          corpse_->refuses(now, held.fill->node, held.fill->offset, held.fill->length)))
+    const bool own = is_its_own(held.pid);
+    if (!own && !(held.fill &&
+                  corpse_->refuses(now, held.fill->node, held.fill->offset, held.fill->length)))
       return false;
-    (void)channel_.reply_error(held.unique, EIO);
+    (void)channel_.reply_error(held.unique, own ? EIO : EINTR);
     bytes_ -= held.bytes.size();
     ++refused_for_corpse_;
     return true;
