@@ -10,13 +10,16 @@
 //       killed (FUSE_INTERRUPT), and gets EIO after soft_timeout_ms. The mount's root answers
 //       stat(2), so that umount(8) works.
 //   G3  A daemon that wakes up takes everything back, in order, before it looks at anything newer
-//   of
-//       the kernel, also what was answered: then it is as if it had been slow. No purge counts as
-//       returned before that: what it wrote back may be here.
+//       of the kernel, also what was answered: then it is as if it had been slow. No purge counts
+//       as returned before that: what it wrote back may be here.
 //   G4  A daemon that is dead is waited for: the next one takes the mount over (salvage.h), when
 //       all is purged, and has a guardian of its own. What cannot be taken over is retired: the
 //       guardian ends the connection. So it does after restart_wait_ms, at SIGTERM, and when it has
 //       no room for what it must hold.
+//   G5  A dead daemon's process that hangs in the kernel is set free (guardian_corpse.h): the next
+//       one cannot come before.
+//   G6  What lives in descriptors only goes on here: files of the exports that have no name and are
+//       open.
 // It has no cache, never touches the mount, and keeps the one capability that ending a connection
 // needs.
 #pragma once
