@@ -468,6 +468,32 @@ TEST_F(CrashTest, ARemovedFileThatWasOpenStaysOpen) { removed_files_stay_open(1,
 TEST_F(CrashTest, ARemovedFileOutlivesTheDaemonOfItsOrigin) { removed_files_stay_open(1, 0); }
 TEST_F(CrashTest, ARemovedFileOutlivesTheDaemonOfItsOwnNode) { removed_files_stay_open(0, 0); }
 
+// Whoever removes it must get from the dead node what that may have cached, and waits for it.
+TEST_F(CrashTest, AFileThatIsRemovedMeanwhileStaysOpen) {
+  nodes(2, "[lease]\nterm_ms = 60000\n").start_all();
+  const std::string some(9 << 20, 'b');
+  const Fd fd(::open(nodes().path(1, 0, "f").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  ASSERT_EQ(ssize_t(some.size()), ::pwrite(fd.get(), some.data(), some.size(), 0));
+  ASSERT_EQ(0, ::fsync(fd.get()));
+  kill(1);
+  const std::string name = nodes().path(0, 0, "f");
+  const pid_t remover = in_child([&] { return error_of(::unlink(name.c_str())); });
+  EXPECT_TRUE(eventually([&] { return nodes().ask(0, "blocked").find('{') != std::string::npos; }));
+  start(1);
+  EXPECT_EQ(0, exit_status(remover)) << nodes().log(0);
+  EXPECT_FALSE(exists(name));
+  char byte = 0;
+  EXPECT_EQ(1, ::pread(fd.get(), &byte, 1, ssize_t(some.size()) - 1))
+      << std::strerror(errno) << nodes().log(0) << nodes().log(1);
+  EXPECT_EQ('b', byte);
+  EXPECT_EQ(1, ::pwrite(fd.get(), "c", 1, 0));
+  EXPECT_EQ(0, ::fsync(fd.get())) << std::strerror(errno);
+  struct stat st {};
+  EXPECT_EQ(0, ::fstat(fd.get(), &st));
+  EXPECT_EQ(0u, st.st_nlink);
+  EXPECT_EQ(ssize_t(some.size()), st.st_size);
+}
+
 TEST_F(CrashTest, ANodeThatIsAnotherBeginsAnew) {
   nodes().start_all();
   ASSERT_EQ(0, put(nodes().path(0, 0, "f"), "bytes"));

@@ -181,9 +181,9 @@ void HomeService::note_nameless(const Running& running, FileId file) {
   pump(touched);
 }
 
-// It was pinned for a node that is gone.
-void HomeService::leave_behind(FileId file, const std::string& name, bool is_back) {
-  bool kept = store_of(file)->is_nameless(file);
+// It is pinned for a node that is gone. `nameless`: or will perhaps be so.
+void HomeService::leave_behind(FileId file, const std::string& name, bool is_back, bool nameless) {
+  bool kept = nameless;
   if (kept) {
     std::lock_guard lock(left_behind_mutex_);
     kept = left_behind_.add(file, name, is_back, net::EventLoop::now());
@@ -326,7 +326,36 @@ void HomeService::give_up(NodeId node, const std::string& reason) {
   give_up_(node, reason);
 }
 
+// What others wait for to get from it; it may have that open without having said so.
+std::vector<FileId> HomeService::wanted_of(NodeId node) const {
+  std::vector<FileId> files;
+  {
+    std::lock_guard lock(mutex_);
+    for (const Home::PendingRecall& recall : home_.pending_recalls(kBlockersMax))
+      if (recall.node == node) files.push_back(recall.file);
+  }
+  std::ranges::sort(files);
+  const auto again = std::ranges::unique(files);
+  files.erase(again.begin(), again.end());
+  return files;
+}
+
 void HomeService::node_gone(NodeId node, const std::string& name, bool is_back) {
+  std::vector<FileId> wanted;
+  if (!name.empty()) wanted = wanted_of(node);
+  if (wanted.empty()) {
+    gone(node, name, is_back);
+    return;
+  }
+  // Before those who wait go on: it may be the last name that they take.
+  disk_threads_.submit([this, node, name, is_back, wanted = std::move(wanted)] {
+    for (FileId file : wanted)
+      if (store_of(file)->pin(file)) leave_behind(file, name, is_back, true);
+    gone(node, name, is_back);
+  });
+}
+
+void HomeService::gone(NodeId node, const std::string& name, bool is_back) {
   {
     std::scoped_lock lock(drain_mutex_, grace_mutex_);
     grace_.node_gone(node);
@@ -364,7 +393,7 @@ void HomeService::node_gone(NodeId node, const std::string& name, bool is_back) 
     for (FileId file : unpinned) {
       touched.push_back(file);
       queues_.push(file, [this, file, name, is_back](bool) {
-        leave_behind(file, name, is_back);
+        leave_behind(file, name, is_back, store_of(file)->is_nameless(file));
         return true;
       });
     }

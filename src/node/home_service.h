@@ -174,7 +174,9 @@ class HomeService {
   void note_nameless(const Running& running, FileId file);
   void let_go_held();
   void let_go_departed();
-  void leave_behind(FileId file, const std::string& name, bool is_back);
+  void gone(NodeId node, const std::string& name, bool is_back);
+  std::vector<FileId> wanted_of(NodeId node) const;
+  void leave_behind(FileId file, const std::string& name, bool is_back, bool nameless);
   // What an earlier incarnation did of it; nothing: it knows nothing of it.
   std::optional<Result<coherence::Outcome>> done_before(const Running& running,
                                                         const CallLog::Key& key);
