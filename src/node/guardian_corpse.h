@@ -29,6 +29,9 @@ class GuardianCorpse {
  public:
   static constexpr int64_t kReadAheadNs = 100'000'000;
   static constexpr int64_t kPageNs = 1'000'000'000;
+  // Far more than a thread that is woken needs. Where a program asks again and again, the purge
+  // gets the page at the sixth attempt at the latest (page_lock_unfairness).
+  static constexpr int64_t kAgainNs = 200'000'000;
 
   // `found`: since when it is known to hang; `purges`: in which it may.
   GuardianCorpse(Instant found, std::vector<GuardianTable::Fill> purges)
@@ -38,9 +41,9 @@ class GuardianCorpse {
   bool refuses(Instant now, uint64_t node, uint64_t offset, uint64_t length) {
     if (!is_purged(node, offset, length)) return false;
     if (length > kPageSize) return now - found_ >= kReadAheadNs;
-    const auto last = refused_.try_emplace({node, offset}, found_).first;
-    if (now - last->second < kPageNs) return false;
-    last->second = now;
+    const auto next = refused_.try_emplace({node, offset}, found_ + kPageNs).first;
+    if (now < next->second) return false;
+    next->second = now + kAgainNs;
     return true;
   }
 
@@ -55,7 +58,7 @@ class GuardianCorpse {
 
   const Instant found_;
   const std::vector<GuardianTable::Fill> purges_;
-  std::map<std::pair<uint64_t, uint64_t>, Instant> refused_;  // by node and offset
+  std::map<std::pair<uint64_t, uint64_t>, Instant> refused_;  // from when on, by node and offset
 };
 
 }  // namespace vremote::node
