@@ -28,7 +28,7 @@ namespace vremote::node {
 class GuardianCorpse {
  public:
   static constexpr int64_t kReadAheadNs = 100'000'000;
-  static constexpr int64_t kPageNs = 1'000'000'000;
+  static constexpr int64_t kPageNs = 400'000'000;
   // Far more than a thread that is woken needs. Where a program asks again and again, the purge
   // gets the page at the sixth attempt at the latest (page_lock_unfairness).
   static constexpr int64_t kAgainNs = 200'000'000;

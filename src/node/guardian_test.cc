@@ -94,11 +94,11 @@ TEST(GuardianCorpseTest, ReadaheadUnderAPurgeGoesFirstThenThePagesThatAreNeeded)
   GuardianCorpse corpse(at(0), {{7, 8192, 8192}, {9, 4096, 0}});
   EXPECT_FALSE(corpse.refuses(at(50), 7, 0, 65536)) << "it may go by itself";
   EXPECT_TRUE(corpse.refuses(at(100), 7, 0, 65536));
-  EXPECT_FALSE(corpse.refuses(at(900), 7, 8192, 4096));
-  EXPECT_TRUE(corpse.refuses(at(1000), 7, 8192, 4096));
-  EXPECT_TRUE(corpse.refuses(at(1000), 7, 12288, 4096)) << "another page";
-  EXPECT_FALSE(corpse.refuses(at(1050), 7, 8192, 4096)) << "the purge gets the page first";
-  EXPECT_TRUE(corpse.refuses(at(1200), 7, 8192, 4096));
+  EXPECT_FALSE(corpse.refuses(at(350), 7, 8192, 4096));
+  EXPECT_TRUE(corpse.refuses(at(400), 7, 8192, 4096));
+  EXPECT_TRUE(corpse.refuses(at(400), 7, 12288, 4096)) << "another page";
+  EXPECT_FALSE(corpse.refuses(at(450), 7, 8192, 4096)) << "the purge gets the page first";
+  EXPECT_TRUE(corpse.refuses(at(600), 7, 8192, 4096));
   EXPECT_TRUE(corpse.refuses(at(1000), 9, 1 << 30, 8192)) << "to the end of the file";
 }
 
