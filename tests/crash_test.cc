@@ -232,6 +232,34 @@ TEST_F(CrashTest, WhoHeldALockIsToldThatItIsLost) {
   EXPECT_EQ(0, ::flock(fds[2].get(), LOCK_EX));
 }
 
+// While a truncation is not answered the kernel writes nothing of its file back.
+TEST_F(CrashTest, ATruncationThatHoldsPagesBackIsEnded) {
+  nodes(2, "[lease]\nterm_ms = 50000\n").start_all();
+  ASSERT_EQ(0, put(nodes().path(0, 0, "f"), std::string(16384, 'a')));
+  const Fd fd(::open(nodes().path(1, 0, "f").c_str(), O_RDWR | O_CLOEXEC));
+  auto* mapped =
+      static_cast<char*>(::mmap(nullptr, 16384, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0));
+  if (mapped == MAP_FAILED && errno == ENODEV) GTEST_SKIP() << "no shared writable mappings";
+  ASSERT_NE(mapped, MAP_FAILED);
+  mapped[0] = 'b';
+  nodes().signal(0, SIGSTOP);
+  const pid_t truncating = in_child([&] { return error_of(::ftruncate(fd.get(), 8192)); });
+  EXPECT_TRUE(eventually([&] { return nodes().ask(1, "blocked").find('{') != std::string::npos; }));
+  mapped[1] = 'c';  // dirty, whenever the kernel looked
+  kill(1);
+  nodes().start(1);
+  EXPECT_EQ(EIO, exit_status(truncating)) << nodes().log(1);
+  nodes().signal(0, SIGCONT);
+  EXPECT_TRUE(eventually([&] { return went_on(1) == 1; })) << nodes().log(1);
+  EXPECT_TRUE(eventually([&] { return nodes().connected(1); })) << nodes().log(1);
+  EXPECT_EQ(EIO, error_of(::fsync(fd.get()))) << "what was stored is in a recovery file";
+  struct stat st {};
+  EXPECT_EQ(0, ::fstat(fd.get(), &st)) << std::strerror(errno);
+  EXPECT_EQ(0, ::ftruncate(fd.get(), 4096)) << std::strerror(errno);
+  EXPECT_EQ('a', mapped[0]);
+  ::munmap(mapped, 16384);
+}
+
 // What had been read and not answered is asked again; what may have happened already is not done
 // twice.
 TEST_F(CrashTest, CallsUnderWayAreAnsweredOnceOrTheirProgramsAreTold) {

@@ -27,6 +27,11 @@ bool is_unrepeatable(const fuse::Request& request) {
                [](const fuse::RemoveXattr&) { return true; },
                [](const fuse::Fallocate&) { return true; },
                [](const fuse::CopyFileRange&) { return true; },
+               // What others wrote meanwhile must not be cut, or covered.
+               [](const fuse::SetAttr& r) {
+                 return r.mode || r.uid || r.gid || r.size || r.atime || r.mtime;
+               },
+               [](const fuse::Open& r) { return (r.flags & O_TRUNC) != 0; },
                [](const fuse::Write& r) {
                  return !r.write_back && (r.flags & (O_APPEND | O_SYNC | O_DSYNC)) != 0;
                },

@@ -49,6 +49,8 @@ constexpr int kCorpseMs = 5'000;
 // How long the next daemon waits until all is purged, and the dead one's process is gone; and we
 // for it to begin.
 constexpr int64_t kHandingMs = 10'000;
+// Then something holds dirty pages back.
+constexpr int64_t kSweepMs = 500;
 // A process that has not gone by then hangs in the kernel.
 constexpr int64_t kGoneMs = 300;
 constexpr int64_t kTakingMs = 30'000;
@@ -157,7 +159,7 @@ class Guardian {
   GuardianSweep* sweep_ = nullptr;
   std::atomic<bool> all_read_{false};  // that waited when the daemon was found dead
   bool purging_ = false;
-  Instant purge_began_, died_;
+  Instant purge_began_, died_, sweep_began_;
   bool corpse_hangs_ = false;
   size_t purged_ = 0;
   // Until when its leases were good when it was purged last: once is enough.
@@ -581,8 +583,12 @@ int Guardian::run() {
       std::vector<uint64_t> nodes;
       for (const GuardianTable::Inode& inode : table_.inodes()) nodes.push_back(inode.node);
       sweep_->start(std::move(nodes));
+      sweep_began_ = GuardianTable::clock();
     }
     sweep_->help();
+    if (sweep_->started() && !sweep_->done() &&
+        GuardianTable::clock() - sweep_began_ >= kSweepMs * 1'000'000)
+      held_->end_truncations();
     look_at_corpse();
     hand_on();
     // It comes in time, however late it came.

@@ -1,5 +1,6 @@
 #include "node/guardian_held.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
@@ -108,6 +109,16 @@ void GuardianRecovery::remove() {
 
 // ---- requests
 
+namespace {
+
+bool truncates(const fuse::Request& request) {
+  if (const auto* set = std::get_if<fuse::SetAttr>(&request.body)) return set->size.has_value();
+  const auto* open = std::get_if<fuse::Open>(&request.body);
+  return open != nullptr && (open->flags & O_TRUNC) != 0;
+}
+
+}  // namespace
+
 // True: it needs no daemon.
 bool GuardianHeld::answer(const fuse::Request& request) {
   const uint64_t unique = request.header.wire_unique();
@@ -202,6 +213,7 @@ void GuardianHeld::hold(const fuse::Request& request, std::span<const std::byte>
             .answered = answered,
             .unseen = !request.header.resent,
             .lock = std::holds_alternative<fuse::SetLkw>(request.body),
+            .truncates = truncates(request),
             .fill = {},
             .since = GuardianTable::clock(),
             .bytes = {}};
@@ -225,6 +237,18 @@ void GuardianHeld::look() {
   look_at_interrupts();
   look_at_time();
   look_at_corpse();
+  look_at_truncations();
+}
+
+// One that no daemon can have seen has not happened.
+void GuardianHeld::look_at_truncations() {
+  if (!end_truncations_) return;
+  std::erase_if(held_, [&](const Held& held) {
+    if (held.answered || !held.truncates) return false;
+    (void)channel_.reply_error(held.unique, held.unseen ? EINTR : EIO);
+    bytes_ -= held.bytes.size();
+    return true;
+  });
 }
 
 void GuardianHeld::look_at_corpse() {

@@ -76,6 +76,9 @@ class GuardianHeld {
   // gone. Any thread.
   void free_corpse(pid_t daemon) { corpse_pid_ = daemon; }
   size_t refused_for_corpse() const { return refused_for_corpse_; }
+  // From now on look() ends truncations: while one is not answered the kernel holds dirty mapped
+  // pages of its file back (rule K8), and no purge of them ends. Any thread.
+  void end_truncations() { end_truncations_ = true; }
   // The daemon is dead: what it did not get back of what was answered, and all that will be, goes
   // into the ledger, which outlives this.
   void write_into(GuardianLedger* ledger);
@@ -92,6 +95,7 @@ class GuardianHeld {
     bool answered = false;
     bool unseen = false;  // by the dead daemon
     bool lock = false;
+    bool truncates = false;
     std::optional<GuardianTable::Fill> fill = {};
     Instant since;                 // GuardianTable::clock()
     std::vector<std::byte> bytes;  // empty: the kernel will deliver it again
@@ -100,6 +104,7 @@ class GuardianHeld {
   void look_at_interrupts();
   void look_at_time();
   void look_at_corpse();
+  void look_at_truncations();
   void hold(const fuse::Request& request, std::span<const std::byte> bytes, bool answered,
             bool give_back);
 
@@ -109,6 +114,7 @@ class GuardianHeld {
   const int64_t soft_ms_;
   const Fill fill_;
   GuardianLedger* ledger_ = nullptr;
+  std::atomic<bool> end_truncations_{false};
   std::atomic<pid_t> corpse_pid_{0};
   std::optional<GuardianCorpse> corpse_;
   std::atomic<size_t> refused_for_corpse_{0};
