@@ -217,8 +217,7 @@ TEST_F(LocksTest, CirclesOfWaitersAreRefused) {
   std::thread a_waits([&] { a_got = set_range(on_a, F_WRLCK, 1, 1, F_SETLKW); });
   std::thread b_waits([&] { b_got = set_range(on_b, F_WRLCK, 2, 1, F_SETLKW); });
   // Only when both wait does the third close the circle: until then it would wait itself.
-  for (int i = 0; i < 200 && in_the_way(on_c, F_WRLCK, 0, 2) == "free"; ++i) ::usleep(1000);
-  ::usleep(300'000);
+  for (int i = 0; i < 60'000 && counter(0, "home_locks_waiting") < 2; ++i) ::usleep(1000);
   EXPECT_EQ(EDEADLK, set_range(on_c, F_WRLCK, 0, 1, F_SETLKW));
   EXPECT_EQ(-1, a_got);
   EXPECT_EQ(-1, b_got);

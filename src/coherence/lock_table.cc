@@ -86,7 +86,8 @@ size_t LockTable::let_go(FileLocks& locks, LockKind kind, Predicate gone) {
 LockTable::Decision LockTable::set(Request request, std::vector<Ticket>& woken) {
   FileLocks& locks = files_[request.file];
   request.passes_line = request.kind == LockKind::Range && !locks.waiting.empty() &&
-                        request.type != LockType::Unlock && holds_range(request.owner);
+                        request.type != LockType::Unlock &&
+                        (request.holds_elsewhere || holds_range(request.owner));
   if (request.type == LockType::Unlock || grantable(locks, locks.waiting.end(), request)) {
     place(locks, request);
     wake(request.file, woken);
@@ -137,6 +138,53 @@ bool LockTable::closes_circle(const Request& request) const {
     }
   }
   return closed;
+}
+
+LockTable::Ways LockTable::in_the_way(FileId file, Ticket ticket, uint64_t since,
+                                      size_t most) const {
+  const auto asked = files_.find(file);
+  if (asked == files_.end()) return {};
+  const auto start = std::ranges::find(asked->second.waiting, ticket, &Request::ticket);
+  if (start == asked->second.waiting.end() || start->kind != LockKind::Range) return {};
+  Ways ways{.since = since == 0 ? start->since : since, .owners = {}};
+  if (start->since > ways.since) return ways;
+  struct Step {
+    const Request* waiter;
+    size_t before;  // of `steps`
+  };
+  std::vector<Step> steps{{&*start, 0}};
+  std::unordered_set<LockOwner, LockOwnerHash> seen{start->owner};
+  size_t looked_at = 0;
+  const auto through = [&](size_t at) {
+    std::vector<Ticket> tickets{steps[at].waiter->ticket};
+    while (at != 0) {
+      at = steps[at].before;
+      tickets.push_back(steps[at].waiter->ticket);
+    }
+    std::ranges::reverse(tickets);
+    return tickets;
+  };
+  for (size_t at = 0; at < steps.size() && looked_at < kWayStepsMax; ++at) {
+    const Request* const waiter = steps[at].waiter;
+    const auto in_the_way = [&](const LockOwner& owner) {
+      if (ways.owners.size() == most || !seen.insert(owner).second) return;
+      ways.owners.push_back({owner, waiter->file, through(at)});
+      const auto waits = owners_.find(owner);
+      if (waits == owners_.end()) return;
+      for (const Request* next : waits->second.waiting)
+        if (next->since <= ways.since) steps.push_back({next, at});
+    };
+    const FileLocks& locks = files_.at(waiter->file);
+    for (const HeldLock& lock : locks.held[index(LockKind::Range)]) {
+      if (++looked_at == kWayStepsMax) break;
+      if (conflicts(lock, *waiter)) in_the_way(lock.owner);
+    }
+    for (const Request& earlier : locks.waiting) {
+      if (&earlier == waiter || waiter->passes_line || ++looked_at >= kWayStepsMax) break;
+      if (conflicts(earlier, *waiter)) in_the_way(earlier.owner);
+    }
+  }
+  return ways;
 }
 
 // L2.

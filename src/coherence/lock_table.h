@@ -4,18 +4,25 @@
 // Rules:
 //  L1  Two locks conflict when they are of the same kind, of different owners, overlap, and one of
 //  them is a write lock.
+//
 //  L2  A new lock of an owner replaces what it held on those bytes (upgrade, downgrade, unlock),
 //  splitting and joining ranges as fcntl(2) says. A flock that has to wait for its conversion is
 //  let go of first, as flock(2) says: two that hold it shared and both want it alone would wait for
-//  each other for ever. L3  Who has to wait waits in line: a request waits for conflicting locks
-//  and for conflicting requests that came before it, so that a stream of readers does not starve a
-//  writer. Waking goes in order of arrival. An owner that holds byte ranges already, of whatever
-//  file, passes the line: somebody in it may wait for what it holds, and no local file system would
-//  have made it wait. L4  A byte-range request that would close a circle of waiting owners is
-//  refused (EDEADLK), across nodes. Waiting in line counts, too: another thread of the owner may
-//  lock something meanwhile. (As in the kernel, flock is not looked at.) The search ends after
-//  kCircleStepsMax, as the kernel's does after a few (posix_locks_deadlock() in fs/locks.c). L5  A
-//  lock dies with its owner's handle, process or node.
+//  each other for ever.
+//
+//  L3  Who has to wait waits in line: a request waits for conflicting locks and for conflicting
+//  requests that came before it, so that a stream of readers does not starve a writer. Waking goes
+//  in order of arrival. An owner that holds byte ranges already, of whatever file (of another
+//  home's, too, if its node says so), passes the line: somebody in it may wait for what it holds,
+//  and no local file system would have made it wait.
+//
+//  L4  A byte-range request that would close a circle of waiting owners is refused (EDEADLK),
+//  across nodes. Waiting in line counts, too: another thread of the owner may lock something
+//  meanwhile. (As in the kernel, flock is not looked at.) The search ends after kCircleStepsMax, as
+//  the kernel's does after a few (posix_locks_deadlock() in fs/locks.c). Circles over the files of
+//  several homes: wait_circles.h.
+//
+//  L5  A lock dies with its owner's handle, process or node.
 //
 // Pure: calls in, decisions out. Not thread-safe.
 #pragma once
@@ -62,8 +69,9 @@ struct HeldLock {
 
 class LockTable {
  public:
-  // Conflicts looked at in search of a circle (L4), at most: some milliseconds of work.
-  static constexpr size_t kCircleStepsMax = 1'000'000;
+  // Conflicts looked at in search of a circle (L4), at most: some milliseconds of work. And for one
+  // step of a search over several homes.
+  static constexpr size_t kCircleStepsMax = 1'000'000, kWayStepsMax = 20'000;
 
   explicit LockTable(Mistakes mistakes = {}) : mistakes_(mistakes) {}
 
@@ -82,7 +90,9 @@ class LockTable {
     uint32_t pid = 0;
     bool wait = false;
     Ticket ticket;
-    bool passes_line = false;  // L3; set() finds it out
+    bool holds_elsewhere = false;  // the owner holds byte ranges of other homes
+    uint64_t since = 0;            // when it came, for in_the_way()
+    bool passes_line = false;      // L3; set() finds it out
   };
   enum class Decision : uint8_t { Done, Conflict, Deadlock, Waits };
 
@@ -97,6 +107,21 @@ class LockTable {
   void release(FileId file, LockKind kind, LockOwner owner, std::vector<Ticket>& woken,
                std::vector<Ticket>& cancelled);
   void node_gone(NodeId node, std::vector<Ticket>& woken);
+
+  // What L4 needs beyond this home (wait_circles.h): the owners in the way of a request that waits,
+  // directly or through others that wait here, each once, the nearest first. Requests that came
+  // after `since` (0: after this one) are not looked at. At most `most`.
+  struct InTheWay {
+    LockOwner owner;
+    FileId file;                  // of what is in the way
+    std::vector<Ticket> through;  // from the request asked for to the one it is in the way of
+  };
+  struct Ways {
+    uint64_t since = 0;
+    std::vector<InTheWay> owners;
+  };
+  Ways in_the_way(FileId file, Ticket ticket, uint64_t since, size_t most) const;
+  bool holds_range(const LockOwner& owner) const;
 
   // Locks of one node that requests of another wait for.
   struct Blocker {
@@ -141,7 +166,6 @@ class LockTable {
   static bool conflicts(const Request& earlier, const Request& request);
   bool grantable(const FileLocks& locks, std::list<Request>::const_iterator before,
                  const Request& request) const;
-  bool holds_range(const LockOwner& owner) const;
   bool closes_circle(const Request& request) const;
   void place(FileLocks& locks, const Request& request);
   void wait_in_line(FileLocks& locks, const Request& request);

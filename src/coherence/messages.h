@@ -119,6 +119,37 @@ struct SizeShown {
   uint64_t show = 0;
 };
 
+// ---- circles of waiting owners over several homes (wait_circles.h)
+
+// One wait for a byte range, as its home calls it. Never used for another.
+struct WaitName {
+  uint64_t home = 0;  // a number that its lock table drew
+  uint32_t node = 0;  // the home's for the node that waits
+  uint64_t call = 0;  // that node's for the wait
+  bool operator==(const WaitName&) const = default;
+};
+struct Trail {
+  uint64_t searcher = 0, search = 0;  // a number that the searching node drew; counts its searches
+  uint64_t since = 0;           // when the wait of the search began, by its home; 0: its home tells
+  uint32_t budget = 0;          // messages that may still come of it
+  std::vector<WaitName> waits;  // each in the way of the one before it
+};
+inline constexpr size_t kTrailMax = 64;  // waits
+inline constexpr uint32_t kTrailBudget = 1024;
+
+// agent -> home: `call`, a wait of this node for a lock of `file`, is next on the trail.
+struct FollowWait {
+  FileId file;
+  uint64_t call = 0;
+  Trail trail;
+};
+// home -> agent: `owner`, one of that node, is in the way of the last wait of the trail.
+struct FollowOwner {
+  FileId file;
+  uint64_t owner = 0;
+  Trail trail;
+};
+
 // ---- home -> agent
 // ------------------------------------------------------------------------------------------------------------
 
@@ -308,6 +339,7 @@ enum class LockAction : uint8_t {
   Cancel = 3,   // of the Wait with call id `waiting_call`
   Release = 4,  // all that `owner` holds and waits for on the file
   Reclaim = 5,  // as Try, of a lock that an earlier incarnation of the home had given
+  Refuse = 6,   // as Cancel, of one that closes a circle over several homes: it ends with EDEADLK
 };
 struct LockCall {
   FileId file;
@@ -318,6 +350,7 @@ struct LockCall {
   uint64_t start = 0, end = 0;  // bytes, inclusive; end at most INT64_MAX
   uint32_t pid = 0;
   uint64_t waiting_call = 0;
+  bool holds_elsewhere = false;  // `owner` holds byte ranges at another home
 };
 
 // The node ends: all it holds here is free, locks included. Sent after its last flush was acked.
@@ -390,9 +423,10 @@ struct Reply {
   Outcome outcome;
 };
 
-using ToHome =
-    std::variant<LeaseRequest, RecallAck, Flush, Fetch, Release, Call, Announce, SizeShown>;
-using ToAgent = std::variant<Grant, Recall, FlushAck, FetchReply, Reply, ShowSize, Announced>;
+using ToHome = std::variant<LeaseRequest, RecallAck, Flush, Fetch, Release, Call, Announce,
+                            SizeShown, FollowWait>;
+using ToAgent =
+    std::variant<Grant, Recall, FlushAck, FetchReply, Reply, ShowSize, Announced, FollowOwner>;
 
 // The file whose connection and order a message belongs to.
 FileId file_of(const Operation& operation);

@@ -30,6 +30,7 @@ struct Session {
   std::vector<std::shared_ptr<Lane>> lanes;
 
   std::atomic<bool> silenced{false};
+  std::atomic<uint64_t> features{0};  // grow when the node's daemon is upgraded
 
   // The first loop's.
   bool ending = false;
@@ -130,6 +131,10 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     });
   }
 
+  uint64_t features(SessionId id) const {
+    auto session = find(id);
+    return session ? session->features.load() : 0;
+  }
   std::optional<Instant> last_heard(SessionId id) const {
     auto session = find(id);
     if (!session) return std::nullopt;
@@ -376,6 +381,7 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     // far counts.
     lane.drain();
     if (lane.attached()) lane.lose({ECONNRESET, "replaced by a new connection"});
+    session->features = guest.hello.features & wire::kFeatures;
     welcome.received = lane.received();
     auto encoded = wire::encode(welcome);
     if (!encoded) {
@@ -493,6 +499,8 @@ void HomeServer::silence(SessionId session) { impl_->silence(session); }
 void HomeServer::end_session(SessionId session, const std::string& why) {
   impl_->end_session(session, why);
 }
+uint64_t HomeServer::features(SessionId session) const { return impl_->features(session); }
+
 std::optional<Instant> HomeServer::last_heard(SessionId session) const {
   return impl_->last_heard(session);
 }

@@ -107,6 +107,8 @@ class HomeServer {
   // When the quietest lane of the session was last heard: the home's start of the lease term. Empty
   // when the session is gone.
   std::optional<Instant> last_heard(SessionId session) const;
+  // What both sides understand (wire::kFeatures), by the latest Hello; 0 when the session is gone.
+  uint64_t features(SessionId session) const;
   std::vector<SessionInfo> sessions() const;
   // Per lane; empty when the session is gone.
   std::vector<LaneStats> stats(SessionId session) const;

@@ -237,6 +237,7 @@ Status Lane::handle(const FrameReader::Frame& frame) {
     case FrameType::Call:
     case FrameType::Announce:
     case FrameType::SizeShown:
+    case FrameType::FollowWait:
     case FrameType::Grant:
     case FrameType::Recall:
     case FrameType::FlushAck:
@@ -244,6 +245,7 @@ Status Lane::handle(const FrameReader::Frame& frame) {
     case FrameType::Reply:
     case FrameType::ShowSize:
     case FrameType::Announced:
+    case FrameType::FollowOwner:
       break;
   }
   if (frame.preamble.sequence != received() + 1)

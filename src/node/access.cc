@@ -45,6 +45,7 @@ ToAgent refusal(const ToHome& message, int error) {
                // Nobody waits for an answer to these.
                [](const RecallAck&) -> ToAgent { return Reply{}; },
                [](const SizeShown&) -> ToAgent { return Reply{}; },
+               [](const FollowWait&) -> ToAgent { return Reply{}; },
                [](const Release&) -> ToAgent { return Reply{}; }},
       message);
 }
@@ -55,6 +56,8 @@ bool gives_up_only(const ToHome& message) {
   return std::holds_alternative<RecallAck>(message) || std::holds_alternative<SizeShown>(message) ||
          std::holds_alternative<Release>(message);
 }
+// Nothing comes of it for who asks.
+bool asks_nothing(const ToHome& message) { return std::holds_alternative<FollowWait>(message); }
 
 bool writes(const ToHome& message) {
   return std::visit(
@@ -122,6 +125,7 @@ NodeRights::Verdict NodeRights::judge(ToHome& message) const {
     if (other_file(call->operation).export_index != index) return refusal(message, EXDEV);
   }
   if (!rights.read) {
+    if (asks_nothing(message)) return Drop{};
     if (!gives_up_only(message)) return refusal(message, EACCES);
     if (!std::holds_alternative<Call>(message)) return Drop{};
   }

@@ -96,6 +96,7 @@ TEST(AccessTest, WhoMayNotReadGetsNothing) {
   EXPECT_EQ(error_of(none, RecallAck{.file = kFile}), -1);
   EXPECT_EQ(error_of(none, Release{.file = kFile}), -1);
   EXPECT_EQ(error_of(none, SizeShown{.file = kFile}), -1);
+  EXPECT_EQ(error_of(none, FollowWait{.file = kFile}), -1);
   EXPECT_EQ(error_of(none, Call{.operation = LeaveCall{kFile}}), 0) << "whoever goes may say so";
   EXPECT_FALSE(none.may_read(0));
   EXPECT_TRUE(none.may_read(1));

@@ -18,6 +18,7 @@
 #include "node/guardian_table.h"
 #include "node/inode_table.h"
 #include "node/kernel_names.h"
+#include "node/lock_circles.h"
 
 namespace vremote::node {
 
@@ -965,16 +966,38 @@ void AgentService::receive(ToAgent&& message) {
     pending.then(std::move(*reply));
     return;
   }
+  if (const auto* follow = std::get_if<FollowOwner>(&message)) {
+    environment_.circles->receive(this, *follow);
+    return;
+  }
   const FileId file = std::visit(
       Overload{[](const Reply&) { return FileId{}; }, [](const auto& m) { return m.file; }},
       message);
   with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) {
     note_received(shard_of(file), message, now);
     const bool stored = std::holds_alternative<FlushAck>(message);
-    std::visit(Overload{[](Reply&) {}, [&](auto& m) { agent.receive(now, std::move(m), actions); }},
+    std::visit(Overload{[](Reply&) {}, [](FollowOwner&) {},
+                        [&](auto& m) { agent.receive(now, std::move(m), actions); }},
                message);
     if (stored) note_debts(agent, file);
   });
+}
+
+void AgentService::follow(FollowWait&& message) {
+  if (!can_follow_ || (environment_.backlogged && environment_.backlogged())) return;
+  const FileId file = message.file;
+  send_(file, std::move(message));
+}
+
+void AgentService::refuse_wait(FileId file, uint64_t call) {
+  if (!can_follow_) return;
+  AgentService::call({}, LockCall{.file = file, .action = LockAction::Refuse, .waiting_call = call},
+                     [](Reply&&) {});
+}
+
+bool AgentService::holds_range(uint64_t owner) {
+  std::lock_guard lock(locks_mutex_);
+  return locks_.holds_range({{}, owner});
 }
 
 void AgentService::renew(Instant until) {
@@ -1026,6 +1049,7 @@ void AgentService::note_lock(const LockCall& call) {
       break;
     case LockAction::Test:
     case LockAction::Cancel:
+    case LockAction::Refuse:
       break;
   }
 }

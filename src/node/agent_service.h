@@ -35,6 +35,7 @@ namespace vremote::node {
 class GuardianTable;
 class InodeTable;
 class KernelNames;
+class LockCircles;
 
 // What became of a request that is not answered to the kernel directly.
 struct Answer {
@@ -82,6 +83,7 @@ class AgentService {
     // Takes in what the guardian has answered in this daemon's place, if anything. A purge that has
     // returned counts only then: the guardian may have what the kernel wrote back for it (G3).
     std::function<void()> take_back = {};
+    LockCircles* circles = nullptr;  // gets what the home asks about owners of this node
   };
 
   AgentService(std::string home_name, const coherence::AgentOptions& options, bool local, Send send,
@@ -173,6 +175,12 @@ class AgentService {
   void renew(Instant until);
   // Goes on while the machine sleeps: other nodes do not.
   static Instant lease_clock() { return net::EventLoop::boot_now(); }
+  // Whether the home understands the next two (wire::kFollowsWaits); else nothing is sent.
+  void can_follow(bool on) { can_follow_ = on; }
+  void follow(coherence::FollowWait&& message);
+  // A wait for a lock: it ends with EDEADLK, unless it has ended.
+  void refuse_wait(FileId file, uint64_t call);
+  bool holds_range(uint64_t owner);  // not of this machine's own home
   // Ends what waits for the home with EIO: a soft mount's patience is over.
   void fail_calls();
 
@@ -279,6 +287,7 @@ class AgentService {
   std::atomic<uint64_t> next_token_{1};
   std::atomic<uint64_t> next_call_{1};
   std::atomic<bool> home_restarted_{false};  // at some time
+  std::atomic<bool> can_follow_{false};
   struct PendingCall {
     coherence::Call call;  // kept for a home that restarts
     ThenReply then;

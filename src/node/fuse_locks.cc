@@ -52,6 +52,9 @@ void FuseServer::set_lock(const Context& c, const fuse::FileLock& lock, bool wai
   auto node = inode(c);
   if (!node) return;
   LockCall operation = call_of(*node, lock, wait ? LockAction::Wait : LockAction::Try);
+  const bool ranges = operation.kind == LockKind::Range && operation.type != LockType::Unlock;
+  operation.holds_elsewhere =
+      ranges && options_.circles->holds_elsewhere(node->agent, operation.owner);
   const uint64_t id = node->agent->reserve_call(c.request, Operation(operation).index());
   {
     std::lock_guard guard(locks_mutex_);
@@ -61,8 +64,11 @@ void FuseServer::set_lock(const Context& c, const fuse::FileLock& lock, bool wai
     }
     if (wait) lock_waits_[c.unique] = {node->agent, node->file, id, {c.channel, c.pid}, false};
   }
+  if (wait && ranges) options_.circles->begins(node->agent, node->file, id, operation.owner);
   node->agent->call_as(id, c.caller, operation,
-                       [this, c, wait, operation, fh = lock.fh](Reply&& reply) {
+                       [this, c, wait, ranges, agent = node->agent, id, operation,
+                        fh = lock.fh](Reply&& reply) {
+                         if (wait && ranges) options_.circles->ends(agent, id);
                          {
                            std::lock_guard guard(locks_mutex_);
                            if (wait) lock_waits_.erase(c.unique);

@@ -35,6 +35,7 @@
 #include "node/held_ranges.h"
 #include "node/inode_table.h"
 #include "node/kept.h"
+#include "node/lock_circles.h"
 #include "node/moved_directories.h"
 
 namespace vremote::node {
@@ -46,6 +47,7 @@ struct FuseServerOptions {
   net::EventLoop* loop = nullptr;    // for timers; outlives the server
   GuardianLink* guardian = nullptr;  // outlives the server
   HelperThreads* helpers = nullptr;  // for what may block; stopped before the server ends
+  LockCircles* circles = nullptr;    // outlives the server
 };
 
 class FuseServer {

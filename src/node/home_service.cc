@@ -1,6 +1,7 @@
 #include "node/home_service.h"
 
 #include <spdlog/spdlog.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 #include <thread>
 
 #include "base/overload.h"
+#include "coherence/wait_circles.h"
 #include "net/event_loop.h"
 
 namespace vremote::node {
@@ -26,6 +28,24 @@ void cut_extents(std::vector<Extent>& extents, uint64_t size) {
     if (extent.offset + extent.bytes.size() > size)
       extent.bytes = extent.bytes.part(0, extent.offset < size ? size - extent.offset : 0);
   std::erase_if(extents, [](const Extent& extent) { return extent.bytes.empty(); });
+}
+
+// Messages of searches for circles between two ticks, of one node: a second's worth is some
+// thousands.
+constexpr size_t kFollowedMax = 1000;
+
+uint64_t drawn() {
+  uint64_t value = 0;
+  while (::getrandom(&value, sizeof value, 0) != sizeof value) {
+  }
+  return value;
+}
+
+// Other homes compare it with theirs: a clock that all machines share, more or less. Never 0.
+uint64_t time_of_day() {
+  struct timespec now {};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec) + 1;
 }
 
 // Recalls looked at in one tick: the oldest.
@@ -55,6 +75,7 @@ HomeService::HomeService(std::vector<std::unique_ptr<store::Store>> stores,
       mistakes_(mistakes),
       home_(mistakes),
       locks_(mistakes),
+      lock_table_number_(drawn()),
       grace_(2 * kRequestsMax, mistakes) {}
 
 HomeService::~HomeService() = default;
@@ -236,6 +257,10 @@ void HomeService::receive_now(NodeId node, ToHome&& message) {
     start(node, std::move(*call));
     return;
   }
+  if (const auto* asked = std::get_if<FollowWait>(&message)) {
+    follow(node, *asked);
+    return;
+  }
   if (const auto* flush = std::get_if<Flush>(&message); flush != nullptr && watch_) {
     std::lock_guard lock(patience_mutex_);
     patience_.progress(node, flush->file, watched_at_.load());
@@ -252,7 +277,8 @@ void HomeService::receive_now(NodeId node, ToHome&& message) {
       if (auto it = sent_recalls_.find(shown->show);
           it != sent_recalls_.end() && it->second.node == node)
         sent_recalls_.erase(it);
-    std::visit(Overload{[](Call&) {}, [&](auto& m) { home_.receive(node, std::move(m), actions); }},
+    std::visit(Overload{[](Call&) {}, [](FollowWait&) {},
+                        [&](auto& m) { home_.receive(node, std::move(m), actions); }},
                message);
     enqueue(std::move(actions), touched);
   }
@@ -277,6 +303,10 @@ void HomeService::watch(Watch watch) {
 
 void HomeService::tick(Instant now) {
   let_go_departed();
+  {
+    std::lock_guard lock(locks_mutex_);
+    followed_.clear();
+  }
   if (!watch_) return;
   std::vector<Patience::Blocker> blockers;
   {
@@ -439,7 +469,9 @@ void HomeService::lock(NodeId node, const Call& call) {
                                    .range = {c.start, c.end},
                                    .pid = c.pid,
                                    .wait = c.action == LockAction::Wait,
-                                   .ticket = ticket};
+                                   .ticket = ticket,
+                                   .holds_elsewhere = c.holds_elsewhere,
+                                   .since = follows_ && follows_(node) ? time_of_day() : 0};
   std::vector<FileId> touched;
   {
     std::lock_guard guard(locks_mutex_);
@@ -495,6 +527,11 @@ void HomeService::lock(NodeId node, const Call& call) {
           cancelled.push_back({node, c.waiting_call});
         reply_lock(c.file, ticket, 0, {}, touched);
         break;
+      case LockAction::Refuse:
+        if (locks_.cancel(c.file, {node, c.waiting_call}, woken))
+          reply_lock(c.file, {node, c.waiting_call}, EDEADLK, {}, touched);
+        reply_lock(c.file, ticket, 0, {}, touched);
+        break;
       case LockAction::Release:
         locks_.release(c.file, c.kind, request.owner, woken, cancelled);
         reply_lock(c.file, ticket, 0, {}, touched);
@@ -504,6 +541,23 @@ void HomeService::lock(NodeId node, const Call& call) {
     for (LockTable::Ticket t : cancelled) reply_lock(c.file, t, EINTR, {}, touched);
   }
   pump(touched);
+}
+
+bool HomeService::holds_range(const LockOwner& owner) const {
+  std::lock_guard lock(locks_mutex_);
+  return locks_.holds_range(owner);
+}
+
+// No order matters here (wait_circles.h, C3).
+void HomeService::follow(NodeId node, const FollowWait& asked) {
+  std::vector<std::pair<NodeId, FollowOwner>> next;
+  {
+    std::lock_guard lock(locks_mutex_);
+    if (++followed_[node] > kFollowedMax) return;
+    next = coherence::follow(locks_, lock_table_number_, node, asked);
+  }
+  for (auto& [to, message] : next)
+    if (follows_ && follows_(to)) deliver_(to, message.file, std::move(message));
 }
 
 void HomeService::pump(const std::vector<FileId>& touched) {

@@ -68,6 +68,10 @@ class HomeService {
   // session's node.
   void remember_calls(std::unique_ptr<CallLog> log, std::function<uint64_t(NodeId)> incarnation);
 
+  // Which nodes understand FollowOwner; before the first message. Unset: none.
+  void on_follows(std::function<bool(NodeId)> follows) { follows_ = std::move(follows); }
+  bool holds_range(const coherence::LockOwner& owner) const;
+
   void receive(NodeId node, coherence::ToHome&& message);
   // It breaks the rules. What it has stays its own until its leases are over: its kernel shows it,
   // and what it has written is nowhere else.
@@ -153,6 +157,7 @@ class HomeService {
                                       std::vector<coherence::OperationNeed> needs);
   void lock(NodeId node, const coherence::Call& call);
   void leave(NodeId node, const coherence::Call& call);
+  void follow(NodeId node, const coherence::FollowWait& asked);
   // In the order in which the table decided. Under locks_mutex_.
   void reply_lock(FileId file, coherence::LockTable::Ticket ticket, int error,
                   coherence::Outcome outcome, std::vector<FileId>& touched);
@@ -212,6 +217,9 @@ class HomeService {
   };
   std::map<coherence::LockTable::Ticket, LockWaiter> lock_waiters_;
   std::map<NodeId, size_t> lock_waiters_of_;
+  const uint64_t lock_table_number_;   // drawn
+  std::map<NodeId, size_t> followed_;  // messages since the last tick, with locks_mutex_
+  std::function<bool(NodeId)> follows_;
   std::vector<std::pair<NodeId, coherence::Call>> behind_fence_;  // lock calls
   mutable std::mutex patience_mutex_;                             // taken after the others
   std::optional<Watch> watch_;

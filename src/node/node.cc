@@ -141,6 +141,7 @@ Status NodeDaemon::start(std::function<void()> ended) {
     spdlog::warn("{} files of unflushed bytes wait in {}: `vremote recover list` shows them", files,
                  config_.recovery_dir);
   kernel_names_ = std::make_unique<KernelNames>(*purge_threads_, *loops_.front(), mistakes_);
+  circles_ = std::make_unique<LockCircles>(*loops_.front());
   VR_TRY_VOID(start_tls());
   VR_TRY_VOID(start_control());
   VR_TRY_VOID(open_stores());
@@ -222,7 +223,8 @@ AgentService::Environment NodeDaemon::environment() {
               [this] {
                 if (guardian_ != nullptr && notify_.load() != nullptr && guardian_->has_requests())
                   fuse_->take_back();
-              }};
+              },
+          .circles = circles_.get()};
 }
 
 // What the user mends there.
@@ -294,6 +296,13 @@ Status NodeDaemon::open_stores() {
   local_agent_ = std::make_unique<AgentService>(
       config_.node, agent_options(), true,
       [this](FileId, ToHome&& message) { receive_own(std::move(message)); }, environment());
+  local_agent_->can_follow(true);
+  circles_->add(local_agent_.get(), [this](uint64_t owner) {
+    return home_->holds_range({.node = NodeId{0}, .id = owner});
+  });
+  home_->on_follows([this](NodeId node) {
+    return node.value == 0 || (server_->features(node.value) & wire::kFollowsWaits) != 0;
+  });
   for (size_t i = 0; i < config_.exports.size(); ++i)
     exports_.add({config_.exports[i].name, local_agent_.get(), home_->root(i),
                   config_.exports[i].access.read_only});
@@ -504,6 +513,7 @@ void NodeDaemon::connected(Peer& peer, const net::HomeInfo& info) {
   // Before this, what the agent sends still belongs to the old session and is dropped; from here on
   // it goes to the new one. The reset asks for everything anew.
   peer.generation = info.generation;
+  peer.agent->can_follow((info.features & wire::kFollowsWaits) != 0);
   std::optional<Agent::Dirty> dirty;
   {
     std::lock_guard lock(peer.bond_mutex);
@@ -584,6 +594,8 @@ Status NodeDaemon::make_peers() {
             spdlog::error("a message cannot be sent: {}", sent.error().what);
         },
         std::move(environment_of_peer));
+    circles_->add(p.agent.get(),
+                  [agent = p.agent.get()](uint64_t owner) { return agent->holds_range(owner); });
     if (guardian_ != nullptr) {
       p.home = guardian_->table().add_home(config.name);
       inodes_.add_home(p.agent.get(), p.home);
@@ -734,6 +746,7 @@ Status NodeDaemon::start_mount(std::function<void()> ended) {
   server.loop = loops_.front().get();
   server.guardian = guardian_;
   server.helpers = purge_threads_.get();
+  server.circles = circles_.get();
   fuse_ =
       std::make_unique<FuseServer>(*mount_, exports_, inodes_, *kernel_names_, metrics_, server);
   VR_TRY_VOID(fuse_->start(std::move(ended)));
@@ -836,7 +849,11 @@ bool NodeDaemon::stop(int64_t patience_ms) {
   if (home_ && server_ && !home_->gather(std::min<int64_t>(patience_ms, 2000)))
     spdlog::warn("some nodes did not give their dirty data back in time; they keep it");
   control_.reset();
-  if (!loops_.empty()) loops_.front()->run_and_wait([this] { tick_timer_.cancel(); });
+  if (!loops_.empty())
+    loops_.front()->run_and_wait([this] {
+      tick_timer_.cancel();
+      if (circles_) circles_->stop();
+    });
   for (auto& peer : peers_) peer->session->stop();
   if (server_) server_->stop();
   // Timers and helpers bring work to one another until the last of them has ended: each still finds

@@ -28,6 +28,7 @@
 #include "node/home_service.h"
 #include "node/inode_table.h"
 #include "node/kernel_names.h"
+#include "node/lock_circles.h"
 #include "node/outside_watcher.h"
 #include "node/recovery_writer.h"
 #include "node/shared_dirty_pool.h"
@@ -146,6 +147,7 @@ class NodeDaemon {
   std::unique_ptr<HelperThreads> disk_threads_, purge_threads_;
   std::unique_ptr<RecoveryWriter> recovery_;
   std::unique_ptr<KernelNames> kernel_names_;
+  std::unique_ptr<LockCircles> circles_;
   std::unique_ptr<AgentService> local_agent_;
   std::vector<Fd> export_locks_;
   std::unique_ptr<HomeService> home_;

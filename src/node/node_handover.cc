@@ -284,6 +284,7 @@ Status NodeDaemon::take_over_mount() {
   server.loop = loops_.front().get();
   server.guardian = guardian_;
   server.helpers = purge_threads_.get();
+  server.circles = circles_.get();
   fuse_ =
       std::make_unique<FuseServer>(*mount_, exports_, inodes_, *kernel_names_, metrics_, server);
   fuse_->take_over(before_->mount);

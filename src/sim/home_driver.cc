@@ -92,6 +92,7 @@ void HomeDriver::receive(NodeId node, ToHome message) {
                         home_.acquire(id, t.needs.front(), actions);
                       },
                       [&](Flush& flush) { home_.receive(node, std::move(flush), actions); },
+                      [](const FollowWait&) {},  // tried in wait_circles_test.cc
                       [&](const auto& other) { home_.receive(node, other, actions); }},
              message);
   take(actions);
@@ -435,6 +436,7 @@ std::string describe(const ToHome& message) {
             return fmt::format("announce {} size {}", m.announcement, m.size);
           },
           [](const SizeShown& m) { return fmt::format("size shown {}", m.show); },
+          [](const FollowWait& m) { return fmt::format("follow wait {}", m.call); },
           [](const Call& m) {
             if (const auto* set = std::get_if<SetAttributesCall>(&m.operation))
               return fmt::format("call {} set size {}", m.call, set->size);
@@ -472,6 +474,7 @@ std::string describe(const ToAgent& message) {
           [](const Announced& m) {
             return fmt::format("announced {}{}", m.announcement, m.watched ? " watched" : "");
           },
+          [](const FollowOwner& m) { return fmt::format("follow owner {}", m.owner); },
           [](const FlushAck& m) { return fmt::format("flushed {} error {}", m.flush, m.error); },
           [](const FetchReply& m) {
             return fmt::format("fetched {} bytes {}+{}", m.fetch, m.data_offset, m.data.size());

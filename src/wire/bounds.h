@@ -53,8 +53,11 @@ inline bool valid(const Attributes& a) {
   return a.size <= kOffsetMax && valid_time(a.atime) && valid_time(a.mtime) && valid_time(a.ctime);
 }
 inline bool valid(const coherence::LockCall& c) {
-  return c.action <= coherence::LockAction::Reclaim && c.kind <= coherence::LockKind::Flock &&
+  return c.action <= coherence::LockAction::Refuse && c.kind <= coherence::LockKind::Flock &&
          c.type <= coherence::LockType::Unlock && c.start <= c.end && c.end <= kOffsetMax;
+}
+inline bool valid(const coherence::Trail& t) {
+  return t.budget <= coherence::kTrailBudget && t.waits.size() <= coherence::kTrailMax;
 }
 inline bool valid(const coherence::CopyCall& c) {
   return c.length > 0 && c.length <= coherence::kCopyMax && valid_bytes(c.offset, c.length) &&

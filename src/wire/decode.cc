@@ -74,6 +74,32 @@ Result<SizeShown> decode(const fb::SizeShown& m) {
   return SizeShown{.file = from_fb(*m.file()), .show = m.show()};
 }
 
+Result<Trail> decode(const fb::Trail& t) {
+  Trail out{.searcher = t.searcher(),
+            .search = t.search(),
+            .since = t.since(),
+            .budget = t.budget(),
+            .waits = {}};
+  if (!is_aligned(t.waits())) return malformed("bad trail");
+  if (t.waits() != nullptr) {
+    if (t.waits()->size() > kTrailMax) return malformed("trail too long");
+    for (const fb::WaitName* w : *t.waits())
+      out.waits.push_back({.home = w->home(), .node = w->node(), .call = w->call()});
+  }
+  if (!valid(out)) return malformed("bad trail");
+  return out;
+}
+
+Result<FollowWait> decode(const fb::FollowWait& m) {
+  VR_TRY(trail, decode(*m.trail()));
+  return FollowWait{.file = from_fb(*m.file()), .call = m.call(), .trail = std::move(trail)};
+}
+
+Result<FollowOwner> decode(const fb::FollowOwner& m) {
+  VR_TRY(trail, decode(*m.trail()));
+  return FollowOwner{.file = from_fb(*m.file()), .owner = m.owner(), .trail = std::move(trail)};
+}
+
 Result<Call> decode(const fb::CallFrame& m, const Bytes& bulk) {
   Call out;
   out.call = m.call();
@@ -130,10 +156,8 @@ Result<Announced> decode(const fb::Announced& m) {
 
 Result<FlushAck> decode(const fb::FlushAck& m) {
   if (!valid_errno(m.error())) return malformed("bad flush ack");
-  return FlushAck{.file = from_fb(*m.file()),
-                  .flush = m.flush(),
-                  .error = m.error(),
-                  .blocks = m.blocks()};
+  return FlushAck{
+      .file = from_fb(*m.file()), .flush = m.flush(), .error = m.error(), .blocks = m.blocks()};
 }
 
 Result<FetchReply> decode(const fb::FetchReply& m, const Bytes& bulk) {
@@ -257,6 +281,8 @@ Result<ToHome> decode_to_home(FrameType type, std::span<const std::byte> header,
       return decode_as<ToHome, fb::Announce>(header);
     case FrameType::SizeShown:
       return decode_as<ToHome, fb::SizeShown>(header);
+    case FrameType::FollowWait:
+      return decode_as<ToHome, fb::FollowWait>(header);
     default:
       return malformed("not a message to a home");  // every other type, known or not
   }
@@ -280,6 +306,8 @@ Result<ToAgent> decode_to_agent(FrameType type, std::span<const std::byte> heade
       return decode_as<ToAgent, fb::ShowSize>(header);
     case FrameType::Announced:
       return decode_as<ToAgent, fb::Announced>(header);
+    case FrameType::FollowOwner:
+      return decode_as<ToAgent, fb::FollowOwner>(header);
     default:
       return malformed("not a message to an agent");  // every other type, known or not
   }

@@ -124,7 +124,8 @@ Result<Operation> decode(const fb::LockCall& c) {
                .start = c.start(),
                .end = c.end(),
                .pid = c.pid(),
-               .waiting_call = c.waiting_call()};
+               .waiting_call = c.waiting_call(),
+               .holds_elsewhere = c.holds_elsewhere()};
   if (!valid(out)) return malformed("bad lock");
   return out;
 }

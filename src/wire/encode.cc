@@ -63,6 +63,11 @@ class Encoder {
     auto file = to_fb(m.file);
     return done(FrameType::SizeShown, fb::CreateSizeShown(b, &file, m.show));
   }
+  Result<Encoded> operator()(const FollowWait& m) {
+    VR_TRY(trail, trail_of(m.trail));
+    auto file = to_fb(m.file);
+    return done(FrameType::FollowWait, fb::CreateFollowWait(b, &file, m.call, trail));
+  }
   Result<Encoded> operator()(const Call& m) {
     if (m.caller.groups.size() > kGroupsMax) return fail(EMSGSIZE, "too many groups");
     VR_TRY(operation, encode_operation(m.operation, b, bulk));
@@ -102,6 +107,11 @@ class Encoder {
     auto file = to_fb(m.file);
     return done(FrameType::Announced, fb::CreateAnnounced(b, &file, m.announcement, m.watched));
   }
+  Result<Encoded> operator()(const FollowOwner& m) {
+    VR_TRY(trail, trail_of(m.trail));
+    auto file = to_fb(m.file);
+    return done(FrameType::FollowOwner, fb::CreateFollowOwner(b, &file, m.owner, trail));
+  }
   Result<Encoded> operator()(const FlushAck& m) {
     if (!valid_errno(m.error)) return impossible("bad flush ack");
     auto file = to_fb(m.file);
@@ -122,6 +132,14 @@ class Encoder {
   }
 
  private:
+  Result<flatbuffers::Offset<fb::Trail>> trail_of(const Trail& t) {
+    if (!valid(t)) return impossible("bad trail");
+    std::vector<fb::WaitName> waits;
+    waits.reserve(t.waits.size());
+    for (const WaitName& w : t.waits) waits.emplace_back(w.home, w.call, w.node);
+    auto list = b.CreateVectorOfStructs(waits);
+    return fb::CreateTrail(b, t.searcher, t.search, t.since, t.budget, list);
+  }
   struct EncodedOutcome {
     fb::Outcome type = fb::Outcome::NONE;
     flatbuffers::Offset<void> table;

@@ -131,10 +131,11 @@ class OperationEncoder {
   Result<EncodedOperation> operator()(const LockCall& c) {
     if (!valid(c)) return fail(EINVAL, "bad lock");
     auto file = to_fb(c.file);
-    return done(fb::Operation::LockCall,
-                fb::CreateLockCall(b_, &file, static_cast<uint8_t>(c.action),
-                                   static_cast<uint8_t>(c.kind), static_cast<uint8_t>(c.type),
-                                   c.owner, c.start, c.end, c.pid, c.waiting_call));
+    return done(
+        fb::Operation::LockCall,
+        fb::CreateLockCall(b_, &file, static_cast<uint8_t>(c.action), static_cast<uint8_t>(c.kind),
+                           static_cast<uint8_t>(c.type), c.owner, c.start, c.end, c.pid,
+                           c.waiting_call, c.holds_elsewhere));
   }
 
  private:

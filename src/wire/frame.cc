@@ -40,10 +40,12 @@ bool may_have_bulk(FrameType type) {
     case FrameType::Release:
     case FrameType::Announce:
     case FrameType::SizeShown:
+    case FrameType::FollowWait:
     case FrameType::Recall:
     case FrameType::FlushAck:
     case FrameType::ShowSize:
     case FrameType::Announced:
+    case FrameType::FollowOwner:
       return false;
   }
   return false;
@@ -81,6 +83,8 @@ const char* to_string(FrameType type) {
       return "announce";
     case FrameType::SizeShown:
       return "size_shown";
+    case FrameType::FollowWait:
+      return "follow_wait";
     case FrameType::Grant:
       return "grant";
     case FrameType::Recall:
@@ -95,6 +99,8 @@ const char* to_string(FrameType type) {
       return "show_size";
     case FrameType::Announced:
       return "announced";
+    case FrameType::FollowOwner:
+      return "follow_owner";
   }
   return "unknown";
 }

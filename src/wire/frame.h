@@ -42,6 +42,7 @@ enum class FrameType : uint8_t {
   Call = 21,
   Announce = 22,
   SizeShown = 23,
+  FollowWait = 24,
   // home -> agent
   Grant = 32,
   Recall = 33,
@@ -50,16 +51,17 @@ enum class FrameType : uint8_t {
   Reply = 36,
   ShowSize = 37,
   Announced = 38,
+  FollowOwner = 39,
 };
-inline constexpr size_t kFrameTypes = 39;  // one past the highest
+inline constexpr size_t kFrameTypes = 40;  // one past the highest
 
 const char* to_string(FrameType type);
 
 constexpr bool is_to_home(FrameType type) {
-  return type >= FrameType::LeaseRequest && type <= FrameType::SizeShown;
+  return type >= FrameType::LeaseRequest && type <= FrameType::FollowWait;
 }
 constexpr bool is_to_agent(FrameType type) {
-  return type >= FrameType::Grant && type <= FrameType::Announced;
+  return type >= FrameType::Grant && type <= FrameType::FollowOwner;
 }
 
 struct Preamble {

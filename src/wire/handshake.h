@@ -21,7 +21,9 @@ namespace vremote::wire {
 
 inline constexpr uint32_t kProtocolVersion = 1;
 // Feature bits: a peer may use only what both announce.
-inline constexpr uint64_t kFeatures = 0;
+// FollowWait, FollowOwner and LockAction::Refuse are understood.
+inline constexpr uint64_t kFollowsWaits = 1;
+inline constexpr uint64_t kFeatures = kFollowsWaits;
 inline constexpr uint32_t kLanesMax = 64;
 inline constexpr size_t kExportsMax = 1024;
 inline constexpr size_t kExportPathMax = 4096;

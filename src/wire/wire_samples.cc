@@ -54,6 +54,13 @@ DirtyAttributes dirty() {
   return {.has_size = true, .has_mtime = true, .size = 77, .mtime = {78, 79}};
 }
 
+Trail trail(size_t waits) {
+  Trail out{.searcher = ~uint64_t{0}, .search = 1, .since = 2, .budget = kTrailBudget, .waits = {}};
+  for (size_t i = 0; i < waits; ++i)
+    out.waits.push_back({.home = i, .node = static_cast<uint32_t>(i + 1), .call = ~i});
+  return out;
+}
+
 std::vector<Operation> operations() {
   SetAttributesCall set;
   set.file = kFile;
@@ -97,7 +104,8 @@ std::vector<Operation> operations() {
                    .start = 6,
                    .end = 7,
                    .pid = 8,
-                   .waiting_call = 9}};
+                   .waiting_call = 9,
+                   .holds_elsewhere = true}};
 }
 
 // A visitor that prints every field; `<<` of nested values through field().
@@ -128,6 +136,18 @@ class Printer {
   void operator()(const Announce& m) { fields("Announce", m.file, m.announcement, m.size); }
   void operator()(const SizeShown& m) { fields("SizeShown", m.file, m.show); }
   void operator()(const ShowSize& m) { fields("ShowSize", m.file, m.show, m.size); }
+  void operator()(const FollowWait& m) {
+    fields("FollowWait", m.file, m.call);
+    trail(m.trail);
+  }
+  void operator()(const FollowOwner& m) {
+    fields("FollowOwner", m.file, m.owner);
+    trail(m.trail);
+  }
+  void trail(const Trail& t) {
+    fields("Trail", t.searcher, t.search, t.since, t.budget, t.waits.size());
+    for (const WaitName& w : t.waits) fields("Wait", w.home, w.node, w.call);
+  }
   void operator()(const Announced& m) { fields("Announced", m.file, m.announcement, m.watched); }
   void operator()(const Call& m) {
     fields("Call", m.call, m.caller.uid, m.caller.gid, m.caller.groups.size());
@@ -171,7 +191,7 @@ class Printer {
   }
   void operator()(const LockCall& c) {
     fields("Lock", c.file, int(c.action), int(c.kind), int(c.type), c.owner, c.start, c.end, c.pid,
-           c.waiting_call);
+           c.waiting_call, c.holds_elsewhere);
   }
 
   void operator()(const Grant& m) {
@@ -269,7 +289,9 @@ std::vector<ToHome> sample_to_home() {
                           Fetch{.file = kFile, .fetch = 8, .range = {7, 7}},
                           Release{.file = kFile, .seen = 9, .leases = false},
                           Announce{.file = kFile, .announcement = 10, .size = uint64_t{1} << 40},
-                          SizeShown{.file = kFile, .show = 11}};
+                          SizeShown{.file = kFile, .show = 11},
+                          FollowWait{.file = kFile, .call = 12, .trail = trail(0)},
+                          FollowWait{.file = kFile, .call = 13, .trail = trail(kTrailMax)}};
   uint64_t id = 100;
   for (Operation& operation : operations()) {
     Caller caller{.uid = 1000, .gid = 100, .groups = {}};
@@ -335,6 +357,7 @@ std::vector<ToAgent> sample_to_agent() {
                  .range = kUnit},
           ShowSize{.file = kFile, .show = 7, .size = 8193},
           Announced{.file = kFile, .announcement = 8, .watched = true},
+          FollowOwner{.file = kFile, .owner = ~uint64_t{0}, .trail = trail(2)},
           FlushAck{.file = kFile, .flush = 6, .error = ENOSPC, .blocks = 24},
           FetchReply{
               .file = kFile, .fetch = 7, .error = 0, .data_offset = 100, .data = pattern(100, 4)},

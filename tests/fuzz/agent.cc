@@ -412,9 +412,9 @@ class World {
     auto decoded = wire::decode_to_agent(
         frame->type, std::span(frame->header).subspan(wire::kPreambleSize), Bytes::copy_of(bulk));
     if (!decoded) return;
-    std::visit(
-        Overload{[](Reply&) {}, [&](auto& m) { agent_.receive(now_, std::move(m), actions_); }},
-        *decoded);
+    std::visit(Overload{[](Reply&) {}, [](FollowOwner&) {},
+                        [&](auto& m) { agent_.receive(now_, std::move(m), actions_); }},
+               *decoded);
   }
 
   // ---- what the agent does ----

@@ -77,6 +77,7 @@ class World {
       const std::lock_guard lock(mutex_);
       closing_.insert(verdict.node);
     };
+    home_->on_follows([](NodeId node) { return node.value != 2; });
     watch.silence = watch.report = [](const Patience::Verdict&) {};
     home_->watch(std::move(watch));
     if (choices.upto(3) == 0) home_->begin_grace();
@@ -204,6 +205,15 @@ class World {
         say(node, answer);
         return;
       }
+      case 10: {
+        FollowWait follow{.file = some_file(), .call = choices_.byte(), .trail = {}};
+        follow.trail.searcher = choices_.byte();
+        follow.trail.since = choices_.coin() ? 0 : UINT64_MAX;
+        follow.trail.budget = choices_.coin() ? kTrailBudget : choices_.byte();
+        follow.trail.waits.resize(choices_.upto(kTrailMax));
+        say(node, follow);
+        return;
+      }
       default:
         say(node, Call{.call = choices_.byte(), .caller = {}, .operation = some_operation()});
     }
@@ -221,7 +231,7 @@ class World {
   LockCall some_lock() {
     const uint64_t start = choices_.byte();
     return {.file = some_file(),
-            .action = static_cast<LockAction>(choices_.upto(5)),
+            .action = static_cast<LockAction>(choices_.upto(6)),
             .kind = static_cast<LockKind>(choices_.upto(1)),
             .type = static_cast<LockType>(choices_.upto(2)),
             .owner = choices_.upto(3),
@@ -362,7 +372,7 @@ class World {
                         [&](const ShowSize& m) {
                           home_->receive(kHonest, SizeShown{.file = m.file, .show = m.show});
                         },
-                        [&](const Announced&) {}},
+                        [&](const Announced&) {}, [&](const FollowOwner&) {}},
                message);
   }
 
