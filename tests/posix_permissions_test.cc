@@ -2,6 +2,7 @@
 // see them.
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/capability.h>
 #include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -202,6 +203,61 @@ TEST_F(PosixTest, AChangedModeIsJudgedByAtOnceWhileOthersWrite) {
   done = true;
   writer.join();
   EXPECT_EQ(0, wrong);
+}
+
+// By a descriptor a kernel judges by the owner that it has seen last; the origin by the one there
+// is.
+TEST_F(PosixTest, ADescriptorOfTheFormerOwnerChangesNothing) {
+  ASSERT_EQ(0, put(a("f"), "x"));
+  ASSERT_OK(::chmod(a("f").c_str(), 0644));
+  ASSERT_OK(::chown(a("f").c_str(), kUser, kGroup));
+  std::array<int, 2> has_opened{}, given_away{};
+  ASSERT_OK(::pipe(has_opened.data()));
+  ASSERT_OK(::pipe(given_away.data()));
+  const pid_t former = in_child([&] {
+    if (::setgroups(0, nullptr) != 0 || ::setgid(kGroup) != 0 || ::setuid(kUser) != 0) return 1;
+    const Fd fd = open_at(b("f"), O_RDWR);
+    struct stat st {};
+    char byte = 0;
+    const struct timespec times[2] = {{1, 2}, {3, 4}};
+    if (::fchmod(fd.get(), 0600) != 0 || ::futimens(fd.get(), times) != 0) return 2;
+    if (::fstat(fd.get(), &st) != 0 || st.st_uid != kUser) return 3;
+    if (::write(has_opened[1], &byte, 1) != 1 || ::read(given_away[0], &byte, 1) != 1) return 4;
+    if (error_of(::fchmod(fd.get(), 0777)) != EPERM) return 5;
+    if (error_of(::futimens(fd.get(), times)) != EPERM) return 6;
+    if (error_of(::fchown(fd.get(), -1, kGroup)) != EPERM) return 7;
+    return 0;
+  });
+  char byte = 0;
+  ASSERT_EQ(1, ::read(has_opened[0], &byte, 1));
+  ASSERT_OK(::chown(a("f").c_str(), kUser + 1, kGroup));
+  ASSERT_EQ(1, ::write(given_away[1], &byte, 1));
+  EXPECT_EQ(0, WEXITSTATUS(status_of(former)));
+  EXPECT_EQ(0600u, mode_of(c("f")));
+  for (int fd : {has_opened[0], has_opened[1], given_away[0], given_away[1]}) ::close(fd);
+}
+
+// Others than root may have the capability.
+TEST_F(PosixTest, WhoHasTheCapabilityActsAsTheOwner) {
+  ASSERT_EQ(0, put(a("f"), "x"));
+  const pid_t child = in_child([&] {
+    // Of this thread alone: the number of a user, and all but the capabilities over files, of which
+    // it takes one back.
+    ::syscall(SYS_setfsuid, kUser);
+    struct __user_cap_header_struct header {
+      _LINUX_CAPABILITY_VERSION_3, 0
+    };
+    struct __user_cap_data_struct data[2] = {};
+    if (::syscall(SYS_capget, &header, data) != 0) return 1;
+    data[0].effective |= 1u << CAP_FOWNER;
+    if (::syscall(SYS_capset, &header, data) != 0) return 2;
+    if (error_of(::chmod(b("f").c_str(), 0640)) != 0) return 3;
+    data[0].effective &= ~(1u << CAP_FOWNER | 1u << CAP_CHOWN);
+    if (::syscall(SYS_capset, &header, data) != 0) return 4;
+    return error_of(::chmod(b("f").c_str(), 0777)) == EPERM ? 0 : 5;
+  });
+  EXPECT_EQ(0, WEXITSTATUS(status_of(child)));
+  EXPECT_EQ(0640u, mode_of(c("f")));
 }
 
 TEST_F(PosixTest, SecurityAttributesAreRootsAndOfAllNodes) {

@@ -268,6 +268,9 @@ struct SetAttributesCall {
        has_mtime = false;
   bool atime_now = false, mtime_now = false;
   bool clear_suid = false;  // FATTR_KILL_SUIDGID
+  // The caller may do it as the owner only: EPERM when it is not. Its kernel has judged by an owner
+  // that another node may have changed.
+  bool must_own = false;
   uint32_t mode = 0, uid = 0, gid = 0;
   uint64_t size = 0;
   Timestamp atime, mtime;

@@ -9,6 +9,7 @@
 #include "fuse/reply.h"
 #include "node/fuse_server.h"
 #include "node/handle.h"
+#include "node/signals.h"
 
 namespace vremote::node {
 
@@ -66,6 +67,16 @@ void FuseServer::truncate(const Context& c, const Inode& node, SetAttributesCall
       });
 }
 
+namespace {
+
+// Whoever may write may set the times to now.
+bool is_for_owners(const SetAttributesCall& call) {
+  return call.has_mode || call.has_uid || call.has_gid || (call.has_atime && !call.atime_now) ||
+         (call.has_mtime && !call.mtime_now);
+}
+
+}  // namespace
+
 void FuseServer::handle(const Context& c, const fuse::SetAttr& r) {
   if (c.node == FUSE_ROOT_ID) {
     (void)c.channel->reply_error(c.unique, EPERM);
@@ -99,9 +110,23 @@ void FuseServer::handle(const Context& c, const fuse::SetAttr& r) {
   };
   if (call.has_size) {
     truncate(c, *node, call, true, std::move(then));
-  } else {
-    FuseServer::call(c, node->agent, call, std::move(then));
+    return;
   }
+  // By a descriptor the kernel judges by the owner that it has seen last.
+  call.must_own = c.caller.uid != 0 && is_for_owners(call);
+  if (!call.must_own) {
+    FuseServer::call(c, node->agent, call, std::move(then));
+    return;
+  }
+  FuseServer::call(c, node->agent, call,
+                   [this, c, node = *node, call, then = std::move(then)](Reply&& reply) mutable {
+                     if (reply.error != EPERM || !may_act_as_owner(c.pid)) {
+                       then(std::move(reply));
+                       return;
+                     }
+                     call.must_own = false;
+                     FuseServer::call(c, node.agent, call, std::move(then));
+                   });
 }
 
 void FuseServer::open_file(

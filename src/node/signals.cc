@@ -1,10 +1,12 @@
 #include "node/signals.h"
 
+#include <linux/capability.h>
 #include <signal.h>
 
 #include <charconv>
 #include <fstream>
 #include <initializer_list>
+#include <optional>
 #include <sstream>
 #include <string>
 
@@ -32,6 +34,16 @@ uint64_t field(std::string_view status, std::string_view name) {
   return value;
 }
 
+// Nothing: it is gone, or of a foreign pid namespace.
+std::optional<std::string> status_of(uint32_t tid) {
+  if (tid == 0) return std::nullopt;
+  std::ifstream file("/proc/" + std::to_string(tid) + "/status");
+  std::ostringstream text;
+  text << file.rdbuf();
+  if (!file) return std::nullopt;
+  return std::move(text).str();
+}
+
 }  // namespace
 
 bool has_fatal_signal(std::string_view status) {
@@ -44,11 +56,17 @@ bool has_fatal_signal(std::string_view status) {
 }
 
 bool is_being_killed(uint32_t tid) {
-  if (tid == 0) return true;
-  std::ifstream file("/proc/" + std::to_string(tid) + "/status");
-  std::ostringstream text;
-  text << file.rdbuf();
-  return !file || has_fatal_signal(text.view());
+  const auto status = status_of(tid);
+  return !status || has_fatal_signal(*status);
+}
+
+bool may_act_as_owner(std::string_view status) {
+  return (field(status, "\nCapEff:") & (uint64_t{1} << CAP_FOWNER | uint64_t{1} << CAP_CHOWN)) != 0;
+}
+
+bool may_act_as_owner(uint32_t tid) {
+  const auto status = status_of(tid);
+  return !status || may_act_as_owner(*status);
 }
 
 }  // namespace vremote::node

@@ -39,6 +39,15 @@ TEST(SignalsTest, WhatAHandlerTakesOrNobodyNoticesIsNot) {
     EXPECT_FALSE(fatal({.shared = bit(signal)})) << signal;
 }
 
+TEST(SignalsTest, WhoHasTheCapabilityMayActAsTheOwner) {
+  EXPECT_TRUE(may_act_as_owner("Name:\tx\nCapEff:\t0000000000000008\n"));
+  EXPECT_TRUE(may_act_as_owner("Name:\tx\nCapEff:\t000001ffffffffff\n"));
+  EXPECT_FALSE(
+      may_act_as_owner("Name:\tx\nCapPrm:\t0000000000000008\nCapEff:\t0000000000000002\n"));
+  EXPECT_FALSE(may_act_as_owner("Name:\tx\n"));
+  EXPECT_TRUE(may_act_as_owner(uint32_t{0}));
+}
+
 TEST(SignalsTest, OfThreadsNobodyKnowsTheWorstIsTaken) {
   EXPECT_FALSE(is_being_killed(static_cast<uint32_t>(getpid())));
   EXPECT_TRUE(is_being_killed(0));

@@ -106,6 +106,10 @@ Result<coherence::Outcome> Store::run(const Caller& caller,
   if (call.has_atime && !call.atime_now && !is_time(call.atime)) return fail(EINVAL);
   if (call.has_mtime && !call.mtime_now && !is_time(call.mtime)) return fail(EINVAL);
   VR_TRY(file, acquire(call.file));
+  if (call.must_own) {
+    VR_TRY(owned, file->stat());
+    if (owned.st_uid != caller.uid) return fail(EPERM);
+  }
   // Nothing at all is what a kernel sends for chown(-1, -1), which takes set-ID bits away. For
   // fallocate(2) by a stranger, too, and there the call itself sees to them: so who may not change
   // the owner is not refused.

@@ -302,6 +302,22 @@ TEST_P(DataTest, OwnersChangeOneByOneAlsoOfLinks) {
   EXPECT_EQ(code(run(set)), EINVAL);
 }
 
+TEST_P(DataTest, WhoMustOwnAFileIsJudgedByItsOwnerOfNow) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root";
+  SetAttributesCall set;
+  set.file = make("f");
+  set.has_uid = true;
+  set.uid = 1001;
+  ASSERT_TRUE(node(set));
+  set.has_uid = false;
+  set.has_mode = set.must_own = true;
+  set.mode = 0640;
+  EXPECT_EQ(code(store->execute({.uid = 1002, .gid = 1, .groups = {}}, set)), EPERM);
+  EXPECT_NE(store->stat(set.file)->mode & 07777, 0640u);
+  EXPECT_EQ(code(store->execute({.uid = 1001, .gid = 1, .groups = {}}, set)), 0);
+  EXPECT_EQ(store->stat(set.file)->mode & 07777, 0640u);
+}
+
 TEST_P(DataTest, SetIdBitsAreClearedWhenAsked) {
   FileId f = make("f");
   SetAttributesCall set, clear;

@@ -55,6 +55,7 @@ Result<Operation> decode(const fb::SetAttributesCall& c) {
   call.atime_now = c.atime_now();
   call.mtime_now = c.mtime_now();
   call.clear_suid = c.clear_suid();
+  call.must_own = c.must_own();
   call.mode = c.mode();
   call.uid = c.uid();
   call.gid = c.gid();

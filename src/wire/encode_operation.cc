@@ -53,11 +53,11 @@ class OperationEncoder {
     auto file = to_fb(c.file);
     auto atime = to_fb(c.atime);
     auto mtime = to_fb(c.mtime);
-    return done(
-        fb::Operation::SetAttributesCall,
-        fb::CreateSetAttributesCall(b_, &file, c.has_mode, c.has_uid, c.has_gid, c.has_size,
-                                    c.has_atime, c.has_mtime, c.atime_now, c.mtime_now,
-                                    c.clear_suid, c.mode, c.uid, c.gid, c.size, &atime, &mtime));
+    return done(fb::Operation::SetAttributesCall,
+                fb::CreateSetAttributesCall(b_, &file, c.has_mode, c.has_uid, c.has_gid, c.has_size,
+                                            c.has_atime, c.has_mtime, c.atime_now, c.mtime_now,
+                                            c.clear_suid, c.mode, c.uid, c.gid, c.size, &atime,
+                                            &mtime, c.must_own));
   }
   Result<EncodedOperation> operator()(const ReadLinkCall& c) {
     auto file = to_fb(c.file);

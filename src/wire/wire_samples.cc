@@ -73,7 +73,7 @@ std::vector<Operation> operations() {
   set.mtime = {2, 2};
   SetAttributesCall other;
   other.file = kFile;
-  other.has_uid = other.has_size = other.has_mtime = other.atime_now = true;
+  other.has_uid = other.has_size = other.has_mtime = other.atime_now = other.must_own = true;
   return {LookupCall{kDir, "name"},
           CreateCall{kDir, "\xff\xfe not UTF-8", 0100644, 7, true},
           SymlinkCall{kDir, "link", "../over/there"},
@@ -167,7 +167,7 @@ class Printer {
   void operator()(const SetAttributesCall& c) {
     fields("SetAttributes", c.file, c.has_mode, c.has_uid, c.has_gid, c.has_size, c.has_atime,
            c.has_mtime, c.atime_now, c.mtime_now, c.clear_suid, c.mode, c.uid, c.gid, c.size,
-           c.atime, c.mtime);
+           c.atime, c.mtime, c.must_own);
   }
   void operator()(const ReadLinkCall& c) { fields("ReadLink", c.file); }
   void operator()(const ReadDirectoryCall& c) {
