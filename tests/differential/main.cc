@@ -82,10 +82,11 @@ class Comparison {
 
  private:
   bool step(uint64_t number) {
-    const uint64_t kind = draw_.random().below(10);
-    const Step step = kind < 3   ? draw_name_step(draw_)
-                      : kind < 8 ? draw_data_step(draw_)
-                                 : draw_attribute_step(draw_);
+    const uint64_t kind = draw_.random().below(11);
+    const Step step = kind < 3    ? draw_name_step(draw_)
+                      : kind < 8  ? draw_data_step(draw_)
+                      : kind < 10 ? draw_attribute_step(draw_)
+                                  : draw_other_step(draw_);
     const auto node = static_cast<size_t>(draw_.random().below(mounts_.size()));
     const unsigned who = draw_.chance(25) ? static_cast<unsigned>(draw_.random().between(1, 2)) : 0;
     const mode_t mask = draw_.chance(80) ? 022 : draw_.one_of<mode_t>({0, 077, 0777});

@@ -65,5 +65,6 @@ class Draw {
 Step draw_name_step(Draw& draw);
 Step draw_data_step(Draw& draw);
 Step draw_attribute_step(Draw& draw);
+Step draw_other_step(Draw& draw);
 
 }  // namespace vremote::differential
