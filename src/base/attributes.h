@@ -24,6 +24,8 @@ struct Attributes {
   uint32_t gid = 0;
   uint32_t rdev = 0;
   uint32_t block_size = 4096;
+  bool has_btime = false;  // not every file system knows, and not every answer needs it
+  Timestamp btime;         // when the file was made
   Access access() const { return {mode, uid, gid}; }
   bool operator==(const Attributes&) const = default;
 };

@@ -8,6 +8,7 @@ namespace vremote::fuse {
 namespace {
 
 constexpr size_t kNameMax = 255;         // what Linux programs expect of a directory entry
+constexpr uint32_t kBirthTime = 0x800;   // STATX_BTIME
 constexpr uint32_t kBasicStats = 0x7ff;  // STATX_BASIC_STATS: everything but the birth time
 
 StatxTime statx_time(Timestamp t) {
@@ -66,6 +67,10 @@ StatxOut statx_out(const Attributes& attributes, uint64_t shown_inode, Validity 
   stat.atime = statx_time(attributes.atime);
   stat.ctime = statx_time(attributes.ctime);
   stat.mtime = statx_time(attributes.mtime);
+  if (attributes.has_btime) {
+    stat.mask |= kBirthTime;
+    stat.btime = statx_time(attributes.btime);
+  }
   stat.rdev_major = gnu_dev_major(attributes.rdev);
   stat.rdev_minor = gnu_dev_minor(attributes.rdev);
   return out;

@@ -42,7 +42,7 @@ TEST(ReplyTest, AttributesAreShownUnderTheGivenInode) {
   EXPECT_EQ(out.attr_valid_nsec, 10u);
 }
 
-TEST(ReplyTest, StatxHasTheBasicsAndNoBirthTime) {
+TEST(ReplyTest, StatxHasTheBasicsAndNoBirthTimeThatIsNot) {
   Attributes device = some_attributes();
   device.rdev = (8u << 8) | 1;
   const StatxOut out = statx_out(device, 42, kNotCached);
@@ -51,6 +51,17 @@ TEST(ReplyTest, StatxHasTheBasicsAndNoBirthTime) {
   EXPECT_EQ(out.stat.atime.seconds, -1);
   EXPECT_EQ(out.stat.rdev_major, 8u);
   EXPECT_EQ(out.stat.rdev_minor, 1u);
+}
+
+TEST(ReplyTest, StatxHasTheBirthTimeThatIsKnown) {
+  Attributes file = some_attributes();
+  file.has_btime = true;
+  file.btime = {12, 34};
+  const StatxOut out = statx_out(file, 42, {1, 2});
+  EXPECT_EQ(out.stat.mask, 0xfffu);
+  EXPECT_EQ(out.stat.btime.seconds, 12);
+  EXPECT_EQ(out.stat.btime.nanoseconds, 34u);
+  EXPECT_EQ(out.attr_valid, 1u);
 }
 
 TEST(ReplyTest, EntryAndItsAttributesHaveTheirOwnValidity) {

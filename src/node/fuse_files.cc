@@ -28,24 +28,36 @@ AgentService::Placement placement_of(const Inode& node, const fuse::Write& r) {
 
 }  // namespace
 
-void FuseServer::handle(const Context& c, const fuse::GetAttr&) {
+void FuseServer::handle(const Context& c, const fuse::GetAttr&) { tell_attributes(c, false); }
+// The same, with the birth time, where the kernel has been asked for it.
+void FuseServer::handle(const Context& c, const fuse::Statx&) { tell_attributes(c, true); }
+
+void FuseServer::tell_attributes(const Context& c, bool extended) {
   metrics_.add(Counter::Getattrs);
+  const auto tell = [c, extended](const Attributes& attributes, uint64_t shown,
+                                  fuse::Validity valid) {
+    if (extended) {
+      (void)c.channel->reply(c.unique, fuse::statx_out(attributes, shown, valid));
+    } else {
+      (void)c.channel->reply(c.unique, fuse::attr_out(attributes, shown, valid));
+    }
+  };
   if (c.node == FUSE_ROOT_ID) {
-    (void)c.channel->reply(c.unique, fuse::attr_out(root_attributes(), 1, fuse::kUntilInvalidated));
+    tell(root_attributes(), 1, fuse::kUntilInvalidated);
     return;
   }
   auto node = inode(c);
   if (!node) return;
   const bool own = mount_view_.asks(c.pid);
-  node->agent->attributes(c.waiting(), node->file, own, [this, c, node = *node](Answer answer) {
-    if (answer.error != 0) {
-      (void)c.channel->reply_error(c.unique, answer.error);
-    } else {
-      (void)c.channel->reply(
-          c.unique, fuse::attr_out(answer.attributes, shown_inode(node, answer.attributes.inode),
-                                   answer.may_cache ? fuse::kUntilInvalidated : fuse::kNotCached));
-    }
-  });
+  node->agent->attributes(c.waiting(), node->file, own,
+                          [this, c, tell, node = *node](Answer answer) {
+                            if (answer.error != 0) {
+                              (void)c.channel->reply_error(c.unique, answer.error);
+                            } else {
+                              tell(answer.attributes, shown_inode(node, answer.attributes.inode),
+                                   answer.may_cache ? fuse::kUntilInvalidated : fuse::kNotCached);
+                            }
+                          });
 }
 
 void FuseServer::truncate(const Context& c, const Inode& node, SetAttributesCall call,

@@ -226,7 +226,6 @@ void FuseServer::dispatch(const fuse::Channel& channel, const fuse::Request& req
                  [&](const fuse::ReadDirPlus& r) {
                    read_directory(c, fuse::ReadDir{r.fh, r.offset, r.size}, true);
                  },
-                 [&](const fuse::Statx&) { (void)channel.reply_error(c.unique, ENOSYS); },
                  [&](const fuse::Poll&) { (void)channel.reply_error(c.unique, ENOSYS); },
                  [&](const fuse::Unknown&) { (void)channel.reply_error(c.unique, ENOSYS); },
                  [&](const auto& r) { handle(c, r); },

@@ -163,6 +163,8 @@ class FuseServer {
 
   // fuse_files.cc
   void handle(const Context& c, const fuse::GetAttr&);
+  void handle(const Context& c, const fuse::Statx&);
+  void tell_attributes(const Context& c, bool extended);
   void handle(const Context& c, const fuse::SetAttr& r);
   void handle(const Context& c, const fuse::Open& r);
   void handle(const Context& c, const fuse::Read& r);

@@ -147,6 +147,15 @@ bool GuardianHeld::answer(const fuse::Request& request) {
             (void)channel_.reply(unique, fuse::attr_out(a, 1, fuse::kNotCached));
             return true;
           },
+          [&](const fuse::Statx&) {
+            if (!root) return false;
+            Attributes a;
+            a.inode = 1;
+            a.mode = S_IFDIR | 0755;
+            a.nlink = 2;
+            (void)channel_.reply(unique, fuse::statx_out(a, 1, fuse::kNotCached));
+            return true;
+          },
           [&](const fuse::StatFs&) {
             if (!root) return false;
             (void)channel_.reply(

@@ -76,11 +76,18 @@ Result<Attributes> Store::stat(FileId id) {
     return std::unexpected(file.error());
   }
   VR_TRY(st, (*file)->stat());
+  Attributes attributes = attributes_of(st);
+  struct statx born {};
+  if (::statx((*file)->path(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_BTIME, &born) == 0 &&
+      (born.stx_mask & STATX_BTIME) != 0) {
+    attributes.has_btime = true;
+    attributes.btime = {born.stx_btime.tv_sec, born.stx_btime.tv_nsec};
+  }
   if (st.st_nlink == 0 && !table_->pinned(id)) {
     departed_->add(id, st, std::move(*file));
     table_->gone(id);
   }
-  return attributes_of(st);
+  return attributes;
 }
 
 Status Store::apply(FileId id, const coherence::DirtyAttributes& changes) {

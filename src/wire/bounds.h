@@ -50,7 +50,8 @@ inline bool valid(const coherence::DirtyAttributes& a) {
   return a.size <= kOffsetMax && valid_time(a.mtime);
 }
 inline bool valid(const Attributes& a) {
-  return a.size <= kOffsetMax && valid_time(a.atime) && valid_time(a.mtime) && valid_time(a.ctime);
+  return a.size <= kOffsetMax && valid_time(a.atime) && valid_time(a.mtime) &&
+         valid_time(a.ctime) && valid_time(a.btime);
 }
 inline bool valid(const coherence::LockCall& c) {
   return c.action <= coherence::LockAction::Refuse && c.kind <= coherence::LockKind::Flock &&

@@ -130,6 +130,10 @@ Result<Grant> decode(const fb::Grant& m, const Bytes& bulk) {
             .watched = m.watched(),
             .data_offset = m.data_offset(),
             .data = std::move(*data)};
+  if (m.btime() != nullptr) {
+    out.attributes.has_btime = true;
+    out.attributes.btime = from_fb(*m.btime());
+  }
   if (!valid(out)) return malformed("bad grant");
   return out;
 }

@@ -196,7 +196,8 @@ class Printer {
 
   void operator()(const Grant& m) {
     fields("Grant", m.file, m.request, m.sequence, int(m.resource), int(m.mode), m.range, m.error,
-           m.size_floor, m.attributes, m.has_xattrs, m.watched, m.data_offset, m.data);
+           m.size_floor, m.attributes, m.attributes.has_btime, m.attributes.btime, m.has_xattrs,
+           m.watched, m.data_offset, m.data);
   }
   void operator()(const Recall& m) {
     fields("Recall", m.file, m.recall, int(m.resource), int(m.to), m.range);
@@ -309,6 +310,9 @@ std::vector<ToAgent> sample_to_agent() {
                                   .file = kFile,
                                   .type = 8}},
                      .end = true};
+  Attributes born = attributes();
+  born.has_btime = true;
+  born.btime = {80, 81};
   Grant refused;
   refused.file = kFile;
   refused.request = 4;
@@ -340,7 +344,7 @@ std::vector<ToAgent> sample_to_agent() {
                 .range = kUnit,
                 .error = 0,
                 .size_floor = 0,
-                .attributes = attributes(),
+                .attributes = born,
                 .watched = true,
                 .data_offset = 0,
                 .data = {}},

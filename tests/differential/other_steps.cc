@@ -158,6 +158,8 @@ Step clone_step(size_t slot) {
           {}};
 }
 
+constexpr unsigned kStats = STATX_BASIC_STATS | STATX_BTIME;
+
 Step statx_step(Draw& draw, size_t slot) {
   const std::string name = draw.odd_name();
   const bool by_slot = draw.chance(30);
@@ -166,9 +168,9 @@ Step statx_step(Draw& draw, size_t slot) {
   return {fmt::format("statx({}, {:#x})", by_slot ? fmt::format("slot {}", slot) : name, flags),
           [=](const Side& side) {
             struct statx st {};
-            const int result =
-                by_slot ? ::statx(side.fd(slot), "", AT_EMPTY_PATH | flags, STATX_BASIC_STATS, &st)
-                        : ::statx(AT_FDCWD, side.at(name).c_str(), flags, STATX_BASIC_STATS, &st);
+            const int result = by_slot
+                                   ? ::statx(side.fd(slot), "", AT_EMPTY_PATH | flags, kStats, &st)
+                                   : ::statx(AT_FDCWD, side.at(name).c_str(), flags, kStats, &st);
             const bool sized = !S_ISDIR(st.stx_mode);
             return fmt::format("{} {:o} {} {}:{} {}", outcome(result), st.stx_mode, st.stx_nlink,
                                st.stx_uid, st.stx_gid, sized ? st.stx_size : 0);
