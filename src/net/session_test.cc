@@ -54,6 +54,9 @@ TEST(SessionTest, TheAgentLearnsWhoTheHomeIsAndWhatItExports) {
   EXPECT_EQ(sessions[0].node_name, "n1");
   EXPECT_EQ(sessions[0].incarnation, 11u);
   EXPECT_EQ(sessions[0].lanes, 3u);
+  EXPECT_EQ(info.features, wire::kFeatures);
+  EXPECT_EQ(home.server->features(1), wire::kFeatures);
+  EXPECT_EQ(home.server->features(2), 0u) << "nobody";
 }
 
 // `vremote upgrade`: another process of the node goes on where one has stopped.
