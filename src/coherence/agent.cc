@@ -182,6 +182,15 @@ void Agent::truncate_done(Instant now, FileId id, bool done, uint64_t size, bool
   settle(now, f, actions);
 }
 
+bool Agent::tail_is_shown(Instant now, FileId id, uint64_t before, uint64_t size,
+                          AgentActions& actions) {
+  look_at_time(now, actions);
+  FileAgent& f = file(id);
+  const bool shown = f.tail_is_shown(before, size);
+  settle(now, f, actions);
+  return shown;
+}
+
 void Agent::truncation_goes_on(Instant now, FileId id, AgentActions& actions) {
   look_at_time(now, actions);
   FileAgent& f = file(id);

@@ -352,6 +352,12 @@ class Agent {
   // O_TRUNC).
   void truncate_done(Instant now, FileId file, bool done, uint64_t size, bool under_lock,
                      AgentActions& actions);
+  // Before truncate_done() of one that the home has done, and that made the file longer: true when
+  // the kernel may show there what a mapping stored behind the old end, `before`. Then that page
+  // must be overwritten with zeroes from there on (Channel::store) before truncate_done(); nothing
+  // of the file is answered meanwhile (K20).
+  bool tail_is_shown(Instant now, FileId file, uint64_t before, uint64_t size,
+                     AgentActions& actions);
   // Its caller has an error, and the home may carry it out yet: nothing else of the file is
   // answered before truncation_ended() tells what became of it.
   void truncation_goes_on(Instant now, FileId file, AgentActions& actions);

@@ -399,6 +399,46 @@ TEST(AgentTest, AWriteBehindTheEndOfAFileThatNobodyMapsWaitsForNothing) {
   w.writes(2, 12288, 100, 'W').expect("written 2 @12288+100");
 }
 
+// K20: until it is overwritten with zeroes.
+TEST(AgentTest, ALongerFileShowsNothingOfWhatWasStoredBehindItsEnd) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, 5000).has(Exclusive, PageRange::all()).cached(pages(0, 1), 'A');
+  w.opens(1, true).expect("opened 1");
+  w.truncates(2, 12288).expect("truncate 2");
+  EXPECT_TRUE(w.tail_is_shown(5000, 12288));
+  w.stats(3).reads(4, 0, 4096).expect_nothing();
+  w.recalls(pages(1, 1)).expect_nothing();
+  w.truncation_done(12288);
+  w.expect("push size 12288", "fetch 0-0", "purge 1-1");
+}
+
+TEST(AgentTest, NorOfWhatAPurgeThatIsStuckWritesBack) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, 5000).has(Exclusive, PageRange::all()).cached(pages(0, 1), 'A');
+  w.opens(1, true).expect("opened 1");
+  w.recalls(pages(0, 1)).expect("purge 0-1");
+  w.truncates(2, 12288).expect("truncate 2");
+  EXPECT_FALSE(w.tail_is_shown(5000, 12288)) << "it has the page's lock";
+  w.truncation_done(12288).came();
+  w.stats(3).expect_nothing();
+  w.writes_back(1, 'Z').came();
+  w.returns(pages(0, 1));
+  EXPECT_THAT(w.came(), testing::Contains(testing::StartsWith("flush @4096")));
+}
+
+TEST(AgentTest, WhereNothingCanBeStoredBehindTheEndNothingIsOverwritten) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, 5000).has(Exclusive, PageRange::all()).cached(pages(0, 1), 'A');
+  w.truncates(2, 12288).expect("truncate 2");
+  EXPECT_FALSE(w.tail_is_shown(5000, 12288)) << "nobody can store anything";
+  w.truncation_done(12288).came();
+  w.opens(3, true).came();
+  w.truncates(4, 20000).expect("truncate 4");
+  EXPECT_FALSE(w.tail_is_shown(12288, 20000)) << "the end is that of a page";
+  EXPECT_FALSE(w.tail_is_shown(22000, 20000)) << "it is shorter now";
+  EXPECT_FALSE(w.tail_is_shown(13000, 20000)) << "the page is not cached";
+}
+
 TEST(AgentTest, WhileCutPagesMayBeShownNobodyLearnsTheNewSize) {  // K16
   AgentWorld w;
   w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all()).cached(pages(0, 3), 'A');

@@ -130,6 +130,12 @@ class AgentWorld {
   AgentWorld& truncates(Token token, uint64_t size) {
     return event([&] { agent.truncate(now_, token, file, size, actions_); });
   }
+  bool tail_is_shown(uint64_t before, uint64_t size) {
+    settle_lines();
+    const bool shown = agent.tail_is_shown(now_, file, before, size, actions_);
+    took();
+    return shown;
+  }
   AgentWorld& truncation_done(uint64_t size, bool done = true) {
     return event([&] { agent.truncate_done(now_, file, done, size, true, actions_); });
   }

@@ -67,6 +67,17 @@ void FileAgent::write_back(Instant now, uint64_t offset, const Bytes& bytes, Tim
     write_back(now, offset, bytes.part(0, cut_at_ - offset), now_wall, actions);
     return;
   }
+  if (tail_.end != 0 && offset < tail_.end && offset + bytes.size() > tail_.from) {
+    std::vector<std::byte> cut(bytes.view().begin(), bytes.view().end());
+    const uint64_t from = std::max(offset, tail_.from) - offset;
+    const uint64_t end = std::min(offset + bytes.size(), tail_.end) - offset;
+    std::fill(cut.begin() + static_cast<ptrdiff_t>(from), cut.begin() + static_cast<ptrdiff_t>(end),
+              std::byte{0});
+    const Tail tail = std::exchange(tail_, {});
+    write_back(now, offset, Bytes::copy_of(cut), now_wall, actions);
+    tail_ = tail;
+    return;
+  }
   if (fenced_) {
     shared_.statistics.rescued_bytes += bytes.size();
     write_error_ = EIO;
@@ -158,6 +169,8 @@ void FileAgent::truncate_done(Instant now, bool done, uint64_t size, bool under_
   VR_CHECK(truncations_ > 0);
   --truncations_;
   std::erase_if(requests_, [&](const Request& r) { return r.kind == Kind::Truncate && r.active; });
+  // While its caller has an error and it goes on, the page is still being overwritten.
+  if (going_on_ == 0) zeroing_ = {};
   if (!done) return;
   if (const auto settle = kernel_size_.truncated(now, size, under_lock, &shared_.next_id)) {
     ++shared_.statistics.size_settles;
@@ -170,6 +183,7 @@ void FileAgent::truncate_done(Instant now, bool done, uint64_t size, bool under_
 void FileAgent::truncation_ended(bool done, uint64_t size, AgentActions& actions) {
   VR_CHECK(going_on_ > 0);
   --going_on_;
+  zeroing_ = {};
   if (!done) return;
   drop_attributes(actions);
   cut_untold_ = true;
@@ -415,6 +429,7 @@ void FileAgent::step(Instant now, AgentActions& actions) {
   stepped_at_ = now;
   keep_resident(cut_off_);
   if (cut_off_.empty()) cut_untold_ = false;
+  if (tail_.end != 0 && !kernel_.resident().overlaps(tail_.page())) tail_ = {};
   some_active_ =
       std::any_of(requests_.begin(), requests_.end(), [](const Request& r) { return r.active; });
   for (bool moved = true; moved;) {
@@ -488,6 +503,14 @@ bool FileAgent::advance(Instant now, Request& request, AgentActions& actions) {
                      request.kind == Kind::Write || request.kind == Kind::Attributes;
   if (looks && !request.active && !cut_off_.empty()) return false;
   if ((looks || request.kind == Kind::Truncate) && !request.active && going_on_ > 0) return false;
+  // K20: whoever is not told of the new size cannot have stored behind the old one. A fill must not
+  // hold up what overwrites the page, nor a purge.
+  const auto holds_up = [&](PageRange range) {
+    return range.overlaps(zeroing_) || range.overlaps(tail_.page()) || kernel_.is_purging(range);
+  };
+  if (looks && !request.active && tail_may_show() &&
+      (request.kind != Kind::Fill || !holds_up(request.range)))
+    return false;
   switch (request.kind) {
     case Kind::Fill:
     case Kind::Read:

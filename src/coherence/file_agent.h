@@ -106,6 +106,7 @@ class FileAgent {
   void flush(Instant now, Token token, AgentActions& actions);
   void truncate(Token token, uint64_t size);
   void truncate_done(Instant now, bool done, uint64_t size, bool under_lock, AgentActions& actions);
+  bool tail_is_shown(uint64_t before, uint64_t size);
   void truncation_goes_on() {
     ++going_on_;
     ++shared_.statistics.truncations_ended;
@@ -423,7 +424,16 @@ class FileAgent {
   uint32_t truncations_ = 0;  // unanswered (K8)
   uint32_t going_on_ = 0;     // truncations whose callers do not wait any more
   uint64_t cut_at_ = 0;       // of cut_off_: what is written back behind this is nothing
-  bool cut_untold_ = false;   // the kernel does not know of it: these pages go by purges alone
+  PageRange zeroing_;         // K20: the page of the old end, behind a truncation of ours
+  // Where that could not be done: bytes that are nothing when they are written back, until the page
+  // is gone.
+  struct Tail {
+    uint64_t from = 0, end = 0;
+    PageRange page() const { return end == 0 ? PageRange{} : PageRange::of_bytes(from, 1); }
+  };
+  Tail tail_;
+  bool tail_may_show() const { return !zeroing_.empty() || tail_.end != 0; }
+  bool cut_untold_ = false;  // the kernel does not know of it: these pages go by purges alone
   std::optional<Instant> held_back_since_;  // pages that must go, behind a truncation
   // After a reset: pages of the kernel that were Exclusive here before.
   PageSet kept_pages_;

@@ -42,7 +42,7 @@ bool FileAgent::advance_recall(Instant now, const PendingRecall& recall, AgentAc
         wake_at(turn_->until);
         return false;
       }
-      if (!cut_off_.empty()) return false;
+      if (!cut_off_.empty() || tail_may_show()) return false;
       if (recall.to == LeaseMode::None) {
         if (const auto until = kernel_size_.cutting_until(now)) {  // Z3
           wake_at(*until);
@@ -263,6 +263,25 @@ PageRange FileAgent::tail_shown_by(uint64_t end_of_write) const {
   return PageRange::of_bytes(attributes_.size, 1);
 }
 
+// The same behind a truncation of ours, beside which no purge can end (K8): its page is overwritten
+// with zeroes before the kernel hears of the new size. It is ours alone until then. A purge of it
+// that is stuck holds its lock, and would hold that up.
+bool FileAgent::tail_is_shown(uint64_t before, uint64_t size) {
+  if (size <= before || before % kPageSize == 0 || !may_write() ||
+      shared_.options.mistakes.has(Mistake::ShowTails))
+    return false;
+  const PageRange page = PageRange::of_bytes(before, 1);
+  if (!kernel_.resident().overlaps(page)) return false;
+  if (kernel_.is_purging(page)) {
+    // One that began before the truncation came: what it writes back is cut here, as the kernel
+    // would have cut it.
+    tail_ = {before, std::min(size, (page.first + 1) << kPageShift)};
+    return false;
+  }
+  zeroing_ = page;
+  return true;
+}
+
 PageSet FileAgent::purges_wanted(Instant now) {
   PageSet need = cut_off_;
   if (shared_.suspended)
@@ -287,6 +306,7 @@ PageSet FileAgent::purges_wanted(Instant now) {
         !kernel_.keep_until(recall.range, now))
       need.add(recall.range);
   }
+  need.remove(zeroing_);
   return need;
 }
 

@@ -100,6 +100,7 @@ void FileAgent::show_size(const ShowSize& message) {
 }
 
 bool FileAgent::advance_show(Instant now, Show& show, AgentActions& actions) {
+  if (tail_may_show()) return false;  // the answer that is about to come has another size
   if (pushing(show.push)) return false;
   if (show.push == 0 && reading_opens_ > 0 && !kernel_knows(now, show.size)) {
     if (setattr_under_way(now)) return false;

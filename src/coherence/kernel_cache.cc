@@ -27,6 +27,11 @@ bool KernelCache::held_up(const InFlight& purge) const {
   return !mistakes_.has(Mistake::WaitForStuckPurge) && fill_pending(purge.range);
 }
 
+bool KernelCache::is_purging(PageRange range) const {
+  return std::ranges::any_of(purges_,
+                             [&](const auto& entry) { return entry.second.range.overlaps(range); });
+}
+
 std::vector<KernelCache::Purge> KernelCache::start_purges(const PageSet& need, uint64_t* next_id) {
   std::vector<Purge> started;
   for (PageRange wanted : need.ranges()) {

@@ -47,6 +47,7 @@ class KernelCache {
   std::vector<Purge> start_purges(const PageSet& need, uint64_t* next_id);
   void purge_returned(uint64_t id);
   size_t purges_in_flight() const { return purges_.size(); }
+  bool is_purging(PageRange range) const;
 
   // The earliest moment at which no page of `range` was filled only just now; nullopt when that is
   // already so.

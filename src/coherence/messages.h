@@ -389,7 +389,8 @@ struct Call {
 struct Node {
   FileId file;
   Attributes attributes;
-};  // a file as an operation found or made it
+  uint64_t size_before = 0;  // of a SetAttributesCall with a size
+};                           // a file as an operation found or made it
 struct DirectoryEntry {
   std::string name;
   uint64_t cookie = 0;  // continue after this entry

@@ -44,6 +44,7 @@ enum class Mistake : uint8_t {
   ForgetSentSize,           // R2: a size is forgotten when it was sent, not when the home has it
   RepeatTruncations,        // a truncation of a session that was fenced is made again in the next
   ReclaimBehindTruncation,  // R6: pages held back behind a truncation are not claimed
+  ShowTails,                // K20: ftruncate(2) shows what a mapping stored behind the end
   TruncateAfterExpiry,      // T3: a truncation holds pages back when the leases are over
   LostReclaim,              // R2: bytes under way to a home that has restarted are not sent again
   NoGrace,                  // R1: a home that has restarted serves everybody at once
@@ -127,6 +128,8 @@ constexpr std::string_view name_of(Mistake m) {
       return "repeat-truncations";
     case Mistake::ReclaimBehindTruncation:
       return "reclaim-behind-truncation";
+    case Mistake::ShowTails:
+      return "show-tails";
     case Mistake::TruncateAfterExpiry:
       return "truncate-after-expiry";
     case Mistake::LostReclaim:

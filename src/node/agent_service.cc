@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <condition_variable>
 #include <cstring>
 #include <map>
 #include <thread>
@@ -40,6 +42,8 @@ const uint64_t* truncated_to(const Operation& operation, FileId file) {
   return set != nullptr && set->has_size && set->file == file ? &set->size : nullptr;
 }
 
+// How long a page may be locked by somebody who may wait for us.
+constexpr std::chrono::seconds kClearPatience{1};
 // More pieces than one writev takes are joined first.
 constexpr size_t kPiecesMax = IOV_MAX - 8;
 // Of the writes that are answered at once the time is taken of one in so many: it costs as much as
@@ -514,10 +518,79 @@ void AgentService::truncate(uint32_t tid, FileId file, uint64_t size, Then ready
   });
 }
 
-void AgentService::truncate_done(FileId file, bool done, uint64_t size, bool under_lock) {
+void AgentService::truncation_replied(FileId file, uint64_t size, bool under_lock, Reply&& reply,
+                                      ThenReply then) {
+  const auto* made = std::get_if<Node>(&reply.outcome);
+  const uint64_t before = made == nullptr ? size : made->size_before;
+  bool shown = false;
   with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) {
-    agent.truncate_done(now, file, done, size, under_lock, actions);
+    shown = reply.error == 0 && agent.tail_is_shown(now, file, before, size, actions);
+    if (!shown) agent.truncate_done(now, file, reply.error == 0, size, under_lock, actions);
     note_debts(agent, file);
+  });
+  if (!shown) return then(std::move(reply));
+  clear_tail(file, before, size, under_lock, std::move(reply), std::move(then));
+}
+
+// To the end of its page at most. Blocks.
+void AgentService::zero_page(FileId file, uint64_t from, uint64_t end) {
+  end = std::min(end, ((from >> kPageShift) + 1) << kPageShift);
+  const auto node = environment_.inodes->find(this, file);
+  if (!node || end <= from) return;
+  const std::vector<std::byte> zeroes(end - from);
+  if (const Status done = environment_.notify_channel()->store(*node, from, zeroes); !done)
+    spdlog::debug("zeroes behind the old end of a file: {}", done.error().what);
+}
+
+// K20. The page's lock may be held by somebody who waits for a write-back that the kernel holds
+// back until the truncation is answered (sync(2)): then it is answered EIO, and goes on.
+void AgentService::clear_tail(FileId file, uint64_t before, uint64_t size, bool under_lock,
+                              Reply&& reply, ThenReply then) {
+  struct Clearing {
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool cleared = false, given_up = false;
+    Reply reply;
+    ThenReply then;
+  };
+  auto clearing = std::make_shared<Clearing>();
+  clearing->reply = std::move(reply);
+  clearing->then = std::move(then);
+  const auto with_agent = [this, file](auto event) {
+    with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) {
+      event(agent, now, actions);
+      note_debts(agent, file);
+    });
+  };
+  environment_.purge_threads->submit([=, this] {
+    zero_page(file, before, size);
+    bool late = false;
+    {
+      std::lock_guard lock(clearing->mutex);
+      clearing->cleared = true;
+      late = clearing->given_up;
+    }
+    clearing->changed.notify_all();
+    with_agent([&](Agent& agent, Instant now, AgentActions& actions) {
+      if (late) {
+        agent.truncation_ended(now, file, true, size, actions);
+      } else {
+        agent.truncate_done(now, file, true, size, under_lock, actions);
+      }
+    });
+    if (!late) clearing->then(std::move(clearing->reply));
+  });
+  environment_.purge_threads->submit([=, this] {
+    std::unique_lock lock(clearing->mutex);
+    if (clearing->changed.wait_for(lock, kClearPatience, [&] { return clearing->cleared; })) return;
+    // Before the lock is free: truncation_ended() must find it.
+    with_agent([&](Agent& agent, Instant now, AgentActions& actions) {
+      agent.truncation_goes_on(now, file, actions);
+      agent.truncate_done(now, file, false, size, under_lock, actions);
+    });
+    clearing->given_up = true;
+    lock.unlock();
+    clearing->then(Reply{.call = 0, .error = EIO, .outcome = {}});
   });
 }
 

@@ -114,7 +114,9 @@ class AgentService {
   void flush(Waiting waiting, FileId file, Then then);
   // `tid`: the thread that waits. Not interruptible: the kernel's side has begun.
   void truncate(uint32_t tid, FileId file, uint64_t size, Then ready);
-  void truncate_done(FileId file, bool done, uint64_t size, bool under_lock);
+  // The home has replied, or nobody waits for that: `then` when the kernel may hear of it.
+  void truncation_replied(FileId file, uint64_t size, bool under_lock, coherence::Reply&& reply,
+                          ThenReply then);
   // The child's FileId, or an errno.
   using ThenFile = std::move_only_function<void(Result<FileId>)>;
   void lookup(Waiting waiting, const coherence::Caller& caller, FileId dir, std::string name,
@@ -299,6 +301,9 @@ class AgentService {
   void reclaim_locks(coherence::Agent::Dirty dirty);
   void tell_open_files();
   void end_truncation(FileId file);
+  void zero_page(FileId file, uint64_t from, uint64_t end);
+  void clear_tail(FileId file, uint64_t before, uint64_t size, bool under_lock,
+                  coherence::Reply&& reply, ThenReply then);
   std::mutex locks_mutex_;
   coherence::LockTable locks_;  // what the home has given: for one that restarts
   std::mutex calls_mutex_;

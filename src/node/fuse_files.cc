@@ -65,17 +65,21 @@ void FuseServer::truncate(const Context& c, const Inode& node, SetAttributesCall
   const uint64_t size = call.size;
   node.agent->truncate(
       c.pid, node.file, size,
-      [node, c, size, call, under_lock, then = std::move(then)](Answer ready) mutable {
+      [this, node, c, size, call, under_lock, then = std::move(then)](Answer ready) mutable {
         if (ready.error != 0) {
           then(Reply{.call = 0, .error = ready.error, .outcome = {}});
           return;
         }
-        node.agent->call(with_groups(c), call,
-                         [node, size, under_lock, then = std::move(then)](Reply&& reply) mutable {
-                           node.agent->truncate_done(node.file, reply.error == 0, size, under_lock);
-                           then(std::move(reply));
-                         },
-                         {nullptr, 0, c.pid, c.request});
+        node.agent->call(
+            with_groups(c), call,
+            [this, node, size, under_lock, then = std::move(then)](Reply&& reply) mutable {
+              node.agent->truncation_replied(
+                  node.file, size, under_lock, std::move(reply),
+                  [then = std::move(then), half_done = HalfDone(half_done_)](Reply&& done) mutable {
+                    then(std::move(done));
+                  });
+            },
+            {nullptr, 0, c.pid, c.request});
       });
 }
 

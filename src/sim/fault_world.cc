@@ -87,6 +87,7 @@ void FaultWorld::draw() {
   setting_.kernel.readahead_in_pieces = random.chance(30);
   setting_.kernel.forgets = random.chance(60);
   setting_.kernel.errors = true;
+  setting_.kernel.tails = breaks_.tails;
   AgentOptions& agent = setting_.agent;
   agent.lease_at_start = false;
   agent.residency_ns = random.chance(50) ? 1'000'000 : 0;

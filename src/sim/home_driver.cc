@@ -290,6 +290,7 @@ void HomeDriver::operation_ready(const OperationReady& ready) {
   scheduler_.trace(-1, number(t.file), "disk    truncated to {} for n{}", t.size, t.node.value);
   File& file = files_[t.file];
   const bool grows = file.disk.size() < t.size;
+  truncations_.at(ready.operation).size_before = file.disk.size();
   file.disk.resize(t.size);
   file.mtime = scheduler_.wall();
   note_done(t, 0);
@@ -297,7 +298,8 @@ void HomeDriver::operation_ready(const OperationReady& ready) {
     take(actions);
     return;
   }
-  end(ready.operation, t);
+  const Truncation done = truncations_.at(ready.operation);
+  end(ready.operation, done);
 }
 
 // As HomeService::carry_out().
@@ -370,7 +372,7 @@ void HomeDriver::end(OperationId id, const Truncation& operation, int32_t error)
   Reply reply;
   reply.call = t.call;
   reply.error = error;
-  reply.outcome = Node{t.file, stat(t.file, file)};
+  reply.outcome = Node{t.file, stat(t.file, file), t.size_before};
   send_(t.node, t.file, std::move(reply));
   take(actions);
 }

@@ -70,6 +70,7 @@ class HomeDriver {
     uint64_t call = 0;
     FileId file;
     uint64_t size = 0;
+    uint64_t size_before = 0;
     std::optional<std::string> name = {};  // made or removed, instead
     bool removes = false;
     bool abandoned = false;  // its node's session is over

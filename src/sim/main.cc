@@ -41,6 +41,9 @@ int main(int argc, char** argv) {
   app.add_flag(
       "--size-races", breaks.size_races,
       "Leave in the kernel's own races around the file size (they fail: see docs/simulation.md)");
+  app.add_flag("--tails", breaks.tails,
+               "Programs store behind the ends of files through mappings (one world in some "
+               "thousands fails: see docs/simulation.md)");
   app.add_flag(
       "--name-races", breaks.name_races,
       "Do not excuse what a node is shown of a name that it is changing itself (fails: see "

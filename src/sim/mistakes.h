@@ -43,6 +43,7 @@ struct Breaks {
 
   // Not a mistake of ours: the kernel's own races around i_size, left in (model_kernel.h).
   bool size_races = false;
+  bool tails = false;  // as size_races: programs store behind the ends of files
   // The same for what a node is shown of a name that it is changing itself (name_history.h).
   bool name_races = false;
 

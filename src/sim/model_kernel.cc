@@ -334,6 +334,22 @@ Co<> ModelKernel::push_size(FileId file, uint64_t size) {
     co_await folio_changes(in, page);
 }
 
+// fuse_notify_store(): the size, then the bytes, whatever the folio's state, but under its lock. A
+// purge that waits for the write-back of a dirty folio has that.
+Co<> ModelKernel::store_zeroes(FileId file, uint64_t offset, uint64_t length) {
+  Inode& in = inode(static_cast<uint32_t>(file.inode - 1));
+  const uint64_t page = offset >> kPageShift;
+  ++in.version;
+  in.fresh = false;
+  in.size = std::max(in.size, offset + length);
+  for (Folio* folio = find(in, page); folio != nullptr && folio->state == State::Locked;
+       folio = find(in, page))
+    co_await folio_changes(in, page);
+  if (Folio* folio = find(in, page))
+    std::ranges::fill(std::span<std::byte>(folio->bytes).subspan(offset % kPageSize, length),
+                      std::byte{0});
+}
+
 void ModelKernel::drop_attributes(FileId file) {
   Inode& in = inode(static_cast<uint32_t>(file.inode - 1));
   ++in.version;

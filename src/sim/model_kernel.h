@@ -74,12 +74,14 @@ struct KernelOptions {
   // fill came between; truncate_pagecache() for an old size that cuts newer bytes; the guessed end
   // of an append. Off: i_size follows the daemon's answers at the instant they are given.
   bool size_races = false;
+  bool tails = false;  // stores behind the end of a file, inside its last page, are done
   bool errors = false;  // the daemon may answer FSYNC with one
 };
 
 struct KernelCounts {
   uint64_t hits = 0, fills = 0, refaults = 0, write_backs = 0, purges = 0, purge_blocks = 0,
-           reclaims = 0, forgets = 0, stores = 0, held_back = 0, attribute_hits = 0, bus_errors = 0;
+           reclaims = 0, forgets = 0, stores = 0, held_back = 0, stores_behind = 0,
+           attribute_hits = 0, bus_errors = 0;
 
   KernelCounts& operator+=(const KernelCounts& c) {
     hits += c.hits;
@@ -89,6 +91,7 @@ struct KernelCounts {
     purges += c.purges;
     purge_blocks += c.purge_blocks;
     reclaims += c.reclaims;
+    stores_behind += c.stores_behind;
     forgets += c.forgets;
     stores += c.stores;
     held_back += c.held_back;
@@ -145,7 +148,9 @@ class ModelKernel {
   // FUSE_NOTIFY_STORE of a last byte that cannot be copied: the size is raised, then the folio of
   // that byte is waited for.
   Co<> push_size(FileId file, uint64_t size);
-  void drop_attributes(FileId file);             // FUSE_NOTIFY_INVAL_INODE with a negative offset
+  void drop_attributes(FileId file);  // FUSE_NOTIFY_INVAL_INODE with a negative offset
+  // FUSE_NOTIFY_STORE of zeroes, within a page.
+  Co<> store_zeroes(FileId file, uint64_t offset, uint64_t length);
   void push_begins(FileId file, uint64_t size);  // without the races the size follows at once
   // statx() of the daemon's own: with AT_STATX_FORCE_SYNC, as if a program asked; and the kernel's
   // idea of the size (AT_STATX_DONT_SYNC).

@@ -115,7 +115,7 @@ void Node::perform(FileId file, AgentAction& action) {
           [&](PushSize& a) {
             scheduler_.trace(number(), f, "agent   pushes size {}", a.size);
             kernel_.push_begins(a.file, a.size);
-            scheduler_.spawn(run_push(a.push, a.file, a.size));
+            scheduler_.spawn(run_push(a));
           },
           [&](LookAtSize& a) {
             scheduler_.trace(number(), f, "agent   looks for size {}", a.size);
@@ -152,12 +152,12 @@ void Node::perform(FileId file, AgentAction& action) {
       action);
 }
 
-Co<> Node::run_push(uint64_t id, FileId file, uint64_t size) {
+Co<> Node::run_push(PushSize wanted) {
   co_await scheduler_.sleep(Delay::KernelQueue);
-  const bool there = kernel_.knows(file);
-  co_await kernel_.push_size(file, size);
+  const bool there = kernel_.knows(wanted.file);
+  co_await kernel_.push_size(wanted.file, wanted.size);
   co_await scheduler_.sleep(Delay::PurgeReport);
-  push_ended(id, file, there);
+  push_ended(wanted.push, wanted.file, there);
 }
 
 void Node::push_ended(uint64_t id, FileId file, bool there) {
@@ -302,6 +302,12 @@ void Node::replied(const Reply& reply, AgentActions& actions) {
   }
   if (call.truncation) {
     const Truncation& t = *call.truncation;
+    const auto* made = std::get_if<coherence::Node>(&reply.outcome);
+    if (reply.error == 0 && made != nullptr &&
+        agent_.tail_is_shown(now(), t.file, made->size_before, t.size, actions)) {
+      scheduler_.spawn(clear_tail(t, made->size_before));
+      return;
+    }
     agent_.truncate_done(now(), t.file, reply.error == 0, t.size, true, actions);
     kernel_.answer(t.token, Answer{.error = reply.error});
     return;
@@ -310,6 +316,21 @@ void Node::replied(const Reply& reply, AgentActions& actions) {
   NameResult& result = name_waits_.at(call.waits);
   result.error = reply.error;
   scheduler_.resume_after(scheduler_.draw(Delay::WakeUp), result.handle);
+}
+
+// As AgentService::clear_tail().
+Co<> Node::clear_tail(Truncation t, uint64_t before) {
+  co_await scheduler_.sleep(Delay::KernelQueue);
+  const uint64_t end = std::min(t.size, ((before >> kPageShift) + 1) << kPageShift);
+  scheduler_.trace(number(), file_number(t.file), "agent   clears {}+{}", before, end - before);
+  co_await kernel_.store_zeroes(t.file, before, end - before);
+  co_await scheduler_.sleep(Delay::PurgeReport);
+  gate_.enter(Door::Own, [this, t] {
+    AgentActions actions;
+    agent_.truncate_done(now(), t.file, true, t.size, true, actions);
+    kernel_.answer(t.token, Answer{});
+    take(t.file, actions);
+  });
 }
 
 // As AgentService::end_truncation().

@@ -106,11 +106,12 @@ class Node final : public Daemon {
 
   void send_call(std::optional<Truncation> truncation, Token waits, coherence::Operation operation);
   void end_truncation(FileId file);
+  Co<> clear_tail(Truncation truncation, uint64_t before);
   void replied(const coherence::Reply& reply, coherence::AgentActions& actions);
   void take_back();
   void take(FileId file, coherence::AgentActions& actions);
   void perform(FileId file, coherence::AgentAction& action);
-  Co<> run_push(uint64_t id, FileId file, uint64_t size);
+  Co<> run_push(coherence::PushSize wanted);
   Co<> look_at_size(coherence::LookAtSize wanted);
   void push_ended(uint64_t id, FileId file, bool there);
   Co<> run_settle(coherence::SettleSize settle);

@@ -36,6 +36,7 @@ std::vector<std::string> findable() {
   // Not one world in 40,000: OperationNeedsTest.ATruncationIsMadeAgainOnly... instead.
   std::erase(names, "repeat-truncations");
   std::erase(names, "reclaim-behind-truncation");  // costs errors, not coherence: see below
+  std::erase(names, "show-tails");       // shows where programs store behind the end: see below
   std::erase(names, "unsettled-sizes");            // shows with the kernel's races only: see below
   return names;
 }
@@ -78,6 +79,17 @@ TEST(MistakesTest, WithoutSettlingReadersFindZeroesBehindTheEnd) {
   const Summary settled = run_seeds({1, 1000}, races, 1, true);
   EXPECT_EQ(settled.failures, 0u) << settled.finding->what;
   EXPECT_GT(run_seeds({1, 1000}, unsettled, 1, true).failures, 3u);
+}
+
+TEST(MistakesTest, WithoutZeroesBehindTheOldEndWhatWasStoredThereIsShown) {
+  Breaks tails;
+  tails.tails = true;
+  Breaks shown = tails;
+  ASSERT_TRUE(add_break("show-tails", shown));
+  const Summary nothing = run_seeds({100000, 2000}, tails, 1, true);
+  EXPECT_EQ(nothing.failures, 0u) << nothing.finding->what;
+  EXPECT_GT(nothing.counts.kernel.stores_behind, 200u);
+  EXPECT_GT(run_seeds({100000, 2000}, shown, 1, true).failures, 1u);
 }
 
 TEST(MistakesTest, AnUnknownNameIsRefused) {

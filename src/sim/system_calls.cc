@@ -391,10 +391,19 @@ Co<bool> ModelKernel::store(uint32_t file, uint64_t page, uint64_t cell) {
   for (;;) {
     const bool there = co_await fault(in, page);
     if (!there) bus_error(in, begin, page, "SIGBUS of a store");
-    // A store beyond the end of the file, inside its last page, goes nowhere.
-    if (!there || (page << kPageShift) + cell * kCell >= in.size || !power_) co_return false;
+    if (!there || !power_) co_return false;
     Folio* folio = find(in, page);
     if (folio->state == State::Clean || folio->state == State::Dirty) {
+      // What is stored beyond the end of the file, inside its last page, is nothing, and nobody
+      // must ever see it.
+      if ((page << kPageShift) + cell * kCell >= in.size) {
+        if (!options_.tails) co_return false;
+        fill_cell(std::span<std::byte>(folio->bytes).subspan(cell * kCell, kCell),
+                  cell_value(history_.new_write(), page, cell));
+        folio->state = State::Dirty;
+        ++counts_.stores_behind;
+        co_return false;
+      }
       const uint64_t write = history_.new_write();
       fill_cell(std::span<std::byte>(folio->bytes).subspan(cell * kCell, kCell),
                 cell_value(write, page, cell));

@@ -67,6 +67,7 @@ void World::draw() {
   kernel_options_.readahead_in_pieces = random.chance(30);
   kernel_options_.forgets = random.chance(60);
   kernel_options_.size_races = breaks_.size_races;
+  kernel_options_.tails = breaks_.tails;
   if (breaks_.small_background) kernel_options_.background_max = 1;
 
   agent_options_.residency_ns = one_of({0, 20'000, 1'000'000});

@@ -129,8 +129,11 @@ Result<coherence::Outcome> Store::run(const Caller& caller,
   }
   // In this order: the size is what fails most, a chown clears set-ID bits that a mode may set, and
   // everything else sets times.
+  uint64_t size_before = 0;
   if (call.has_size) {
     std::unique_lock lock(size_locks_->of(call.file));
+    VR_TRY(was, file->stat());
+    size_before = static_cast<uint64_t>(was.st_size);
     VR_TRY_VOID(truncate_to(*file, call.size));
   }
   VR_TRY(before, file->stat());
@@ -153,7 +156,7 @@ Result<coherence::Outcome> Store::run(const Caller& caller,
                           to_timespec(call.has_mtime, call.mtime_now, call.mtime)));
   }
   VR_TRY(st, file->stat());
-  return coherence::Node{call.file, attributes_of(st)};
+  return coherence::Node{call.file, attributes_of(st), size_before};
 }
 
 Result<coherence::Outcome> Store::run(const Caller&, const coherence::StatFsCall& call) {

@@ -198,8 +198,11 @@ Result<Outcome> decode_outcome(const fb::Reply& m, const Bytes& bulk) {
     case fb::Outcome::Node: {
       const fb::Node* o = m.outcome_as_Node();
       if (o == nullptr) break;
-      Node node{.file = from_fb(*o->file()), .attributes = from_fb(*o->attributes())};
-      if (!valid(node.attributes)) return malformed("bad attributes in a reply");
+      Node node{.file = from_fb(*o->file()),
+                .attributes = from_fb(*o->attributes()),
+                .size_before = o->size_before()};
+      if (!valid(node.attributes) || node.size_before > kOffsetMax)
+        return malformed("bad attributes in a reply");
       return node;
     }
     case fb::Outcome::DirectoryPage: {

@@ -148,10 +148,12 @@ class Encoder {
   };
   Result<EncodedOutcome> outcome_of(const std::monostate&) { return EncodedOutcome{}; }
   Result<EncodedOutcome> outcome_of(const Node& o) {
-    if (!valid(o.attributes)) return impossible("bad attributes in a reply");
+    if (!valid(o.attributes) || o.size_before > kOffsetMax)
+      return impossible("bad attributes in a reply");
     auto file = to_fb(o.file);
     auto attributes = to_fb(o.attributes);
-    return EncodedOutcome{fb::Outcome::Node, fb::CreateNode(b, &file, &attributes).Union()};
+    return EncodedOutcome{fb::Outcome::Node,
+                          fb::CreateNode(b, &file, &attributes, o.size_before).Union()};
   }
   Result<EncodedOutcome> outcome_of(const DirectoryPage& o) {
     std::vector<flatbuffers::Offset<fb::DirectoryEntry>> entries;

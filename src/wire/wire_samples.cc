@@ -211,7 +211,7 @@ class Printer {
     std::visit(*this, m.outcome);
   }
   void operator()(const std::monostate&) { fields("nothing"); }
-  void operator()(const Node& o) { fields("Node", o.file, o.attributes); }
+  void operator()(const Node& o) { fields("Node", o.file, o.attributes, o.size_before); }
   void operator()(const DirectoryPage& o) {
     fields("DirectoryPage", o.end, o.entries.size());
     for (const DirectoryEntry& e : o.entries) fields("Entry", e.name, e.cookie, e.file, e.type);
@@ -367,7 +367,7 @@ std::vector<ToAgent> sample_to_agent() {
               .file = kFile, .fetch = 7, .error = 0, .data_offset = 100, .data = pattern(100, 4)},
           FetchReply{.file = kFile, .fetch = 8, .error = EIO, .data_offset = 0, .data = {}},
           Reply{.call = 9, .error = ENOENT, .outcome = {}},
-          Reply{.call = 10, .error = 0, .outcome = Node{kFile, attributes()}},
+          Reply{.call = 10, .error = 0, .outcome = Node{kFile, attributes(), 4711}},
           Reply{.call = 11, .error = 0, .outcome = page},
           Reply{.call = 12, .error = 0, .outcome = DirectoryPage{}},
           Reply{.call = 13, .error = 0, .outcome = stats},
