@@ -141,7 +141,6 @@ void FaultWorld::draw_faults() {
     faults_end_ns_ = std::max(faults_end_ns_, at + lasts);
     Fault fault = choice[random.below(choice.size())];
     if (fault == Fault::Stop && !stops_daemons_) fault = Fault::CutOff;
-    if (fault == Fault::KillDaemon && !stops_daemons_) fault = Fault::PowerLoss;
     ++faults_;
     switch (fault) {
       case Fault::CutOff: {

@@ -356,6 +356,13 @@ void ModelKernel::drop_attributes(FileId file) {
   in.fresh = false;
 }
 
+void ModelKernel::end_truncations() {
+  std::vector<Token> ended;
+  for (const auto& [token, call] : upcalls_)
+    if (call->tells == Tells::NewSize) ended.push_back(token);
+  for (Token token : ended) answer(token, Answer{.error = EIO});
+}
+
 void ModelKernel::drop_all_attributes() {
   for (auto& [number, in] : inodes_) drop_attributes(in->id);
 }

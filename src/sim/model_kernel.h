@@ -167,6 +167,8 @@ class ModelKernel {
   // What a guardian purges: all but what is locked and empty, and what is known of any file.
   std::vector<std::pair<FileId, uint64_t>> cached_pages() const;
   void drop_all_attributes();
+  // By the guardian of a dead daemon: truncations that wait for an answer fail.
+  void end_truncations();
   // Whatever still runs here is not heard of.
   void power_lost() { power_ = false; }
 

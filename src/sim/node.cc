@@ -465,6 +465,8 @@ void Node::on_fsync(Token token, FileId file) {
 }
 
 void Node::on_set_size(Token token, FileId file, uint64_t size) {
+  if (guardian_ && gate_.dead())
+    scheduler_.after(Delay::KernelQueue, [this] { kernel_.end_truncations(); });
   gate_.enter(Door::Kernel, [=, this] {
     truncations_[token] = Truncation{token, file, size};
     AgentActions actions;
@@ -530,6 +532,7 @@ void Node::guardian_takes_over() {
   guardian_ = true;
   kernel_.daemon_listens();
   kernel_.drop_all_attributes();
+  if (gate_.dead()) kernel_.end_truncations();
   // Page by page: a purge that is held up by a fill nobody answers holds up no other.
   for (const auto& [file, page] : kernel_.cached_pages())
     scheduler_.spawn(kernel_.purge(file, {page, page + 1}));
