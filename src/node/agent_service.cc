@@ -518,8 +518,17 @@ void AgentService::truncate(uint32_t tid, FileId file, uint64_t size, Then ready
   });
 }
 
-void AgentService::truncation_replied(FileId file, uint64_t size, bool under_lock, Reply&& reply,
-                                      ThenReply then) {
+void AgentService::truncation_replied(FileId file, uint64_t size, bool under_lock, bool told,
+                                      Reply&& reply, ThenReply then) {
+  if (told) {
+    with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) {
+      agent.truncation_goes_on(now, file, actions);
+      agent.truncate_done(now, file, false, size, under_lock, actions);
+      agent.truncation_ended(now, file, reply.error == 0, size, actions);
+      note_debts(agent, file);
+    });
+    return then(Reply{.call = 0, .error = EIO, .outcome = {}});
+  }
   const auto* made = std::get_if<Node>(&reply.outcome);
   const uint64_t before = made == nullptr ? size : made->size_before;
   bool shown = false;

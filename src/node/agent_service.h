@@ -114,9 +114,10 @@ class AgentService {
   void flush(Waiting waiting, FileId file, Then then);
   // `tid`: the thread that waits. Not interruptible: the kernel's side has begun.
   void truncate(uint32_t tid, FileId file, uint64_t size, Then ready);
-  // The home has replied, or nobody waits for that: `then` when the kernel may hear of it.
-  void truncation_replied(FileId file, uint64_t size, bool under_lock, coherence::Reply&& reply,
-                          ThenReply then);
+  // The home has replied, or nobody waits for that: `then` when the kernel may hear of it. `told`:
+  // the guardian has told it that it failed.
+  void truncation_replied(FileId file, uint64_t size, bool under_lock, bool told,
+                          coherence::Reply&& reply, ThenReply then);
   // The child's FileId, or an errno.
   using ThenFile = std::move_only_function<void(Result<FileId>)>;
   void lookup(Waiting waiting, const coherence::Caller& caller, FileId dir, std::string name,

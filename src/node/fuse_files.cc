@@ -63,23 +63,27 @@ void FuseServer::tell_attributes(const Context& c, bool extended) {
 void FuseServer::truncate(const Context& c, const Inode& node, SetAttributesCall call,
                           bool under_lock, AgentService::ThenReply then) {
   const uint64_t size = call.size;
+  // Not of an O_TRUNC: its handle would be lost.
+  GuardianTable* const table = under_lock ? guardian_table() : nullptr;
+  if (table != nullptr) table->truncation_begins(c.unique);
   node.agent->truncate(
       c.pid, node.file, size,
-      [this, node, c, size, call, under_lock, then = std::move(then)](Answer ready) mutable {
+      [this, node, c, size, call, under_lock, table, then = std::move(then)](Answer ready) mutable {
         if (ready.error != 0) {
+          if (table != nullptr) (void)table->truncation_ended(c.unique);
           then(Reply{.call = 0, .error = ready.error, .outcome = {}});
           return;
         }
-        node.agent->call(
-            with_groups(c), call,
-            [this, node, size, under_lock, then = std::move(then)](Reply&& reply) mutable {
-              node.agent->truncation_replied(
-                  node.file, size, under_lock, std::move(reply),
-                  [then = std::move(then), half_done = HalfDone(half_done_)](Reply&& done) mutable {
-                    then(std::move(done));
-                  });
-            },
-            {nullptr, 0, c.pid, c.request});
+        node.agent->call(with_groups(c), call,
+                         [this, c, node, size, under_lock, table,
+                          then = std::move(then)](Reply&& reply) mutable {
+                           const bool told = table != nullptr && table->truncation_ended(c.unique);
+                           node.agent->truncation_replied(
+                               node.file, size, under_lock, told, std::move(reply),
+                               [then = std::move(then), half_done = HalfDone(half_done_)](
+                                   Reply&& done) mutable { then(std::move(done)); });
+                         },
+                         {nullptr, 0, c.pid, c.request});
       });
 }
 

@@ -121,6 +121,7 @@ class Guardian {
   void stop_reading();
   void read_requests();
   void give_back();
+  void end_truncations();
   void listen();
   void visitor();
   void hand_on();
@@ -379,8 +380,20 @@ void Guardian::read_requests() {
   }
 }
 
+// The stopped daemon's: what it has read of them lies with one of its descriptors.
+void Guardian::end_truncations() {
+  held_->end_truncations();
+  for (uint64_t unique : table_.take_truncations()) {
+    spdlog::warn("guardian: a truncation that holds dirty pages back is ended (EIO)");
+    (void)channel_->reply_error(unique, EIO);
+    const fuse_out_header answer{.len = sizeof answer, .error = -EIO, .unique = unique};
+    for (const Fd& fd : held_descriptors_) (void)!::write(fd.get(), &answer, sizeof answer);
+  }
+}
+
 void Guardian::give_back() {
   stop_reading();
+  held_->end_truncations(false);
   size_t count = 0;
   if (state_ == State::Standing) {
     count = held_->count();
@@ -578,6 +591,9 @@ int Guardian::run() {
                      recovery_->bytes());
       }
     }
+    if (state_ == State::Standing && purging_ &&
+        GuardianTable::clock() - purge_began_ >= kSweepMs * 1'000'000)
+      end_truncations();
     if (state_ != State::Alone || quit_) continue;
     if (all_read_ && !sweep_->started()) {
       std::vector<uint64_t> nodes;

@@ -78,7 +78,7 @@ class GuardianHeld {
   size_t refused_for_corpse() const { return refused_for_corpse_; }
   // From now on look() ends truncations: while one is not answered the kernel holds dirty mapped
   // pages of its file back (rule K8), and no purge of them ends. Any thread.
-  void end_truncations() { end_truncations_ = true; }
+  void end_truncations(bool on = true) { end_truncations_ = on; }
   // The daemon is dead: what it did not get back of what was answered, and all that will be, goes
   // into the ledger, which outlives this.
   void write_into(GuardianLedger* ledger);

@@ -18,8 +18,9 @@ namespace {
 constexpr size_t kHomeNameMax = 64;
 constexpr size_t kProbes = 8;
 constexpr uint64_t kBeingWritten = 1;  // no request has an odd number
+constexpr uint64_t kTaken = uint64_t{1} << 62;
 // Of this layout; a table of another size or with another word is of another version.
-constexpr uint64_t kLayout = 0x5652'5442'4c00'0002;
+constexpr uint64_t kLayout = 0x5652'5442'4c00'0003;
 constexpr size_t kExportNameMax = 256;
 
 }  // namespace
@@ -57,6 +58,9 @@ struct GuardianTable::Memory {
     std::atomic<uint64_t> unique;  // 0: free
     uint64_t node, offset, length;
   };
+  struct TruncationSlot {
+    std::atomic<uint64_t> unique;  // 0: free; with kTaken: the guardian answers it
+  };
   struct PurgeSlot {
     std::atomic<uint64_t> node;  // 0: free
     uint64_t offset, length;
@@ -77,6 +81,7 @@ struct GuardianTable::Memory {
   std::array<ExportSlot, kExportsMax> shown;
   std::array<HomeSlot, kHomesMax> home;
   std::array<FillSlot, kFillsMax> fill;
+  std::array<TruncationSlot, kTruncationsMax> truncation;
   std::atomic<uint32_t> next_purge;
   std::array<PurgeSlot, kPurgesMax> purge;
   std::array<InodeSlot, kInodesMax> inode;
@@ -110,6 +115,7 @@ Result<GuardianTable> GuardianTable::take_over(Fd fd) {
 
 std::unordered_map<uint64_t, uint32_t> GuardianTable::begin_anew() {
   for (auto& fill : memory_->fill) fill.unique.store(0);
+  for (auto& truncation : memory_->truncation) truncation.unique.store(0);
   for (auto& purge : memory_->purge) purge.node.store(0);
   std::unordered_map<uint64_t, uint32_t> slots;
   free_.clear();
@@ -259,6 +265,39 @@ void GuardianTable::fill_ended(uint64_t unique) {
     slot.unique.store(0, std::memory_order_release);
     return;
   }
+}
+
+void GuardianTable::truncation_begins(uint64_t unique) {
+  for (size_t i = 0; i < kProbes; ++i) {
+    uint64_t free = 0;
+    if (memory_->truncation[(unique / 2 + i) % kTruncationsMax].unique.compare_exchange_strong(
+            free, unique, std::memory_order_release))
+      return;
+  }
+  // Not noted: so many wait that the guardian can do without one.
+}
+
+bool GuardianTable::truncation_ended(uint64_t unique) {
+  for (size_t i = 0; i < kProbes; ++i) {
+    auto& slot = memory_->truncation[(unique / 2 + i) % kTruncationsMax].unique;
+    uint64_t known = unique;
+    if (slot.compare_exchange_strong(known, 0, std::memory_order_acq_rel)) return false;
+    if (known != (unique | kTaken)) continue;
+    slot.store(0, std::memory_order_release);
+    return true;
+  }
+  return false;
+}
+
+std::vector<uint64_t> GuardianTable::take_truncations() {
+  std::vector<uint64_t> taken;
+  for (auto& slot : memory_->truncation) {
+    uint64_t unique = slot.unique.load(std::memory_order_acquire);
+    if (unique != 0 && (unique & kTaken) == 0 &&
+        slot.unique.compare_exchange_strong(unique, unique | kTaken, std::memory_order_acq_rel))
+      taken.push_back(unique);
+  }
+  return taken;
 }
 
 size_t GuardianTable::purge_begins(uint64_t node, uint64_t offset, uint64_t length) {

@@ -36,6 +36,7 @@ class GuardianTable {
   static constexpr size_t kHomesMax = 256;
   static constexpr size_t kInodesMax = size_t{1} << 22;  // memory is used for those that are there
   static constexpr size_t kFillsMax = 8192;
+  static constexpr size_t kTruncationsMax = 1024;
   static constexpr size_t kPurgesMax = 1024;
   static constexpr size_t kLocksMax = 16384;
   static constexpr size_t kExportsMax = 512;
@@ -81,6 +82,11 @@ class GuardianTable {
   // A fill that holds locked folios until it is answered. Any thread.
   void fill_begins(uint64_t unique, uint64_t node, uint64_t offset, uint32_t length);
   void fill_ended(uint64_t unique);
+  // A SETATTR with a size: until it is answered the kernel holds dirty mapped pages back (K8). Any
+  // thread.
+  void truncation_begins(uint64_t unique);
+  // About to be answered. True: the guardian has done so (EIO).
+  bool truncation_ended(uint64_t unique);
 
   // A thread of the daemon is about to wait in the kernel for pages of an inode; the number is for
   // purge_ended(). length 0: to the end. Any thread.
@@ -137,6 +143,8 @@ class GuardianTable {
   std::vector<Inode> inodes() const;
   std::optional<Inode> find(uint64_t node) const;  // slow
   std::vector<Fill> fills() const;
+  // Those that the daemon has not answered. From now on it does not: the caller must.
+  std::vector<uint64_t> take_truncations();
   // In which a dead daemon's threads may hang; length 0 as above.
   std::vector<Fill> purges() const;
   bool incomplete() const;  // some inode had no room

@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <functional>
 #include <mutex>
+#include <set>
 #include <tuple>
 
 #include "base/check.h"
@@ -50,6 +51,22 @@ TEST(GuardianTableTest, AnotherProcessSeesWhatIsThereNow) {
   // A slot is used again.
   EXPECT_EQ(gone, table->add_inode(9, home, {1, 2, 5}));
   EXPECT_NE(kept, gone);
+}
+
+TEST(GuardianTableTest, ATruncationIsAnsweredByTheDaemonOrByTheGuardian) {
+  auto table = GuardianTable::make();
+  ASSERT_TRUE(table);
+  table->truncation_begins(10);
+  table->truncation_begins(12);
+  table->truncation_begins(14);
+  EXPECT_FALSE(table->truncation_ended(12)) << "by the daemon";
+  const std::vector<uint64_t> taken = table->take_truncations();
+  EXPECT_EQ(std::set<uint64_t>(taken.begin(), taken.end()), (std::set<uint64_t>{10, 14}));
+  EXPECT_TRUE(table->take_truncations().empty()) << "once";
+  EXPECT_TRUE(table->truncation_ended(10)) << "by the guardian";
+  EXPECT_FALSE(table->truncation_ended(10)) << "its place is free";
+  table->begin_anew();
+  EXPECT_FALSE(table->truncation_ended(14));
 }
 
 TEST(GuardianTableTest, FillsThatFindNoRoomAreNotMistakenForOthers) {

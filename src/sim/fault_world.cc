@@ -104,11 +104,6 @@ void FaultWorld::draw() {
     for (uint32_t f = 0; f < setting_.files.size(); ++f) check_file(f);
   };
   if (truncates) end_sessions_at_truncations(stores_too, more_.chance(50));
-  // A guardian cannot answer a truncation that its stopped daemon has read, and before that the
-  // kernel holds dirty mapped pages back (docs/promise.md).
-  stops_daemons_ = !truncates || std::ranges::none_of(habits_, [](const Habits& habits) {
-    return habits.weights[static_cast<size_t>(Act::Store)] > 0;
-  });
   steps_max_ = 3'000'000;
   plan_ = fmt::format("{} machines, {} processes each, {} files, {} lanes{}, flush after {} ms",
                       machine_count_, processes_, file_count, setting_.lanes,
@@ -139,8 +134,7 @@ void FaultWorld::draw_faults() {
     if (restarts) choice.insert(choice.end(), 2, Fault::KillOrigin);
     if (choice.empty()) choice.push_back(Fault::CutOff);
     faults_end_ns_ = std::max(faults_end_ns_, at + lasts);
-    Fault fault = choice[random.below(choice.size())];
-    if (fault == Fault::Stop && !stops_daemons_) fault = Fault::CutOff;
+    const Fault fault = choice[random.below(choice.size())];
     ++faults_;
     switch (fault) {
       case Fault::CutOff: {

@@ -55,7 +55,6 @@ class FaultWorld final : public AnyWorld {
   std::vector<Habits> habits_;  // by machine
   uint32_t machine_count_ = 2, processes_ = 1;
   int64_t faults_end_ns_ = 0;
-  bool stops_daemons_ = true;
   uint32_t starting_ = 0;  // machines that will begin a life
   uint64_t faults_ = 0;
   uint64_t steps_max_ = 0;

@@ -356,11 +356,12 @@ void ModelKernel::drop_attributes(FileId file) {
   in.fresh = false;
 }
 
-void ModelKernel::end_truncations() {
+std::vector<Token> ModelKernel::end_truncations() {
   std::vector<Token> ended;
   for (const auto& [token, call] : upcalls_)
     if (call->tells == Tells::NewSize) ended.push_back(token);
   for (Token token : ended) answer(token, Answer{.error = EIO});
+  return ended;
 }
 
 void ModelKernel::drop_all_attributes() {

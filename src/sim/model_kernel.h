@@ -74,7 +74,7 @@ struct KernelOptions {
   // fill came between; truncate_pagecache() for an old size that cuts newer bytes; the guessed end
   // of an append. Off: i_size follows the daemon's answers at the instant they are given.
   bool size_races = false;
-  bool tails = false;  // stores behind the end of a file, inside its last page, are done
+  bool tails = false;   // stores behind the end of a file, inside its last page, are done
   bool errors = false;  // the daemon may answer FSYNC with one
 };
 
@@ -167,8 +167,8 @@ class ModelKernel {
   // What a guardian purges: all but what is locked and empty, and what is known of any file.
   std::vector<std::pair<FileId, uint64_t>> cached_pages() const;
   void drop_all_attributes();
-  // By the guardian of a dead daemon: truncations that wait for an answer fail.
-  void end_truncations();
+  // By the guardian: truncations that wait for an answer fail. Which they are.
+  std::vector<Token> end_truncations();
   // Whatever still runs here is not heard of.
   void power_lost() { power_ = false; }
 

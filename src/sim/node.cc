@@ -101,7 +101,7 @@ void Node::perform(FileId file, AgentAction& action) {
             scheduler_.trace(number(), f, "agent   error t{} {}", a.token, a.error);
             if (truncations_.erase(a.token) > 0 && !hooks_.rescue)
               scheduler_.fail("no errors in this world: a truncation failed");
-            kernel_.answer(a.token, Answer{.error = a.error});
+            if (!ended_.contains(a.token)) kernel_.answer(a.token, Answer{.error = a.error});
           },
           [&](StartPurge& a) {
             scheduler_.trace(number(), f, "agent   purge p{} pages {}-{}", a.purge, a.range.first,
@@ -300,6 +300,13 @@ void Node::replied(const Reply& reply, AgentActions& actions) {
                             actions);
     return;
   }
+  if (call.truncation && ended_.contains(call.truncation->token)) {
+    const Truncation& t = *call.truncation;
+    agent_.truncation_goes_on(now(), t.file, actions);
+    agent_.truncate_done(now(), t.file, false, t.size, true, actions);
+    agent_.truncation_ended(now(), t.file, reply.error == 0, t.size, actions);
+    return;
+  }
   if (call.truncation) {
     const Truncation& t = *call.truncation;
     const auto* made = std::get_if<coherence::Node>(&reply.outcome);
@@ -318,6 +325,10 @@ void Node::replied(const Reply& reply, AgentActions& actions) {
   scheduler_.resume_after(scheduler_.draw(Delay::WakeUp), result.handle);
 }
 
+void Node::end_truncations() {
+  for (Token token : kernel_.end_truncations()) ended_.insert(token);
+}
+
 // As AgentService::clear_tail().
 Co<> Node::clear_tail(Truncation t, uint64_t before) {
   co_await scheduler_.sleep(Delay::KernelQueue);
@@ -328,7 +339,7 @@ Co<> Node::clear_tail(Truncation t, uint64_t before) {
   gate_.enter(Door::Own, [this, t] {
     AgentActions actions;
     agent_.truncate_done(now(), t.file, true, t.size, true, actions);
-    kernel_.answer(t.token, Answer{});
+    if (!ended_.contains(t.token)) kernel_.answer(t.token, Answer{});
     take(t.file, actions);
   });
 }
@@ -344,7 +355,7 @@ void Node::end_truncation(FileId file) {
     AgentActions actions;
     agent_.truncation_goes_on(now(), file, actions);
     agent_.truncate_done(now(), file, false, t.size, true, actions);
-    kernel_.answer(t.token, Answer{.error = EIO});
+    if (!ended_.contains(t.token)) kernel_.answer(t.token, Answer{.error = EIO});
     take(file, actions);
     return;
   }
@@ -465,9 +476,12 @@ void Node::on_fsync(Token token, FileId file) {
 }
 
 void Node::on_set_size(Token token, FileId file, uint64_t size) {
-  if (guardian_ && gate_.dead())
-    scheduler_.after(Delay::KernelQueue, [this] { kernel_.end_truncations(); });
+  if (guardian_)
+    scheduler_.after(Delay::KernelQueue, [this] {
+      if (guardian_) end_truncations();
+    });
   gate_.enter(Door::Kernel, [=, this] {
+    if (ended_.contains(token)) return;  // the guardian has read it
     truncations_[token] = Truncation{token, file, size};
     AgentActions actions;
     agent_.truncate(now(), token, file, size, actions);
@@ -532,7 +546,7 @@ void Node::guardian_takes_over() {
   guardian_ = true;
   kernel_.daemon_listens();
   kernel_.drop_all_attributes();
-  if (gate_.dead()) kernel_.end_truncations();
+  end_truncations();
   // Page by page: a purge that is held up by a fill nobody answers holds up no other.
   for (const auto& [file, page] : kernel_.cached_pages())
     scheduler_.spawn(kernel_.purge(file, {page, page + 1}));

@@ -106,6 +106,7 @@ class Node final : public Daemon {
 
   void send_call(std::optional<Truncation> truncation, Token waits, coherence::Operation operation);
   void end_truncation(FileId file);
+  void end_truncations();
   Co<> clear_tail(Truncation truncation, uint64_t before);
   void replied(const coherence::Reply& reply, coherence::AgentActions& actions);
   void take_back();
@@ -131,8 +132,9 @@ class Node final : public Daemon {
   bool catches_up_ = false;  // since a reset, until all that waited then has been answered
   coherence::Agent agent_;
   ModelKernel kernel_;
-  std::map<Token, Truncation> truncations_;                 // asked of the agent
-  std::map<uint64_t, PendingCall> calls_;                   // sent to the home
+  std::map<Token, Truncation> truncations_;  // asked of the agent
+  std::set<Token> ended_;                    // truncations that the guardian has answered
+  std::map<uint64_t, PendingCall> calls_;    // sent to the home
   std::map<uint64_t, std::pair<uint64_t, FileId>> claims_;  // by call
   std::map<Token, NameResult> name_waits_;
   Token next_name_ = 1;
