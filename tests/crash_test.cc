@@ -244,7 +244,8 @@ TEST_F(CrashTest, ATruncationThatHoldsPagesBackIsEnded) {
   mapped[0] = 'b';
   nodes().signal(0, SIGSTOP);
   const pid_t truncating = in_child([&] { return error_of(::ftruncate(fd.get(), 8192)); });
-  EXPECT_TRUE(eventually([&] { return nodes().ask(1, "blocked").find('{') != std::string::npos; }));
+  ASSERT_TRUE(
+      eventually([&] { return nodes().ask(1, "blocked").find("truncate") != std::string::npos; }));
   mapped[1] = 'c';  // dirty, whenever the kernel looked
   kill(1);
   nodes().start(1);

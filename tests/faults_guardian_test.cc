@@ -180,6 +180,35 @@ TEST_F(GuardianTest, AStoppedDaemonIsPurgedWhenItsLeaseIsOverAndGoesOnAsIfSlow) 
   EXPECT_EQ("", recovered(nodes().at(1)));
 }
 
+// K8: the kernel drops no dirty page of a file while a truncation of it is not answered.
+TEST_F(GuardianTest, AStoppedDaemonsTruncationDoesNotKeepItsPages) {
+  nodes(2, "[lease]\nterm_ms = 6000\n").start_all();
+  ASSERT_EQ(0, put(nodes().path(0, 0, "m"), std::string(8192, 'a')));
+  const Fd fd(::open(nodes().path(1, 0, "m").c_str(), O_RDWR | O_CLOEXEC));
+  auto* mapped =
+      static_cast<char*>(::mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0));
+  if (mapped == MAP_FAILED && errno == ENODEV) GTEST_SKIP() << "no shared writable mappings";
+  ASSERT_NE(mapped, MAP_FAILED);
+  std::strcpy(mapped, "stored in a mapping");
+  nodes().signal(0, SIGSTOP);
+  const pid_t truncating = in_child([&] { return ::ftruncate(fd.get(), 4096) == 0 ? 0 : errno; });
+  ASSERT_TRUE(
+      eventually([&] { return nodes().ask(1, "blocked").find("truncate") != std::string::npos; }));
+  nodes().signal(1, SIGSTOP);
+  const int error = exit_status(truncating);
+  EXPECT_TRUE(error == EIO || error == EINTR) << error << nodes().log(1);
+  EXPECT_TRUE(eventually([&] { return cached_pages(fd.get()) == 0; })) << nodes().log(1);
+  nodes().signal(0, SIGCONT);
+  nodes().signal(1, SIGCONT);
+  EXPECT_EQ(0, std::strcmp(mapped, "stored in a mapping"));
+  EXPECT_TRUE(eventually([&] {
+    return read_all(nodes().path(0, 0, "m")).starts_with("stored in a mapping");
+  })) << nodes().log(1);
+  EXPECT_EQ(0, ::ftruncate(fd.get(), 100)) << nodes().log(1);
+  EXPECT_EQ(100u, read_all(nodes().path(0, 0, "m")).size());
+  ::munmap(mapped, 8192);
+}
+
 // The whole promise: when another node's write has returned, the old value is nowhere.
 TEST_F(GuardianTest, WhoDoesNotWantToWaitGetsAnErrorFromTheGuardian) {
   nodes(2, "[lease]\nterm_ms = 2000\nsoft_timeout_ms = 1000\n").start_all();

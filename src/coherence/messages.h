@@ -129,7 +129,8 @@ struct WaitName {
   bool operator==(const WaitName&) const = default;
 };
 struct Trail {
-  uint64_t searcher = 0, search = 0;  // a number that the searching node drew; counts its searches
+  uint64_t searcher = 0,
+           search = 0;          // numbers that the searching node drew, the second for this search
   uint64_t since = 0;           // when the wait of the search began, by its home; 0: its home tells
   uint32_t budget = 0;          // messages that may still come of it
   std::vector<WaitName> waits;  // each in the way of the one before it

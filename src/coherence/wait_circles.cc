@@ -93,7 +93,7 @@ void WaitCircles::tick(Instant now, const std::function<bool(uint64_t owner)>& h
 
 void WaitCircles::search(Waiting& waiting, Actions& actions) {
   searched_.erase(waiting.search);
-  waiting.search = ++searches_;
+  waiting.search = options_.draw ? options_.draw() : ++searches_;
   searched_.emplace(waiting.search, Key{waiting.wait.home, waiting.wait.call});
   actions.push_back(Ask{.home = waiting.wait.home,
                         .follow = {.file = waiting.wait.file,
@@ -130,7 +130,8 @@ void WaitCircles::receive(uint32_t home, const FollowOwner& message, Actions& ac
 }
 
 void WaitCircles::came_back(Waiting& waiting, const Trail& trail, Actions& actions) {
-  if (waiting.refused || trail.waits.empty()) return;
+  if (waiting.refused || trail.waits.empty() || trail.waits.front().call != waiting.wait.call)
+    return;
   if (waiting.trail.empty() && !options_.believe_at_once) {
     waiting.trail = trail.waits;
     return search(waiting, actions);

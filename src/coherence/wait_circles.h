@@ -65,6 +65,9 @@ class WaitCircles {
 
   struct Options {
     bool believe_at_once = false;  // against C3: for a test that shows what then happens
+    // Numbers for searches, none of which comes again. That nobody can guess: who knows one can
+    // make up what comes back.
+    std::function<uint64_t()> draw = {};
   };
   // `self`: a number that no other node has.
   WaitCircles(uint64_t self, Options options) : self_(self), options_(options) {}

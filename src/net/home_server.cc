@@ -398,6 +398,7 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
   }
 
   Status deliver(Session& session, uint32_t index, const FrameReader::Frame& frame) {
+    if (session.silenced) return {};  // its connections are about to go
     VR_TRY(message, wire::decode_to_home(frame.preamble.type, frame.header, frame.bulk));
     session.lanes[index]->taken(frame);
     callbacks_.on_message(session.info.id, index, std::move(message));

@@ -93,7 +93,7 @@ bool changes_something(const Operation& operation) {
                              [](const SeekCall&) { return false; },
                              [](const LockCall&) { return false; },
                              [](const LeaveCall&) { return false; },
-                             [](const ReclaimCall&) { return false; }},
+                             [](const ReclaimCall& c) { return !c.pages.empty(); }},
                     operation);
 }
 

@@ -1097,7 +1097,7 @@ void AgentService::fail_calls() {
     for (auto it = calls_.begin(); it != calls_.end();) {
       const Operation& operation = it->second.call.operation;
       if (truncated_to(operation, file_of(operation)) != nullptr) {
-        truncated.push_back(file_of(operation));
+        if (!it->second.goes_on) truncated.push_back(file_of(operation));
         ++it;
         continue;
       }

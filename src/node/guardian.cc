@@ -602,9 +602,8 @@ int Guardian::run() {
       sweep_began_ = GuardianTable::clock();
     }
     sweep_->help();
-    if (sweep_->started() && !sweep_->done() &&
-        GuardianTable::clock() - sweep_began_ >= kSweepMs * 1'000'000)
-      held_->end_truncations();
+    held_->end_truncations(sweep_->started() && !sweep_->done() &&
+                           GuardianTable::clock() - sweep_began_ >= kSweepMs * 1'000'000);
     look_at_corpse();
     hand_on();
     // It comes in time, however late it came.

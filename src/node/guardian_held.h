@@ -76,7 +76,7 @@ class GuardianHeld {
   // gone. Any thread.
   void free_corpse(pid_t daemon) { corpse_pid_ = daemon; }
   size_t refused_for_corpse() const { return refused_for_corpse_; }
-  // From now on look() ends truncations: while one is not answered the kernel holds dirty mapped
+  // While `on`, look() ends truncations: while one is not answered the kernel holds dirty mapped
   // pages of its file back (rule K8), and no purge of them ends. Any thread.
   void end_truncations(bool on = true) { end_truncations_ = on; }
   // The daemon is dead: what it did not get back of what was answered, and all that will be, goes

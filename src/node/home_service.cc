@@ -348,6 +348,18 @@ bool HomeService::waits_for_fence(NodeId node, const Call& call,
   return true;
 }
 
+void HomeService::is_too_late(NodeId node) {
+  {
+    std::lock_guard lock(left_mutex_);
+    left_.insert(node);  // what it still sends is of before
+  }
+  {
+    std::scoped_lock lock(drain_mutex_, grace_mutex_);
+    grace_.node_gone(node);
+  }
+  give_up(node, "it did not bring back in time what it had");
+}
+
 void HomeService::give_up(NodeId node, const std::string& reason) {
   {
     std::lock_guard lock(patience_mutex_);
@@ -480,7 +492,7 @@ void HomeService::lock(NodeId node, const Call& call) {
       case LockAction::Reclaim: {
         // Nobody else has been given anything yet.
         std::lock_guard grace(grace_mutex_);
-        if (!grace_.closed()) {
+        if (!grace_.may_reclaim()) {
           reply_lock(c.file, ticket, EAGAIN, {}, touched);
           break;
         }
@@ -553,8 +565,10 @@ void HomeService::follow(NodeId node, const FollowWait& asked) {
   std::vector<std::pair<NodeId, FollowOwner>> next;
   {
     std::lock_guard lock(locks_mutex_);
-    if (++followed_[node] > kFollowedMax) return;
+    size_t& followed = followed_[node];
+    if (++followed > kFollowedMax) return;
     next = coherence::follow(locks_, lock_table_number_, node, asked);
+    followed += next.size();
   }
   for (auto& [to, message] : next)
     if (follows_ && follows_(to)) deliver_(to, message.file, std::move(message));

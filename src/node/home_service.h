@@ -76,6 +76,8 @@ class HomeService {
   // It breaks the rules. What it has stays its own until its leases are over: its kernel shows it,
   // and what it has written is nowhere else.
   void give_up(NodeId node, const std::string& reason);
+  // The grace is over, and it has brought back a part (R5). Before end_grace().
+  void is_too_late(NodeId node);
   // What it had is free, what it asked for is not done any more. `name`: of a node whose next
   // daemon may come for the files without a name that are open there (left_behind.h); `is_back`: it
   // has come.

@@ -22,7 +22,9 @@ uint64_t drawn() {
 }  // namespace
 
 LockCircles::LockCircles(net::EventLoop& loop)
-    : loop_(loop), homes_(std::make_shared<const std::vector<Home>>()), circles_(drawn()) {}
+    : loop_(loop),
+      homes_(std::make_shared<const std::vector<Home>>()),
+      circles_(drawn(), {.draw = drawn}) {}
 
 void LockCircles::add(AgentService* agent, std::function<bool(uint64_t)> holds) {
   std::lock_guard lock(mutex_);

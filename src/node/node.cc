@@ -400,8 +400,7 @@ void NodeDaemon::end_grace_if_over() {
     save_sessions();
   }
   // R5: what they still send is from before.
-  for (net::SessionId session : late)
-    home_->give_up(NodeId{session}, "it did not bring back in time what it had");
+  for (net::SessionId session : late) home_->is_too_late(NodeId{session});
   spdlog::info("what was brought back is here; requests are served");
   home_->end_grace();
 }

@@ -35,14 +35,16 @@ uint64_t field(std::string_view status, std::string_view name) {
 }
 
 // Nothing: it is gone, or of a foreign pid namespace.
-std::optional<std::string> status_of(uint32_t tid) {
+std::optional<std::string> proc_text(uint32_t tid, const char* name) {
   if (tid == 0) return std::nullopt;
-  std::ifstream file("/proc/" + std::to_string(tid) + "/status");
+  std::ifstream file("/proc/" + std::to_string(tid) + "/" + name);
   std::ostringstream text;
   text << file.rdbuf();
   if (!file) return std::nullopt;
   return std::move(text).str();
 }
+
+std::optional<std::string> status_of(uint32_t tid) { return proc_text(tid, "status"); }
 
 }  // namespace
 
@@ -65,8 +67,11 @@ bool may_act_as_owner(std::string_view status) {
 }
 
 bool may_act_as_owner(uint32_t tid) {
+  // In a user namespace of their own everybody has every capability, over nothing of ours.
+  const auto ids = proc_text(tid, "uid_map");
+  if (!ids || ids != proc_text(static_cast<uint32_t>(::getpid()), "uid_map")) return false;
   const auto status = status_of(tid);
-  return !status || may_act_as_owner(*status);
+  return status && may_act_as_owner(*status);
 }
 
 }  // namespace vremote::node

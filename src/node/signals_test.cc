@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 namespace vremote::node {
@@ -45,7 +47,23 @@ TEST(SignalsTest, WhoHasTheCapabilityMayActAsTheOwner) {
   EXPECT_FALSE(
       may_act_as_owner("Name:\tx\nCapPrm:\t0000000000000008\nCapEff:\t0000000000000002\n"));
   EXPECT_FALSE(may_act_as_owner("Name:\tx\n"));
-  EXPECT_TRUE(may_act_as_owner(uint32_t{0}));
+  EXPECT_FALSE(may_act_as_owner(uint32_t{0})) << "nobody knows it";
+  EXPECT_EQ(::geteuid() == 0, may_act_as_owner(static_cast<uint32_t>(::getpid())));
+  const pid_t child = ::fork();
+  if (child == 0) {
+    if (::unshare(CLONE_NEWUSER) != 0) ::_exit(2);
+    ::pause();
+  }
+  ASSERT_GT(child, 0);
+  int status = 0;
+  // Until it has its own namespace, or may have none.
+  for (int i = 0; i < 5000 && may_act_as_owner(static_cast<uint32_t>(child)); ++i) {
+    if (::waitpid(child, &status, WNOHANG) == child) return;
+    ::usleep(1000);
+  }
+  EXPECT_FALSE(may_act_as_owner(static_cast<uint32_t>(child))) << "all it may do is its own";
+  ::kill(child, SIGKILL);
+  ::waitpid(child, &status, 0);
 }
 
 TEST(SignalsTest, OfThreadsNobodyKnowsTheWorstIsTaken) {

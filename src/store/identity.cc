@@ -102,6 +102,13 @@ void Store::tell_nameless(FileId file, const OpenFile& opened) {
     if (!nameless_.insert(file).second) return;
   }
   tell_nameless_(file, opened.path());
+  // Whoever unpinned it meanwhile found nothing to tell, or told it too soon.
+  if (table_->pinned(file)) return;
+  {
+    std::lock_guard lock(nameless_mutex_);
+    nameless_.erase(file);
+  }
+  if (tell_nameless_gone_) tell_nameless_gone_(file);
 }
 
 bool Store::pinned(FileId file) const { return table_->pinned(file); }

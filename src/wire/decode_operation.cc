@@ -1,4 +1,5 @@
 #include "wire/operation_codec.h"
+#include "wire/vector_alignment.h"
 
 namespace vremote::wire {
 namespace {
@@ -99,6 +100,7 @@ Result<Operation> decode(const fb::SeekCall& c) {
 Result<Operation> decode(const fb::LeaveCall& c) { return LeaveCall{from_fb(*c.file())}; }
 Result<Operation> decode(const fb::ReclaimCall& c) {
   ReclaimCall out{from_fb(*c.file()), c.done(), {}};
+  if (!is_aligned(c.pages())) return malformed("bad pages to reclaim");
   if (c.pages() != nullptr)
     for (const fb::PageRange* range : *c.pages()) {
       if (out.pages.size() == kReclaimedRangesMax) return malformed("too many pages to reclaim");

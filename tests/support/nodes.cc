@@ -18,8 +18,10 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <system_error>
 
 #include "base/check.h"
 #include "base/fd.h"
@@ -147,7 +149,23 @@ void Nodes::start_all() {
 }
 
 void Nodes::signal(size_t i, int signal) {
-  if (nodes_.at(i).pid > 0) ::kill(nodes_[i].pid, signal);
+  const pid_t pid = nodes_.at(i).pid;
+  if (pid <= 0) return;
+  ::kill(pid, signal);
+  if (signal != SIGSTOP) return;
+  // Each thread stops when it comes to it, and may answer somebody before.
+  const auto runs = [&] {
+    std::error_code ignored;
+    for (const auto& thread :
+         std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/task", ignored)) {
+      std::ifstream file(thread.path() / "stat");
+      const std::string text((std::istreambuf_iterator<char>(file)), {});
+      const size_t name_end = text.rfind(") ");
+      if (name_end != std::string::npos && text[name_end + 2] != 'T') return true;
+    }
+    return false;
+  };
+  for (int tries = 0; tries < 60'000 && runs(); ++tries) ::usleep(1000);
 }
 
 int Nodes::wait_for_end(size_t i) {
