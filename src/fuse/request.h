@@ -271,10 +271,10 @@ struct Unknown {
 
 using Body =
     std::variant<Lookup, Forget, BatchForget, GetAttr, SetAttr, ReadLink, Symlink, MkNod, MkDir,
-                 Unlink, RmDir, Rename, Link, StatFs, Access, Statx, Open, Create, TmpFile, Read, Write,
-                 Flush, Release, Fsync, Fallocate, LSeek, CopyFileRange, Poll, Ioctl, OpenDir,
-                 ReadDir, ReadDirPlus, ReleaseDir, FsyncDir, GetLk, SetLk, SetLkw, SetXattr,
-                 GetXattr, ListXattr, RemoveXattr, Init, Destroy, Interrupt, Unknown>;
+                 Unlink, RmDir, Rename, Link, StatFs, Access, Statx, Open, Create, TmpFile, Read,
+                 Write, Flush, Release, Fsync, Fallocate, LSeek, CopyFileRange, Poll, Ioctl,
+                 OpenDir, ReadDir, ReadDirPlus, ReleaseDir, FsyncDir, GetLk, SetLk, SetLkw,
+                 SetXattr, GetXattr, ListXattr, RemoveXattr, Init, Destroy, Interrupt, Unknown>;
 
 struct Request {
   RequestHeader header;

@@ -65,18 +65,18 @@ void FuseServer::set_lock(const Context& c, const fuse::FileLock& lock, bool wai
     if (wait) lock_waits_[c.unique] = {node->agent, node->file, id, {c.channel, c.pid}, false};
   }
   if (wait && ranges) options_.circles->begins(node->agent, node->file, id, operation.owner);
-  node->agent->call_as(id, c.caller, operation,
-                       [this, c, wait, ranges, agent = node->agent, id, operation,
-                        fh = lock.fh](Reply&& reply) {
-                         if (wait && ranges) options_.circles->ends(agent, id);
-                         {
-                           std::lock_guard guard(locks_mutex_);
-                           if (wait) lock_waits_.erase(c.unique);
-                           if (reply.error == 0) note_lock(c.node, fh, operation);
-                         }
-                         reply_done(c, reply);
-                       },
-                       {nullptr, 0, c.pid, c.request});
+  node->agent->call_as(
+      id, c.caller, operation,
+      [this, c, wait, ranges, agent = node->agent, id, operation, fh = lock.fh](Reply&& reply) {
+        if (wait && ranges) options_.circles->ends(agent, id);
+        {
+          std::lock_guard guard(locks_mutex_);
+          if (wait) lock_waits_.erase(c.unique);
+          if (reply.error == 0) note_lock(c.node, fh, operation);
+        }
+        reply_done(c, reply);
+      },
+      {nullptr, 0, c.pid, c.request});
 }
 
 // close(2) of a process that may hold byte-range locks on the file: it returns when they are gone.

@@ -37,7 +37,7 @@ std::vector<std::string> findable() {
   std::erase(names, "repeat-truncations");
   std::erase(names, "reclaim-behind-truncation");  // costs errors, not coherence: see below
   std::erase(names, "show-tails");       // shows where programs store behind the end: see below
-  std::erase(names, "unsettled-sizes");            // shows with the kernel's races only: see below
+  std::erase(names, "unsettled-sizes");  // shows with the kernel's races only: see below
   return names;
 }
 

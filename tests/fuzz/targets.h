@@ -54,8 +54,7 @@ inline constexpr Target kTargets[] = {
     {"frame", frame},     {"request", request},   {"config", config}, {"recovery", recovery},
     {"journal", journal}, {"sessions", sessions}, {"calls", calls},   {"key", key},
     {"words", words},     {"table", table},       {"held", held},     {"handover", handover},
-    {"agent", agent},
-    {"home", home}};
+    {"agent", agent},     {"home", home}};
 
 // Memory of exactly this size, so that AddressSanitizer sees one byte too far.
 class Exact {
