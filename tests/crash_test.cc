@@ -21,6 +21,7 @@
 #include "faults_support.h"
 #include "fuse/mountinfo.h"
 #include "node/process_setup.h"
+#include "posix_mapping.h"
 #include "upgrade_work.h"
 
 namespace vremote::live {
@@ -175,10 +176,10 @@ TEST_F(CrashTest, StoresInMappingsAreKeptAndFsyncSaysSo) {
   nodes().start_all();
   ASSERT_EQ(0, put(nodes().path(0, 0, "f"), std::string(8192, 'a')));
   const Fd fd(::open(nodes().path(1, 0, "f").c_str(), O_RDWR | O_CLOEXEC));
-  auto* mapped =
-      static_cast<char*>(::mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0));
-  if (mapped == MAP_FAILED && errno == ENODEV) GTEST_SKIP() << "no shared writable mappings";
-  ASSERT_NE(mapped, MAP_FAILED);
+  const Mapping mapping(fd, 8192, kBoth);
+  if (!mapping.valid() && errno == ENODEV) GTEST_SKIP() << "no shared writable mappings";
+  ASSERT_TRUE(mapping.valid());
+  char* const mapped = mapping.at();
   std::strcpy(mapped + 4096, "stored and not flushed");
   kill_and_start(1);
   EXPECT_EQ('a', mapped[4096]) << "at its origin it never was";
@@ -187,7 +188,6 @@ TEST_F(CrashTest, StoresInMappingsAreKeptAndFsyncSaysSo) {
   mapped[4096] = 'b';
   EXPECT_EQ(0, ::msync(mapped, 8192, MS_SYNC));
   EXPECT_EQ('b', read_all(nodes().path(0, 0, "f"))[4096]);
-  ::munmap(mapped, 8192);
 }
 
 TEST_F(CrashTest, WhoHeldALockIsToldThatItIsLost) {
@@ -237,10 +237,10 @@ TEST_F(CrashTest, ATruncationThatHoldsPagesBackIsEnded) {
   nodes(2, "[lease]\nterm_ms = 50000\n").start_all();
   ASSERT_EQ(0, put(nodes().path(0, 0, "f"), std::string(16384, 'a')));
   const Fd fd(::open(nodes().path(1, 0, "f").c_str(), O_RDWR | O_CLOEXEC));
-  auto* mapped =
-      static_cast<char*>(::mmap(nullptr, 16384, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0));
-  if (mapped == MAP_FAILED && errno == ENODEV) GTEST_SKIP() << "no shared writable mappings";
-  ASSERT_NE(mapped, MAP_FAILED);
+  const Mapping mapping(fd, 16384, kBoth);
+  if (!mapping.valid() && errno == ENODEV) GTEST_SKIP() << "no shared writable mappings";
+  ASSERT_TRUE(mapping.valid());
+  char* const mapped = mapping.at();
   mapped[0] = 'b';
   nodes().signal(0, SIGSTOP);
   const pid_t truncating = in_child([&] { return error_of(::ftruncate(fd.get(), 8192)); });
@@ -258,7 +258,6 @@ TEST_F(CrashTest, ATruncationThatHoldsPagesBackIsEnded) {
   EXPECT_EQ(0, ::fstat(fd.get(), &st)) << std::strerror(errno);
   EXPECT_EQ(0, ::ftruncate(fd.get(), 4096)) << std::strerror(errno);
   EXPECT_EQ('a', mapped[0]);
-  ::munmap(mapped, 16384);
 }
 
 // What had been read and not answered is asked again; what may have happened already is not done

@@ -16,6 +16,7 @@
 #include "faults_support.h"
 #include "fuse/mountinfo.h"
 #include "node/recovery_file.h"
+#include "posix_mapping.h"
 
 #ifndef SYS_cachestat
 #define SYS_cachestat 451  // Linux 6.5
@@ -129,17 +130,16 @@ TEST_F(GuardianTest, StoresInMappingsOfADeadDaemonAreKept) {
   nodes().start_all();
   ASSERT_EQ(0, put(nodes().path(0, 0, "f"), std::string(8192, 'a')));
   Fd fd(::open(nodes().path(1, 0, "f").c_str(), O_RDWR | O_CLOEXEC));
-  auto* mapped =
-      static_cast<char*>(::mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0));
-  if (mapped == MAP_FAILED && errno == ENODEV) GTEST_SKIP() << "no shared writable mappings";
-  ASSERT_NE(mapped, MAP_FAILED);
+  const Mapping mapping(fd, 8192, kBoth);
+  if (!mapping.valid() && errno == ENODEV) GTEST_SKIP() << "no shared writable mappings";
+  ASSERT_TRUE(mapping.valid());
+  char* const mapped = mapping.at();
   std::strcpy(mapped + 4096, "stored and not flushed");
   nodes().signal(1, SIGKILL);
   nodes().wait_for_end(1);
   EXPECT_TRUE(eventually([&] {
     return recovered(nodes().at(1)).find("stored and not flushed") != std::string::npos;
   })) << nodes().log(1);
-  ::munmap(mapped, 8192);
 }
 
 TEST_F(GuardianTest, AStoppedDaemonIsPurgedWhenItsLeaseIsOverAndGoesOnAsIfSlow) {
@@ -185,10 +185,10 @@ TEST_F(GuardianTest, AStoppedDaemonsTruncationDoesNotKeepItsPages) {
   nodes(2, "[lease]\nterm_ms = 6000\n").start_all();
   ASSERT_EQ(0, put(nodes().path(0, 0, "m"), std::string(8192, 'a')));
   const Fd fd(::open(nodes().path(1, 0, "m").c_str(), O_RDWR | O_CLOEXEC));
-  auto* mapped =
-      static_cast<char*>(::mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0));
-  if (mapped == MAP_FAILED && errno == ENODEV) GTEST_SKIP() << "no shared writable mappings";
-  ASSERT_NE(mapped, MAP_FAILED);
+  const Mapping mapping(fd, 8192, kBoth);
+  if (!mapping.valid() && errno == ENODEV) GTEST_SKIP() << "no shared writable mappings";
+  ASSERT_TRUE(mapping.valid());
+  char* const mapped = mapping.at();
   std::strcpy(mapped, "stored in a mapping");
   nodes().signal(0, SIGSTOP);
   const pid_t truncating = in_child([&] { return ::ftruncate(fd.get(), 4096) == 0 ? 0 : errno; });
@@ -206,7 +206,6 @@ TEST_F(GuardianTest, AStoppedDaemonsTruncationDoesNotKeepItsPages) {
   })) << nodes().log(1);
   EXPECT_EQ(0, ::ftruncate(fd.get(), 100)) << nodes().log(1);
   EXPECT_EQ(100u, read_all(nodes().path(0, 0, "m")).size());
-  ::munmap(mapped, 8192);
 }
 
 // The whole promise: when another node's write has returned, the old value is nowhere.

@@ -374,8 +374,8 @@ void FileAgent::reset(Instant now, Agent::Dirty dirty, AgentActions& actions) {
   stepped_at_ = now;
   PageSet kept = kernel_.resident();
   kept.remove(not_exclusive(kept));
-  for (PageRange piece : kept_pages_.ranges())
-    for (PageRange shown : kernel_.resident().intersect(piece).ranges()) kept.add(shown);
+  keep_resident(kept_pages_);
+  for (PageRange still : kept_pages_.ranges()) kept.add(still);
   kept_pages_ = dirty == Agent::Dirty::Kept ? std::move(kept) : PageSet();
   claim_ = 0;
   claim_held_ = false;

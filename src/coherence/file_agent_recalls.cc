@@ -165,18 +165,13 @@ bool FileAgent::end_late_truncations(Instant now, AgentActions& actions) {
     wake_at(due);
     return false;
   }
-  bool any = false;
-  for (auto it = requests_.begin(); it != requests_.end();) {
-    if (it->kind != Kind::Truncate || it->active) {
-      ++it;
-      continue;
-    }
-    actions.push_back(ReplyError{it->token, EIO});
-    ++shared_.statistics.truncations_ended;
-    --truncations_;
-    it = requests_.erase(it);
-    any = true;
-  }
+  const bool any = std::erase_if(requests_, [&](const Request& request) {
+                     if (request.kind != Kind::Truncate || request.active) return false;
+                     actions.push_back(ReplyError{request.token, EIO});
+                     ++shared_.statistics.truncations_ended;
+                     --truncations_;
+                     return true;
+                   }) > 0;
   if (truncations_ > 0) {
     // It may be on its way between the driver's hands: once more, later.
     actions.push_back(EndTruncation{id_});

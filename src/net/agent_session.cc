@@ -2,7 +2,6 @@
 
 #include <fmt/core.h>
 #include <spdlog/spdlog.h>
-#include <sys/random.h>
 
 #include <algorithm>
 #include <atomic>
@@ -11,18 +10,13 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/random_number.h"
 #include "net/dialer.h"
 #include "net/lane.h"
 #include "wire/codec.h"
 
 namespace vremote::net {
 namespace {
-
-uint64_t random_number() {
-  uint64_t value = 0;
-  VR_CHECK(::getrandom(&value, sizeof value, 0) == sizeof value);
-  return value;
-}
 
 // Grows from session to session of one incarnation, so that a home can tell a Hello that is late.
 uint64_t first_epoch() { return static_cast<uint64_t>(EventLoop::now().ns); }

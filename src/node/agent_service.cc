@@ -36,10 +36,10 @@ Timestamp wall_now() {
   return {t.tv_sec, static_cast<uint32_t>(t.tv_nsec)};
 }
 
-// The size that the operation would give the file; nullptr: it gives it none.
-const uint64_t* truncated_to(const Operation& operation, FileId file) {
+// The operation, if it gives a file another size.
+const SetAttributesCall* truncation(const Operation& operation) {
   const auto* set = std::get_if<SetAttributesCall>(&operation);
-  return set != nullptr && set->has_size && set->file == file ? &set->size : nullptr;
+  return set != nullptr && set->has_size ? set : nullptr;
 }
 
 // How long a page may be locked by somebody who may wait for us.
@@ -518,24 +518,30 @@ void AgentService::truncate(uint32_t tid, FileId file, uint64_t size, Then ready
   });
 }
 
+template <class Event>
+void AgentService::of_truncation(FileId file, Event event) {
+  with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) {
+    event(agent, now, actions);
+    note_debts(agent, file);
+  });
+}
+
 void AgentService::truncation_replied(FileId file, uint64_t size, bool under_lock, bool told,
                                       Reply&& reply, ThenReply then) {
   if (told) {
-    with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) {
+    of_truncation(file, [&](Agent& agent, Instant now, AgentActions& actions) {
       agent.truncation_goes_on(now, file, actions);
       agent.truncate_done(now, file, false, size, under_lock, actions);
       agent.truncation_ended(now, file, reply.error == 0, size, actions);
-      note_debts(agent, file);
     });
     return then(Reply{.call = 0, .error = EIO, .outcome = {}});
   }
   const auto* made = std::get_if<Node>(&reply.outcome);
   const uint64_t before = made == nullptr ? size : made->size_before;
   bool shown = false;
-  with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) {
+  of_truncation(file, [&](Agent& agent, Instant now, AgentActions& actions) {
     shown = reply.error == 0 && agent.tail_is_shown(now, file, before, size, actions);
     if (!shown) agent.truncate_done(now, file, reply.error == 0, size, under_lock, actions);
-    note_debts(agent, file);
   });
   if (!shown) return then(std::move(reply));
   clear_tail(file, before, size, under_lock, std::move(reply), std::move(then));
@@ -547,6 +553,7 @@ void AgentService::zero_page(FileId file, uint64_t from, uint64_t end) {
   const auto node = environment_.inodes->find(this, file);
   if (!node || end <= from) return;
   const std::vector<std::byte> zeroes(end - from);
+  const KnownToHang known(environment_.guardian, *node, from, end - from);
   if (const Status done = environment_.notify_channel()->store(*node, from, zeroes); !done)
     spdlog::debug("zeroes behind the old end of a file: {}", done.error().what);
 }
@@ -565,12 +572,6 @@ void AgentService::clear_tail(FileId file, uint64_t before, uint64_t size, bool 
   auto clearing = std::make_shared<Clearing>();
   clearing->reply = std::move(reply);
   clearing->then = std::move(then);
-  const auto with_agent = [this, file](auto event) {
-    with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) {
-      event(agent, now, actions);
-      note_debts(agent, file);
-    });
-  };
   environment_.purge_threads->submit([=, this] {
     zero_page(file, before, size);
     bool late = false;
@@ -580,7 +581,7 @@ void AgentService::clear_tail(FileId file, uint64_t before, uint64_t size, bool 
       late = clearing->given_up;
     }
     clearing->changed.notify_all();
-    with_agent([&](Agent& agent, Instant now, AgentActions& actions) {
+    of_truncation(file, [&](Agent& agent, Instant now, AgentActions& actions) {
       if (late) {
         agent.truncation_ended(now, file, true, size, actions);
       } else {
@@ -593,7 +594,7 @@ void AgentService::clear_tail(FileId file, uint64_t before, uint64_t size, bool 
     std::unique_lock lock(clearing->mutex);
     if (clearing->changed.wait_for(lock, kClearPatience, [&] { return clearing->cleared; })) return;
     // Before the lock is free: truncation_ended() must find it.
-    with_agent([&](Agent& agent, Instant now, AgentActions& actions) {
+    of_truncation(file, [&](Agent& agent, Instant now, AgentActions& actions) {
       agent.truncation_goes_on(now, file, actions);
       agent.truncate_done(now, file, false, size, under_lock, actions);
     });
@@ -1095,9 +1096,8 @@ void AgentService::fail_calls() {
   {
     std::lock_guard lock(calls_mutex_);
     for (auto it = calls_.begin(); it != calls_.end();) {
-      const Operation& operation = it->second.call.operation;
-      if (truncated_to(operation, file_of(operation)) != nullptr) {
-        if (!it->second.goes_on) truncated.push_back(file_of(operation));
+      if (const auto* cut = truncation(it->second.call.operation)) {
+        if (!it->second.goes_on) truncated.push_back(cut->file);
         ++it;
         continue;
       }
@@ -1196,24 +1196,24 @@ bool AgentService::brings_back() {
 
 // Its caller is told EIO. The home may carry it out yet: what becomes of it is looked after.
 void AgentService::end_truncation(FileId file) {
-  Shard& shard = shard_of(file);
-  const auto ended = [this, file, &shard](bool done, uint64_t size) {
-    with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
+  const auto ended = [this, file](bool done, uint64_t size) {
+    of_truncation(file, [&](Agent& agent, Instant now, AgentActions& actions) {
       agent.truncation_ended(now, file, done, size, actions);
     });
   };
-  with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
+  of_truncation(file, [&](Agent& agent, Instant now, AgentActions& actions) {
     agent.truncation_goes_on(now, file, actions);
   });
   ThenReply then;
   {
     std::lock_guard lock(calls_mutex_);
     for (auto& [id, pending] : calls_) {
-      const uint64_t* size = truncated_to(pending.call.operation, file);
-      if (size == nullptr || pending.goes_on) continue;
+      const auto* cut = truncation(pending.call.operation);
+      if (cut == nullptr || cut->file != file || pending.goes_on) continue;
       pending.goes_on = true;
-      then = std::exchange(pending.then,
-                           [ended, size = *size](Reply&& reply) { ended(reply.error == 0, size); });
+      then = std::exchange(pending.then, [ended, size = cut->size](Reply&& reply) {
+        ended(reply.error == 0, size);
+      });
       break;
     }
   }
@@ -1231,14 +1231,12 @@ void AgentService::reset(Agent::Dirty dirty, bool nothing_sent) {
     });
   // In the order in which they were made: of two for one file the later must not come first.
   std::vector<uint64_t> again, lost;
-  std::vector<std::pair<uint64_t, Operation>> under_way;
+  const bool kept = dirty == Agent::Dirty::Kept || nothing_sent;
   {
     std::lock_guard lock(calls_mutex_);
-    for (auto& [id, pending] : calls_) under_way.emplace_back(id, pending.call.operation);
+    for (const auto& [id, pending] : calls_)
+      (is_made_again(pending.call.operation, kept) ? again : lost).push_back(id);
   }
-  for (const auto& [id, operation] : under_way)
-    (is_made_again(operation, dirty == Agent::Dirty::Kept || nothing_sent) ? again : lost)
-        .push_back(id);
   std::ranges::sort(again);
   reclaim_locks(dirty);
   tell_open_files();

@@ -170,9 +170,8 @@ class AgentService {
   // end with EIO.
   // `nothing_sent`: there was no session before; all calls are.
   void reset(coherence::Agent::Dirty dirty, bool nothing_sent = false);
-  // After a reset that kept them: the home has all that was dirty, and the kernel shows nothing of
-  // before.
-  // After a reset that keeps what is dirty, again and again: whether all of it is back.
+  // After a reset that keeps what is dirty, again and again: whether the home has all of it, and
+  // the kernel shows nothing of before but what the home knows of.
   bool brings_back();
   // Leases are good until then, by lease_clock(); a time that is past ends that at once.
   void renew(Instant until);
@@ -301,6 +300,9 @@ class AgentService {
   void note_lock(const coherence::LockCall& call);
   void reclaim_locks(coherence::Agent::Dirty dirty);
   void tell_open_files();
+  // `event(agent, now, actions)` of a truncation: what is dirty may have become less.
+  template <class Event>
+  void of_truncation(FileId file, Event event);
   void end_truncation(FileId file);
   void zero_page(FileId file, uint64_t from, uint64_t end);
   void clear_tail(FileId file, uint64_t before, uint64_t size, bool under_lock,

@@ -111,6 +111,15 @@ void GuardianRecovery::remove() {
 
 namespace {
 
+// So that umount(8) works.
+Attributes mount_root() {
+  Attributes a;
+  a.inode = 1;
+  a.mode = S_IFDIR | 0755;
+  a.nlink = 2;
+  return a;
+}
+
 bool truncates(const fuse::Request& request) {
   if (const auto* set = std::get_if<fuse::SetAttr>(&request.body)) return set->size.has_value();
   const auto* open = std::get_if<fuse::Open>(&request.body);
@@ -140,20 +149,12 @@ bool GuardianHeld::answer(const fuse::Request& request) {
           [&](const fuse::Destroy&) { return done(); },
           [&](const fuse::GetAttr&) {
             if (!root) return false;
-            Attributes a;
-            a.inode = 1;
-            a.mode = S_IFDIR | 0755;
-            a.nlink = 2;
-            (void)channel_.reply(unique, fuse::attr_out(a, 1, fuse::kNotCached));
+            (void)channel_.reply(unique, fuse::attr_out(mount_root(), 1, fuse::kNotCached));
             return true;
           },
           [&](const fuse::Statx&) {
             if (!root) return false;
-            Attributes a;
-            a.inode = 1;
-            a.mode = S_IFDIR | 0755;
-            a.nlink = 2;
-            (void)channel_.reply(unique, fuse::statx_out(a, 1, fuse::kNotCached));
+            (void)channel_.reply(unique, fuse::statx_out(mount_root(), 1, fuse::kNotCached));
             return true;
           },
           [&](const fuse::StatFs&) {

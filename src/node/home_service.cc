@@ -1,7 +1,6 @@
 #include "node/home_service.h"
 
 #include <spdlog/spdlog.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -12,6 +11,7 @@
 #include <thread>
 
 #include "base/overload.h"
+#include "base/random_number.h"
 #include "coherence/wait_circles.h"
 #include "net/event_loop.h"
 
@@ -33,13 +33,6 @@ void cut_extents(std::vector<Extent>& extents, uint64_t size) {
 // Messages of searches for circles between two ticks, of one node: a second's worth is some
 // thousands.
 constexpr size_t kFollowedMax = 1000;
-
-uint64_t drawn() {
-  uint64_t value = 0;
-  while (::getrandom(&value, sizeof value, 0) != sizeof value) {
-  }
-  return value;
-}
 
 // Other homes compare it with theirs: a clock that all machines share, more or less. Never 0.
 uint64_t time_of_day() {
@@ -75,7 +68,7 @@ HomeService::HomeService(std::vector<std::unique_ptr<store::Store>> stores,
       mistakes_(mistakes),
       home_(mistakes),
       locks_(mistakes),
-      lock_table_number_(drawn()),
+      lock_table_number_(random_number()),
       grace_(2 * kRequestsMax, mistakes) {}
 
 HomeService::~HomeService() = default;

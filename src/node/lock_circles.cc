@@ -1,30 +1,18 @@
 #include "node/lock_circles.h"
 
-#include <sys/random.h>
-
 #include <algorithm>
 
+#include "base/random_number.h"
 #include "node/agent_service.h"
 
 namespace vremote::node {
 
 using namespace coherence;
 
-namespace {
-
-uint64_t drawn() {
-  uint64_t value = 0;
-  while (::getrandom(&value, sizeof value, 0) != sizeof value) {
-  }
-  return value;
-}
-
-}  // namespace
-
 LockCircles::LockCircles(net::EventLoop& loop)
     : loop_(loop),
       homes_(std::make_shared<const std::vector<Home>>()),
-      circles_(drawn(), {.draw = drawn}) {}
+      circles_(random_number(), {.draw = random_number}) {}
 
 void LockCircles::add(AgentService* agent, std::function<bool(uint64_t)> holds) {
   std::lock_guard lock(mutex_);

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 #include <sys/file.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -17,6 +16,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/random_number.h"
 #include "intercept/namespace_json.h"
 #include "node/process_setup.h"
 
@@ -37,13 +37,6 @@ constexpr int64_t kCourtesyNs = int64_t{24} * 3600 * 1'000'000'000;
 constexpr int64_t kTellGuardianNs = 100'000'000;
 constexpr int64_t kSettledNs = 500'000'000;
 constexpr int kPurgeWaitsForWriteBacks = 6016;  // Linux 6.16, "fuse: remove tmp folio" (rule K9)
-
-uint64_t random_number() {
-  uint64_t value = 0;
-  while (getrandom(&value, sizeof value, 0) != sizeof value) {
-  }
-  return value;
-}
 
 std::vector<net::EventLoop*> raw(const std::vector<std::unique_ptr<net::EventLoop>>& loops) {
   std::vector<net::EventLoop*> out;
