@@ -149,38 +149,6 @@ void FileAgent::claimed(uint64_t claim, bool held) {
   if (claim_held_) shared_.statistics.pages_claimed += kernel_.resident().page_count();
 }
 
-// T3: the kernel holds its dirty pages back, and shows them, until a truncation is answered. When
-// the leases are over it must be, whatever becomes of it. What is clean goes in a moment.
-bool FileAgent::end_late_truncations(Instant now, AgentActions& actions) {
-  const bool must_go = (shared_.suspended || (is_giving_up_all() && !claim_held_)) &&
-                       (shared_.over || fenced_) && may_write() && !kernel_.resident().empty() &&
-                       !shared_.options.mistakes.has(Mistake::TruncateAfterExpiry);
-  if (!must_go) {
-    held_back_since_.reset();
-    return false;
-  }
-  if (!held_back_since_) held_back_since_ = now;
-  const Instant due = *held_back_since_ + shared_.options.busy_after_ns;
-  if (now < due) {
-    wake_at(due);
-    return false;
-  }
-  const bool any = std::erase_if(requests_, [&](const Request& request) {
-                     if (request.kind != Kind::Truncate || request.active) return false;
-                     actions.push_back(ReplyError{request.token, EIO});
-                     ++shared_.statistics.truncations_ended;
-                     --truncations_;
-                     return true;
-                   }) > 0;
-  if (truncations_ > 0) {
-    // It may be on its way between the driver's hands: once more, later.
-    actions.push_back(EndTruncation{id_});
-    held_back_since_ = now;
-    wake_at(now + shared_.options.busy_after_ns);
-  }
-  return any;
-}
-
 // The pages that must not stay cached when the Attributes lease goes: from the one with the file's
 // end in it on.
 PageRange FileAgent::behind_end(const PendingRecall& recall) const {
@@ -247,34 +215,6 @@ void FileAgent::ack_data(const PendingRecall& recall, AgentActions& actions) {
   }
   leases_.reduce(given, recall.to);
   if (!mistakes.has(Mistake::AckBeforeFlush)) actions.push_back(SendToHome{std::move(ack)});
-}
-
-// What a mapping has stored behind the end of the file, in the page that has it, is nothing, and
-// must not become bytes of the file when a write makes that longer. The kernel cuts what it writes
-// back at the size it has: so that page goes first.
-PageRange FileAgent::tail_shown_by(uint64_t end_of_write) const {
-  if (end_of_write <= attributes_.size || !may_write() || attributes_.size % kPageSize == 0)
-    return {};
-  return PageRange::of_bytes(attributes_.size, 1);
-}
-
-// The same behind a truncation of ours, beside which no purge can end (K8): its page is overwritten
-// with zeroes before the kernel hears of the new size. It is ours alone until then. A purge of it
-// that is stuck holds its lock, and would hold that up.
-bool FileAgent::tail_is_shown(uint64_t before, uint64_t size) {
-  if (size <= before || before % kPageSize == 0 || !may_write() ||
-      shared_.options.mistakes.has(Mistake::ShowTails))
-    return false;
-  const PageRange page = PageRange::of_bytes(before, 1);
-  if (!kernel_.resident().overlaps(page)) return false;
-  if (kernel_.is_purging(page)) {
-    // One that began before the truncation came: what it writes back is cut here, as the kernel
-    // would have cut it.
-    tail_ = {before, std::min(size, (page.first + 1) << kPageShift)};
-    return false;
-  }
-  zeroing_ = page;
-  return true;
 }
 
 PageSet FileAgent::purges_wanted(Instant now) {

@@ -429,18 +429,4 @@ bool FileAgent::advance_open(Instant now, Request& request, AgentActions& action
   return true;
 }
 
-bool FileAgent::advance_truncate(Request& request, AgentActions& actions) {
-  if (request.active) return false;  // sent; truncate_done() ends it
-  // A flush under way could land behind the truncation and bring cut bytes back.
-  if (!flights_.empty()) return false;
-  for (const Request& other : requests_)
-    if (other.kind == Kind::Truncate && other.active) return false;
-  // With a writable mapping the kernel holds its write-backs until the truncation is answered: a
-  // purge could not end (K8). The kernel itself drops those pages right after our answer.
-  if (!may_write() && kernel_.resident().overlaps(request.range)) return false;
-  request.active = some_active_ = true;
-  actions.push_back(ReplyTruncateReady{request.token});
-  return false;
-}
-
 }  // namespace vremote::coherence

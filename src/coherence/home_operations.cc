@@ -1,0 +1,142 @@
+// Operations that run at the home, and the nodes that are busy with a truncation (B1 to B4).
+#include <algorithm>
+#include <cerrno>
+#include <iterator>
+
+#include "coherence/home_files.h"
+
+namespace vremote::coherence {
+
+void Home::acquire(OperationId operation, const OperationNeed& need, HomeActions& actions) {
+  FileState& fs = state(need.file);
+  fs.of(need.resource)
+      .waiters.push_back(Waiter{.operation = operation,
+                                .node = {},
+                                .except = need.except,
+                                .truncation_of = need.truncation_of,
+                                .request = 0,
+                                .mode = need.mode,
+                                .range = need.range,
+                                .want_data = false,
+                                .holding = false});
+  if (need.truncation_of && fs.busy(*need.truncation_of))
+    let_pass(need.file, fs, *need.truncation_of, actions);
+  promote(need.file, fs, need.resource, actions);
+  // It may wait from here on for one that has said before that it is busy (B3).
+  for (NodeId node : fs.busy_nodes())
+    if (node != need.truncation_of) let_pass(need.file, fs, node, actions);
+}
+
+void Home::finish(OperationId operation, FileId file, HomeActions& actions) {
+  auto it = files_.find(file);
+  if (it == files_.end()) return;
+  FileState& fs = *it->second;
+  // B4: the truncating node learns of its truncation from the reply, and may show cut pages until
+  // then. Nobody else learns the new size before it says that they are gone.
+  std::list<Waiter>& line = fs.of(Resource::Attributes).waiters;
+  if (auto own = std::find_if(line.begin(), line.end(),
+                              [&](const Waiter& w) { return w.operation == operation; });
+      own != line.end() && own->holding && own->truncation_of &&
+      fs.nodes.contains(*own->truncation_of) &&
+      !mistakes_.has(Mistake::TruncationSeenElsewhereFirst)) {
+    const Waiter wish{.operation = {},
+                      .node = *own->truncation_of,
+                      .except = own->truncation_of,
+                      .request = 0,
+                      .mode = LeaseMode::Exclusive,
+                      .range = kUnit,
+                      .want_data = false,
+                      .holding = false};
+    line.erase(own);
+    grant(file, fs, Resource::Attributes, wish, actions);
+    promote(file, fs, Resource::Attributes, actions);
+  }
+  for (Resource resource : kResources) {
+    ResourceState& rs = fs.of(resource);
+    if (std::erase_if(rs.waiters, [&](const Waiter& w) { return w.operation == operation; }) > 0)
+      promote(file, fs, resource, actions);
+  }
+  erase_if_idle(file, actions);
+}
+
+// `node` cannot ack a recall before its own truncation is answered (K8): B1 and B3.
+void Home::let_pass(FileId file, FileState& fs, NodeId node, HomeActions& actions) {
+  for (Resource resource : kResources) {
+    std::list<Waiter>& waiters = fs.of(resource).waiters;
+    auto is_theirs = [&](const Waiter& w) {
+      return w.operation && w.truncation_of == node && !w.holding;
+    };
+    auto place =
+        std::find_if(waiters.begin(), waiters.end(), [](const Waiter& w) { return !w.holding; });
+    for (auto it = place; it != waiters.end();) {
+      auto next = std::next(it);
+      if (is_theirs(*it)) {
+        if (it == place) {
+          ++place;
+        } else {
+          waiters.splice(place, waiters, it);
+        }
+      }
+      it = next;
+    }
+  }
+  ResourceState& attributes = fs.of(Resource::Attributes);
+  ResourceState& data = fs.of(Resource::Data);
+  auto mine = std::find_if(
+      attributes.waiters.begin(), attributes.waiters.end(),
+      [&](const Waiter& w) { return w.operation && w.truncation_of == node && !w.holding; });
+  if (mine != attributes.waiters.end() && !mine->suspended) {
+    for (auto holder = attributes.waiters.begin(); holder != mine; ++holder) {
+      if (!holder->holding || compatible(holder->mode, mine->mode)) continue;
+      Waiter* second = data.waiting_for(*holder->operation);
+      if (second == nullptr || second->holding) continue;  // it has all it needs, and ends
+      if (!data.waits_for_busy(*second, node)) continue;
+      if (mine->yielded || holder->gave_way) {
+        mine->suspended = true;
+        actions.push_back(OperationReady{.operation = *mine->operation,
+                                         .file = file,
+                                         .resource = Resource::Attributes,
+                                         .error = EINTR});
+        break;
+      }
+      holder->holding = false;
+      holder->yielded = holder->gave_way = true;
+      second->suspended = true;
+      attributes.waiters.splice(std::next(mine), attributes.waiters, holder);
+      break;
+    }
+  }
+  for (Resource resource : kResources) promote(file, fs, resource, actions);
+}
+
+// B2: whoever has the Attributes that a pressing operation waits for, and keeps them until it gets
+// data, is asked to let go.
+void Home::bounce(FileId file, FileState& fs, HomeActions& actions) {
+  ResourceState& attributes = fs.of(Resource::Attributes);
+  ResourceState& data = fs.of(Resource::Data);
+  if (attributes.recalls.empty() || data.waiters.empty()) return;
+  const bool pressing =
+      std::any_of(attributes.waiters.begin(), attributes.waiters.end(), [&](const Waiter& w) {
+        return w.operation && w.truncation_of && !w.holding && !w.suspended &&
+               fs.busy(*w.truncation_of);
+      });
+  if (!pressing) return;
+  bool any = false;
+  for (auto it = data.waiters.begin(); it != data.waiters.end();) {
+    const bool keeps =
+        !it->operation &&
+        std::any_of(attributes.recalls.begin(), attributes.recalls.end(),
+                    [&](const auto& entry) { return entry.second.node == it->node; });
+    if (!keeps) {
+      ++it;
+      continue;
+    }
+    refuse(it->node, file, fs, Resource::Data, it->request, it->range, EAGAIN, actions);
+    no_longer_waits(*it);
+    it = data.waiters.erase(it);
+    any = true;
+  }
+  if (any) promote(file, fs, Resource::Data, actions);
+}
+
+}  // namespace vremote::coherence

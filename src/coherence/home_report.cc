@@ -1,0 +1,132 @@
+// What others ask a home about itself, and what must always be true of it.
+#include "coherence/home_files.h"
+
+namespace vremote::coherence {
+
+std::vector<FileId> Home::files_dirty_elsewhere() const {
+  std::vector<FileId> out;
+  for (const auto& [file, fs] : files_) {
+    bool dirty = false;
+    for (const ResourceState& rs : fs->resources)
+      rs.holders.each(PageRange::all(), [&](PageRange, const Holding& holding) {
+        dirty = dirty || (holding.mode != LeaseMode::Shared && !holding.only(NodeId{0}));
+        return !dirty;
+      });
+    if (dirty) out.push_back(file);
+  }
+  return out;
+}
+
+std::vector<FileId> Home::known_files() const {
+  std::vector<FileId> out;
+  out.reserve(files_.size());
+  for (const auto& [file, fs] : files_) out.push_back(file);
+  return out;
+}
+
+HomeCounts Home::counts() const {
+  HomeCounts counts;
+  counts.files = files_.size();
+  for (const auto& [file, fs] : files_) {
+    for (const ResourceState& rs : fs->resources) {
+      counts.recalls += rs.recalls.size();
+      for (const Waiter& waiter : rs.waiters) counts.waiting += waiter.holding ? 0 : 1;
+    }
+    fs->of(Resource::Data)
+        .holders.each(PageRange::all(), [&](PageRange range, const Holding& holding) {
+          const bool exclusive = holding.mode == LeaseMode::Exclusive;
+          (exclusive ? counts.exclusive_ranges : counts.shared_ranges) += holding.nodes.size();
+          (exclusive ? counts.exclusive_pages : counts.shared_pages) +=
+              range.count() * holding.nodes.size();
+          return true;
+        });
+  }
+  return counts;
+}
+
+std::vector<Home::PendingRecall> Home::pending_recalls(size_t most) const {
+  std::vector<PendingRecall> out;
+  for (const auto& [id, file] : recalls_) {
+    if (out.size() == most) break;
+    const FileState& fs = *files_.at(file);
+    for (Resource resource : kResources) {
+      const auto& recalls = fs.of(resource).recalls;
+      if (auto it = recalls.find(id); it != recalls.end())
+        out.push_back({id, file, it->second.node, resource, it->second.range});
+    }
+  }
+  for (const auto& [id, pending] : announcements_.pending())
+    for (const auto& [node, show] : pending.waiting)
+      if (out.size() < most) out.push_back({show, pending.file, node, Resource::Attributes, kUnit});
+  return out;
+}
+
+std::vector<Home::BlockedRequest> Home::blocked_requests(size_t most) const {
+  std::vector<BlockedRequest> out;
+  for (const auto& [id, pending] : announcements_.pending()) {
+    if (out.size() == most) return out;
+    BlockedRequest& request = out.emplace_back();
+    request.file = pending.file;
+    request.resource = Resource::Attributes;
+    request.range = kUnit;
+    request.operation = pending.by.operation;
+    request.node = pending.by.node;
+    for (const auto& [node, show] : pending.waiting) request.recalls.emplace_back(show, node);
+  }
+  for (const auto& [file, fs] : files_) {
+    for (Resource resource : kResources) {
+      const ResourceState& rs = fs->of(resource);
+      for (auto it = rs.waiters.begin(); it != rs.waiters.end(); ++it) {
+        if (it->holding && !it->yielded) continue;
+        if (out.size() == most) return out;
+        BlockedRequest& request = out.emplace_back();
+        request.file = file;
+        request.resource = resource;
+        request.range = it->range;
+        request.operation = it->operation;
+        request.node = it->node;
+        for (const auto& [id, recall] : rs.recalls)
+          if (recall.range.overlaps(it->range)) request.recalls.emplace_back(id, recall.node);
+        if (!request.recalls.empty()) continue;
+        for (auto ahead = rs.waiters.begin(); ahead != it; ++ahead)
+          if (ahead->range.overlaps(it->range) && !compatible(ahead->mode, it->mode))
+            request.behind.push_back({ahead->operation, ahead->node});
+      }
+    }
+  }
+  return out;
+}
+
+void Home::check() const {
+  std::map<NodeId, size_t> waiting;
+  for (const auto& [file, fs] : files_)
+    for (const ResourceState& rs : fs->resources)
+      for (const Waiter& waiter : rs.waiters)
+        if (!waiter.operation) ++waiting[waiter.node];
+  size_t recalls = 0;
+  for (const auto& [file, fs] : files_)
+    for (const ResourceState& rs : fs->resources) recalls += rs.recalls.size();
+  VR_CHECK_MSG(recalls == recalls_.size(), "the recalls under way are known");
+  VR_CHECK_MSG(waiting == waiting_of_, "the requests that wait are counted");
+  for (const auto& [file, fs] : files_) {
+    for (const ResourceState& rs : fs->resources) {
+      rs.holders.check();
+      // I3: two that hold or wait first in line never conflict.
+      for (auto a = rs.waiters.begin(); a != rs.waiters.end(); ++a) {
+        if (!a->holding) continue;
+        for (auto b = rs.waiters.begin(); b != a; ++b)
+          VR_CHECK_MSG(!b->holding || !b->range.overlaps(a->range) || compatible(a->mode, b->mode),
+                       "I3: two operations hold one piece");
+        rs.holders.each(a->range, [&](PageRange, const Holding& holding) {
+          for (NodeId node : holding.nodes)
+            VR_CHECK_MSG(a->except == node || compatible(holding.mode, a->mode) ||
+                             mistakes_.has(Mistake::GrantBeforeAcks),
+                         "I1: a lease beside an operation that excludes it");
+          return true;
+        });
+      }
+    }
+  }
+}
+
+}  // namespace vremote::coherence
