@@ -54,10 +54,7 @@ KeptHome AgentService::kept() {
   // A home on this machine begins anew, has carried out nothing that it has not replied to, and
   // tells itself which locks are held.
   if (local_) return out;
-  {
-    std::lock_guard lock(locks_mutex_);
-    for (const LockTable::Held& h : locks_.all()) out.locks.push_back(h.reclaim());
-  }
+  for (const LockTable::Held& h : locks_.all()) out.locks.push_back(h.reclaim());
   std::lock_guard lock(calls_mutex_);
   for (const auto& [id, pending] : calls_)
     out.calls.push_back({pending.call, pending.waiting.request});
@@ -74,7 +71,7 @@ void AgentService::take_over(const KeptHome& kept) {
     for (const ShowSize& show : file.shows) asked_before_.emplace_back(show);
   }
   next_call_ = std::max(next_call_.load(), kept.next_call);
-  for (const LockCall& lock : kept.locks) note_lock(lock);
+  for (const LockCall& lock : kept.locks) locks_.note(lock);
   std::lock_guard lock(calls_mutex_);
   for (const KeptHome::Call& kept_call : kept.calls) {
     const uint64_t id = kept_call.call.call;

@@ -5,6 +5,11 @@
 // thread to thread: whoever brings an event carries out its actions. Replies to reads, sends and
 // starts of purges happen under the shard's lock (they never block), so that the order of the
 // actions is the order the kernel and the home see (K11); everything else runs after it.
+//
+// Where its parts are: agent_service.cc (events in, actions out), agent_requests.cc (of the
+// kernel), agent_sizes.cc, agent_truncations.cc, agent_names.cc, agent_calls.cc (operations at the
+// home), agent_session.cc (from one session to the next), agent_handover.cc (from one daemon to the
+// next), agent_blocked.cc (who waits).
 #pragma once
 
 #include <array>
@@ -21,7 +26,6 @@
 #include "base/metrics.h"
 #include "base/result.h"
 #include "coherence/agent.h"
-#include "coherence/lock_table.h"
 #include "coherence/name_cache.h"
 #include "fuse/channel.h"
 #include "fuse/own_view.h"
@@ -29,6 +33,7 @@
 #include "node/helper_threads.h"
 #include "node/kept.h"
 #include "node/listing_cache.h"
+#include "node/locks_at_home.h"
 
 namespace vremote::node {
 
@@ -264,6 +269,9 @@ class AgentService {
   void note_received(Shard& shard, const coherence::ToAgent& message, Instant now);
   void note_debts(const coherence::Agent& agent, FileId file);
   void start_blocking(HelperThreads::Job job);
+  void purge(const coherence::StartPurge& a);
+  void claim_pages(const coherence::ClaimPages& a);
+  void tell_open(const coherence::TellOpen& a);
   void end_names(Shard& shard, const coherence::EndNames& a, std::vector<After>& after);
   void push_size(const coherence::PushSize& wanted);
   void look_at_size(const coherence::LookAtSize& wanted);
@@ -297,9 +305,10 @@ class AgentService {
     int64_t started_ns = 0;
     bool goes_on = false;  // a truncation whose caller has its answer
   };
-  void note_lock(const coherence::LockCall& call);
   void reclaim_locks(coherence::Agent::Dirty dirty);
   void tell_open_files();
+  // The operation, if it gives a file another size.
+  static const coherence::SetAttributesCall* truncation(const coherence::Operation& operation);
   // `event(agent, now, actions)` of a truncation: what is dirty may have become less.
   template <class Event>
   void of_truncation(FileId file, Event event);
@@ -307,8 +316,7 @@ class AgentService {
   void zero_page(FileId file, uint64_t from, uint64_t end);
   void clear_tail(FileId file, uint64_t before, uint64_t size, bool under_lock,
                   coherence::Reply&& reply, ThenReply then);
-  std::mutex locks_mutex_;
-  coherence::LockTable locks_;  // what the home has given: for one that restarts
+  LocksAtHome locks_;  // what the home has given
   std::mutex calls_mutex_;
   std::unordered_map<uint64_t, PendingCall> calls_;
   std::unordered_map<uint64_t, uint64_t> inherited_;  // request to call
@@ -317,5 +325,19 @@ class AgentService {
   bool holding_ = false;
   std::vector<HelperThreads::Job> held_;
 };
+
+template <typename Event>
+void AgentService::with(Shard& shard, Event event) {
+  std::vector<After> after;
+  {
+    std::lock_guard lock(shard.mutex);
+    coherence::AgentActions actions;
+    event(shard.agent, lease_clock(), actions);
+    carry_out(shard, actions, after);
+    arm(shard);
+  }
+  if (local_) deliver_outbox(shard);
+  for (After& a : after) finish(a);
+}
 
 }  // namespace vremote::node

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstdio>
 
+#include "node/guardian_door.h"
 #include "node/guardian_link.h"
 #include "node/handover.h"
 #include "node/node.h"

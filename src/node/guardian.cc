@@ -2,29 +2,22 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/capability.h>
 #include <poll.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
 #include <sys/eventfd.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
 #include <memory>
 #include <optional>
-#include <sstream>
 #include <thread>
 #include <unordered_map>
 #include <vector>
@@ -33,18 +26,18 @@
 #include "fuse/fusectl.h"
 #include "fuse/mount.h"
 #include "fuse/mountinfo.h"
+#include "node/guardian_door.h"
 #include "node/guardian_held.h"
+#include "node/guardian_process.h"
 #include "node/guardian_purge.h"
 #include "node/guardian_sweep.h"
 #include "node/guardian_words.h"
-#include "node/signals.h"
 
 namespace vremote::node {
 namespace {
 
 constexpr int kLookMs = 50;
 constexpr int kInterruptsMs = 50;
-constexpr int kRetirePatienceMs = 20'000;
 constexpr int kCorpseMs = 5'000;
 // How long the next daemon waits until all is purged, and the dead one's process is gone; and we
 // for it to begin.
@@ -54,53 +47,11 @@ constexpr int64_t kSweepMs = 500;
 // A process that has not gone by then hangs in the kernel.
 constexpr int64_t kGoneMs = 300;
 constexpr int64_t kTakingMs = 30'000;
-constexpr int kLivesRetries = 10, kLivesRetryMs = 100;
-
-// What is left is the right to end the connection and the mount.
-void drop_privileges() {
-  __user_cap_header_struct header{};
-  header.version = _LINUX_CAPABILITY_VERSION_3;
-  std::array<__user_cap_data_struct, 2> data{};
-  if (::syscall(SYS_capget, &header, data.data()) != 0) return;
-  const uint32_t keep = 1u << CAP_SYS_ADMIN;
-  data[0].permitted &= keep;
-  data[0].effective &= keep;
-  data[0].inheritable = 0;
-  data[1] = {};
-  (void)::syscall(SYS_capset, &header, data.data());
-}
-
-void be_the_last_to_be_killed() { std::ofstream("/proc/self/oom_score_adj") << "-1000"; }
-
-void may_keep_many_files() {
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  (void)::setrlimit(RLIMIT_NOFILE, &limit);
-}
-
-// Killed, but one of its threads hangs in a purge: it keeps its descriptors, and nobody is told of
-// its end.
-bool is_a_corpse(pid_t pid) {
-  std::ifstream file(fmt::format("/proc/{}/status", pid));
-  std::ostringstream text;
-  text << file.rdbuf();
-  return !file || text.view().find("\nState:\tZ") != std::string_view::npos ||
-         has_fatal_signal(text.view());
-}
-
-std::optional<sockaddr_un> address_of(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) return std::nullopt;
-  std::memcpy(address.sun_path, path.data(), path.size());
-  return address;
-}
 
 class Guardian {
  public:
   Guardian(const GuardianOptions& options, GuardianTable& table, Fd link)
-      : options_(options), table_(table), link_(std::move(link)) {}
+      : options_(options), table_(table), door_(options.socket), link_(std::move(link)) {}
   int run();
 
  private:
@@ -122,21 +73,18 @@ class Guardian {
   void read_requests();
   void give_back();
   void end_truncations();
-  void listen();
   void visitor();
   void hand_on();
   void taker();
-  bool is_replaced() const;
   void leave_to_the_next();
-  void answer(const Fd& visitor, VisitorAnswer answer) const;
   void end_connection(const std::string& why);
   bool connection_is_gone() const { return gone_; }
 
   const GuardianOptions options_;
   GuardianTable& table_;
-  Fd link_, listening_, visitor_, signals_;
-  struct stat socket_ {};  // the file of listening_
-  Fd taker_;               // the next daemon, which wants the mount
+  GuardianDoor door_;
+  Fd link_, visitor_, signals_;
+  Fd taker_;  // the next daemon, which wants the mount
   Instant taker_came_;
   bool handed_ = false;  // it has what it needs, and we read nothing until it says more
   State state_ = State::Watching;
@@ -181,7 +129,7 @@ bool Guardian::arm() {
   channel_.emplace(std::move(arms->descriptors.front()));
   arms->descriptors.erase(arms->descriptors.begin());
   held_descriptors_ = std::move(arms->descriptors);
-  listen();
+  door_.open();
   recovery_.emplace(options_.recovery_dir, table_);
   purge_ = new GuardianPurge([this](uint64_t node, uint64_t offset, uint64_t length) {
     (void)channel_->invalidate_data(node, offset, length);
@@ -427,55 +375,15 @@ void Guardian::end_connection(const std::string& why) {
     spdlog::error("guardian: {}: {}", mount_, std::strerror(errno));
 }
 
-void Guardian::listen() {
-  const auto address = address_of(options_.socket);
-  Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  ::unlink(options_.socket.c_str());
-  const mode_t before = ::umask(0177);
-  const bool bound =
-      address && socket.valid() &&
-      ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) == 0 &&
-      ::listen(socket.get(), 4) == 0;
-  ::umask(before);
-  if (!bound) {
-    spdlog::error("guardian: {}: {}; no daemon can retire it", options_.socket,
-                  std::strerror(errno));
-    return;
-  }
-  (void)::lstat(options_.socket.c_str(), &socket_);
-  listening_ = std::move(socket);
-}
-
-// The guardian of the next daemon listens where we did.
-bool Guardian::is_replaced() const {
-  struct stat st {};
-  return listening_.valid() && ::lstat(options_.socket.c_str(), &st) == 0 &&
-         (st.st_ino != socket_.st_ino || st.st_dev != socket_.st_dev);
-}
-
-void Guardian::answer(const Fd& visitor, VisitorAnswer answer) const {
-  const char letter = static_cast<char>(answer);
-  (void)::send(visitor.get(), &letter, 1, MSG_NOSIGNAL);
-}
-
 void Guardian::visitor() {
-  Fd guest(::accept4(listening_.get(), nullptr, nullptr, SOCK_CLOEXEC));
-  if (!guest.valid()) return;
-  ucred who{};
-  socklen_t length = sizeof who;
-  char letter = 0;
-  pollfd wait{guest.get(), POLLIN, 0};
-  if (::getsockopt(guest.get(), SOL_SOCKET, SO_PEERCRED, &who, &length) != 0 ||
-      (who.uid != 0 && who.uid != ::geteuid()) || ::poll(&wait, 1, 1000) != 1 ||
-      ::recv(guest.get(), &letter, 1, 0) != 1)
-    return;
-  const auto word = static_cast<VisitorWord>(letter);
-  if (word != VisitorWord::Retire && word != VisitorWord::Take) return;
+  auto visitor = door_.receive();
+  if (!visitor) return;
+  Fd& guest = visitor->socket;
   if (state_ != State::Alone) {
     answer(guest, VisitorAnswer::Lives);
   } else if (taker_.valid()) {
     answer(guest, VisitorAnswer::Cannot);  // two daemons at once
-  } else if (word == VisitorWord::Take) {
+  } else if (visitor->word == VisitorWord::Take) {
     taker_ = std::move(guest);
     taker_came_ = GuardianTable::clock();
     // Neither must wait for the other for good.
@@ -531,7 +439,7 @@ void Guardian::taker() {
   } else if (n == 1 && static_cast<VisitorWord>(letter) == VisitorWord::Retire) {
     end_connection("the next daemon cannot go on with it");
     visitor_ = Fd(::fcntl(guest.get(), F_DUPFD_CLOEXEC, 0));
-  } else if (handed && is_replaced()) {
+  } else if (handed && door_.is_replaced()) {
     leave_to_the_next();
   } else if (handed) {
     spdlog::warn("guardian: the next daemon is gone before it went on with {}", mount_);
@@ -551,9 +459,7 @@ void Guardian::leave_to_the_next() {
 int Guardian::run() {
   ::prctl(PR_SET_NAME, "vremote-guard");
   ::setsid();
-  drop_privileges();
-  be_the_last_to_be_killed();
-  may_keep_many_files();
+  be_modest_and_last();
   sigset_t mask;
   sigfillset(&mask);
   ::sigprocmask(SIG_SETMASK, &mask, nullptr);
@@ -563,7 +469,7 @@ int Guardian::run() {
   signals_ = Fd(::signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK));
   while (!quit_) {
     std::array<pollfd, 4> wait{pollfd{link_.get(), POLLIN, 0}, pollfd{signals_.get(), POLLIN, 0},
-                               pollfd{listening_.get(), POLLIN, 0},
+                               pollfd{door_.descriptor(), POLLIN, 0},
                                pollfd{taker_.get(), POLLIN, 0}};
     (void)::poll(wait.data(), wait.size(), kLookMs);
     if (wait[1].revents != 0) {
@@ -575,7 +481,7 @@ int Guardian::run() {
     if (quit_) break;
     if (taker_.valid() && wait[3].revents != 0) taker();
     if (quit_) break;
-    if (listening_.valid() && wait[2].revents != 0) visitor();
+    if (wait[2].revents != 0) visitor();
     if (gone_) {
       if (state_ == State::Alone) break;  // unmounted, or ended by somebody
       stop_reading();                     // the daemon finds it out itself
@@ -611,7 +517,7 @@ int Guardian::run() {
     if (handed_ && !taken) (void)::shutdown(taker_.get(), SHUT_RDWR);  // then as if it had gone
     if (told_to_end_) {
       end_connection("told to end");
-    } else if (!handed_ && is_replaced()) {
+    } else if (!handed_ && door_.is_replaced()) {
       leave_to_the_next();
     } else if (handed_) {
       continue;
@@ -621,7 +527,7 @@ int Guardian::run() {
   }
   stop_reading();
   if (recovery_) recovery_->sync();
-  if (listening_.valid() && !replaced_ && !is_replaced()) ::unlink(options_.socket.c_str());
+  if (!replaced_) door_.close();
   // What hung with the connection lets go now, and with it the ports of a daemon that is dead.
   for (int waited = 0;
        state_ == State::Alone && !replaced_ && ::getppid() == daemon_ && waited < kCorpseMs;
@@ -636,27 +542,6 @@ int Guardian::run() {
 int run_guardian(const GuardianOptions& options, GuardianTable& table, Fd link) {
   // Never destroyed: threads that purge for it may hang in the kernel until the process is gone.
   return std::make_unique<Guardian>(options, table, std::move(link)).release()->run();
-}
-
-Result<bool> retire_guardian(const std::string& socket) {
-  const auto address = address_of(socket);
-  if (!address) return fail(ENAMETOOLONG, socket + ": the path is too long for a socket");
-  for (int attempt = 0;; ++attempt) {
-    const Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    if (!fd.valid()) return fail(errno, "socket");
-    if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0)
-      return false;  // none, or a file that one left
-    char letter = static_cast<char>(VisitorWord::Retire);
-    pollfd wait{fd.get(), POLLIN, 0};
-    if (::send(fd.get(), &letter, 1, MSG_NOSIGNAL) != 1 ||
-        ::poll(&wait, 1, kRetirePatienceMs) != 1 || ::recv(fd.get(), &letter, 1, 0) != 1)
-      return fail(EBUSY,
-                  socket + ": the guardian of the last daemon does not end; end it (SIGTERM)");
-    if (static_cast<VisitorAnswer>(letter) == VisitorAnswer::Retired) return true;
-    // Lives, or was killed this instant.
-    if (attempt == kLivesRetries) return false;
-    ::poll(nullptr, 0, kLivesRetryMs);
-  }
 }
 
 }  // namespace vremote::node

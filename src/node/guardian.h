@@ -44,8 +44,4 @@ struct GuardianOptions {
 // Runs in the forked process; returns its exit status.
 int run_guardian(const GuardianOptions& options, GuardianTable& table, Fd link);
 
-// Ends the guardian of a dead daemon, and with it the connection and the mount. True when there was
-// one; false also when its daemon lives.
-Result<bool> retire_guardian(const std::string& socket);
-
 }  // namespace vremote::node

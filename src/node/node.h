@@ -1,4 +1,9 @@
 // One node: its homes, agents, sessions and mount, joined.
+//
+// Where its parts are: node.cc (beginning and end), node_home.cc (what it is to others),
+// node_grace.cc (what that remembers over a restart), node_peers.cc (what others are to it),
+// node_mount.cc, node_keys.cc, node_control.cc and node_blocked.cc (`vremote status`),
+// node_handover.cc (`vremote upgrade`, and after a crash).
 #pragma once
 
 #include <atomic>
@@ -119,6 +124,9 @@ class NodeDaemon {
   std::string blocked() const;  // node_blocked.cc
   std::string namespace_json() const;
   std::vector<AgentService*> agents() const;
+  std::vector<net::EventLoop*> loops() const;
+  // All messages of a file use the same lane.
+  static uint32_t lane_of(FileId file, uint32_t lanes);
   void tell_guardian();
   void tell_guardian_exports(const Peer& peer, const std::vector<wire::Export>& exports);
   void leave_homes(int64_t patience_ms);

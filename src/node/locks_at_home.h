@@ -1,0 +1,33 @@
+// The locks that processes of this node hold on the files of one home: for a home that restarts,
+// and for the search of circles. Thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "coherence/lock_table.h"
+#include "coherence/messages.h"
+
+namespace vremote::node {
+
+class LocksAtHome {
+ public:
+  using Held = coherence::LockTable::Held;
+
+  // The home has done it.
+  void note(const coherence::LockCall& call);
+  bool holds_range(uint64_t owner);
+  std::vector<Held> all();
+  // What is this node's still while these calls have no reply (coherence/reclaimed_locks.h).
+  std::vector<Held> to_reclaim(std::span<const coherence::LockCall> under_way);
+  // None is held any more; those that were.
+  std::vector<Held> take_all();
+
+ private:
+  std::mutex mutex_;
+  coherence::LockTable locks_;
+};
+
+}  // namespace vremote::node

@@ -1,0 +1,93 @@
+// What the home here remembers over a restart: which nodes had sessions, and what they bring back
+// (docs/protocol.md, "A home that restarts").
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+
+#include "node/node.h"
+
+namespace vremote::node {
+
+using namespace coherence;
+
+// A damaged or missing state is told of, and then nobody is waited for: nodes that come back keep
+// their bytes for people.
+void NodeDaemon::remember() {
+  if (config_.exports.empty()) return;
+  auto log = std::make_unique<CallLog>();
+  if (auto opened = log->open(config_.home_dir + "/calls"); !opened) {
+    spdlog::warn("{}; calls of other nodes that are under way when this daemon dies end with EIO",
+                 opened.error().what);
+  } else {
+    home_->remember_calls(std::move(log), [this](NodeId node) -> uint64_t {
+      std::lock_guard lock(sessions_mutex_);
+      auto it = members_.find(node.value);
+      return it == members_.end() ? 0 : it->second.incarnation;
+    });
+  }
+  home_->on_brought_back([this](NodeId node, bool left) {
+    std::lock_guard lock(sessions_mutex_);
+    auto it = members_.find(node.value);
+    if (it == members_.end()) return;
+    grace_.settled(it->second.node);
+    if (!left) return;
+    members_.erase(it);
+    save_sessions();
+  });
+  auto sessions = read_sessions(config_.home_dir + "/sessions");
+  if (!sessions) {
+    spdlog::error("{}", sessions.error().what);
+    if (!before_) return;
+    sessions = SessionsFile{};
+  }
+  // What this machine's own processes had comes back the same way.
+  const bool brings_back = before_ && !before_->crash;
+  if (brings_back) sessions->members.push_back({config_.node, incarnation_});
+  own_to_settle_ = brings_back;
+  if (sessions->members.empty()) {
+    home_->no_grace(config_.node);
+    return;
+  }
+  const int64_t ms = std::max({sessions->term_ms, config_.lease_term_ms, config_.grace_ms});
+  spdlog::info("{} nodes had sessions here: they have {:.1f} s to bring back what they had",
+               sessions->members.size() - (brings_back ? 1 : 0), static_cast<double>(ms) / 1000);
+  grace_ = Grace(std::move(sessions->members), net::EventLoop::now() + ms * 1'000'000);
+  in_grace_ = true;
+  home_->begin_grace();
+}
+
+void NodeDaemon::save_sessions() {
+  if (config_.exports.empty()) return;
+  SessionsFile file{.term_ms = config_.lease_term_ms, .members = {}};
+  for (const auto& [id, member] : members_) file.members.push_back(member);
+  for (const Grace::Member& member : grace_.expected())
+    if (member.node != config_.node &&
+        std::ranges::find(file.members, member) == file.members.end())
+      file.members.push_back(member);
+  if (auto saved = write_sessions(config_.home_dir + "/sessions", file); !saved)
+    spdlog::error(
+        "sessions are not remembered: {}; a restart of this daemon would not wait for them",
+        saved.error().what);
+}
+
+void NodeDaemon::end_grace_if_over() {
+  std::vector<net::SessionId> late;
+  {
+    std::lock_guard lock(sessions_mutex_);
+    if (!in_grace_ || !grace_.over(net::EventLoop::now())) return;
+    in_grace_ = false;
+    for (const Grace::Member& member : grace_.expected()) {
+      spdlog::warn("{} did not bring back in time what it had: it is free", member.node);
+      for (const auto& [session, here] : members_)
+        if (here == member) late.push_back(session);
+    }
+    grace_ = Grace();
+    save_sessions();
+  }
+  // R5: what they still send is from before.
+  for (net::SessionId session : late) home_->is_too_late(NodeId{session});
+  spdlog::info("what was brought back is here; requests are served");
+  home_->end_grace();
+}
+
+}  // namespace vremote::node

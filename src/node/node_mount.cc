@@ -1,0 +1,101 @@
+// The mount: its beginning, what its guardian is told, and its last purge.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <memory>
+#include <thread>
+
+#include "node/node.h"
+
+namespace vremote::node {
+
+using namespace coherence;
+
+namespace {
+
+constexpr int64_t kTellGuardianNs = 100'000'000;
+constexpr int64_t kSettledNs = 500'000'000;
+
+}  // namespace
+
+Status NodeDaemon::start_mount(std::function<void()> ended) {
+  fuse::MountOptions options;
+  options.name = "vremote:" + config_.node;
+  options.allow_suid = config_.mount_suid;
+  auto mount = fuse::Mount::mount(config_.mount, options);
+  if (!mount) return bad_key("mount", mount.error());
+  mount_.emplace(std::move(*mount));
+  FuseServerOptions server;
+  // A request wakes another reader than the one that has just become free: on two processors a
+  // second reader costs more than it gives.
+  server.threads = std::max(1u, config_.loops / 2);
+  server.readahead_kib = config_.readahead_kib;
+  server.allow_mmap = allow_mmap_;
+  server.loop = loops_.front().get();
+  server.guardian = guardian_;
+  server.helpers = purge_threads_.get();
+  server.circles = circles_.get();
+  fuse_ =
+      std::make_unique<FuseServer>(*mount_, exports_, inodes_, *kernel_names_, metrics_, server);
+  VR_TRY_VOID(fuse_->start(std::move(ended)));
+  notify_ = fuse_->channel();
+  for (const std::string& lack : fuse_->lacks()) spdlog::warn("this kernel: {}", lack);
+  return {};
+}
+
+// That this daemon lives.
+void NodeDaemon::tell_guardian() {
+  GuardianTable& table = guardian_->table();
+  table.alive(GuardianTable::clock());
+  // What the daemon before died of is not met by going on with its mount, or not at once.
+  if (ready_ && net::EventLoop::now() - started_ > kSettledNs) table.set_early_deaths(0);
+  if (guardian_->guarded() && table.guardian_in_charge())
+    purge_threads_->submit([this] { fuse_->take_back(); });
+  guardian_timer_ = loops_.front()->call_after(kTellGuardianNs, [this] { tell_guardian(); });
+}
+
+// For the recovery file: how people would find the file.
+RecoveryWriter::Seen NodeDaemon::seen(const std::string& home, FileId file) {
+  if (notify_.load() == nullptr) return {};
+  for (AgentService* agent : agents()) {
+    if (agent->home_name() != home) continue;
+    const std::optional<uint64_t> node = inodes_.find(agent, file);
+    if (!node) return {};
+    auto fd = fuse_->mount_view().open(*node);
+    if (!fd) return {};
+    std::array<char, 4096> path;
+    const ssize_t length =
+        ::readlink(fmt::format("/proc/self/fd/{}", fd->get()).c_str(), path.data(), path.size());
+    struct statx st {};
+    RecoveryWriter::Seen out;
+    if (length > 0) out.path.assign(path.data(), static_cast<size_t>(length));
+    if (!out.path.starts_with(config_.mount + "/") || out.path.ends_with(" (deleted)"))
+      out.path.clear();
+    if (::statx(fd->get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &st) == 0)
+      out.inode = st.stx_ino;
+    return out;
+  }
+  return {};
+}
+
+// What is still open or mapped must not go on being read from the page cache once nobody keeps it
+// true. Dirty mapped pages come back to us as write-backs, and go to their origins with the rest.
+void NodeDaemon::purge_everything(int64_t patience_ms) {
+  const fuse::Channel* channel = notify_.load();
+  if (channel == nullptr) return;
+  auto waiting = std::make_shared<std::atomic<int>>(1);
+  purge_threads_->submit([channel, waiting, nodes = inodes_.nodes()] {
+    for (uint64_t node : nodes) (void)channel->invalidate_data(node, 0, 0);
+    waiting->fetch_sub(1);
+  });
+  for (int64_t waited = 0; waiting->load() > 0 && waited < patience_ms; waited += 2)
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+}
+
+}  // namespace vremote::node
