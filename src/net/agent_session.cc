@@ -107,6 +107,15 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     return {};
   }
 
+  void hurry() {
+    for (auto& link : links_)
+      link->lane->loop().post([self = shared_from_this(), l = link.get()] {
+        if (!l->redial_waits || self->is_stopped()) return;
+        l->redial.cancel();
+        l->backoff_ms = self->options_.backoff_min_ms;
+        self->dial(*l);
+      });
+  }
   uint32_t lanes() const { return options_.lanes; }
   size_t queued_messages() const {
     size_t sum = 0;
@@ -155,6 +164,7 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     std::shared_ptr<Lane> lane;
     std::shared_ptr<Dialer> dialer;
     Timer redial;
+    bool redial_waits = false;
     int64_t backoff_ms = 0;
     uint32_t greeted_generation = 0;  // the session that the last Hello was about
     Instant greeted_at;               // boot_now() before it was sent
@@ -203,18 +213,23 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     link.lane->loop().post([self = shared_from_this(), l = &link] { self->dial(*l); });
   }
   void dial(Link& link) {
+    link.redial_waits = false;
     {
       std::lock_guard lock(mutex_);
       if (stopped_ || resetting_) return;
     }
     link.dialer->dial();
   }
-  void dial_later(Link& link) {
+  // `refused`: somebody must mend something first, so it is asked ever more seldom; not at once,
+  // for the mending may be under way on several nodes.
+  void dial_later(Link& link, bool refused = false) {
     // Half of it at random, so that a restarted home is not met by all its agents at once.
     int64_t delay_ms =
         link.backoff_ms / 2 +
         static_cast<int64_t>(random_number() % static_cast<uint64_t>(link.backoff_ms / 2 + 1));
-    link.backoff_ms = std::min(link.backoff_ms * 2, options_.backoff_max_ms);
+    link.backoff_ms = std::min(link.backoff_ms * 2,
+                               refused ? options_.refused_backoff_ms : options_.backoff_max_ms);
+    link.redial_waits = true;
     link.redial =
         link.lane->loop().call_after(delay_ms * 1'000'000, [this, l = &link] { dial(*l); });
   }
@@ -304,8 +319,7 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     // NameTaken may be this very node before its restart, whose end the home has not seen yet.
     const bool passes =
         refuse.reason == wire::RefuseReason::Busy || refuse.reason == wire::RefuseReason::NameTaken;
-    if (!passes) link.backoff_ms = options_.refused_backoff_ms;
-    dial_later(link);
+    dial_later(link, !passes);
   }
 
   void failed(Link& link, const Error& error) {
@@ -315,9 +329,7 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
       report_locked(error);
     }
     // Another key, or none: somebody must mend that first.
-    if (error.code == EACCES || error.code == EPROTONOSUPPORT)
-      link.backoff_ms = options_.refused_backoff_ms;
-    dial_later(link);
+    dial_later(link, error.code == EACCES || error.code == EPROTONOSUPPORT);
   }
 
   // Tells once why nobody is there.
@@ -359,6 +371,7 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     for (auto& link : links_) {
       link->lane->loop().post([self = shared_from_this(), l = link.get(), left] {
         l->redial.cancel();
+        l->redial_waits = false;
         l->dialer->cancel();
         l->lane->close();
         l->backoff_ms = self->options_.backoff_min_ms;
@@ -414,6 +427,7 @@ Status AgentSession::send(uint32_t lane, const coherence::ToHome& message, uint3
 }
 size_t AgentSession::queued_messages() const { return impl_->queued_messages(); }
 std::optional<KeptSession> AgentSession::kept() const { return impl_->kept(); }
+void AgentSession::hurry() { impl_->hurry(); }
 bool AgentSession::connected() const { return impl_->connected(); }
 Instant AgentSession::renewed_at() const { return impl_->renewed_at(); }
 std::vector<LaneStats> AgentSession::stats() const { return impl_->stats(); }

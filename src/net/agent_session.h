@@ -61,7 +61,7 @@ struct AgentSessionOptions {
   uint32_t lanes = 0;                    // 0: one per loop. Lane i lives on loop i % loops
   std::optional<KeptSession> kept = {};  // as many lanes as here
   int64_t backoff_min_ms = 100, backoff_max_ms = 2000;
-  int64_t refused_backoff_ms = 10000;  // after a refusal that somebody must mend
+  int64_t refused_backoff_ms = 10000;  // the most, after refusals that somebody must mend
   int64_t connect_timeout_ms = 5000;   // of one connect and of the handshake
   int64_t ping_interval_ms = 2000;     // on every lane; more often when the lease term is short
   int64_t silence_max_ms = 8000;       // a connection that says nothing for so long is closed and
@@ -112,6 +112,10 @@ class AgentSession {
 
   // Nothing while the session is being reset. While its loops do not run.
   std::optional<KeptSession> kept() const;
+
+  // Something has changed that may have kept the home from taking us (a key, here or there): it is
+  // dialled now, however long ago it last refused. Any thread.
+  void hurry();
 
   bool connected() const;  // at least one lane
   // When the oldest of the last answered pings of all lanes was *sent*: from then on the home has

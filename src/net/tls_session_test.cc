@@ -154,6 +154,37 @@ TEST(TlsSessionTest, AKeyIsChangedUnderASession) {
 }
 
 // Flipped bits end connections, and nothing else: not the session, not one message.
+// The steps of a change of keys come in any order, on several nodes.
+TEST(TlsSessionTest, ANodeThatGetsTheRightKeyDoesNotWaitOutTheLastRefusal) {
+  const KeyRing right(test_key());
+  const auto keys = *Tls::make(*ClusterKey::generate("lab"), "n1");
+  TestHome home(1, 0, home_with(test_tls("home")));
+  TestAgent agent(home.address(), "n1", 11, [&](AgentSessionOptions& o) {
+    agent_with(keys)(o);
+    o.backoff_min_ms = o.backoff_max_ms = o.refused_backoff_ms = 3'600'000;
+  });
+  EXPECT_THAT(first_event(agent), HasSubstr("does not take our key"));
+  keys->set_keys(right);
+  // A lane may be in the middle of its first refusal: it is told again then.
+  EXPECT_TRUE(eventually([&] {
+    agent.session->hurry();
+    return agent.session->connected();
+  }));
+}
+
+TEST(TlsSessionTest, WhoIsRefusedTriesAgainSoonAtFirst) {
+  const auto keys = *Tls::make(*ClusterKey::generate("lab"), "home");
+  TestHome home(1, 0, home_with(keys));
+  TestAgent agent(home.address(), "n1", 11, [&](AgentSessionOptions& o) {
+    agent_with(test_tls("n1"))(o);
+    o.backoff_min_ms = 1;
+    o.refused_backoff_ms = 3'600'000;
+  });
+  EXPECT_THAT(first_event(agent), HasSubstr("does not take our key"));
+  keys->set_keys(KeyRing(test_key()));
+  EXPECT_TRUE(eventually([&] { return agent.session->connected(); }));
+}
+
 TEST(TlsSessionTest, FlippedBitsAreFoundAndMended) {
   // A flipped bit in a record's length may leave the receiver waiting for the rest.
   TestHome home(1, 0, [](HomeServerOptions& o) {

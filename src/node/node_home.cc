@@ -156,6 +156,10 @@ Status NodeDaemon::start_server() {
   };
   callbacks.on_session = [this](const net::SessionInfo& info) {
     spdlog::info("{} at {} opens session {}", info.node_name, info.address, info.id);
+    // It has a key that is good here, so ours may be good there.
+    if (ready_)
+      for (const auto& peer : peers_)
+        if (peer->config.name == info.node_name) peer->session->hurry();
     std::lock_guard lock(sessions_mutex_);
     node_sessions_[info.id] = {info.lanes,
                                std::make_shared<const NodeRights>(access_, info.node_name)};

@@ -39,6 +39,7 @@ std::string NodeDaemon::reload_keys() {
   spdlog::info("keys read again: {}", describe(*keys));
   const nlohmann::json reply{{"keys", keys->keys().size()}, {"check", keys->newest().check()}};
   tls_->set_keys(std::move(*keys));
+  for (const auto& peer : peers_) peer->session->hurry();
   return reply.dump();
 }
 
