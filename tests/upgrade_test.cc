@@ -300,27 +300,57 @@ TEST_F(UpgradeTest, ANodeThatCannotBeLeftJustNowGoesOn) {
   upgrade(1);
 }
 
+// Whoever has asked for the upgrade hears of it, in one line, as soon as it has happened.
 TEST_F(UpgradeTest, AProgramThatDoesNotComeUpIsADaemonThatDied) {
   nodes(2, "[lease]\nterm_ms = 2000\n").start_all();
   const Fd fd(::open(nodes().path(1, 0, "f").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
   ASSERT_EQ(5, ::write(fd.get(), "bytes", 5));
   const std::string bad = pretender(nodes().at(1), "", "exit 3");
-  const pid_t upgrader = in_child([&] {
-    ::execl(VREMOTE_PROGRAM, "vremote", "upgrade", "--config", nodes().at(1).config.c_str(),
-            "--binary", bad.c_str(), nullptr);
-    return 127;
-  });
+  // Its process becomes one that ends: nobody reaps it before the one who waits is done.
+  const Ended ended =
+      run({"vremote", "upgrade", "--config", nodes().at(1).config, "--binary", bad});
+  EXPECT_EQ(1, ended.status) << ended.text;
+  EXPECT_NE(ended.text.find("has died"), std::string::npos) << ended.text;
   const int status = nodes().wait_for_end(1);
   EXPECT_EQ(3, WEXITSTATUS(status));
   EXPECT_TRUE(
       eventually([&] { return nodes().log(1).find("the daemon is dead") != std::string::npos; }));
-  ::kill(upgrader, SIGKILL);
-  ::waitpid(upgrader, nullptr, 0);
   nodes().start(1);
   EXPECT_TRUE(eventually([&] { return nodes().connected(1); })) << nodes().log(1);
   // All that was written had been flushed before.
   EXPECT_EQ("bytes", read_all(nodes().path(0, 0, "f")));
   EXPECT_EQ("bytes", read_all(nodes().path(1, 0, "f")));
+}
+
+TEST_F(UpgradeTest, WhoWaitsForAnUpgradeCanBeInterrupted) {
+  nodes().start_all();
+  // One that thinks for ever before it says whether it can take over.
+  const std::string fifo = nodes().at(1).directory + "/fifo";
+  ASSERT_EQ(0, ::mkfifo(fifo.c_str(), 0600));
+  const Fd gate(::open(fifo.c_str(), O_RDWR | O_CLOEXEC));
+  const std::string slow = nodes().at(1).directory + "/slow";
+  {
+    std::ofstream script(slow);
+    script << "#!/bin/sh\nread line < " << fifo << "\necho vremote-handover 99\n";
+  }
+  ::chmod(slow.c_str(), 0755);
+  const pid_t upgrader = in_child([&] {
+    ::signal(SIGINT, SIG_DFL);
+    ::execl(VREMOTE_PROGRAM, "vremote", "upgrade", "--config", nodes().at(1).config.c_str(),
+            "--binary", slow.c_str(), nullptr);
+    return 127;
+  });
+  EXPECT_TRUE(eventually([&] {
+    return nodes().ask(1, "upgrade_state").find("\"running\":true") != std::string::npos;
+  }));
+  ::kill(upgrader, SIGINT);
+  int status = 0;
+  EXPECT_TRUE(eventually([&] { return ::waitpid(upgrader, &status, WNOHANG) == upgrader; }));
+  EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGINT) << status;
+  ASSERT_EQ(3, ::write(gate.get(), "go\n", 3));
+  EXPECT_TRUE(eventually([&] {
+    return nodes().ask(1, "upgrade_state").find("\"running\":false") != std::string::npos;
+  }));
 }
 
 // Killed in the middle: as at any other time.

@@ -1,6 +1,7 @@
 // vremote upgrade: a running node becomes another program, under its mount in use.
 #include <fmt/format.h>
 #include <poll.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -13,6 +14,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "base/fd.h"
 #include "cli/commands.h"
 #include "control/client.h"
 
@@ -25,6 +27,7 @@ constexpr int kLookMs = 30;
 // For a node that is asked and says nothing: it looks for a good moment no longer than some
 // seconds.
 constexpr auto kPatience = std::chrono::seconds(90);
+constexpr auto kSilent = std::chrono::seconds(30);  // then who waits here is told so
 
 struct Options {
   std::string config;
@@ -53,6 +56,19 @@ Result<nlohmann::json> state(const std::string& socket) {
   return json;
 }
 
+// The node's process, which stays the same through an upgrade: readable when it has ended. Not
+// valid: nobody can tell.
+Fd process_at(const std::string& socket) {
+  const auto pid = control::control_process(socket);
+  if (!pid || *pid <= 0) return Fd();
+  return Fd(static_cast<int>(::syscall(SYS_pidfd_open, *pid, 0)));
+}
+
+bool has_ended(const Fd& process, int ms) {
+  pollfd wait{process.get(), POLLIN, 0};
+  return ::poll(&wait, 1, ms) == 1;
+}
+
 int run(const Options& options) {
   const auto failed = [](const std::string& why) { return complain("upgrade", why, kExitFailed); };
   auto socket = control_socket_for(options.config);
@@ -62,6 +78,7 @@ int run(const Options& options) {
   auto before = state(*socket);
   if (!before) return failed(before.error().what);
   const uint64_t upgrades = before->value("upgrades", uint64_t{0});
+  const Fd process = process_at(*socket);
   auto asked = control::control_request(
       *socket, nlohmann::json{{"request", "upgrade"}, {"binary", *binary}}.dump());
   if (!asked) return failed(asked.error().what);
@@ -69,7 +86,9 @@ int run(const Options& options) {
   if (answer.is_object() && answer.contains("error"))
     return failed(answer["error"].get<std::string>());
   const auto end = Clock::now() + kPatience;
-  std::string silence = "it says nothing";
+  const auto patient = Clock::now() + kSilent;
+  bool told = false;
+  std::string silence = "it looks for a good moment";
   while (Clock::now() < end) {
     if (auto now = state(*socket); !now) {
       silence = now.error().what;  // as while it becomes the other program
@@ -85,7 +104,17 @@ int run(const Options& options) {
       if (why.empty()) return failed("the node was started anew meanwhile");
       return failed(why + "; the node goes on as before");
     }
-    ::poll(nullptr, 0, kLookMs);
+    if (has_ended(process, kLookMs))
+      return failed(
+          "the node's process has died; what its programs ask for waits until the node is started "
+          "again (restart_wait_s at most, then they get ENOTCONN), and its log says why it died");
+    if (!told && Clock::now() >= patient) {
+      told = true;
+      tell_error(fmt::format(
+          "vremote upgrade: {} is still at it ({}); it goes on as before, or as the new program, "
+          "also when this command is interrupted\n",
+          before->value("node", std::string("the node")), silence));
+    }
   }
   return failed(fmt::format("the node has not come back: {}; its log says why", silence));
 }

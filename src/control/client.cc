@@ -118,6 +118,17 @@ Result<std::string> control_request(const std::string& socket_path, std::string_
   }
 }
 
+Result<pid_t> control_process(const std::string& socket_path, std::chrono::milliseconds timeout) {
+  Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!socket.valid()) return failed(socket_path, errno);
+  VR_TRY_VOID(connect_to(socket, socket_path, Clock::now() + timeout));
+  ucred who{};
+  socklen_t length = sizeof who;
+  if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &who, &length) != 0)
+    return failed(socket_path, errno);
+  return who.pid;
+}
+
 Result<std::string> control_query(const std::string& socket_path, std::string_view name,
                                   std::chrono::milliseconds timeout) {
   VR_TRY(reply, control_request(socket_path, nlohmann::json{{"request", name}}.dump(), timeout));
