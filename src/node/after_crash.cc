@@ -4,12 +4,11 @@
 #include <poll.h>
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 
+#include "node/guardian_door.h"
 #include "node/guardian_words.h"
 #include "node/handle.h"
 #include "node/handover.h"
@@ -25,25 +24,15 @@ constexpr int kPatienceMs = 20'000;
 constexpr int kRetries = 10, kRetryMs = 100;
 constexpr size_t kLogged = 20;
 
-Fd connect_to(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) return Fd();
-  std::memcpy(address.sun_path, path.data(), path.size());
-  Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (!fd.valid() ||
-      ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
-    return Fd();
-  const timeval patience{.tv_sec = kPatienceMs / 1000, .tv_usec = 0};
-  (void)::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-  return fd;
-}
-
-// The guardian that has something to give, when there is one.
+// The guardian that has something to give, when there is one. Of one that is not believed tells who
+// would retire it.
 Fd ask(const std::string& socket) {
   for (int attempt = 0; attempt <= kRetries; ++attempt) {
-    Fd fd = connect_to(socket);
-    if (!fd.valid()) return Fd();
+    auto door = knock(socket);
+    if (!door || !*door) return Fd();
+    Fd fd = std::move(**door);
+    const timeval patience{.tv_sec = kPatienceMs / 1000, .tv_usec = 0};
+    (void)::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     char letter = static_cast<char>(VisitorWord::Take);
     if (::send(fd.get(), &letter, 1, MSG_NOSIGNAL) != 1 || ::recv(fd.get(), &letter, 1, 0) != 1)
       return Fd();
@@ -66,7 +55,7 @@ Handover handover_of(const Config& config, const Salvage& salvage, const Guardia
   out.mount.capabilities = salvage.capabilities;
   out.mount.generation = generation;
   out.next_node = out.mount.next_handle = out.mount.next_directory = first_number(generation);
-  for (const GuardianTable::Lock& l : salvage.locks)
+  for (const GuardianLock& l : salvage.locks)
     out.mount.lost.push_back({l.handle, l.node, static_cast<LockKind>(l.kind), l.owner});
   for (const std::string& name : salvage.homes) {
     Handover::Home& home = out.homes.emplace_back();

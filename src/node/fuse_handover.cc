@@ -87,10 +87,16 @@ void FuseServer::take_over(const KeptMount& kept) {
     lost_locks_[lost.handle].node = lost.node;
     lost_locks_[lost.handle].owners.insert({lost.kind, lost.owner});
     if (guardian_table() != nullptr)
-      guardian_table()->note_lock(
+      guardian_table()->locks().note(
           {lost.handle, lost.node, lost.owner, static_cast<uint8_t>(lost.kind)});
   }
   lost_handles_ = lost_locks_.size();
+  if (guardian_table() != nullptr) {
+    std::vector<GuardianLock> held;
+    for (const KeptMount::Locked& locked : kept.locked)
+      held.push_back({locked.handle, 0, locked.owner, static_cast<uint8_t>(locked.kind)});
+    guardian_table()->locks().learn_all(held);
+  }
   generation_ = kept.generation;
   next_directory_ = kept.next_directory;
   for (uint64_t handle : kept.directories) add_directory(handle);

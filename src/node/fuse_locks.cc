@@ -111,14 +111,14 @@ void FuseServer::release_handle_locks(const Inode& inode, uint64_t fh) {
     std::lock_guard guard(locks_mutex_);
     if (lost_locks_.erase(fh) != 0) {
       --lost_handles_;
-      if (guardian_table() != nullptr) guardian_table()->drop_locks(fh);
+      if (guardian_table() != nullptr) guardian_table()->locks().drop(fh);
     }
     auto it = handle_locks_.find(fh);
     if (it == handle_locks_.end()) return;
     taken = std::move(it->second);
     handle_locks_.erase(it);
     for (const auto& [kind, owner] : taken.owners) note_no_lock({inode.node, kind, owner});
-    if (guardian_table() != nullptr) guardian_table()->drop_locks(fh);
+    if (guardian_table() != nullptr) guardian_table()->locks().drop(fh);
   }
   for (const auto& [kind, owner] : taken.owners)
     inode.agent->call({},

@@ -97,13 +97,13 @@ void FuseServer::note_lock(uint64_t node, uint64_t fh, const LockCall& lock) {
   }
   held_ranges_.granted(owner, lock.start, lock.end);
   if (guardian_table() != nullptr)
-    guardian_table()->note_lock({fh, node, lock.owner, number(lock.kind)});
+    guardian_table()->locks().note({fh, node, lock.owner, number(lock.kind)});
 }
 
 void FuseServer::note_no_lock(const HeldRanges::Owner& owner) {
   held_ranges_.gone(owner);
   if (guardian_table() != nullptr)
-    guardian_table()->drop_lock(owner.node, number(owner.kind), owner.owner);
+    guardian_table()->locks().drop(owner.node, number(owner.kind), owner.owner);
 }
 
 void FuseServer::lock_is_held(uint64_t node, const LockCall& lock) {

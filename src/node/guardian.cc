@@ -72,6 +72,7 @@ class Guardian {
   void stop_reading();
   void read_requests();
   void give_back();
+  void look_whether_it_has_all();
   void end_truncations();
   void visitor();
   void hand_on();
@@ -113,6 +114,9 @@ class Guardian {
   size_t purged_ = 0;
   // Until when its leases were good when it was purged last: once is enough.
   std::array<int64_t, GuardianTable::kHomesMax> purged_until_{};
+
+  // The inodes of write-backs that the daemon has been given back, until it says that it has them.
+  std::optional<std::vector<uint64_t>> given_back_;
 
   std::thread reader_;
   Fd stop_reader_;
@@ -211,7 +215,7 @@ void Guardian::stand_in() {
     return;
   }
   if (state_ == State::Watching) {
-    table_.set_guardian_in_charge(true);
+    table_.take_charge();
     state_ = State::Standing;
     purge_->forget_fills();
     for (const GuardianTable::Fill& fill : table_.fills())
@@ -241,7 +245,8 @@ void Guardian::be_alone() {
   died_ = GuardianTable::clock();
   spdlog::error("guardian: the daemon is dead; {} holds still until the next one comes, for {} s",
                 mount_, options_.restart_wait_ms / 1000);
-  table_.set_guardian_in_charge(true);
+  look_whether_it_has_all();
+  table_.take_charge();
   if (table_.incomplete()) {
     end_connection("it keeps more files than can be purged without the daemon");
     return;
@@ -252,6 +257,7 @@ void Guardian::be_alone() {
   all_read_ = false;
   ledger_.emplace(table_);
   held_->write_into(&*ledger_);
+  for (uint64_t node : given_back_.value_or(std::vector<uint64_t>{})) ledger_->owes(node);
   held_->drop();
   purge_->forget_fills();
   for (const GuardianTable::Fill& fill : table_.fills())
@@ -342,9 +348,10 @@ void Guardian::end_truncations() {
 void Guardian::give_back() {
   stop_reading();
   held_->end_truncations(false);
-  size_t count = 0;
   if (state_ == State::Standing) {
-    count = held_->count();
+    const size_t count = held_->count();
+    // Of the last time it has all, or it would not ask.
+    given_back_ = held_->written_back();
     held_->give_back([&](std::span<const std::byte> bytes) {
       return bytes.empty() || send_held(link_.get(), bytes);
     });
@@ -352,13 +359,15 @@ void Guardian::give_back() {
                  count, recovery_->bytes());
     state_ = State::Watching;
   }
-  table_.set_guardian_in_charge(false);
-  // Only then its recovery files go: it has the bytes.
-  if (send_held(link_.get(), {})) {
-    recovery_->remove();
-  } else {
-    recovery_->next();
-  }
+  (void)send_held(link_.get(), {});
+}
+
+// It may die with what it has been given: until it has gone through all of that, the bytes are in
+// their recovery files, and its successor must tell of them.
+void Guardian::look_whether_it_has_all() {
+  if (!given_back_ || state_ != State::Watching || table_.guardian_in_charge()) return;
+  given_back_.reset();
+  recovery_->remove();
 }
 
 // ---- the end
@@ -486,6 +495,7 @@ int Guardian::run() {
       if (state_ == State::Alone) break;  // unmounted, or ended by somebody
       stop_reading();                     // the daemon finds it out itself
     }
+    look_whether_it_has_all();
     if (state_ != State::Alone) look();
     if (state_ != State::Watching) {
       purge_->help();

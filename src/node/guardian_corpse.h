@@ -12,6 +12,12 @@
 //     it happens twice to it. The next fill of that page is left alone for a while, so that the
 //     purge gets the page first.
 // The page is neither locked nor filled then: nothing of before can be seen (rule K3).
+//
+// A thread that ends a name waits for the lock of the directory, which whoever looks up, lists or
+// changes names there holds until it is answered. Such calls are ended, too: the kernel looks once
+// more when it is told ESTALE, and its program sees nothing of it; by then the thread has had the
+// lock, for it stands first in line. What the dead daemon may have done already is told EIO, as the
+// next daemon would.
 #pragma once
 
 #include <cstdint>
@@ -36,6 +42,25 @@ class GuardianCorpse {
   // `found`: since when it is known to hang; `purges`: in which it may.
   GuardianCorpse(Instant found, std::vector<GuardianTable::Fill> purges)
       : found_(found), purges_(std::move(purges)) {}
+
+  // Whose locks are to be let go now: each is told of once, and again when that has not helped.
+  // Then it may be the lock of a directory that somebody removes or moves (`also_others`).
+  struct Directories {
+    std::vector<uint64_t> nodes;
+    bool also_others = false;
+  };
+  Directories directories(Instant now) {
+    Directories due;
+    for (const GuardianTable::Fill& p : purges_) {
+      if (p.offset != GuardianTable::kNames) continue;
+      const auto [next, first] = refused_.try_emplace({p.node, p.offset}, found_ + kPageNs);
+      if (now < next->second) continue;
+      next->second = now + kAgainNs;
+      due.nodes.push_back(p.node);
+      due.also_others = due.also_others || now - found_ >= kPageNs + kAgainNs;
+    }
+    return due;
+  }
 
   // Whether the fill is to be refused now.
   bool refuses(Instant now, uint64_t node, uint64_t offset, uint64_t length) {

@@ -1,5 +1,7 @@
 #include "node/guardian_door.h"
 
+#include <fcntl.h>
+#include <fmt/format.h>
 #include <poll.h>
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
@@ -23,9 +25,33 @@ std::optional<sockaddr_un> address_of(const std::string& path) {
   return address;
 }
 
+bool is_trusted(uid_t user) { return user == 0 || user == ::geteuid(); }
+
+// What it hands over is this node's to the last byte: whoever could put another socket there, or
+// listens and is somebody else, is not believed.
+Status judge_place(const std::string& path) {
+  std::string directory = path.substr(0, path.find_last_of('/'));
+  if (directory.empty()) directory = "/";
+  struct stat st {};
+  if (::stat(directory.c_str(), &st) != 0)
+    return fail(errno, fmt::format("{}: {}", directory, std::strerror(errno)));
+  if (!is_trusted(st.st_uid))
+    return fail(EPERM, fmt::format("{} belongs to user {}: a guardian there is not believed; give "
+                                   "it to the user of this node",
+                                   directory, st.st_uid));
+  if ((st.st_mode & (S_IWGRP | S_IWOTH)) != 0)
+    return fail(EPERM, fmt::format("{} can be written to by others (mode {:04o}): a guardian there "
+                                   "is not believed; chmod 0700 it",
+                                   directory, st.st_mode & 07777));
+  return {};
+}
+
 }  // namespace
 
 void GuardianDoor::open() {
+  if (auto place = judge_place(path_); !place)
+    spdlog::warn("guardian: were its daemon to die, the next could not go on with the mount: {}",
+                 place.error().what);
   const auto address = address_of(path_);
   Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   ::unlink(path_.c_str());
@@ -75,14 +101,33 @@ void answer(const Fd& visitor, VisitorAnswer answer) {
   (void)::send(visitor.get(), &letter, 1, MSG_NOSIGNAL);
 }
 
+Result<std::optional<Fd>> knock(const std::string& path) {
+  const auto address = address_of(path);
+  if (!address) return fail(ENAMETOOLONG, path + ": the path is too long for a socket");
+  Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd.valid()) return fail(errno, "socket");
+  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0) {
+    if (errno == EAGAIN) return fail(EBUSY, path + ": whoever listens there lets nobody in");
+    return std::nullopt;  // none, or a file that one left
+  }
+  (void)::fcntl(fd.get(), F_SETFL, 0);
+  VR_TRY_VOID(judge_place(path));
+  ucred who{};  // of the one who listens
+  socklen_t length = sizeof who;
+  if (::getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &who, &length) != 0)
+    return fail(errno, fmt::format("{}: {}", path, std::strerror(errno)));
+  if (!is_trusted(who.uid))
+    return fail(EPERM, fmt::format("{}: user {} listens there (process {}), who is not believed to "
+                                   "be this node's guardian; end that and remove the file",
+                                   path, who.uid, who.pid));
+  return std::optional(std::move(fd));
+}
+
 Result<bool> retire_guardian(const std::string& socket) {
-  const auto address = address_of(socket);
-  if (!address) return fail(ENAMETOOLONG, socket + ": the path is too long for a socket");
   for (int attempt = 0;; ++attempt) {
-    const Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    if (!fd.valid()) return fail(errno, "socket");
-    if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0)
-      return false;  // none, or a file that one left
+    VR_TRY(door, knock(socket));
+    if (!door) return false;
+    const Fd fd = std::move(*door);
     char letter = static_cast<char>(VisitorWord::Retire);
     pollfd wait{fd.get(), POLLIN, 0};
     if (::send(fd.get(), &letter, 1, MSG_NOSIGNAL) != 1 ||

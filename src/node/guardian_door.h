@@ -38,6 +38,10 @@ class GuardianDoor {
 };
 void answer(const Fd& visitor, VisitorAnswer answer);
 
+// The visitor's side. Nothing: nobody listens there. An error: it cannot be known for the guardian
+// of this node's last daemon, and gets no word.
+Result<std::optional<Fd>> knock(const std::string& path);
+
 // Ends the guardian of a dead daemon, and with it the connection and the mount. True when there was
 // one; false also when its daemon lives.
 Result<bool> retire_guardian(const std::string& socket);

@@ -88,11 +88,6 @@ void GuardianRecovery::sync() {
   for (auto& [node, file] : files_) (void)::fdatasync(file.fd.get());
 }
 
-void GuardianRecovery::next() {
-  std::lock_guard lock(mutex_);
-  files_.clear();
-}
-
 uint64_t GuardianRecovery::bytes() const {
   std::lock_guard lock(mutex_);
   return bytes_;
@@ -120,13 +115,46 @@ Attributes mount_root() {
   return a;
 }
 
+// An open with O_TRUNC holds nothing back: the kernel cuts its pages when it has the answer (K8).
 bool truncates(const fuse::Request& request) {
-  if (const auto* set = std::get_if<fuse::SetAttr>(&request.body)) return set->size.has_value();
-  const auto* open = std::get_if<fuse::Open>(&request.body);
-  return open != nullptr && (open->flags & O_TRUNC) != 0;
+  const auto* set = std::get_if<fuse::SetAttr>(&request.body);
+  return set != nullptr && set->size.has_value();
 }
 
 }  // namespace
+
+std::optional<GuardianHeld::NamesCall> GuardianHeld::names_call(const fuse::Request& request) {
+  const uint64_t node = request.header.node;
+  const NamesCall looks{.directories = {node, node}, .looks_again = true};
+  const NamesCall changes{.directories = {node, node}, .once = true, .looks_again = true};
+  using Found = std::optional<NamesCall>;
+  return std::visit(Overload{[&](const fuse::Lookup&) -> Found { return looks; },
+                             [&](const fuse::ReadDir&) -> Found {
+                               return NamesCall{.directories = {node, node}};
+                             },
+                             [&](const fuse::SetAttr&) -> Found { return changes; },
+                             [&](const fuse::SetXattr&) -> Found { return changes; },
+                             [&](const fuse::RemoveXattr&) -> Found { return changes; },
+                             [&](const fuse::Create&) -> Found { return changes; },
+                             [&](const fuse::MkNod&) -> Found { return changes; },
+                             [&](const fuse::MkDir&) -> Found { return changes; },
+                             [&](const fuse::Symlink&) -> Found { return changes; },
+                             [&](const fuse::Link&) -> Found { return changes; },
+                             [&](const fuse::Unlink&) -> Found { return changes; },
+                             [&](const fuse::RmDir&) -> Found {
+                               NamesCall call = changes;
+                               call.of_others = true;
+                               return call;
+                             },
+                             [&](const fuse::Rename& r) -> Found {
+                               NamesCall call = changes;
+                               call.directories[1] = r.new_directory;
+                               call.of_others = true;
+                               return call;
+                             },
+                             [](const auto&) -> Found { return std::nullopt; }},
+                    request.body);
+}
 
 // True: it needs no daemon.
 bool GuardianHeld::answer(const fuse::Request& request) {
@@ -201,6 +229,18 @@ void GuardianHeld::write_into(GuardianLedger* ledger) {
   }
 }
 
+std::vector<uint64_t> GuardianHeld::written_back() const {
+  std::vector<uint64_t> found;
+  for (const Held& held : held_) {
+    if (!held.answered) continue;
+    const auto request = fuse::decode(held.bytes);
+    if (!request) continue;
+    if (const auto* write = std::get_if<fuse::Write>(&request->body); write && write->write_back)
+      found.push_back(request->header.node);
+  }
+  return found;
+}
+
 std::vector<uint64_t> GuardianHeld::unseen() const {
   std::vector<uint64_t> found;
   for (const Held& held : held_)
@@ -225,6 +265,7 @@ void GuardianHeld::hold(const fuse::Request& request, std::span<const std::byte>
             .lock = std::holds_alternative<fuse::SetLkw>(request.body),
             .truncates = truncates(request),
             .fill = {},
+            .names = names_call(request),
             .since = GuardianTable::clock(),
             .bytes = {}};
   if (const auto* read = std::get_if<fuse::Read>(&request.body); read != nullptr && read->fill)
@@ -279,6 +320,26 @@ void GuardianHeld::look_at_corpse() {
                   corpse_->refuses(now, held.fill->node, held.fill->offset, held.fill->length)))
       return false;
     (void)channel_.reply_error(held.unique, own ? EIO : EINTR);
+    bytes_ -= held.bytes.size();
+    ++refused_for_corpse_;
+    return true;
+  });
+  free_directories(now);
+}
+
+void GuardianHeld::free_directories(Instant now) {
+  const GuardianCorpse::Directories due = corpse_->directories(now);
+  if (due.nodes.empty()) return;
+  std::erase_if(held_, [&](const Held& held) {
+    if (held.answered || !held.names) return false;
+    const bool holds =
+        (due.also_others && held.names->of_others) ||
+        std::ranges::any_of(due.nodes, [&](uint64_t node) { return held.names->holds(node); });
+    if (!holds) return false;
+    // What the dead daemon may have done gets no other answer from the next one.
+    const bool again = held.names->looks_again && (held.unseen || !held.names->once);
+    const int error = again ? ESTALE : held.unseen || !held.names->once ? EINTR : EIO;
+    (void)channel_.reply_error(held.unique, error);
     bytes_ -= held.bytes.size();
     ++refused_for_corpse_;
     return true;

@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -34,7 +35,6 @@ class GuardianRecovery {
   void sync();
   // The daemon has the bytes again.
   void remove();
-  void next();
   uint64_t bytes() const;
 
  private:
@@ -85,9 +85,21 @@ class GuardianHeld {
   // Of the requests that are held: those that the dead daemon cannot have seen, without the resend
   // bit.
   std::vector<uint64_t> unseen() const;
+  // The inodes that were written back to.
+  std::vector<uint64_t> written_back() const;
   size_t count() const { return held_.size(); }
 
  private:
+  // One that holds the locks of directories in the kernel until it is answered.
+  struct NamesCall {
+    std::array<uint64_t, 2> directories{};
+    bool of_others = false;    // a directory that it removes or moves is locked, too
+    bool once = false;         // doing it twice is not as good as once
+    bool looks_again = false;  // the kernel asks once more when it is told ESTALE
+    bool holds(uint64_t directory) const {
+      return directories[0] == directory || directories[1] == directory;
+    }
+  };
   struct Held {
     uint64_t unique = 0;  // as it must be answered
     uint64_t plain = 0;   // without the resend bit
@@ -97,13 +109,16 @@ class GuardianHeld {
     bool lock = false;
     bool truncates = false;
     std::optional<GuardianTable::Fill> fill = {};
+    std::optional<NamesCall> names = {};
     Instant since;                 // GuardianTable::clock()
     std::vector<std::byte> bytes;  // empty: the kernel will deliver it again
   };
   bool answer(const fuse::Request& request);
+  static std::optional<NamesCall> names_call(const fuse::Request& request);
   void look_at_interrupts();
   void look_at_time();
   void look_at_corpse();
+  void free_directories(Instant now);
   void look_at_truncations();
   void hold(const fuse::Request& request, std::span<const std::byte> bytes, bool answered,
             bool give_back);

@@ -7,6 +7,14 @@ namespace vremote::node {
 
 using coherence::LockKind;
 
+GuardianLedger::GuardianLedger(GuardianTable& table) : table_(table), slots_(table.slots()) {
+  table_.locks().learn();
+}
+
+void GuardianLedger::owes(uint64_t node) {
+  if (auto it = slots_.find(node); it != slots_.end()) table_.set_owes(it->second, true);
+}
+
 void GuardianLedger::note(const fuse::Request& request) {
   const uint64_t node = request.header.node;
   const auto slot = [&] {
@@ -17,14 +25,13 @@ void GuardianLedger::note(const fuse::Request& request) {
                  [&](const fuse::Release& r) {
                    const auto opening = opening_of(r.fh);
                    table_.closed(slot(), opening.reads, opening.may_map);
-                   table_.drop_locks(r.fh);
+                   table_.locks().drop(r.fh);
                  },
                  [&](const fuse::Flush& r) {
-                   table_.drop_lock(node, static_cast<uint8_t>(LockKind::Range), r.lock_owner);
+                   table_.locks().drop(node, static_cast<uint8_t>(LockKind::Range), r.lock_owner);
                  },
-                 // The bytes are in a recovery file, and their program must hear of it.
                  [&](const fuse::Write& r) {
-                   if (r.write_back) table_.set_owes(slot(), true);
+                   if (r.write_back) owes(node);
                  },
                  [&](const fuse::Forget& r) { forget(r.node != 0 ? r.node : node, r.lookups); },
                  [&](const fuse::BatchForget& r) {

@@ -13,10 +13,12 @@ namespace vremote::node {
 // One thread at a time. The table's daemon is dead.
 class GuardianLedger {
  public:
-  explicit GuardianLedger(GuardianTable& table) : table_(table), slots_(table.slots()) {}
+  explicit GuardianLedger(GuardianTable& table);
 
   // The guardian has answered it, or it wants no answer; nothing of any other is noted.
   void note(const fuse::Request& request);
+  // What programs wrote to it is in a recovery file, and they must hear of it.
+  void owes(uint64_t node);
 
  private:
   void forget(uint64_t node, uint64_t lookups);

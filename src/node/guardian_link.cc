@@ -1,5 +1,6 @@
 #include "node/guardian_link.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
@@ -10,6 +11,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "node/guardian_words.h"
@@ -18,6 +20,7 @@ namespace vremote::node {
 namespace {
 
 constexpr int kQuitPatienceMs = 2000;
+constexpr int kRoomMs = 100;
 
 }  // namespace
 
@@ -58,7 +61,8 @@ Status GuardianLink::arm(const fuse::Channel& own, std::span<const int> others, 
 
 void GuardianLink::take_back(const std::function<void(std::span<const std::byte>)>& request) {
   std::lock_guard lock(mutex_);
-  if (!table_.guardian_in_charge()) return;
+  const uint32_t charge = table_.charge();
+  if (charge == 0) return;
   if (!link_.valid() || !say(link_.get(), GuardianWord::TakeBack)) {
     lost();
     return;
@@ -69,30 +73,66 @@ void GuardianLink::take_back(const std::function<void(std::span<const std::byte>
       lost();
       return;
     }
-    if (bytes.empty()) return;
+    if (bytes.empty()) break;
     request(bytes);
   }
+  // Only now: were this daemon to die before, its guardian says whose bytes were lost.
+  (void)table_.end_charge(charge);
 }
 
 void GuardianLink::keep(FileId file, int descriptor) {
+  Fd own(::fcntl(descriptor, F_DUPFD_CLOEXEC, 0));
   std::lock_guard said(said_mutex_);
   if (lost_) return;
-  tell_let_go();
-  // In their order: it must not be let go behind this.
-  if (!let_go_.empty() || !tell_of_file(link_.get(), GuardianWord::Keep, file, descriptor))
-    spdlog::debug("the guardian does not keep inode {}", file.inode);
+  if (!own.valid() || !files_.keep(file, std::move(own))) {
+    if (!std::exchange(too_many_told_, true))
+      spdlog::warn(
+          "more files without a name are open than the guardian can keep ({}, and as many "
+          "descriptors as this process may have): one of them is lost if this daemon is killed",
+          kKeptFilesMax);
+    return;
+  }
+  if (!tell_files()) tell_files_later();
 }
 
 void GuardianLink::let_go(FileId file) {
   std::lock_guard said(said_mutex_);
   if (lost_) return;
-  let_go_.push_back(file);
-  tell_let_go();
+  files_.let_go(file);
+  if (!tell_files()) tell_files_later();
 }
 
-void GuardianLink::tell_let_go() {
-  while (!let_go_.empty() && tell_of_file(link_.get(), GuardianWord::LetGo, let_go_.front(), -1))
-    let_go_.pop_front();
+bool GuardianLink::knows_files() {
+  std::lock_guard said(said_mutex_);
+  return lost_ || tell_files();
+}
+
+bool GuardianLink::tell_files() {
+  while (const KeptFiles::Word* next = files_.next()) {
+    const auto word = next->descriptor.valid() ? GuardianWord::Keep : GuardianWord::LetGo;
+    if (!tell_of_file(link_.get(), word, next->file, next->descriptor.get())) return false;
+    files_.told();
+  }
+  return true;
+}
+
+// With said_mutex_. In a burst there is no room on the link, or the kernel has too many descriptors
+// under way (ETOOMANYREFS): as soon as there is, the rest is told.
+void GuardianLink::tell_files_later() {
+  files_to_tell_.notify_all();
+  if (teller_.joinable()) return;
+  teller_ = std::thread([this] {
+    std::unique_lock said(said_mutex_);
+    while (!lost_) {
+      files_to_tell_.wait(said, [this] { return lost_ || files_.next() != nullptr; });
+      if (lost_ || tell_files()) continue;
+      pollfd room{link_.get(), POLLOUT, 0};
+      said.unlock();
+      // There may be room for bytes and none for descriptors.
+      if (::poll(&room, 1, kRoomMs) == 1) ::poll(nullptr, 0, 1);
+      said.lock();
+    }
+  });
 }
 
 bool GuardianLink::has_requests() {
@@ -116,21 +156,28 @@ void GuardianLink::lost() {
   spdlog::error(
       "the guardian has ended: were this daemon to die now, its kernel would go on serving what it "
       "keeps; restart the node");
+  end_link();
+  (void)table_.end_charge(table_.charge());
+}
+
+// Behind lost_.
+void GuardianLink::end_link() {
   std::lock_guard said(said_mutex_);
   link_.reset();
-  let_go_.clear();
-  table_.set_guardian_in_charge(false);
+  files_.drop();
+  files_to_tell_.notify_all();
 }
 
 void GuardianLink::quit() {
   std::lock_guard lock(mutex_);
   if (pid_ <= 0) return;
+  lost_ = true;
   {
     std::lock_guard said(said_mutex_);
     if (link_.valid()) (void)say(link_.get(), GuardianWord::Quit);
-    link_.reset();
-    lost_ = true;
   }
+  end_link();
+  if (teller_.joinable()) teller_.join();
   for (int waited = 0; ::waitpid(pid_, nullptr, WNOHANG) == 0; waited += 10) {
     if (waited >= kQuitPatienceMs) {
       ::kill(pid_, SIGKILL);  // and whoever inherits it reaps it: it may hang in a purge

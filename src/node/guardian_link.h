@@ -4,12 +4,13 @@
 #include <sys/types.h>
 
 #include <atomic>
-#include <deque>
+#include <condition_variable>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
 #include <string>
+#include <thread>
 
 #include "base/fd.h"
 #include "base/ids.h"
@@ -17,6 +18,7 @@
 #include "fuse/channel.h"
 #include "node/guardian.h"
 #include "node/guardian_table.h"
+#include "node/kept_files.h"
 
 namespace vremote::node {
 
@@ -44,6 +46,8 @@ class GuardianLink {
   // a crash of this one, until it is let go. Neither waits for the guardian. Any thread.
   void keep(FileId file, int descriptor);
   void let_go(FileId file);
+  // It has heard of all of them.
+  bool knows_files();
   // Whether there may be something to take back. Waits for who is taking it.
   bool has_requests();
   // Whether there is still a guardian; tells the log once when there is none any more.
@@ -55,12 +59,16 @@ class GuardianLink {
   GuardianLink(GuardianTable table, Fd link, pid_t pid)
       : table_(std::move(table)), link_(std::move(link)), pid_(pid) {}
   void lost();  // with the lock
-
-  void tell_let_go();  // with said_mutex_
+  void end_link();
+  bool tell_files();  // with said_mutex_; false: it does not listen just now
+  void tell_files_later();
 
   GuardianTable table_;
-  std::mutex said_mutex_;      // what is said in several pieces is said alone; taken last
-  std::deque<FileId> let_go_;  // and it did not listen
+  std::mutex said_mutex_;  // what is said in several pieces is said alone; taken last
+  std::condition_variable files_to_tell_;
+  KeptFiles files_;
+  bool too_many_told_ = false;
+  std::thread teller_;  // from the first time on that it does not listen
   std::mutex mutex_;
   Fd link_;
   pid_t pid_;

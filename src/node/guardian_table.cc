@@ -20,7 +20,7 @@ constexpr size_t kProbes = 8;
 constexpr uint64_t kBeingWritten = 1;  // no request has an odd number
 constexpr uint64_t kTaken = uint64_t{1} << 62;
 // Of this layout; a table of another size or with another word is of another version.
-constexpr uint64_t kLayout = 0x5652'5442'4c00'0003;
+constexpr uint64_t kLayout = 0x5652'5442'4c00'0004;
 constexpr size_t kExportNameMax = 256;
 
 }  // namespace
@@ -37,11 +37,6 @@ struct GuardianTable::Memory {
     uint32_t home;
     std::atomic<uint32_t> opens, reading, mapping;
     std::atomic<uint32_t> owes;
-  };
-  struct LockSlot {
-    std::atomic<uint64_t> handle;  // 0: free
-    uint64_t node, owner;
-    uint32_t kind;
   };
   struct ExportSlot {
     std::atomic<uint32_t> used;
@@ -66,7 +61,7 @@ struct GuardianTable::Memory {
     uint64_t offset, length;
   };
   std::atomic<int64_t> alive_ns;
-  std::atomic<uint32_t> in_charge;
+  std::atomic<uint32_t> charge;
   std::atomic<uint32_t> homes;
   std::atomic<uint32_t> inodes_used;  // slots from here on were never used
   std::atomic<uint32_t> without_slot;
@@ -74,10 +69,9 @@ struct GuardianTable::Memory {
   std::atomic<uint64_t> identity;
   std::atomic<uint32_t> generation;
   std::atomic<uint32_t> early_deaths;
-  std::atomic<uint32_t> locks_used, locks_without_slot;
   std::atomic<uint32_t> exports_without_slot;
   Agreed agreed;
-  std::array<LockSlot, kLocksMax> lock;
+  GuardianLocks::Memory locks;
   std::array<ExportSlot, kExportsMax> shown;
   std::array<HomeSlot, kHomesMax> home;
   std::array<FillSlot, kFillsMax> fill;
@@ -86,6 +80,9 @@ struct GuardianTable::Memory {
   std::array<PurgeSlot, kPurgesMax> purge;
   std::array<InodeSlot, kInodesMax> inode;
 };
+
+GuardianTable::GuardianTable(Memory* memory, Fd fd)
+    : memory_(memory), fd_(std::move(fd)), locks_(std::make_unique<GuardianLocks>(memory->locks)) {}
 
 Result<GuardianTable> GuardianTable::make() {
   static_assert(std::atomic<uint64_t>::is_always_lock_free);  // it works between processes
@@ -117,6 +114,7 @@ std::unordered_map<uint64_t, uint32_t> GuardianTable::begin_anew() {
   for (auto& fill : memory_->fill) fill.unique.store(0);
   for (auto& truncation : memory_->truncation) truncation.unique.store(0);
   for (auto& purge : memory_->purge) purge.node.store(0);
+  locks_->learn();
   std::unordered_map<uint64_t, uint32_t> slots;
   free_.clear();
   const uint32_t used = std::min<uint32_t>(memory_->inodes_used.load(), kInodesMax);
@@ -134,7 +132,9 @@ std::unordered_map<uint64_t, uint32_t> GuardianTable::begin_anew() {
 GuardianTable::GuardianTable(GuardianTable&& other) noexcept
     : memory_(std::exchange(other.memory_, nullptr)),
       fd_(std::move(other.fd_)),
-      free_(std::move(other.free_)) {}
+      free_(std::move(other.free_)),
+      last_charge_(other.last_charge_),
+      locks_(std::move(other.locks_)) {}
 
 GuardianTable::~GuardianTable() {
   if (memory_ != nullptr) ::munmap(memory_, sizeof(Memory));
@@ -328,54 +328,8 @@ std::vector<GuardianTable::Fill> GuardianTable::purges() const {
   return found;
 }
 
-// ---- locks and exports
+// ---- exports
 // -----------------------------------------------------------------------------------------------------------
-
-void GuardianTable::note_lock(const Lock& lock) {
-  std::lock_guard guard(mutex_);
-  const uint32_t used = std::min<uint32_t>(memory_->locks_used.load(), kLocksMax);
-  uint32_t free = used;
-  for (uint32_t i = 0; i < used; ++i) {
-    const auto& slot = memory_->lock[i];
-    const uint64_t handle = slot.handle.load(std::memory_order_relaxed);
-    if (handle == lock.handle && slot.owner == lock.owner && slot.kind == lock.kind) return;
-    if (handle == 0) free = std::min(free, i);
-  }
-  if (free == kLocksMax) {
-    memory_->locks_without_slot.store(1);
-    return;
-  }
-  auto& slot = memory_->lock[free];
-  slot.node = lock.node;
-  slot.owner = lock.owner;
-  slot.kind = lock.kind;
-  slot.handle.store(lock.handle, std::memory_order_release);
-  if (free == used) memory_->locks_used.store(used + 1, std::memory_order_release);
-}
-
-void GuardianTable::drop_lock(uint64_t node, uint8_t kind, uint64_t owner) {
-  std::lock_guard guard(mutex_);
-  const uint32_t used = std::min<uint32_t>(memory_->locks_used.load(), kLocksMax);
-  for (uint32_t i = 0; i < used; ++i)
-    if (auto& slot = memory_->lock[i]; slot.handle.load(std::memory_order_relaxed) != 0 &&
-                                       slot.node == node && slot.owner == owner &&
-                                       slot.kind == kind)
-      slot.handle.store(0, std::memory_order_release);
-}
-
-void GuardianTable::drop_locks(uint64_t handle) {
-  std::lock_guard guard(mutex_);
-  const uint32_t used = std::min<uint32_t>(memory_->locks_used.load(), kLocksMax);
-  for (uint32_t i = 0; i < used; ++i)
-    if (auto& slot = memory_->lock[i]; slot.handle.load(std::memory_order_relaxed) == handle)
-      slot.handle.store(0, std::memory_order_release);
-}
-
-void GuardianTable::drop_all_locks() {
-  std::lock_guard guard(mutex_);
-  const uint32_t used = std::min<uint32_t>(memory_->locks_used.load(), kLocksMax);
-  for (uint32_t i = 0; i < used; ++i) memory_->lock[i].handle.store(0);
-}
 
 void GuardianTable::set_exports(uint32_t home, const std::vector<Export>& exports) {
   std::lock_guard guard(mutex_);
@@ -449,17 +403,6 @@ std::optional<fuse::Capabilities> GuardianTable::capabilities() const {
   return c;
 }
 
-std::optional<std::vector<GuardianTable::Lock>> GuardianTable::locks() const {
-  if (memory_->locks_without_slot.load() != 0) return std::nullopt;
-  std::vector<Lock> found;
-  const uint32_t used = std::min<uint32_t>(memory_->locks_used.load(), kLocksMax);
-  for (uint32_t i = 0; i < used; ++i)
-    if (const auto& slot = memory_->lock[i]; slot.handle.load(std::memory_order_acquire) != 0)
-      found.push_back({slot.handle.load(std::memory_order_relaxed), slot.node, slot.owner,
-                       static_cast<uint8_t>(slot.kind)});
-  return found;
-}
-
 std::optional<std::vector<GuardianTable::Export>> GuardianTable::exports() const {
   if (memory_->exports_without_slot.load() != 0) return std::nullopt;
   std::vector<Export> found;
@@ -470,10 +413,17 @@ std::optional<std::vector<GuardianTable::Export>> GuardianTable::exports() const
   return found;
 }
 
-bool GuardianTable::guardian_in_charge() const {
-  return memory_->in_charge.load(std::memory_order_acquire) != 0;
+uint32_t GuardianTable::charge() const { return memory_->charge.load(std::memory_order_acquire); }
+
+uint32_t GuardianTable::take_charge() {
+  if (++last_charge_ == 0) ++last_charge_;
+  memory_->charge.store(last_charge_);
+  return last_charge_;
 }
-void GuardianTable::set_guardian_in_charge(bool on) { memory_->in_charge.store(on ? 1 : 0); }
+
+bool GuardianTable::end_charge(uint32_t charge) {
+  return memory_->charge.compare_exchange_strong(charge, 0);
+}
 
 Instant GuardianTable::last_alive() const {
   return {memory_->alive_ns.load(std::memory_order_acquire)};

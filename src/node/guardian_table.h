@@ -16,6 +16,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -28,6 +29,7 @@
 #include "base/result.h"
 #include "base/time.h"
 #include "fuse/init.h"
+#include "node/guardian_locks.h"
 
 namespace vremote::node {
 
@@ -38,7 +40,7 @@ class GuardianTable {
   static constexpr size_t kFillsMax = 8192;
   static constexpr size_t kTruncationsMax = 1024;
   static constexpr size_t kPurgesMax = 1024;
-  static constexpr size_t kLocksMax = 16384;
+  static constexpr size_t kLocksMax = GuardianLocks::kMax;
   static constexpr size_t kExportsMax = 512;
   static constexpr uint32_t kNoSlot = ~0u;
   static constexpr int64_t kForEver = INT64_MAX;
@@ -89,21 +91,13 @@ class GuardianTable {
   bool truncation_ended(uint64_t unique);
 
   // A thread of the daemon is about to wait in the kernel for pages of an inode; the number is for
-  // purge_ended(). length 0: to the end. Any thread.
+  // purge_ended(). length 0: to the end. Offset kNames: for the lock of the directory. Any thread.
+  static constexpr uint64_t kNames = UINT64_MAX;
   size_t purge_begins(uint64_t node, uint64_t offset, uint64_t length);
   void purge_ended(size_t purge);
 
-  // A lock was taken through the handle, by this owner.
-  struct Lock {
-    uint64_t handle = 0, node = 0, owner = 0;
-    uint8_t kind = 0;  // coherence::LockKind
-    bool operator==(const Lock&) const = default;
-  };
-  void note_lock(const Lock& lock);
-  // The owner has none of this kind on the inode any more; or whoever took one through the handle.
-  void drop_lock(uint64_t node, uint8_t kind, uint64_t owner);
-  void drop_locks(uint64_t handle);
-  void drop_all_locks();
+  // Through which handles locks are held. Of a table that another has written: behind learn().
+  GuardianLocks& locks() { return *locks_; }
   struct Export {
     std::string name;
     uint32_t home = 0;
@@ -120,9 +114,13 @@ class GuardianTable {
   // Daemons that died soon after they had gone on with the mount, one after the other.
   void set_early_deaths(uint32_t deaths);
 
-  // Who answers the kernel.
-  bool guardian_in_charge() const;
-  void set_guardian_in_charge(bool on);
+  // Who answers the kernel: the daemon (0), or the guardian, for the time of this number. The
+  // guardian takes charge; the daemon ends that when it has taken back all that was answered or
+  // held meanwhile, unless the guardian has taken charge anew.
+  uint32_t charge() const;
+  bool guardian_in_charge() const { return charge() != 0; }
+  uint32_t take_charge();
+  bool end_charge(uint32_t charge);
 
   // ---- the guardian's ----
   struct Inode {
@@ -157,18 +155,20 @@ class GuardianTable {
   uint32_t generation() const;
   uint32_t early_deaths() const;
   std::optional<fuse::Capabilities> capabilities() const;
+  const GuardianLocks& locks() const { return *locks_; }
   // Nothing: there were more than could be noted.
-  std::optional<std::vector<Lock>> locks() const;
   std::optional<std::vector<Export>> exports() const;
 
  private:
   struct Memory;
-  GuardianTable(Memory* memory, Fd fd) : memory_(memory), fd_(std::move(fd)) {}
+  GuardianTable(Memory* memory, Fd fd);
 
   Memory* memory_;
   Fd fd_;
   std::vector<uint32_t> free_;  // the daemon's alone
-  std::mutex mutex_;            // of the locks and exports; rare
+  uint32_t last_charge_ = 0;    // the guardian's
+  std::mutex mutex_;            // of the exports; rare
+  std::unique_ptr<GuardianLocks> locks_;
 };
 
 }  // namespace vremote::node

@@ -148,7 +148,7 @@ GuardianTable table_of_a_daemon() {
   table->opened(slot, true, true);
   table->opened(slot, true, false);
   table->set_owes(slot, true);
-  table->note_lock({8, 7, 99, 1});
+  table->locks().note({8, 7, 99, 1});
   table->set_exports(home, {{"data", home, {0, 2, 2}, true}});
   table->identify(kIdentity, 3);
   table->set_capabilities(agreed());
@@ -169,7 +169,7 @@ TEST(SalvageTest, TheNextDaemonFindsWhatThisOneHad) {
   EXPECT_EQ(1u, inode.opens.mapping);
   EXPECT_TRUE(inode.owes);
   ASSERT_EQ(1u, salvage->locks.size());
-  EXPECT_EQ((GuardianTable::Lock{8, 7, 99, 1}), salvage->locks[0]);
+  EXPECT_EQ((GuardianLock{8, 7, 99, 1}), salvage->locks[0]);
   ASSERT_EQ(1u, salvage->exports.size());
   EXPECT_EQ((GuardianTable::Export{"data", 0, {0, 2, 2}, true}), salvage->exports[0]);
   EXPECT_TRUE(salvage->capabilities.resend);
@@ -212,11 +212,11 @@ TEST(SalvageTest, OneThingThatCannotBeAndNothingIsTaken) {
        }},
       {"a kind of lock",
        [](GuardianTable& t) {
-         t.note_lock({8, 7, 1, 2});
+         t.locks().note({8, 7, 1, 2});
        }},
       {"a handle of the next daemon",
        [](GuardianTable& t) {
-         t.note_lock({first_number(4) << kHandleShift, 7, 1, 0});
+         t.locks().note({first_number(4) << kHandleShift, 7, 1, 0});
        }},
       {"an export of no home",
        [](GuardianTable& t) {
@@ -242,8 +242,55 @@ TEST(SalvageTest, OneThingThatCannotBeAndNothingIsTaken) {
 
 TEST(SalvageTest, MoreLocksThanCanBeNotedAreNotTakenForFewer) {
   GuardianTable table = table_of_a_daemon();
-  for (uint64_t i = 0; i < GuardianTable::kLocksMax; ++i) table.note_lock({12, 7, i, 0});
+  for (uint64_t i = 0; i < GuardianTable::kLocksMax; ++i) table.locks().note({12, 7, i, 0});
   EXPECT_FALSE(read_salvage(table, kIdentity));
+  // The one that had no room has the place of the one that goes.
+  table.locks().drop(7, 0, 3);
+  const auto salvage = read_salvage(table, kIdentity);
+  ASSERT_TRUE(salvage) << salvage.error().what;
+  EXPECT_EQ(GuardianTable::kLocksMax, salvage->locks.size());
+}
+
+TEST(GuardianLocksTest, WhatHadNoRoomAndIsGoneIsForgotten) {
+  auto table = GuardianTable::make();
+  ASSERT_TRUE(table);
+  GuardianLocks& locks = table->locks();
+  for (uint64_t i = 0; i < GuardianLocks::kMax; ++i) locks.note({8, 7, i, 0});
+  locks.note({16, 9, 1, 1});
+  locks.note({16, 9, 1, 1});
+  locks.note({24, 9, 1, 1});
+  EXPECT_FALSE(locks.all());
+  locks.drop(16);
+  EXPECT_FALSE(locks.all());
+  locks.drop(9, 1, 1);
+  ASSERT_TRUE(locks.all());
+  EXPECT_EQ(GuardianLocks::kMax, locks.all()->size());
+  locks.drop(8);
+  ASSERT_TRUE(locks.all());
+  EXPECT_TRUE(locks.all()->empty());
+}
+
+TEST(GuardianLocksTest, TheNextDaemonOfTheTableFindsThemToo) {
+  auto table = GuardianTable::make();
+  ASSERT_TRUE(table);
+  for (uint64_t i = 0; i < GuardianLocks::kMax; ++i) table->locks().note({8, 7, i, 0});
+  table->locks().note({16, 9, 1, 1});
+  auto next = GuardianTable::take_over(Fd(::dup(table->descriptor())));
+  ASSERT_TRUE(next) << next.error().what;
+  next->begin_anew();
+  GuardianLocks& locks = next->locks();
+  locks.drop(8);
+  EXPECT_FALSE(locks.all()) << "one of them had no room, and nobody says which";
+  // Of it the inode is not known.
+  const std::vector<GuardianLock> held{{8, 0, 5, 0}, {16, 0, 1, 1}};
+  locks.learn_all(held);
+  EXPECT_FALSE(locks.all());
+  locks.drop(9, 1, 1);
+  EXPECT_FALSE(locks.all());
+  locks.drop(16);
+  locks.drop(8);
+  ASSERT_TRUE(locks.all());
+  EXPECT_TRUE(locks.all()->empty());
 }
 
 TEST(GuardianTableTest, WhatIsCountedOffTwiceIsNotLessThanNothing) {
@@ -276,7 +323,7 @@ fuse::Request request(uint64_t node, decltype(fuse::Request::body) body) {
 
 TEST(GuardianLedgerTest, WhatTheGuardianAnswersIsInTheTable) {
   GuardianTable table = table_of_a_daemon();
-  table.note_lock({8, 7, 50, 0});
+  table.locks().note({8, 7, 50, 0});
   table.set_owes(table.slots().at(7), false);
   GuardianLedger ledger(table);
   ledger.note(request(7, fuse::Write{.write_back = false}));
@@ -284,13 +331,13 @@ TEST(GuardianLedgerTest, WhatTheGuardianAnswersIsInTheTable) {
   ledger.note(request(7, fuse::Write{.write_back = true}));
   EXPECT_TRUE(table.inodes()[0].owes);
   ledger.note(request(7, fuse::Flush{.fh = 8, .lock_owner = 50}));
-  EXPECT_EQ(1u, table.locks()->size());
+  EXPECT_EQ(1u, table.locks().all()->size());
   ledger.note(request(7, fuse::Release{.fh = 8 | kHandleReads | kHandleMayMap}));
   EXPECT_EQ(1u, table.inodes()[0].opens.all);
   EXPECT_EQ(0u, table.inodes()[0].opens.mapping);
-  EXPECT_EQ(1u, table.locks()->size()) << "of another handle";
+  EXPECT_EQ(1u, table.locks().all()->size()) << "of another handle";
   ledger.note(request(7, fuse::Release{.fh = 8}));
-  EXPECT_TRUE(table.locks()->empty());
+  EXPECT_TRUE(table.locks().all()->empty());
   ledger.note(request(7, fuse::Forget{.lookups = 4}));
   EXPECT_EQ(1u, table.inodes()[0].lookups);
   ledger.note(request(0, fuse::BatchForget{{{7, 1}, {9, 1}}}));

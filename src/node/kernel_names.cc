@@ -5,6 +5,8 @@
 
 #include <cerrno>
 
+#include "node/known_to_hang.h"
+
 namespace vremote::node {
 
 using coherence::NameLedger;
@@ -77,6 +79,7 @@ void KernelNames::expire(uint64_t id, uint64_t directory,
                          const std::vector<NameLedger::Name>& names) {
   bool sure = true;
   for (const auto& [name, exists] : names) {
+    const KnownToHang hangs(guardian_, directory, GuardianTable::kNames, 0);
     const auto known = channel_.load()->expire_name(directory, name);
     // Some kernels do not find a name without a file to expire it.
     sure = sure && known.has_value() && (*known || exists);

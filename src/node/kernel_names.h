@@ -15,6 +15,7 @@
 #include "coherence/name_ledger.h"
 #include "fuse/channel.h"
 #include "net/event_loop.h"
+#include "node/guardian_table.h"
 #include "node/helper_threads.h"
 
 namespace vremote::node {
@@ -23,8 +24,10 @@ class KernelNames {
  public:
   using Then = std::move_only_function<void()>;
 
-  KernelNames(HelperThreads& threads, net::EventLoop& loop, coherence::Mistakes mistakes)
-      : threads_(threads), loop_(loop), ledger_({.mistakes = mistakes}) {}
+  // `guardian`: is told what threads wait for; may be none.
+  KernelNames(HelperThreads& threads, net::EventLoop& loop, GuardianTable* guardian,
+              coherence::Mistakes mistakes)
+      : threads_(threads), loop_(loop), guardian_(guardian), ledger_({.mistakes = mistakes}) {}
   ~KernelNames();
   KernelNames(const KernelNames&) = delete;
   KernelNames& operator=(const KernelNames&) = delete;
@@ -64,6 +67,7 @@ class KernelNames {
 
   HelperThreads& threads_;
   net::EventLoop& loop_;
+  GuardianTable* const guardian_;
   std::atomic<const fuse::Channel*> channel_{nullptr};  // null: no name is given
   std::atomic<bool> all_settled_{true};                 // most requests need not take the lock
   mutable std::mutex mutex_;

@@ -92,7 +92,9 @@ Status NodeDaemon::start(std::function<void()> ended) {
   if (const uint64_t files = recovery_->files(); files > 0)
     spdlog::warn("{} files of unflushed bytes wait in {}: `vremote recover list` shows them", files,
                  config_.recovery_dir);
-  kernel_names_ = std::make_unique<KernelNames>(*purge_threads_, *loops_.front(), mistakes_);
+  kernel_names_ = std::make_unique<KernelNames>(
+      *purge_threads_, *loops_.front(), guardian_ != nullptr ? &guardian_->table() : nullptr,
+      mistakes_);
   circles_ = std::make_unique<LockCircles>(*loops_.front());
   VR_TRY_VOID(start_tls());
   VR_TRY_VOID(start_control());

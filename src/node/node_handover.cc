@@ -111,6 +111,8 @@ std::string NodeDaemon::upgrade_state() const {
 std::string NodeDaemon::not_quiet() {
   if (guardian_ != nullptr && guardian_->table().guardian_in_charge())
     return "its guardian stands in for it";
+  if (guardian_ != nullptr && !guardian_->knows_files())
+    return "its guardian has not heard of all files without a name";
   if (!fuse_->can_be_handed_over())
     return "an operation is done and its caller not told yet: another node does not answer";
   for (AgentService* agent : agents()) {

@@ -72,13 +72,13 @@ Result<Salvage> read_salvage(const GuardianTable& table, uint64_t identity) {
     if (!names.insert(out.homes.back()).second) return cannot_be("two homes of one name");
   }
   auto exports = table.exports();
-  auto locks = table.locks();
+  auto locks = table.locks().all();
   if (!exports || !locks) return fail(E2BIG, "it had more locks or exports than could be noted");
   for (const GuardianTable::Export& e : *exports)
     if (e.home >= out.homes.size() || !wire::valid_name(e.name)) return cannot_be("an export");
   out.exports = std::move(*exports);
   const uint64_t numbers_end = first_number(out.generation + 1);
-  for (const GuardianTable::Lock& l : *locks)
+  for (const GuardianLock& l : *locks)
     if (l.handle >> kHandleShift >= numbers_end || l.kind > static_cast<uint8_t>(LockKind::Flock))
       return cannot_be("a lock");
   out.locks = std::move(*locks);

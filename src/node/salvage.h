@@ -27,7 +27,7 @@ struct Salvage {
   std::vector<std::string> homes;
   std::vector<GuardianTable::Export> exports;
   std::vector<GuardianTable::Inode> inodes;
-  std::vector<GuardianTable::Lock> locks;
+  std::vector<GuardianLock> locks;
 };
 // A crash that comes again each time ends so: programs get ENOTCONN instead of waiting for ever.
 inline constexpr uint32_t kEarlyDeathsMax = 5;

@@ -26,13 +26,12 @@ TableMemory::TableMemory(node::GuardianTable& table) {
     const auto size = static_cast<size_t>(st.st_size);
     void* memory = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
     VR_CHECK(memory != MAP_FAILED);
-    const bool was = table.guardian_in_charge();
-    // The table whose mark is seen to change is the one.
+    // The table whose mark is seen to change is the one. Nobody is in charge of it yet.
     const std::span<std::byte> head(static_cast<std::byte*>(memory), 64);
     const std::vector<std::byte> before(head.begin(), head.end());
-    table.set_guardian_in_charge(!was);
+    const uint32_t charge = table.take_charge();
     const bool this_one = !std::ranges::equal(before, head);
-    table.set_guardian_in_charge(was);
+    (void)table.end_charge(charge);
     if (this_one) {
       bytes_ = {static_cast<std::byte*>(memory), size};
       return;
