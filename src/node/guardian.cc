@@ -5,7 +5,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
-#include <sys/eventfd.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
@@ -18,11 +17,9 @@
 #include <cstring>
 #include <memory>
 #include <optional>
-#include <thread>
 #include <unordered_map>
 #include <vector>
 
-#include "fuse/buffer.h"
 #include "fuse/fusectl.h"
 #include "fuse/mount.h"
 #include "fuse/mountinfo.h"
@@ -30,6 +27,7 @@
 #include "node/guardian_held.h"
 #include "node/guardian_process.h"
 #include "node/guardian_purge.h"
+#include "node/guardian_reader.h"
 #include "node/guardian_sweep.h"
 #include "node/guardian_words.h"
 
@@ -37,7 +35,6 @@ namespace vremote::node {
 namespace {
 
 constexpr int kLookMs = 50;
-constexpr int kInterruptsMs = 50;
 constexpr int kCorpseMs = 5'000;
 // How long the next daemon waits until all is purged, and the dead one's process is gone; and we
 // for it to begin.
@@ -68,9 +65,7 @@ class Guardian {
   void be_alone();
   void purge(std::vector<uint64_t> nodes);
   void look_at_corpse();
-  void start_reading();
   void stop_reading();
-  void read_requests();
   void give_back();
   void look_whether_it_has_all();
   void end_truncations();
@@ -79,7 +74,7 @@ class Guardian {
   void taker();
   void leave_to_the_next();
   void end_connection(const std::string& why);
-  bool connection_is_gone() const { return gone_; }
+  bool connection_is_gone() const { return reader_ && reader_->gone(); }
 
   const GuardianOptions options_;
   GuardianTable& table_;
@@ -100,14 +95,12 @@ class Guardian {
   uint32_t connection_ = 0;
   std::string mount_;
 
-  fuse::BufferPool buffers_{1};
   std::optional<GuardianRecovery> recovery_;
   std::optional<GuardianHeld> held_;
   std::optional<GuardianLedger> ledger_;
   // Never destroyed: a purge may hang until the connection ends.
   GuardianPurge* purge_ = nullptr;
   GuardianSweep* sweep_ = nullptr;
-  std::atomic<bool> all_read_{false};  // that waited when the daemon was found dead
   bool purging_ = false;
   Instant purge_began_, died_, sweep_began_;
   bool corpse_hangs_ = false;
@@ -117,10 +110,7 @@ class Guardian {
 
   // The inodes of write-backs that the daemon has been given back, until it says that it has them.
   std::optional<std::vector<uint64_t>> given_back_;
-
-  std::thread reader_;
-  Fd stop_reader_;
-  std::atomic<bool> reading_{false}, gone_{false};
+  std::optional<GuardianReader> reader_;
 };
 
 // ---- the daemon's words
@@ -146,6 +136,7 @@ bool Guardian::arm() {
                   if (state_ == State::Alone) sweep_->fill(node, offset, length);
                   purge_->fill(node, offset, length);
                 });
+  reader_.emplace(*channel_, *held_);
   return true;
 }
 
@@ -220,7 +211,7 @@ void Guardian::stand_in() {
     purge_->forget_fills();
     for (const GuardianTable::Fill& fill : table_.fills())
       purge_->fill(fill.node, fill.offset, fill.length);
-    start_reading();
+    reader_->start(true);
   }
   std::vector<uint64_t> nodes;
   for (const GuardianTable::Inode& inode : table_.inodes())
@@ -236,9 +227,8 @@ void Guardian::be_alone() {
   if (state_ == State::Alone) {
     // It hung, and is gone only now: also those of its threads that may have read something since.
     stop_reading();
-    all_read_ = false;
     (void)channel_->resend();
-    start_reading();
+    reader_->start(false);
     return;
   }
   state_ = State::Alone;
@@ -254,7 +244,6 @@ void Guardian::be_alone() {
   // What the daemon had read is ours now, and comes first. What it had not noted as ended may have
   // been: start() sees to that.
   stop_reading();
-  all_read_ = false;
   ledger_.emplace(table_);
   held_->write_into(&*ledger_);
   for (uint64_t node : given_back_.value_or(std::vector<uint64_t>{})) ledger_->owes(node);
@@ -265,7 +254,7 @@ void Guardian::be_alone() {
   if (auto resent = channel_->resend(); !resent)
     spdlog::warn("guardian: the kernel cannot deliver again what the daemon had read ({})",
                  resent.error().what);
-  start_reading();
+  reader_->start(false);
   std::vector<uint64_t> nodes;
   for (const GuardianTable::Inode& inode : table_.inodes()) nodes.push_back(inode.node);
   purge(std::move(nodes));
@@ -296,42 +285,8 @@ void Guardian::look_at_corpse() {
   }
 }
 
-void Guardian::start_reading() {
-  if (reading_) return;
-  stop_reader_ = Fd(::eventfd(0, EFD_CLOEXEC));
-  reading_ = true;
-  reader_ = std::thread([this] { read_requests(); });
-}
-
 void Guardian::stop_reading() {
-  if (!reader_.joinable()) return;
-  reading_ = false;
-  const uint64_t one = 1;
-  (void)!::write(stop_reader_.get(), &one, sizeof one);
-  reader_.join();
-}
-
-void Guardian::read_requests() {
-  fuse::ReceiveBuffer buffer = buffers_.take();
-  while (reading_) {
-    std::array<pollfd, 2> wait{pollfd{channel_->fd(), POLLIN, 0},
-                               pollfd{stop_reader_.get(), POLLIN, 0}};
-    if (::poll(wait.data(), wait.size(), kInterruptsMs) < 0 && errno != EINTR) break;
-    held_->look();
-    while (reading_) {
-      std::span<std::byte> memory = buffer.next();
-      auto length = channel_->receive(memory);
-      if (!length) {
-        if (length.error().code == ENODEV || length.error().code == ECONNABORTED) {
-          gone_ = true;
-          return;
-        }
-        if (length.error().code == EAGAIN) all_read_ = true;
-        break;
-      }
-      held_->take(memory.first(*length), state_ == State::Standing);
-    }
-  }
+  if (reader_) reader_->stop();
 }
 
 // The stopped daemon's: what it has read of them lies with one of its descriptors.
@@ -374,7 +329,7 @@ void Guardian::look_whether_it_has_all() {
 
 void Guardian::end_connection(const std::string& why) {
   quit_ = true;
-  if (!channel_ || gone_) return;
+  if (!channel_ || connection_is_gone()) return;
   spdlog::warn("guardian: {} is ended: {}", mount_, why);
   if (auto ended = fuse::abort_connection(connection_); !ended)
     spdlog::error("guardian: {}", ended.error().what);
@@ -410,7 +365,7 @@ void Guardian::visitor() {
 // When nothing of before can be seen, and the dead daemon's process has let go of its ports. Until
 // the next one says more, nobody reads the kernel's requests.
 void Guardian::hand_on() {
-  if (!taker_.valid() || handed_ || !all_read_) return;
+  if (!taker_.valid() || handed_ || !reader_->all_read()) return;
   const bool hangs = ::getppid() == daemon_ || link_.valid();
   if (!sweep_->done() || hangs) {
     const int64_t waited = GuardianTable::clock() - taker_came_;
@@ -454,7 +409,7 @@ void Guardian::taker() {
     spdlog::warn("guardian: the next daemon is gone before it went on with {}", mount_);
     held_->drop();
     (void)channel_->resend();
-    start_reading();
+    reader_->start(false);
   }
 }
 
@@ -491,7 +446,7 @@ int Guardian::run() {
     if (taker_.valid() && wait[3].revents != 0) taker();
     if (quit_) break;
     if (wait[2].revents != 0) visitor();
-    if (gone_) {
+    if (connection_is_gone()) {
       if (state_ == State::Alone) break;  // unmounted, or ended by somebody
       stop_reading();                     // the daemon finds it out itself
     }
@@ -511,7 +466,7 @@ int Guardian::run() {
         GuardianTable::clock() - purge_began_ >= kSweepMs * 1'000'000)
       end_truncations();
     if (state_ != State::Alone || quit_) continue;
-    if (all_read_ && !sweep_->started()) {
+    if (reader_->all_read() && !sweep_->started()) {
       std::vector<uint64_t> nodes;
       for (const GuardianTable::Inode& inode : table_.inodes()) nodes.push_back(inode.node);
       sweep_->start(std::move(nodes));

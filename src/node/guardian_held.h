@@ -10,46 +10,18 @@
 #include <cstdint>
 #include <functional>
 #include <list>
-#include <map>
-#include <mutex>
 #include <optional>
 #include <span>
-#include <string>
 #include <vector>
 
-#include "base/fd.h"
 #include "fuse/channel.h"
 #include "fuse/request.h"
 #include "node/guardian_corpse.h"
 #include "node/guardian_ledger.h"
+#include "node/guardian_recovery.h"
 #include "node/guardian_table.h"
 
 namespace vremote::node {
-
-// Keeps what the kernel writes back, one recovery file for each file of an origin. Any thread.
-class GuardianRecovery {
- public:
-  GuardianRecovery(std::string directory, const GuardianTable& table)
-      : directory_(std::move(directory)), table_(table) {}
-  void keep(uint64_t node, uint64_t offset, std::span<const std::byte> bytes);
-  void sync();
-  // The daemon has the bytes again.
-  void remove();
-  uint64_t bytes() const;
-
- private:
-  struct File {
-    std::string path;
-    Fd fd;
-  };
-  File* file_of(uint64_t node);
-
-  const std::string directory_;
-  const GuardianTable& table_;
-  mutable std::mutex mutex_;
-  std::map<uint64_t, File> files_;  // by node
-  uint64_t bytes_ = 0;
-};
 
 // One thread at a time.
 class GuardianHeld {
