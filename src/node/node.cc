@@ -110,7 +110,7 @@ Status NodeDaemon::start(std::function<void()> ended) {
     VR_TRY_VOID(make_peers());
   }
   VR_TRY_VOID(start_peers());
-  watch_nodes();
+  loops_.front()->post([this] { tick(); });
   if (guardian_ != nullptr) loops_.front()->post([this] { tell_guardian(); });
   ready_ = true;
   spdlog::info("node {} serves {} with {} exports and {} peers", config_.node, config_.mount,

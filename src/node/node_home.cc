@@ -200,6 +200,7 @@ Status NodeDaemon::start_server() {
     home_->give_up(NodeId{session}, why);
   };
   server_ = std::make_unique<net::HomeServer>(loops(), options, std::move(callbacks));
+  watch_nodes();  // before the first message comes
   if (auto listening = server_->start(); !listening)
     return fail(listening.error().code, config_.file + ": key 'listen': " + listening.error().what);
   for (auto& loop : loops_) loop->start();
@@ -269,7 +270,6 @@ void NodeDaemon::watch_nodes() {
                  static_cast<double>(v.waited_ns) / 1e9, v.file.inode, v.file.export_index);
   };
   home_->watch(std::move(watch));
-  loops_.front()->post([this] { tick(); });
 }
 
 }  // namespace vremote::node
