@@ -426,6 +426,38 @@ TEST(AgentTest, NorOfWhatAPurgeThatIsStuckWritesBack) {
   EXPECT_THAT(w.came(), testing::Contains(testing::StartsWith("flush @4096")));
 }
 
+// It may have passed by the page, which was filled meanwhile.
+TEST(AgentTest, AndThePageOfAFillThatWasAnsweredBesideThatPurgeIsPurgedOnceMore) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, 9000).has(Exclusive, PageRange::all()).cached(pages(0, 2), 'A');
+  w.opens(1, true).expect("opened 1");
+  w.truncates(2, 5000).expect("truncate 2");
+  w.truncation_done(5000).expect("purge 1-2");
+  w.fills(3, pages(1, 1)).expect("purge 2-2");
+  w.later_ms(2).came();
+  w.truncates(4, 12288).expect("fetch 1-1", "truncate 4");
+  w.serves_fetch('A').expect("data 3 904*A");
+  EXPECT_FALSE(w.tail_is_shown(5000, 12288));
+  w.truncation_done(12288).came();
+  w.writes(5, 0, 100, 'W').came();
+  w.returns(pages(2, 2)).came();
+  w.returns(pages(1, 2)).came();
+  w.returns(pages(1, 1)).expect("purge 0-0");  // now the write goes on
+}
+
+// The recall waits for the page to be overwritten, which waits for the fill's lock on it.
+TEST(AgentTest, AFillOfThatPageWaitsForNoRecall) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, 5000).has(Exclusive, PageRange::all()).cached(pages(0, 1), 'A');
+  w.opens(1, true).expect("opened 1");
+  w.truncates(2, 12288).expect("truncate 2");
+  EXPECT_TRUE(w.tail_is_shown(5000, 12288));
+  w.recalls_attributes().expect_nothing();
+  w.fills(3, pages(1, 1)).expect("fetch 1-1");
+  w.serves_fetch('A').came();
+  EXPECT_THAT(w.came(), testing::IsEmpty());
+}
+
 TEST(AgentTest, WhereNothingCanBeStoredBehindTheEndNothingIsOverwritten) {
   AgentWorld w;
   w.has_attributes(Exclusive, 5000).has(Exclusive, PageRange::all()).cached(pages(0, 1), 'A');
@@ -500,6 +532,16 @@ TEST(AgentTest, ABouncedRequestLetsGoOfTheAttributesAndAsksAnew) {
   w.grants('-', {.error = EAGAIN}).expect("ack 0-0", "ask Update attributes");
   w.grants_attributes(kSize).expect("ask Exclusive 0-0");
   w.grants('-').expect("written 1 @0+4096");
+}
+
+TEST(AgentTest, ABounceThatComesTooLateTakesNothingFromAWriteThatIsBeingDone) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, kSize).has(Shared, pages(0, 0)).cached(pages(0, 0), 'A');
+  w.writes(1, 0, 4096, 'W').expect("ask Exclusive 0-0");
+  w.offers(PageRange::all(), Exclusive).expect("purge 0-0");
+  w.recalls_attributes().expect_nothing();
+  w.grants('-', {.error = EAGAIN}).expect_nothing();
+  w.returns(pages(0, 0)).expect("written 1 @0+4096", "flush time", "ack 0-0");
 }
 
 TEST(AgentTest, AFailedTruncationLosesNothing) {

@@ -236,6 +236,19 @@ class AgentWorld {
       agent.receive(now_, std::move(grant), actions_);
     });
   }
+  // What nobody asked for.
+  AgentWorld& offers(PageRange range, LeaseMode mode) {
+    return event([&] {
+      agent.receive(now_,
+                    Grant{.file = file,
+                          .sequence = ++sequence_,
+                          .resource = Resource::Data,
+                          .mode = mode,
+                          .range = range,
+                          .size_floor = disk_size_},
+                    actions_);
+    });
+  }
   // This node may not have the oldest of the data asked for. What is refused at the home's door has
   // no number.
   AgentWorld& refuses_at_the_door(int32_t error) {

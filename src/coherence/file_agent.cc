@@ -90,14 +90,8 @@ bool FileAgent::advance(Instant now, Request& request, AgentActions& actions) {
                      request.kind == Kind::Write || request.kind == Kind::Attributes;
   if (looks && !request.active && !cut_off_.empty()) return false;
   if ((looks || request.kind == Kind::Truncate) && !request.active && going_on_ > 0) return false;
-  // K20: whoever is not told of the new size cannot have stored behind the old one. A fill must not
-  // hold up what overwrites the page, nor a purge.
-  const auto holds_up = [&](PageRange range) {
-    return range.overlaps(zeroing_) || range.overlaps(tail_.page()) || kernel_.is_purging(range);
-  };
-  if (looks && !request.active && tail_may_show() &&
-      (request.kind != Kind::Fill || !holds_up(request.range)))
-    return false;
+  // K20: whoever is not told of the new size cannot have stored behind the old one.
+  if (looks && !request.active && tail_may_show() && !holds_up_tail(request)) return false;
   switch (request.kind) {
     case Kind::Fill:
     case Kind::Read:

@@ -433,6 +433,12 @@ class FileAgent {
   };
   Tail tail_;
   bool tail_may_show() const { return !zeroing_.empty() || tail_.end != 0; }
+  // A fill must not hold up what overwrites the page, nor a purge.
+  bool holds_up_tail(const Request& request) const {
+    return request.kind == Kind::Fill && tail_may_show() &&
+           (request.range.overlaps(zeroing_) || request.range.overlaps(tail_.page()) ||
+            kernel_.is_purging(request.range));
+  }
   bool cut_untold_ = false;  // the kernel does not know of it: these pages go by purges alone
   std::optional<Instant> held_back_since_;  // pages that must go, behind a truncation
   // After a reset: pages of the kernel that were Exclusive here before.

@@ -54,7 +54,8 @@ void FileAgent::granted(Instant now, Grant message, AgentActions&) {
       for (Request& request : requests_) {
         if (request.data_request == 0 || request.data_request != message.request) continue;
         request.data_request = 0;
-        if (message.error == EAGAIN) {  // bounced (K8): somebody needs our Attributes first
+        if (message.error == EAGAIN) {  // bounced (B2, M3): our Attributes are wanted first
+          if (request.active) break;    // it has got its pages by another grant since
           request.pinned = false;
           kernel_size_.give_way();
           if (request.append) turn_.reset();

@@ -221,6 +221,8 @@ PageSet FileAgent::purges_wanted(Instant now) {
   PageSet need = cut_off_;
   if (shared_.suspended)
     for (PageRange piece : kernel_.resident().ranges()) need.add(piece);
+  // The purge that was under way may have passed it by, for a fill that was answered since.
+  if (truncations_ == 0) need.add(tail_.page());
   for (const Request& request : requests_) {
     if (request.kind == Kind::Write && request.active) {
       need.add(request.range);

@@ -184,8 +184,10 @@ bool FileAgent::advance_read(Instant now, Request& request, AgentActions& action
       return false;
     if (request.offset + request.size > attributes_.size) {
       // The answer depends on the true size: it must not change until we have given it.
-      // (A recall that waits for the kernel to cut pages waits for this fill, too: Z3.)
+      // (A recall that waits for the kernel to cut pages waits for this fill, too: Z3. So does one
+      // that waits for the page behind a file's old end: K20.)
       if (!request.pinned && recall_pending(Resource::Attributes, kUnit) &&
+          !holds_up_tail(request) &&
           (!fill || !kernel_size_.cutting(now) || attributes_mode_ == LeaseMode::None))
         return false;
       request.pinned = true;
