@@ -90,9 +90,10 @@ void FuseServer::truncate(const Context& c, const Inode& node, SetAttributesCall
 namespace {
 
 // Whoever may write may set the times to now.
-bool is_for_owners(const SetAttributesCall& call) {
-  return call.has_mode || call.has_uid || call.has_gid || (call.has_atime && !call.atime_now) ||
-         (call.has_mtime && !call.mtime_now);
+OwnersWork for_owners(const SetAttributesCall& call) {
+  return {.changes_owner = call.has_uid || call.has_gid,
+          .changes_other = call.has_mode || (call.has_atime && !call.atime_now) ||
+                           (call.has_mtime && !call.mtime_now)};
 }
 
 }  // namespace
@@ -133,20 +134,22 @@ void FuseServer::handle(const Context& c, const fuse::SetAttr& r) {
     return;
   }
   // By a descriptor the kernel judges by the owner that it has seen last.
-  call.must_own = c.caller.uid != 0 && is_for_owners(call);
+  const OwnersWork work = for_owners(call);
+  call.must_own = c.caller.uid != 0 && (work.changes_owner || work.changes_other);
   if (!call.must_own) {
     FuseServer::call(c, node->agent, call, std::move(then));
     return;
   }
-  FuseServer::call(c, node->agent, call,
-                   [this, c, node = *node, call, then = std::move(then)](Reply&& reply) mutable {
-                     if (reply.error != EPERM || !may_act_as_owner(c.pid)) {
-                       then(std::move(reply));
-                       return;
-                     }
-                     call.must_own = false;
-                     FuseServer::call(c, node.agent, call, std::move(then));
-                   });
+  FuseServer::call(
+      c, node->agent, call,
+      [this, c, node = *node, call, work, then = std::move(then)](Reply&& reply) mutable {
+        if (reply.error != EPERM || !may_act_as_owner(c.pid, work)) {
+          then(std::move(reply));
+          return;
+        }
+        call.must_own = false;
+        FuseServer::call(c, node.agent, call, std::move(then));
+      });
 }
 
 void FuseServer::open_file(

@@ -62,16 +62,19 @@ bool is_being_killed(uint32_t tid) {
   return !status || has_fatal_signal(*status);
 }
 
-bool may_act_as_owner(std::string_view status) {
-  return (field(status, "\nCapEff:") & (uint64_t{1} << CAP_FOWNER | uint64_t{1} << CAP_CHOWN)) != 0;
+bool may_act_as_owner(std::string_view status, OwnersWork work) {
+  const uint64_t has = field(status, "\nCapEff:");
+  const uint64_t needs = (work.changes_owner ? uint64_t{1} << CAP_CHOWN : 0) |
+                         (work.changes_other ? uint64_t{1} << CAP_FOWNER : 0);
+  return (has & needs) == needs;
 }
 
-bool may_act_as_owner(uint32_t tid) {
+bool may_act_as_owner(uint32_t tid, OwnersWork work) {
   // In a user namespace of their own everybody has every capability, over nothing of ours.
   const auto ids = proc_text(tid, "uid_map");
   if (!ids || ids != proc_text(static_cast<uint32_t>(::getpid()), "uid_map")) return false;
   const auto status = status_of(tid);
-  return status && may_act_as_owner(*status);
+  return status && may_act_as_owner(*status, work);
 }
 
 }  // namespace vremote::node

@@ -14,9 +14,14 @@ bool has_fatal_signal(std::string_view status);
 // namespace; or it is gone): better a call that ends early than a process nobody can end.
 bool is_being_killed(uint32_t tid);
 
-// Whether it has CAP_FOWNER or CAP_CHOWN, in whatever user namespace. Also true when nothing is
-// known of it: its own kernel has let it.
-bool may_act_as_owner(std::string_view status);
-bool may_act_as_owner(uint32_t tid);
+// What is for a file's owner: to give it away, which others need CAP_CHOWN for, and to change its
+// mode or times, for which they need CAP_FOWNER.
+struct OwnersWork {
+  bool changes_owner = false, changes_other = false;
+};
+// Whether it may do all of that to files of others, by its capabilities.
+bool may_act_as_owner(std::string_view status, OwnersWork work);
+// The same of thread `tid`; false when nothing is known of it.
+bool may_act_as_owner(uint32_t tid, OwnersWork work);
 
 }  // namespace vremote::node

@@ -42,13 +42,21 @@ TEST(SignalsTest, WhatAHandlerTakesOrNobodyNoticesIsNot) {
 }
 
 TEST(SignalsTest, WhoHasTheCapabilityMayActAsTheOwner) {
-  EXPECT_TRUE(may_act_as_owner("Name:\tx\nCapEff:\t0000000000000008\n"));
-  EXPECT_TRUE(may_act_as_owner("Name:\tx\nCapEff:\t000001ffffffffff\n"));
+  constexpr OwnersWork kGiveAway{.changes_owner = true}, kOther{.changes_other = true},
+      kBoth{.changes_owner = true, .changes_other = true};
+  const std::string of_fowner = "Name:\tx\nCapEff:\t0000000000000008\n";
+  EXPECT_TRUE(may_act_as_owner(of_fowner, kOther));
+  EXPECT_FALSE(may_act_as_owner(of_fowner, kGiveAway));
+  EXPECT_FALSE(may_act_as_owner(of_fowner, kBoth));
+  const std::string of_chown = "Name:\tx\nCapEff:\t0000000000000001\n";
+  EXPECT_FALSE(may_act_as_owner(of_chown, kOther));
+  EXPECT_TRUE(may_act_as_owner(of_chown, kGiveAway));
+  EXPECT_TRUE(may_act_as_owner("Name:\tx\nCapEff:\t000001ffffffffff\n", kBoth));
   EXPECT_FALSE(
-      may_act_as_owner("Name:\tx\nCapPrm:\t0000000000000008\nCapEff:\t0000000000000002\n"));
-  EXPECT_FALSE(may_act_as_owner("Name:\tx\n"));
-  EXPECT_FALSE(may_act_as_owner(uint32_t{0})) << "nobody knows it";
-  EXPECT_EQ(::geteuid() == 0, may_act_as_owner(static_cast<uint32_t>(::getpid())));
+      may_act_as_owner("Name:\tx\nCapPrm:\t0000000000000008\nCapEff:\t0000000000000002\n", kOther));
+  EXPECT_FALSE(may_act_as_owner("Name:\tx\n", kOther));
+  EXPECT_FALSE(may_act_as_owner(uint32_t{0}, kOther)) << "nobody knows it";
+  EXPECT_EQ(::geteuid() == 0, may_act_as_owner(static_cast<uint32_t>(::getpid()), kBoth));
   const pid_t child = ::fork();
   if (child == 0) {
     if (::unshare(CLONE_NEWUSER) != 0) ::_exit(2);
@@ -57,11 +65,12 @@ TEST(SignalsTest, WhoHasTheCapabilityMayActAsTheOwner) {
   ASSERT_GT(child, 0);
   int status = 0;
   // Until it has its own namespace, or may have none.
-  for (int i = 0; i < 5000 && may_act_as_owner(static_cast<uint32_t>(child)); ++i) {
+  for (int i = 0; i < 5000 && may_act_as_owner(static_cast<uint32_t>(child), kOther); ++i) {
     if (::waitpid(child, &status, WNOHANG) == child) return;
     ::usleep(1000);
   }
-  EXPECT_FALSE(may_act_as_owner(static_cast<uint32_t>(child))) << "all it may do is its own";
+  EXPECT_FALSE(may_act_as_owner(static_cast<uint32_t>(child), kOther))
+      << "all it may do is its own";
   ::kill(child, SIGKILL);
   ::waitpid(child, &status, 0);
 }
