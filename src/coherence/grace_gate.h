@@ -6,12 +6,14 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <map>
 #include <optional>
 #include <utility>
 #include <variant>
 
+#include "coherence/call_size.h"
 #include "coherence/messages.h"
 #include "coherence/mistakes.h"
 
@@ -31,6 +33,9 @@ inline bool passes_grace(const ToHome& message) {
 
 class GraceGate {
  public:
+  // Of one node's calls; beside `most`.
+  static constexpr uint64_t kBytesMax = uint64_t{128} << 20;
+
   // `most`: of one node.
   explicit GraceGate(size_t most, Mistakes mistakes = {}) : most_(most), mistakes_(mistakes) {}
 
@@ -43,8 +48,11 @@ class GraceGate {
   // Takes the message when it is kept.
   Verdict admit(NodeId node, ToHome& message) {
     if (!closed_ || passes_grace(message)) return Verdict::Serve;
-    if (kept_of_[node] >= most_) return Verdict::TooMany;
-    ++kept_of_[node];
+    Of& of = kept_of_[node];
+    const auto* call = std::get_if<Call>(&message);
+    if (of.kept >= most_ || of.bytes >= kBytesMax) return Verdict::TooMany;
+    ++of.kept;
+    if (call != nullptr) of.bytes += bytes_of(*call);
     kept_.emplace_back(node, std::move(message));
     return Verdict::Kept;
   }
@@ -71,7 +79,11 @@ class GraceGate {
   Mistakes mistakes_;
   bool closed_ = false, opening_ = false;
   std::deque<std::pair<NodeId, ToHome>> kept_;
-  std::map<NodeId, size_t> kept_of_;
+  struct Of {
+    size_t kept = 0;
+    uint64_t bytes = 0;
+  };
+  std::map<NodeId, Of> kept_of_;
 };
 
 }  // namespace vremote::coherence

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cerrno>
+#include <vector>
 
 #include "coherence/call_memory.h"
 #include "coherence/grace_gate.h"
@@ -93,6 +94,20 @@ TEST(GraceGateTest, WhatANodeThatIsGoneAskedForIsForgotten) {
   gate.node_gone(NodeId{1});
   EXPECT_EQ(id_of(*gate.next()), 2u);
   EXPECT_FALSE(gate.next());
+}
+
+TEST(GraceGateTest, AndForSoManyBytes) {
+  GraceGate gate(1 << 20);
+  gate.close();
+  const Bytes value = Bytes::copy_of(std::vector<std::byte>(kXattrMax));
+  uint64_t kept = 0;
+  for (;; ++kept) {
+    ToHome message =
+        Call{.call = kept, .operation = SetXattrCall{.name = "user.a", .value = value}};
+    if (gate.admit(NodeId{1}, message) != GraceGate::Verdict::Kept) break;
+    ASSERT_LT(kept, 1u << 20);
+  }
+  EXPECT_EQ(kept, GraceGate::kBytesMax / kXattrMax);
 }
 
 TEST(GraceGateTest, ANodeHasBoundedRoom) {

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
+#include <iterator>
 #include <map>
 #include <vector>
 
@@ -36,9 +38,10 @@ class HolderMap {
   }
 
   // Adds `node` with `mode` to all of `range`. Where it holds a stronger mode already, that stays.
-  // The caller has made sure that nobody else there conflicts.
-  void grant(PageRange range, NodeId node, LeaseMode mode) {
-    change(range, [&](Holding& holding) {
+  // The caller has made sure that nobody else there conflicts. Returns how many ranges more the
+  // node has by it, as do the others that change something.
+  ptrdiff_t grant(PageRange range, NodeId node, LeaseMode mode) {
+    return change(range, node, [&](Holding& holding) {
       if (holding.nodes.empty()) {
         holding = Holding{mode, {node}};
       } else if (holding.only(node)) {
@@ -57,8 +60,8 @@ class HolderMap {
   }
 
   // `node` keeps at most `to` (None or Shared) on `range`.
-  void reduce(PageRange range, NodeId node, LeaseMode to) {
-    change(range, [&](Holding& holding) {
+  ptrdiff_t reduce(PageRange range, NodeId node, LeaseMode to) {
+    return change(range, node, [&](Holding& holding) {
       if (!holding.has(node)) return;
       if (to == LeaseMode::Shared && (holding.mode == LeaseMode::Shared || holding.only(node))) {
         holding.mode = LeaseMode::Shared;
@@ -69,7 +72,26 @@ class HolderMap {
     });
   }
 
-  void remove(NodeId node) { reduce(PageRange::all(), node, LeaseMode::None); }
+  ptrdiff_t remove(NodeId node) { return reduce(PageRange::all(), node, LeaseMode::None); }
+
+  // Ranges of a node: runs of pages that it holds in one mode, whatever others hold beside it. So
+  // nobody has more of them for how others cut the map into pieces.
+  size_t ranges_of(NodeId node) const { return ranges_in(PageRange::all(), node); }
+  size_t ranges_in(PageRange pages, NodeId node) const {
+    return pages.empty() ? 0 : begins({pages.first, pages.end - 1}, node);
+  }
+  // From the first page that the node holds, of those from `from` on, to the end of the `most`-th
+  // piece that it has there. Empty: it has none.
+  PageRange span_of(NodeId node, uint64_t from, size_t most) const {
+    PageRange span;
+    each({from, kPageEnd}, [&](PageRange piece, const Holding& holding) {
+      if (!holding.has(node)) return true;
+      if (span.empty()) span.first = piece.first;
+      span.end = piece.end;
+      return --most > 0;
+    });
+    return span;
+  }
   bool empty() const { return pieces_.empty(); }
   size_t size() const { return pieces_.size(); }
 
@@ -155,9 +177,29 @@ class HolderMap {
     }
   }
 
+  // Where ranges of the node begin, from the first of these pages to the one behind the last.
+  size_t begins(PageRange range, NodeId node) const {
+    size_t found = 0;
+    for (auto it = pieces_.lower_bound(range.first); it != pieces_.end() && it->first <= range.end;
+         ++it) {
+      const Piece& piece = it->second;
+      if (!piece.holding.has(node)) continue;
+      if (it != pieces_.begin()) {
+        const auto& [first, before] = *std::prev(it);
+        if (before.end == it->first && before.holding.mode == piece.holding.mode &&
+            before.holding.has(node))
+          continue;
+      }
+      ++found;
+    }
+    return found;
+  }
+
+  // `apply` changes what `node` has, and nobody else.
   template <typename Change>
-  void change(PageRange range, Change apply) {
-    if (range.empty()) return;
+  ptrdiff_t change(PageRange range, NodeId node, Change apply) {
+    if (range.empty()) return 0;
+    const size_t before = begins(range, node);
     split(range.first);
     split(range.end);
     uint64_t at = range.first;
@@ -180,6 +222,7 @@ class HolderMap {
       }
     }
     join(range);
+    return static_cast<ptrdiff_t>(begins(range, node)) - static_cast<ptrdiff_t>(before);
   }
 
   void join(PageRange range) {

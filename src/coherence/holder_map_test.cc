@@ -15,6 +15,50 @@ using enum LeaseMode;
 
 constexpr NodeId kOne{1}, kTwo{2}, kThree{3};
 
+TEST(HolderMapTest, TheRangesOfANodeAreThoseItWasGrantedHoweverOthersCutTheMap) {
+  HolderMap map;
+  EXPECT_EQ(map.grant(pages(0, 99), kOne, Shared), 1);
+  ptrdiff_t of_two = 0;
+  for (uint64_t page = 1; page < 99; page += 2)
+    of_two += map.grant(pages(page, page), kTwo, Shared);
+  EXPECT_EQ(of_two, 49);
+  EXPECT_EQ(map.ranges_of(kOne), 1u);
+  EXPECT_EQ(map.ranges_of(kTwo), 49u);
+  EXPECT_EQ(map.reduce(pages(40, 59), kOne, None), 1);  // two are left
+  EXPECT_EQ(map.grant(pages(0, 98), kTwo, Shared), -48);
+  EXPECT_EQ(map.ranges_of(kTwo), 1u);
+  EXPECT_EQ(map.remove(kOne), -2);
+  EXPECT_EQ(map.remove(kTwo), -1);
+  EXPECT_TRUE(map.empty());
+}
+
+TEST(HolderMapTest, RangesAreCountedAsTheMapChanges) {
+  for (uint64_t seed = 1; seed <= 200; ++seed) {
+    Prng random(seed);
+    HolderMap map;
+    std::map<NodeId, ptrdiff_t> counted;
+    for (int step = 0; step < 60; ++step) {
+      const NodeId node{static_cast<uint32_t>(random.between(1, 3))};
+      const uint64_t first = random.below(20);
+      const PageRange range{first, first + random.between(1, 8)};
+      if (random.chance(40)) {
+        counted[node] += map.reduce(range, node, random.chance(50) ? Shared : None);
+      } else {
+        const LeaseMode mode = random.chance(30) ? Exclusive : Shared;
+        bool free = true;
+        map.each(range, [&](PageRange, const Holding& holding) {
+          free = free && (holding.only(node) || (mode == Shared && holding.mode == Shared));
+          return free;
+        });
+        if (free) counted[node] += map.grant(range, node, mode);
+      }
+      map.check();
+      for (const auto& [who, ranges] : counted)
+        ASSERT_EQ(static_cast<ptrdiff_t>(map.ranges_of(who)), ranges) << "seed " << seed;
+    }
+  }
+}
+
 TEST(HolderMapTest, NeighboursThatSayTheSameAreOnePiece) {
   HolderMap map;
   map.grant(pages(0, 3), kOne, Shared);

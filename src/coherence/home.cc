@@ -8,8 +8,8 @@
 
 namespace vremote::coherence {
 
-Home::Home(Mistakes mistakes, size_t requests_max)
-    : mistakes_(mistakes), requests_max_(requests_max) {}
+Home::Home(Mistakes mistakes, const HomeLimits& limits)
+    : mistakes_(mistakes), limits_(limits), budget_(limits.leases) {}
 Home::~Home() = default;
 
 Home::FileState& Home::state(FileId file) {
@@ -26,14 +26,14 @@ void Home::receive(NodeId node, const LeaseRequest& message, HomeActions& action
     actions.push_back(CloseSession{node, "a lease request without sense"});
     return;
   }
-  FileState& fs = state(message.file);
-  size_t& waiting = waiting_of_[node];
-  if (waiting >= requests_max_) {
-    refuse(node, message.file, fs, message.resource, message.request, message.range, ENOBUFS,
-           actions);
+  if (const auto waiting = waiting_of_.find(node);
+      waiting != waiting_of_.end() && waiting->second >= limits_.requests_of_node) {
+    refuse(node, message, ENOBUFS, actions);
     return;
   }
-  ++waiting;
+  if (take_later(node, message, actions)) return;
+  ++waiting_of_[node];
+  FileState& fs = state(message.file);
   fs.of(message.resource)
       .waiters.push_back(Waiter{.operation = {},
                                 .node = node,
@@ -74,14 +74,18 @@ void Home::receive(NodeId node, const RecallAck& message, HomeActions& actions) 
     if (resource == Resource::Attributes) {
       if (message.attributes.has_size || message.attributes.has_mtime)
         actions.push_back(ApplyAttributes{message.file, message.attributes});
-      set_in_use(message.file, fs, node, message.in_use, actions);
-      announcements_.watch(message.file, node, message.in_use && message.watches);
+      const bool noted = set_in_use(message.file, fs, node, message.in_use, actions);
+      announcements_.watch(message.file, node, noted && message.in_use && message.watches);
     }
-    rs.holders.reduce(given, node, recall->second.to);
+    leases_changed(message.file, fs, node, rs.holders.reduce(given, node, recall->second.to));
+    recall_ended(recall->second);
     recalls_.erase(recall->first);
     rs.recalls.erase(recall);
     promote(message.file, fs, resource, actions, given);
+    forget_if_uninvolved(fs, node);
     erase_if_idle(message.file, actions);
+    keep_within_budget(node, actions);
+    take_what_waited(actions);
     return;
   }
   actions.push_back(CloseSession{node, "an ack of a recall that nobody sent"});
@@ -108,48 +112,60 @@ void Home::receive(NodeId node, const Release& message, HomeActions& actions) {
   announcements_.watch(message.file, node, false);
   if (!message.leases) {
     set_in_use(message.file, fs, node, false, actions);
+    forget_if_uninvolved(fs, node);
+    erase_if_idle(message.file, actions);
     return;
   }
   if (known->second.last_sequence != message.seen) return;  // I5
   set_in_use(message.file, fs, node, false, actions);
-  for (Resource resource : kResources) fs.of(resource).holders.remove(node);
-  fs.nodes.erase(known);
+  for (Resource resource : kResources)
+    leases_changed(message.file, fs, node, fs.of(resource).holders.remove(node));
+  forget_if_uninvolved(fs, node);
   for (Resource resource : kResources) promote(message.file, fs, resource, actions);
   erase_if_idle(message.file, actions);
+  keep_within_budget(node, actions);
+  take_what_waited(actions);
 }
 
 void Home::node_gone(NodeId node, HomeActions& actions) {
   waiting_of_.erase(node);
+  later_.erase(node);
   for (const auto& [file, by] : announcements_.node_gone(node)) shown(file, by, actions);
   std::vector<FileId> touched;
   for (auto& [file, fs] : files_) touched.push_back(file);
   for (FileId file : touched) {
     FileState& fs = *files_.at(file);
     set_in_use(file, fs, node, false, actions);
-    fs.nodes.erase(node);
     for (Resource resource : kResources) {
       ResourceState& rs = fs.of(resource);
-      rs.holders.remove(node);
+      leases_changed(file, fs, node, rs.holders.remove(node));
       std::erase_if(rs.waiters, [&](const Waiter& w) { return !w.operation && w.node == node; });
       std::erase_if(rs.recalls, [&](const auto& entry) {
         if (entry.second.node != node) return false;
+        recall_ended(entry.second);
         recalls_.erase(entry.first);
         return true;
       });
     }
+    fs.nodes.erase(node);
     for (Resource resource : kResources) promote(file, fs, resource, actions);
     erase_if_idle(file, actions);
   }
+  counted_to_.erase(node);
+  take_what_waited(actions);
 }
 
-void Home::opened(NodeId node, FileId file, HomeActions& actions) {
-  set_in_use(file, state(file), node, true, actions);
+bool Home::opened(NodeId node, FileId file, HomeActions& actions) {
+  const bool noted = set_in_use(file, state(file), node, true, actions);
   // Perhaps for writing only; it says so with the next ack of its Attributes.
-  announcements_.watch(file, node, true);
+  if (noted) announcements_.watch(file, node, true);
+  erase_if_idle(file, actions);
+  return noted;
 }
 
 bool Home::reclaimed(NodeId node, FileId file, const std::vector<PageRange>& pages,
                      HomeActions& actions) {
+  if (budget_.is_full(node)) return false;
   FileState& fs = state(file);
   ResourceState& data = fs.of(Resource::Data);
   bool free = true;
@@ -163,8 +179,8 @@ bool Home::reclaimed(NodeId node, FileId file, const std::vector<PageRange>& pag
       free = free && !(waiter.holding && waiter.range.overlaps(range));
   }
   if (free) {
-    fs.nodes.try_emplace(node);
-    for (const PageRange& range : pages) data.holders.grant(range, node, LeaseMode::Exclusive);
+    for (const PageRange& range : pages)
+      leases_changed(file, fs, node, data.holders.grant(range, node, LeaseMode::Exclusive));
   }
   erase_if_idle(file, actions);
   return free;
@@ -172,6 +188,7 @@ bool Home::reclaimed(NodeId node, FileId file, const std::vector<PageRange>& pag
 
 void Home::offer(NodeId node, FileId file, Resource resource, LeaseMode mode,
                  HomeActions& actions) {
+  if (!budget_.has_room(node)) return;
   FileState& fs = state(file);
   ResourceState& rs = fs.of(resource);
   Waiter wish{.operation = {},
@@ -199,22 +216,40 @@ void Home::offer(NodeId node, FileId file, Resource resource, LeaseMode mode,
   }
 }
 
-void Home::set_in_use(FileId file, FileState& fs, NodeId node, bool in_use, HomeActions& actions) {
+bool Home::set_in_use(FileId file, FileState& fs, NodeId node, bool in_use, HomeActions& actions) {
   auto it = fs.nodes.find(node);
-  if (it == fs.nodes.end()) {
-    if (!in_use) return;
-    it = fs.nodes.emplace(node, FileState::PerNode{}).first;
+  const bool was = it != fs.nodes.end() && it->second.in_use;
+  if (was == in_use) return true;
+  if (in_use) {
+    if (!may_open(node)) {
+      ++opens_refused_;
+      return false;
+    }
+    (void)known(fs, node);
+    it = fs.nodes.find(node);
+    ++open_of_[node];
+    ++open_in_all_;
+  } else {
+    if (auto open = open_of_.find(node); --open->second == 0) open_of_.erase(open);
+    --open_in_all_;
   }
   it->second.in_use = in_use;
   bool any = false;
   for (const auto& [id, per_node] : fs.nodes) any = any || per_node.in_use;
-  if (any == fs.pinned) return;
+  if (any == fs.pinned) return true;
   fs.pinned = any;
   if (any) {
     actions.push_back(PinFile{file});
   } else {
     actions.push_back(UnpinFile{file});
   }
+  return true;
+}
+
+bool Home::may_open(NodeId node) const {
+  const auto open = open_of_.find(node);
+  return (open == open_of_.end() || open->second < limits_.opens_of_node) &&
+         open_in_all_ < limits_.opens_in_all;
 }
 
 void Home::erase_if_idle(FileId file, HomeActions& actions) {
@@ -222,8 +257,6 @@ void Home::erase_if_idle(FileId file, HomeActions& actions) {
   if (it == files_.end() || it->second->pinned) return;
   for (const ResourceState& rs : it->second->resources)
     if (!rs.idle()) return;
-  // A node that gave up every lease by recalls still knows the file and its grant numbers: they
-  // must go on counting.
   if (!it->second->nodes.empty()) return;
   files_.erase(it);
   actions.push_back(FileIdle{file});

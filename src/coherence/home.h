@@ -46,6 +46,7 @@
 #include "base/time.h"
 #include "coherence/announcements.h"
 #include "coherence/holder_map.h"
+#include "coherence/lease_budget.h"
 #include "coherence/messages.h"
 #include "coherence/mistakes.h"
 
@@ -54,6 +55,15 @@ namespace vremote::coherence {
 // So many lease requests of one node may wait. More than programs on one machine can have under
 // way: who sends more is refused (ENOBUFS), so that no peer takes the home's memory.
 inline constexpr size_t kRequestsMax = 65536;
+
+// What nodes can make a home keep, beside what their own disk work is.
+struct HomeLimits {
+  size_t requests_of_node = kRequestsMax;
+  LeaseBudget::Limits leases = {};
+  // Files that are open at a node and at all of them, as far as the home was told: each may cost it
+  // descriptors. What is more is not noted, and goes with its last name.
+  size_t opens_of_node = 128 << 10, opens_in_all = 256 << 10;
+};
 
 // The driver reads what the grant must carry (bytes of `data` when not empty, the size floor,
 // attributes) at its turn in the file's queue, then sends it.
@@ -135,6 +145,9 @@ struct OperationNeed {
 
 struct HomeCounts {
   uint64_t files = 0, waiting = 0, recalls = 0;
+  uint64_t leases = 0, open = 0;  // that nodes have, and say to have
+  uint64_t taken_back = 0;        // recalls so far of nodes that had too many leases
+  uint64_t opens_refused = 0;     // so far, of more than nodes may have
   uint64_t shared_ranges = 0, shared_pages = 0, exclusive_ranges = 0,
            exclusive_pages = 0;  // of data, granted to all nodes
 };
@@ -142,7 +155,7 @@ struct HomeCounts {
 // Not thread-safe: the driver calls it under one lock. Never blocks.
 class Home {
  public:
-  explicit Home(Mistakes mistakes = {}, size_t requests_max = kRequestsMax);
+  explicit Home(Mistakes mistakes = {}, const HomeLimits& limits = {});
   ~Home();
   Home(const Home&) = delete;
   Home& operator=(const Home&) = delete;
@@ -163,10 +176,13 @@ class Home {
   // operation that needs several takes them one after the other in the order Entries < Attributes <
   // Data, then by FileId.
   void acquire(OperationId operation, const OperationNeed& need, HomeActions& actions);
-  // The file is open at the node, which says so unasked.
-  void opened(NodeId node, FileId file, HomeActions& actions);
+  // The file is open at the node, which says so unasked. False: it has too many open.
+  bool opened(NodeId node, FileId file, HomeActions& actions);
+  // Whether it may have one more.
+  bool may_open(NodeId node) const;
   // R6: these pages were the node's, Exclusive, before a restart of the home, and nobody has been
-  // granted anything since. False: another says the same, and nothing was done.
+  // granted anything since. False: another says the same, or the node has too many leases, and
+  // nothing was done.
   bool reclaimed(NodeId node, FileId file, const std::vector<PageRange>& pages,
                  HomeActions& actions);
   // Lets go of all that the operation holds on this file (or gives up waiting for it).
@@ -229,6 +245,7 @@ class Home {
   struct Waiter;
   struct OutstandingRecall;
   struct ResourceState;
+  struct PerNode;
   struct FileState;
 
   FileState& state(FileId file);
@@ -246,17 +263,40 @@ class Home {
                   const Waiter* self) const;
   void refuse(NodeId node, FileId file, FileState& fs, Resource resource, uint64_t request,
               PageRange range, int32_t error, HomeActions& actions);
+  void refuse(NodeId node, const LeaseRequest& message, int32_t error, HomeActions& actions);
   void no_longer_waits(const Waiter& waiter);
-  void set_in_use(FileId file, FileState& fs, NodeId node, bool in_use, HomeActions& actions);
+  // False: not noted, the node has too many.
+  bool set_in_use(FileId file, FileState& fs, NodeId node, bool in_use, HomeActions& actions);
   void erase_if_idle(FileId file, HomeActions& actions);
+
+  // What nodes have, and how much of it they may have (home_budget.cc).
+  PerNode& known(FileState& fs, NodeId node);
+  void leases_changed(FileId file, FileState& fs, NodeId node, ptrdiff_t more);
+  void forget_if_uninvolved(FileState& fs, NodeId node);
+  bool take_later(NodeId node, const LeaseRequest& message, HomeActions& actions);
+  void take_what_waited(HomeActions& actions);
+  void bounce_later(NodeId node, FileId file, HomeActions& actions);
+  void keep_within_budget(NodeId node, HomeActions& actions);
+  bool take_back_oldest(NodeId node, HomeActions& actions);
+  bool take_back(FileId file, FileState& fs, NodeId node, bool in_use, HomeActions& actions);
+  void recall_ended(const OutstandingRecall& recall);
+  void check_budget() const;
   void show(FileId file, const Announcements::By& by, uint64_t size,
             const std::vector<NodeId>& watchers, HomeActions& actions);
   void shown(FileId file, const Announcements::By& by, HomeActions& actions);
 
   Mistakes mistakes_;
   Announcements announcements_;
-  size_t requests_max_;
+  const HomeLimits limits_;
   std::map<NodeId, size_t> waiting_of_;  // lease requests; nodes without any are not in it
+  LeaseBudget budget_;
+  std::map<NodeId, std::list<LeaseRequest>> later_;  // M3; counted in waiting_of_, none is empty
+  std::map<NodeId, size_t> open_of_;                 // files; nodes without any are not in it
+  size_t open_in_all_ = 0;
+  uint64_t taken_back_ = 0, opens_refused_ = 0;
+  // Of a node's files that are forgotten: the greatest grant number. A file that comes again counts
+  // on from there, so that what is still under way from before means no grant of now (I5).
+  std::map<NodeId, uint64_t> counted_to_;
   uint64_t next_recall_ = 1;
   std::map<uint64_t, FileId> recalls_;  // not acked, all files
   std::unordered_map<FileId, std::unique_ptr<FileState>, FileIdHash> files_;

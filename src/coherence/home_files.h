@@ -12,6 +12,7 @@
 
 #include "coherence/holder_map.h"
 #include "coherence/home.h"
+#include "coherence/lease_budget.h"
 
 namespace vremote::coherence {
 
@@ -39,6 +40,7 @@ struct Home::OutstandingRecall {
   PageRange range;
   LeaseMode to = LeaseMode::None;
   bool busy = false;
+  std::optional<size_t> budgeted = {};  // nobody needs it: the node has too many leases; how many
 };
 
 struct Home::ResourceState {
@@ -77,11 +79,16 @@ struct Home::ResourceState {
   bool idle() const { return holders.empty() && waiters.empty() && recalls.empty(); }
 };
 
+// One node and one file.
+struct Home::PerNode {
+  uint64_t last_sequence = 0;
+  bool in_use = false;
+  size_t leases = 0;         // ranges, of all resources
+  LeaseBudget::Place place;  // when there are some
+  uint64_t hand = 0;         // the page from which some are asked back next
+};
+
 struct Home::FileState {
-  struct PerNode {
-    uint64_t last_sequence = 0;
-    bool in_use = false;
-  };
   std::array<ResourceState, 3> resources;
   std::map<NodeId, PerNode> nodes;
   bool pinned = false;
@@ -91,6 +98,19 @@ struct Home::FileState {
       for (const auto& [id, recall] : rs.recalls)
         if (recall.busy) found.insert(recall.node);
     return found;
+  }
+  // Whether it has something here, or waits, or is waited for.
+  bool involves(NodeId node) const {
+    if (const auto it = nodes.find(node);
+        it != nodes.end() && (it->second.leases > 0 || it->second.in_use))
+      return true;
+    return std::ranges::any_of(resources, [&](const ResourceState& rs) {
+      return std::ranges::any_of(rs.recalls,
+                                 [&](const auto& entry) { return entry.second.node == node; }) ||
+             std::ranges::any_of(rs.waiters, [&](const Waiter& w) {
+               return w.operation ? w.except == node || w.truncation_of == node : w.node == node;
+             });
+    });
   }
   bool busy(NodeId node) const {
     return std::any_of(resources.begin(), resources.end(),

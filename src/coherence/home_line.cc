@@ -54,6 +54,7 @@ bool Home::recall_conflicts(FileId file, ResourceState& rs, Resource resource, c
         node,
         Recall{
             .file = file, .recall = id, .resource = resource, .to = want.to, .range = want.range}});
+    if (resource == Resource::Attributes) bounce_later(node, file, actions);
   }
   return !wanted.empty();
 }
@@ -106,8 +107,10 @@ void Home::promote(FileId file, FileState& fs, Resource resource, HomeActions& a
         return true;
       });
       for (auto& [range, node] : strip)
-        rs.holders.reduce(range, node,
-                          it->mode == LeaseMode::Shared ? LeaseMode::Shared : LeaseMode::None);
+        leases_changed(
+            file, fs, node,
+            rs.holders.reduce(range, node,
+                              it->mode == LeaseMode::Shared ? LeaseMode::Shared : LeaseMode::None));
     }
     Waiter granted = *it;
     no_longer_waits(granted);
@@ -120,6 +123,13 @@ void Home::promote(FileId file, FileState& fs, Resource resource, HomeActions& a
   bounce(file, fs, actions);
 }
 
+void Home::refuse(NodeId node, const LeaseRequest& message, int32_t error, HomeActions& actions) {
+  FileState& fs = state(message.file);
+  refuse(node, message.file, fs, message.resource, message.request, message.range, error, actions);
+  forget_if_uninvolved(fs, node);
+  erase_if_idle(message.file, actions);
+}
+
 void Home::refuse(NodeId node, FileId file, FileState& fs, Resource resource, uint64_t request,
                   PageRange range, int32_t error, HomeActions& actions) {
   Grant refusal{};
@@ -127,7 +137,7 @@ void Home::refuse(NodeId node, FileId file, FileState& fs, Resource resource, ui
   refusal.request = request;
   refusal.resource = resource;
   refusal.range = range;
-  refusal.sequence = ++fs.nodes[node].last_sequence;
+  refusal.sequence = ++known(fs, node).last_sequence;
   refusal.error = error;
   actions.push_back(SendGrant{node, std::move(refusal), {}});
 }
@@ -175,11 +185,11 @@ void Home::grant(FileId file, FileState& fs, Resource resource, const Waiter& wa
   if (alone) mode = LeaseMode::Exclusive;
   PageRange range =
       resource == Resource::Data ? widen(rs, waiter.node, mode, waiter.range, nullptr) : kUnit;
-  rs.holders.grant(range, waiter.node, mode);
+  leases_changed(file, fs, waiter.node, rs.holders.grant(range, waiter.node, mode));
   Grant message{
       .file = file,
       .request = waiter.request,
-      .sequence = ++fs.nodes[waiter.node].last_sequence,
+      .sequence = ++known(fs, waiter.node).last_sequence,
       .resource = resource,
       .mode = mode,
       .range = range,
@@ -191,6 +201,9 @@ void Home::grant(FileId file, FileState& fs, Resource resource, const Waiter& wa
       .data = {}};
   actions.push_back(
       SendGrant{waiter.node, std::move(message), waiter.want_data ? waiter.range : PageRange{}});
+  if (auto known = fs.nodes.find(waiter.node); known->second.leases > 0)
+    budget_.is_last(waiter.node, known->second.place);
+  keep_within_budget(waiter.node, actions);
 }
 
 }  // namespace vremote::coherence

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <iterator>
+#include <set>
 
 #include "coherence/home_files.h"
 
@@ -51,11 +52,18 @@ void Home::finish(OperationId operation, FileId file, HomeActions& actions) {
     grant(file, fs, Resource::Attributes, wish, actions);
     promote(file, fs, Resource::Attributes, actions);
   }
+  std::set<NodeId> excepted;
   for (Resource resource : kResources) {
     ResourceState& rs = fs.of(resource);
-    if (std::erase_if(rs.waiters, [&](const Waiter& w) { return w.operation == operation; }) > 0)
-      promote(file, fs, resource, actions);
+    const auto is_its_own = [&](const Waiter& w) {
+      if (w.operation != operation) return false;
+      for (const std::optional<NodeId>& node : {w.except, w.truncation_of})
+        if (node) excepted.insert(*node);
+      return true;
+    };
+    if (std::erase_if(rs.waiters, is_its_own) > 0) promote(file, fs, resource, actions);
   }
+  for (NodeId node : excepted) forget_if_uninvolved(fs, node);
   erase_if_idle(file, actions);
 }
 

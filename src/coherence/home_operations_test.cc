@@ -24,7 +24,7 @@ TEST(HomeTest, AnOperationHoldsWhatItGotUntilItIsFinished) {
   w.operation(2, Resource::Attributes, Exclusive, kUnit).expect_nothing();
   w.finishes(1).expect("grant n1 Shared attributes", "recall n1 attributes");
   w.acks("n1").expect("ready 2");
-  w.finishes(2).expect_nothing();
+  w.finishes(2).expect("idle");
 }
 
 TEST(HomeTest, ReadingOperationsRunSideBySide) {
@@ -237,7 +237,7 @@ TEST(HomeTest, AFileIsPinnedWhileAnyNodeSaysItIsInUse) {
   w.acks("n2", {.in_use = true}).expect("ready 1");
   w.finishes(1).expect_nothing();
   w.releases("n1", false).expect_nothing();
-  w.releases("n2", false).expect("unpin");
+  w.releases("n2", false).expect("unpin", "idle");
 }
 
 TEST(HomeTest, AGoneNodeNoLongerPinsAFile) {
@@ -281,10 +281,13 @@ TEST(HomeTest, AChangeFromOutsideMattersOnlyForFilesThatNodesKnow) {
   EXPECT_EQ(w.home.known_files(), std::vector<FileId>{w.file});
   w.operation(1, Resource::Data, Exclusive, PageRange::all()).expect("recall n1 0-9");
   w.acks("n1").expect("ready 1");
-  w.finishes(1).expect_nothing();
-  EXPECT_TRUE(w.home.knows(w.file)) << "n1 has it open, perhaps";
-  w.releases("n1").expect("idle");
+  w.finishes(1).expect("idle");
   EXPECT_FALSE(w.home.knows(w.file));
+  w.has_attributes("n1", Shared);
+  w.operation(2, Resource::Attributes, Exclusive, kUnit).expect("recall n1 attributes");
+  w.acks("n1", {.in_use = true}).expect("pin", "ready 2");
+  w.finishes(2).expect_nothing();
+  EXPECT_TRUE(w.home.knows(w.file)) << "n1 has it open";
 }
 
 TEST(HomeTest, AChangeFromOutsideYieldsToATruncationThatItsHolderWaitsFor) {
@@ -298,11 +301,11 @@ TEST(HomeTest, AChangeFromOutsideYieldsToATruncationThatItsHolderWaitsFor) {
   w.finishes(2).expect("grant n1 Exclusive attributes", "recall n1 attributes");  // B4
   w.acks("n1").expect_nothing();                                                  // of its pages
   w.acks("n1").expect("ready 1");
-  w.finishes(1).expect_nothing();
+  w.finishes(1).expect("idle");
 }
 
 TEST(HomeTest, ANodeThatAsksForTooMuchAtOnceIsRefusedAndOthersAreNot) {
-  HomeWorld w({}, 2);
+  HomeWorld w({}, {.requests_of_node = 2});
   w.has("n1", Exclusive, pages(0, 9));
   w.asks("n2", Shared, pages(0, 0)).expect("recall n1 0-0 to Shared");
   w.asks("n2", Shared, pages(1, 1)).expect("recall n1 1-1 to Shared");

@@ -27,6 +27,11 @@ std::vector<FileId> Home::known_files() const {
 HomeCounts Home::counts() const {
   HomeCounts counts;
   counts.files = files_.size();
+  counts.leases = budget_.in_all();
+  counts.open = open_in_all_;
+  counts.taken_back = taken_back_;
+  counts.opens_refused = opens_refused_;
+  for (const auto& [node, later] : later_) counts.waiting += later.size();
   for (const auto& [file, fs] : files_) {
     for (const ResourceState& rs : fs->resources) {
       counts.recalls += rs.recalls.size();
@@ -103,6 +108,8 @@ void Home::check() const {
     for (const ResourceState& rs : fs->resources)
       for (const Waiter& waiter : rs.waiters)
         if (!waiter.operation) ++waiting[waiter.node];
+  for (const auto& [node, later] : later_) waiting[node] += later.size();
+  check_budget();
   size_t recalls = 0;
   for (const auto& [file, fs] : files_)
     for (const ResourceState& rs : fs->resources) recalls += rs.recalls.size();

@@ -20,8 +20,8 @@ namespace vremote::coherence::test {
 
 class HomeWorld {
  public:
-  explicit HomeWorld(Mistakes mistakes = {}, size_t requests_max = kRequestsMax)
-      : home(mistakes, requests_max) {}
+  explicit HomeWorld(Mistakes mistakes = {}, const HomeLimits& limits = {})
+      : home(mistakes, limits) {}
   ~HomeWorld() { EXPECT_THAT(lines_, testing::IsEmpty()) << "actions nobody expected"; }
 
   // Gives `node` exactly this, whatever others must give up for it. Operations of mode None, which

@@ -23,6 +23,7 @@ constexpr size_t kSocketPathMax = 107;    // sun_path less its final 0
 constexpr size_t kFileMax = 1024 * 1024;  // a node.toml is a few lines; /dev/zero is not one
 // K6: the kernel's window must stay within one request of 256 pages.
 constexpr uint64_t kReadaheadMaxKib = 1024;
+constexpr int64_t kLeasesLeast = 1000;
 
 Status read_cluster(const Section& cluster, Config& config) {
   VR_TRY_VOID(cluster.only({"name", "key", "tls"}));
@@ -102,12 +103,18 @@ Status read_cache(const Section& cache, Config& config) {
 
 Status read_lease(const Section& lease, Config& config) {
   VR_TRY_VOID(lease.only(
-      {"term_ms", "grace_ms", "recall_warn_ms", "recall_deadline_ms", "soft_timeout_ms"}));
+      {"term_ms", "grace_ms", "recall_warn_ms", "recall_deadline_ms", "soft_timeout_ms", "max"}));
   VR_TRY_VOID(lease.integer("term_ms", config.lease_term_ms, 1000, 600'000));
   VR_TRY_VOID(lease.integer("grace_ms", config.grace_ms, 0, 3600 * 1000));
   VR_TRY_VOID(lease.integer("recall_warn_ms", config.recall_warn_ms, 100, 3600 * 1000));
   VR_TRY_VOID(lease.integer("recall_deadline_ms", config.recall_deadline_ms, 1000, 3600 * 1000));
   VR_TRY_VOID(lease.integer("soft_timeout_ms", config.soft_timeout_ms, 0, 24 * 3600 * 1000));
+  VR_TRY_VOID(lease.integer("max", config.leases_max, 0, int64_t{1} << 30));
+  if (config.leases_max != 0 && config.leases_max < kLeasesLeast)
+    return lease.bad("max",
+                     fmt::format("{} is too few to work with; make it at least {}, or 0 for what "
+                                 "suits the machine's memory",
+                                 config.leases_max, kLeasesLeast));
   if (config.recall_deadline_ms < config.lease_term_ms)
     return lease.bad("recall_deadline_ms",
                      fmt::format("{} is shorter than the lease term of {}: a node that is cut off "

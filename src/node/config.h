@@ -71,7 +71,8 @@ struct Config {
   uint32_t readahead_kib = 1024;
   // Of the homes here: how long a node that is not heard of keeps what others need.
   int64_t lease_term_ms = 10'000;
-  int64_t grace_ms = 0;  // after a restart, for nodes to claim what they had; 0: the lease term
+  int64_t leases_max = 0;  // of this node's exports, for all nodes; 0: by the machine's memory
+  int64_t grace_ms = 0;    // after a restart, for nodes to claim what they had; 0: the lease term
   int64_t recall_warn_ms = 5'000, recall_deadline_ms = 60'000;
   // Of the mount: calls that wait for an origin longer than this fail with EIO; 0: they wait.
   int64_t soft_timeout_ms = 0;

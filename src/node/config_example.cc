@@ -42,6 +42,7 @@ term_ms = 10000             # a node that is not heard of for so long loses what
 recall_warn_ms = 5000       # a node that does not give back what it is asked for is reported
 recall_deadline_ms = 60000  # and put out, when it makes no progress for so long
 soft_timeout_ms = 0         # calls on this mount that wait longer for an origin fail with EIO; 0: they wait
+#max = 0                    # leases that nodes may have of this one's exports; 0: one for each 16 KiB of memory
 
 # The local directories this node shares; it is their origin. Each file may belong to one export only; names are unique in the cluster.
 #[[export]]

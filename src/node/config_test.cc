@@ -379,6 +379,13 @@ TEST(ConfigTest, LeaseTimesAreReadAndBounded) {
   EXPECT_FALSE(parse_config(start + "no_such = 1\n", "f"));
 }
 
+TEST(ConfigTest, LeasesAreAsManyAsSuitTheMachineUnlessSaid) {
+  EXPECT_EQ(parsed("node = 'a'").leases_max, 0);
+  EXPECT_EQ(parsed("node = 'a'\n[lease]\nmax = 100000").leases_max, 100000);
+  EXPECT_THAT(refusal("node = 'a'\n[lease]\nmax = 10"), HasSubstr("make it at least 1000"));
+  EXPECT_THAT(refusal("node = 'a'\n[lease]\nmax = -1"), HasSubstr("lease.max"));
+}
+
 TEST(ConfigTest, WhatCouldNotBeFlushedIsKeptWhereARebootLeavesIt) {
   EXPECT_EQ(parse_config("node = \"a\"\n", "f")->recovery_dir, "/var/lib/vremote/recovery");
   EXPECT_EQ(parse_config("node = \"a\"\nstate_dir = \"/x\"\n", "f")->recovery_dir, "/x/recovery");

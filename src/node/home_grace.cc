@@ -69,10 +69,14 @@ void HomeService::reclaim(NodeId node, const Call& call) {
   } else {
     std::lock_guard lock(mutex_);
     HomeActions actions;
-    home_.opened(node, c.file, actions);
+    const bool noted = home_.opened(node, c.file, actions);
     enqueue(std::move(actions), touched);
     // Behind the pin.
-    queues_.push(c.file, [this, node, file = c.file, id = call.call](bool) {
+    queues_.push(c.file, [this, node, file = c.file, id = call.call, noted](bool) {
+      if (!noted) {
+        deliver_(node, file, Reply{.call = id, .error = ENFILE, .outcome = {}});
+        return true;
+      }
       const bool there = store_of(file)->pinned(file);
       if (!there) {
         // What this lets go of was never pinned.

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <thread>
 
+#include "coherence/call_size.h"
 #include "net/event_loop.h"
 #include "node/home_service.h"
 
@@ -13,23 +14,36 @@ namespace vremote::node {
 
 using namespace coherence;
 
+namespace {
+
+// Of one node's calls that are not answered: as many as programs could have under way at once.
+constexpr uint64_t kCallBytesMax = uint64_t{128} << 20;
+
+}  // namespace
+
 void HomeService::start(NodeId node, Call&& call) {
-  bool too_many = false;
+  const uint64_t bytes = bytes_of(call);
+  int error = 0;
   {
     std::lock_guard lock(operations_mutex_);
-    size_t& of_node = operations_of_[node];
-    too_many = of_node >= kRequestsMax;
-    if (!too_many) ++of_node;
+    Unanswered& of_node = operations_of_[node];
+    if (of_node.calls >= kRequestsMax || of_node.bytes >= kCallBytesMax) {
+      error = ENOBUFS;
+    } else {
+      ++of_node.calls;
+      of_node.bytes += bytes;
+    }
   }
-  if (too_many) {
+  if (error != 0) {
     deliver_(node, file_of(call.operation),
-             Reply{.call = call.call, .error = ENOBUFS, .outcome = {}});
+             Reply{.call = call.call, .error = error, .outcome = {}});
     return;
   }
   auto running = std::make_unique<Running>();
   running->node = node;
   running->needs = first_needs(node, call.operation);
   running->call = std::move(call);
+  running->bytes = bytes;
   running->since = net::EventLoop::now();
   OperationId id = 0;
   {
@@ -183,6 +197,19 @@ void HomeService::execute(Running& running) {
     if (watched)
       if (const auto attributes = store_of(file)->stat(file)) before = attributes->size;
   }
+  if (const auto* create = std::get_if<CreateCall>(&running.call.operation);
+      create != nullptr && create->is_nameless()) {
+    // Who makes it has it open.
+    bool may_open = false;
+    {
+      std::lock_guard lock(mutex_);
+      may_open = home_.may_open(running.node);
+    }
+    if (!may_open) {
+      end(running, fail(ENFILE));
+      return;
+    }
+  }
   Result<Outcome> outcome = carry_out(running);
   if (before && outcome && announce(running, file, before, outcome)) return;
   end(running, std::move(outcome));
@@ -309,8 +336,13 @@ void HomeService::end(Running& running, Result<Outcome> outcome) {
   {
     std::lock_guard lock(operations_mutex_);
     if (running.only_takes == Why::ChangedOutside) changing_outside_.erase(file);
-    if (!running.only_takes)
-      if (auto it = operations_of_.find(running.node); --it->second == 0) operations_of_.erase(it);
+    if (!running.only_takes) {
+      if (auto it = operations_of_.find(running.node); --it->second.calls == 0) {
+        operations_of_.erase(it);
+      } else {
+        it->second.bytes -= running.bytes;
+      }
+    }
     operations_.erase(running.id);
   }
   pump(touched);

@@ -14,20 +14,24 @@ using namespace coherence;
 
 namespace {
 
+// What one waits for, and what keeping it costs.
+constexpr uint64_t kPieceOfWork = 1024;
+
 uint64_t work_of(const Flush& flush) {
-  uint64_t bytes = 0;
+  uint64_t bytes = kPieceOfWork + flush.extents.size() * sizeof(Extent);
   for (const Extent& extent : flush.extents) bytes += extent.bytes.size();
   return bytes;
 }
 uint64_t work_of(const Fetch& fetch) {
-  return std::min(fetch.range.byte_length(), store::kReadMax);
+  return kPieceOfWork + std::min(fetch.range.byte_length(), store::kReadMax);
 }
 
 }  // namespace
 
 HomeService::HomeService(std::vector<std::unique_ptr<store::Store>> stores,
                          HelperThreads& disk_threads, Metrics& metrics, Deliver deliver,
-                         GiveUp give_up, UndoneWork::Throttle throttle, Mistakes mistakes)
+                         GiveUp give_up, UndoneWork::Throttle throttle, Mistakes mistakes,
+                         const HomeLimits& limits)
     : stores_(std::move(stores)),
       metrics_(metrics),
       deliver_(std::move(deliver)),
@@ -36,7 +40,7 @@ HomeService::HomeService(std::vector<std::unique_ptr<store::Store>> stores,
       disk_threads_(disk_threads),
       queues_(disk_threads),
       mistakes_(mistakes),
-      home_(mistakes),
+      home_(mistakes, limits),
       locks_(mistakes),
       lock_table_number_(random_number()),
       grace_(2 * kRequestsMax, mistakes) {}
@@ -97,6 +101,7 @@ void HomeService::receive_now(NodeId node, ToHome&& message) {
     std::lock_guard lock(patience_mutex_);
     patience_.progress(node, flush->file, watched_at_.load());
   }
+  const FileId file = file_of(message);
   std::vector<FileId> touched;
   {
     std::lock_guard lock(mutex_);
@@ -113,6 +118,14 @@ void HomeService::receive_now(NodeId node, ToHome&& message) {
                         [&](auto& m) { home_.receive(node, std::move(m), actions); }},
                message);
     enqueue(std::move(actions), touched);
+    // Bytes of a file that nobody has a lease of, nor open: the store need not go on knowing it.
+    if (!touched.empty() && !home_.knows(file)) {
+      queues_.push(file, [this, file](bool) {
+        store_of(file)->forget(file);
+        return true;
+      });
+      touched.push_back(file);
+    }
   }
   pump(touched);
 }

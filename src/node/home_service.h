@@ -41,7 +41,7 @@ class HomeService {
 
   HomeService(std::vector<std::unique_ptr<store::Store>> stores, HelperThreads& disk_threads,
               Metrics& metrics, Deliver deliver, GiveUp give_up, UndoneWork::Throttle throttle,
-              coherence::Mistakes mistakes);
+              coherence::Mistakes mistakes, const coherence::HomeLimits& limits = {});
   ~HomeService();
 
   // Who keeps others waiting too long: T4. `heard`: see Patience. `fence`: its session must end,
@@ -145,6 +145,7 @@ class HomeService {
     std::vector<coherence::OperationNeed> needs;
     size_t held = 0;
     bool second_part = false;
+    uint64_t bytes = 0;                  // of its call, while that is not answered
     std::atomic<bool> abandoned{false};  // its node's session is over
     // K16: done, and not answered before every kernel knows the new size.
     std::optional<Result<coherence::Outcome>> held_back = {};
@@ -223,7 +224,8 @@ class HomeService {
   std::map<NodeId, size_t> followed_;  // messages since the last tick, with locks_mutex_
   std::function<bool(NodeId)> follows_;
   std::vector<std::pair<NodeId, coherence::Call>> behind_fence_;  // lock calls
-  mutable std::mutex patience_mutex_;                             // taken after the others
+  std::map<NodeId, size_t> behind_fence_of_;
+  mutable std::mutex patience_mutex_;  // taken after the others
   std::optional<Watch> watch_;
   std::atomic<Instant> watched_at_{};  // the last tick
   coherence::Patience patience_{{}};
@@ -239,8 +241,12 @@ class HomeService {
   std::set<NodeId> left_;  // said goodbye: what still arrives of them means nothing
   std::mutex operations_mutex_;
   std::unordered_map<coherence::OperationId, std::unique_ptr<Running>> operations_;
-  std::map<NodeId, size_t> operations_of_;  // calls of each node that are not answered yet
-  std::set<FileId> changing_outside_;       // an operation of changed_outside() is under way
+  struct Unanswered {
+    size_t calls = 0;
+    uint64_t bytes = 0;
+  };
+  std::map<NodeId, Unanswered> operations_of_;  // calls of each node
+  std::set<FileId> changing_outside_;           // an operation of changed_outside() is under way
   coherence::OperationId next_operation_ = 1;
 };
 

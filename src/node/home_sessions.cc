@@ -22,7 +22,7 @@ void HomeService::leave(NodeId node, const Call& call) {
     left_.insert(node);
   }
   if (brought_back_) brought_back_(node, true);
-  node_gone(node);
+  gone(node, {}, false);
   spdlog::info("session {} has left", node.value);
   deliver_(node, file_of(call.operation), Reply{.call = call.call, .error = 0, .outcome = {}});
 }
@@ -95,6 +95,10 @@ std::vector<FileId> HomeService::wanted_of(NodeId node) const {
 }
 
 void HomeService::node_gone(NodeId node, const std::string& name, bool is_back) {
+  {
+    std::lock_guard lock(left_mutex_);
+    left_.erase(node);  // nothing of it arrives any more
+  }
   std::vector<FileId> wanted;
   if (!name.empty()) wanted = wanted_of(node);
   if (wanted.empty()) {
@@ -125,6 +129,7 @@ void HomeService::gone(NodeId node, const std::string& name, bool is_back) {
     std::lock_guard lock(locks_mutex_);
     std::erase_if(behind_fence_, [&](const auto& entry) { return entry.first == node; });
     again.swap(behind_fence_);
+    behind_fence_of_.clear();
     std::erase_if(lock_waiters_, [&](const auto& entry) { return entry.first.node == node; });
     lock_waiters_of_.erase(node);
     std::vector<LockTable::Ticket> woken;

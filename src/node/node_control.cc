@@ -161,6 +161,10 @@ control::NodeStatus NodeDaemon::status() const {
   set("recovery_files", recovery_->files());
   set("outside_overflows", outside_->overflows());
   set("home_files", home.files);
+  set("home_leases", home.leases);
+  set("home_leases_taken_back", home.taken_back);
+  set("home_open_files", home.open);
+  set("home_opens_refused", home.opens_refused);
   set("home_requests_waiting", home.waiting);
   set("home_recalls_pending", home.recalls);
   const HomeService::LockCounts locks = home_->lock_counts();

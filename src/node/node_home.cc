@@ -10,6 +10,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "node/home_limits.h"
 #include "node/node.h"
 
 namespace vremote::node {
@@ -42,10 +43,12 @@ Status NodeDaemon::open_stores() {
   std::error_code error;
   std::filesystem::create_directories(config_.home_dir, error);
   if (!error) ::chmod(config_.home_dir.c_str(), 0700);
+  const Machine machine = this_machine();
   std::vector<std::unique_ptr<store::Store>> stores;
   for (size_t i = 0; i < config_.exports.size(); ++i) {
     store::Options options;
     options.judge_callers = config_.exports[i].access.root_squash;
+    options.unreferenced_max = files_remembered(machine);
     options.journal = config_.home_dir + "/" + config_.exports[i].name + ".files";
     if (guardian_ != nullptr) {
       options.nameless = [this](FileId file, int path) { guardian_->keep(file, path); };
@@ -98,7 +101,7 @@ Status NodeDaemon::open_stores() {
         if (node.value == 0) return;
         stop ? server_->pause(node.value) : server_->resume(node.value);
       },
-      mistakes_);
+      mistakes_, home_limits(machine, static_cast<uint64_t>(config_.leases_max)));
   local_agent_ = std::make_unique<AgentService>(
       config_.node, agent_options(), true,
       [this](FileId, ToHome&& message) { receive_own(std::move(message)); }, environment());

@@ -21,6 +21,7 @@ struct WorldCounts {
   uint64_t lock_waits = 0, lock_circles = 0, lock_deaths = 0;
   uint64_t faults = 0, fences = 0;      // fences: sessions that a home ended
   uint64_t restarts = 0, reclaims = 0;  // of homes; nodes that brought back what they had
+  uint64_t taken_back = 0;              // recalls of nodes that had too many leases
 };
 
 struct Outcome {

@@ -18,6 +18,7 @@ FaultWorld::FaultWorld(uint64_t seed, const Breaks& breaks)
                .breaks = breaks,
                .agent = {},
                .kernel = {},
+               .limits = draw_limits(seed),
                .files = {},
                .changed = {}} {
   draw();
@@ -415,6 +416,7 @@ Outcome FaultWorld::run() {
   c.fences = origin_->fences();
   c.restarts = origin_->restarts();
   c.reclaims = setting_.reclaims;
+  c.taken_back = origin_->driver().home().counts().taken_back;
   for (const auto& machine : machines_) {
     for (const auto& life : machine->lives_so_far()) {
       c.kernel += life->node->kernel().counts();

@@ -36,11 +36,12 @@ FileId file_of_action(const HomeAction& action) {
 
 }  // namespace
 
-HomeDriver::HomeDriver(Scheduler& scheduler, const Breaks& breaks, Send send, Calls calls)
+HomeDriver::HomeDriver(Scheduler& scheduler, const Breaks& breaks, Send send, Calls calls,
+                       const HomeLimits& limits)
     : scheduler_(scheduler),
       breaks_(breaks),
       send_(std::move(send)),
-      home_(breaks.protocol),
+      home_(breaks.protocol, limits),
       calls_(std::move(calls)) {}
 
 void HomeDriver::create(FileId file, std::vector<std::byte> content) {

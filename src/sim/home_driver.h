@@ -15,6 +15,7 @@
 #include "coherence/call_memory.h"
 #include "coherence/home.h"
 #include "coherence/operation_needs.h"
+#include "sim/home_limits.h"
 #include "sim/mistakes.h"
 #include "sim/scheduler.h"
 
@@ -31,9 +32,11 @@ class HomeDriver {
     CallLog* log = nullptr;
     std::function<uint64_t(NodeId)> incarnation;
   };
-  HomeDriver(Scheduler& scheduler, const Breaks& breaks, Send send)
-      : HomeDriver(scheduler, breaks, std::move(send), Calls{}) {}
-  HomeDriver(Scheduler& scheduler, const Breaks& breaks, Send send, Calls calls);
+  HomeDriver(Scheduler& scheduler, const Breaks& breaks, Send send,
+             const coherence::HomeLimits& limits = {})
+      : HomeDriver(scheduler, breaks, std::move(send), Calls{}, limits) {}
+  HomeDriver(Scheduler& scheduler, const Breaks& breaks, Send send, Calls calls,
+             const coherence::HomeLimits& limits = {});
 
   void create(FileId file, std::vector<std::byte> content);
   void receive(NodeId node, coherence::ToHome message);

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "coherence/bond.h"
+#include "sim/home_limits.h"
 #include "sim/node.h"
 #include "sim/process.h"
 #include "sim/wire.h"
@@ -32,6 +33,7 @@ struct FaultSetting {
   Breaks breaks;
   coherence::AgentOptions agent;
   KernelOptions kernel;
+  coherence::HomeLimits limits = {};
   std::vector<FilePlan> files;
   int64_t term_ns = 3'000'000'000;  // of leases; real ones are longer, and so are real purges
   uint32_t lanes = 1;

@@ -98,6 +98,8 @@ int main(int argc, char** argv) {
         c.agent.direct_reads, c.agent.direct_writes, c.agent.lease_requests, c.agent.fetches,
         c.agent.flushes, c.agent.recalls, c.agent.void_fetches, c.agent.hits_without_message);
   }
+  if (statistics && kind != WorldKind::Locks)
+    fmt::print("homes: {} recalls of nodes that had too many leases\n", c.taken_back);
   if (!summary.finding) return 0;
   fmt::print("\nseed {} failed: {}\nreplay: vremote-sim{} --seed {}{}{} --trace\n\n",
              summary.finding->seed, summary.finding->what,

@@ -35,8 +35,12 @@ std::string text(const Operation& operation) {
 
 }  // namespace
 
-NameHome::NameHome(Scheduler& scheduler, NameHistory& history, const Breaks& breaks, Send send)
-    : scheduler_(scheduler), history_(history), send_(std::move(send)), home_(breaks.protocol) {}
+NameHome::NameHome(Scheduler& scheduler, NameHistory& history, const Breaks& breaks, Send send,
+                   const HomeLimits& limits)
+    : scheduler_(scheduler),
+      history_(history),
+      send_(std::move(send)),
+      home_(breaks.protocol, limits) {}
 
 void NameHome::create(FileId dir, const std::vector<std::string>& names) {
   Directory& directory = directories_[dir];

@@ -9,6 +9,7 @@
 
 #include "coherence/home.h"
 #include "coherence/operation_needs.h"
+#include "sim/home_limits.h"
 #include "sim/mistakes.h"
 #include "sim/name_history.h"
 #include "sim/scheduler.h"
@@ -19,7 +20,8 @@ class NameHome {
  public:
   using Send = std::function<void(NodeId node, FileId file, coherence::ToAgent message)>;
 
-  NameHome(Scheduler& scheduler, NameHistory& history, const Breaks& breaks, Send send);
+  NameHome(Scheduler& scheduler, NameHistory& history, const Breaks& breaks, Send send,
+           const coherence::HomeLimits& limits);
 
   void create(FileId dir, const std::vector<std::string>& names);
   void receive(NodeId node, coherence::ToHome message);

@@ -9,7 +9,10 @@ namespace vremote::sim {
 using namespace coherence;
 
 NameWorld::NameWorld(uint64_t seed, const Breaks& breaks)
-    : scheduler_(std::make_unique<Scheduler>(seed)), breaks_(breaks), history_(breaks.name_races) {
+    : scheduler_(std::make_unique<Scheduler>(seed)),
+      breaks_(breaks),
+      history_(breaks.name_races),
+      limits_(draw_limits(seed)) {
   draw();
 }
 
@@ -59,12 +62,14 @@ void NameWorld::draw() {
 void NameWorld::start() {
   Scheduler& scheduler = *scheduler_;
   home_ = std::make_unique<NameHome>(
-      scheduler, history_, breaks_, [this](NodeId node, FileId file, ToAgent message) {
+      scheduler, history_, breaks_,
+      [this](NodeId node, FileId file, ToAgent message) {
         ++messages_;
         from_home_[node.value]->send(file, [this, node, late = std::move(message)]() mutable {
           nodes_[node.value]->deliver(std::move(late));
         });
-      });
+      },
+      limits_);
   for (FileId dir : directories_) home_->create(dir, names_);
   for (uint32_t n = 0; n < node_count_; ++n) {
     to_home_.push_back(std::make_unique<Link>(scheduler));
@@ -203,6 +208,7 @@ Outcome NameWorld::run() {
     outcome.dump = waiting() + home_->dump();
     for (const auto& node : nodes_) outcome.dump += node->dump();
   }
+  if (home_) outcome.counts.taken_back = home_->home().counts().taken_back;
   outcome.counts.steps = scheduler_->steps();
   outcome.counts.operations = operations_done_;
   outcome.counts.messages = messages_;

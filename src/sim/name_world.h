@@ -55,6 +55,7 @@ class NameWorld final : public AnyWorld {
   std::vector<std::string> names_;
   std::vector<Weights> weights_;  // by node
   uint64_t messages_ = 0, operations_done_ = 0;
+  coherence::HomeLimits limits_;
   std::unique_ptr<NameHome> home_;
   std::vector<std::unique_ptr<NameNode>> nodes_;
   std::vector<std::unique_ptr<Link>> to_home_, from_home_;

@@ -17,7 +17,8 @@ Origin::Daemon::Daemon(Origin& origin)
             if (origin.daemon_ == this) origin.send(node, file, std::move(message));
           },
           HomeDriver::Calls{&origin.calls_,
-                            [this](NodeId node) { return members.incarnation_of(node); }}),
+                            [this](NodeId node) { return members.incarnation_of(node); }},
+          origin.setting_.limits),
       patience({.term_ns = origin.setting_.term_ns,
                 .warn_ns = origin.setting_.term_ns / 2,
                 .deadline_ns = 4 * origin.setting_.term_ns,

@@ -40,6 +40,7 @@ void add(WorldCounts& to, const WorldCounts& c) {
   to.fences += c.fences;
   to.restarts += c.restarts;
   to.reclaims += c.reclaims;
+  to.taken_back += c.taken_back;
 }
 
 void note_failure(Slot& slot, const std::string& what) {

@@ -9,7 +9,7 @@ namespace vremote::sim {
 using namespace coherence;
 
 World::World(uint64_t seed, const Breaks& breaks)
-    : scheduler_(std::make_unique<Scheduler>(seed)), breaks_(breaks) {
+    : scheduler_(std::make_unique<Scheduler>(seed)), breaks_(breaks), limits_(draw_limits(seed)) {
   // Numbers of its own: worlds without such changes stay what they were before there were any.
   if (Prng own(~seed); own.chance(15)) outside_.emplace(own);
   draw();
@@ -110,12 +110,14 @@ void World::start() {
   Prng& random = scheduler_->random();
   Scheduler& scheduler = *scheduler_;
   home_ = std::make_unique<HomeDriver>(
-      scheduler, breaks_, [this](NodeId node, FileId file, ToAgent message) {
+      scheduler, breaks_,
+      [this](NodeId node, FileId file, ToAgent message) {
         ++messages_;
         from_home_[node.value]->send(file, [this, node, file, late = std::move(message)]() mutable {
           nodes_[node.value]->deliver(file, std::move(late));
         });
-      });
+      },
+      limits_);
   for (uint32_t f = 0; f < files_.size(); ++f) {
     std::vector<std::byte> content;
     if (files_[f].append_only) {
@@ -298,6 +300,7 @@ Outcome World::run() {
   c.steps = scheduler_->steps();
   c.operations = history_.operations();
   c.messages = messages_;
+  if (home_) c.taken_back = home_->home().counts().taken_back;
   for (const auto& node : nodes_) {
     c.kernel += node->kernel().counts();
     c.agent += node->agent().statistics();

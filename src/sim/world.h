@@ -50,6 +50,7 @@ class World final : public AnyWorld {
   std::vector<Habits> habits_;  // by node
   coherence::AgentOptions agent_options_;
   KernelOptions kernel_options_;
+  coherence::HomeLimits limits_;
   uint32_t node_count_ = 2;
   uint32_t processes_per_node_ = 1;
   bool offers_ = false;
