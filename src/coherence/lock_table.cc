@@ -43,8 +43,24 @@ bool LockTable::holds_range(const LockOwner& owner) const {
   return found != owners_.end() && found->second.held > 0;
 }
 
+bool LockTable::holds_too_many(const Request& request, size_t most) const {
+  const auto of_node = held_of_.find(request.owner.node);
+  if (of_node == held_of_.end() || of_node->second < most) return false;
+  if (request.type != LockType::Unlock) return true;
+  const auto found = files_.find(request.file);
+  return found != files_.end() &&
+         std::ranges::any_of(found->second.held[index(request.kind)], [&](const HeldLock& lock) {
+           return lock.owner == request.owner && lock.range.start < request.range.start &&
+                  request.range.end < lock.range.end;
+         });
+}
+
 void LockTable::holds(LockKind kind, const LockOwner& owner, ptrdiff_t more) {
-  if (kind != LockKind::Range || more == 0) return;
+  if (more == 0) return;
+  const auto of_node = held_of_.try_emplace(owner.node).first;
+  of_node->second += static_cast<size_t>(more);
+  if (of_node->second == 0) held_of_.erase(of_node);
+  if (kind != LockKind::Range) return;
   const auto at = owners_.try_emplace(owner).first;
   at->second.held += static_cast<size_t>(more);
   forget_if_idle(at);
@@ -140,19 +156,20 @@ bool LockTable::closes_circle(const Request& request) const {
   return closed;
 }
 
-LockTable::Ways LockTable::in_the_way(FileId file, Ticket ticket, uint64_t since,
-                                      size_t most) const {
+LockTable::Ways LockTable::in_the_way(FileId file, Ticket ticket, uint64_t since, size_t most,
+                                      size_t longest) const {
   const auto asked = files_.find(file);
   if (asked == files_.end()) return {};
   const auto start = std::ranges::find(asked->second.waiting, ticket, &Request::ticket);
   if (start == asked->second.waiting.end() || start->kind != LockKind::Range) return {};
   Ways ways{.since = since == 0 ? start->since : since, .owners = {}};
-  if (start->since > ways.since) return ways;
+  if (start->since > ways.since || longest == 0) return ways;
   struct Step {
     const Request* waiter;
     size_t before;  // of `steps`
+    size_t length;  // to this one, itself included
   };
-  std::vector<Step> steps{{&*start, 0}};
+  std::vector<Step> steps{{&*start, 0, 1}};
   std::unordered_set<LockOwner, LockOwnerHash> seen{start->owner};
   size_t looked_at = 0;
   const auto through = [&](size_t at) {
@@ -170,13 +187,15 @@ LockTable::Ways LockTable::in_the_way(FileId file, Ticket ticket, uint64_t since
       if (ways.owners.size() == most || !seen.insert(owner).second) return;
       ways.owners.push_back({owner, waiter->file, through(at)});
       const auto waits = owners_.find(owner);
-      if (waits == owners_.end()) return;
-      for (const Request* next : waits->second.waiting)
-        if (next->since <= ways.since) steps.push_back({next, at});
+      if (waits == owners_.end() || steps[at].length == longest) return;
+      for (const Request* next : waits->second.waiting) {
+        if (++looked_at >= kWayStepsMax) return;
+        if (next->since <= ways.since) steps.push_back({next, at, steps[at].length + 1});
+      }
     };
     const FileLocks& locks = files_.at(waiter->file);
     for (const HeldLock& lock : locks.held[index(LockKind::Range)]) {
-      if (++looked_at == kWayStepsMax) break;
+      if (++looked_at >= kWayStepsMax) break;
       if (conflicts(lock, *waiter)) in_the_way(lock.owner);
     }
     for (const Request& earlier : locks.waiting) {
@@ -352,6 +371,11 @@ std::vector<LockTable::BlockedRequest> LockTable::blocked_requests(size_t most) 
 }
 
 void LockTable::check() const {
+  std::map<NodeId, size_t> held_of;
+  for (const auto& [file, locks] : files_)
+    for (const auto& held : locks.held)
+      for (const HeldLock& lock : held) ++held_of[lock.owner.node];
+  VR_CHECK_MSG(held_of == held_of_, "the locks of each node are counted");
   std::unordered_map<LockOwner, std::pair<size_t, size_t>, LockOwnerHash> counted;
   for (const auto& [file, locks] : files_) {
     for (const HeldLock& lock : locks.held[index(LockKind::Range)]) ++counted[lock.owner].first;

@@ -98,6 +98,8 @@ class LockTable {
 
   // Sets or clears a lock. Tickets of others that got theirs by it are appended to `woken`.
   Decision set(Request request, std::vector<Ticket>& woken);
+  // Whether its node could come to hold more than `most` by it. Unlocking can, too: in the middle.
+  bool holds_too_many(const Request& request, size_t most) const;
   // The first lock in the way of `request` (F_GETLK).
   std::optional<HeldLock> test(const Request& request) const;
   // Gives up waiting. False when the request does not wait (any more).
@@ -110,7 +112,8 @@ class LockTable {
 
   // What L4 needs beyond this home (wait_circles.h): the owners in the way of a request that waits,
   // directly or through others that wait here, each once, the nearest first. Requests that came
-  // after `since` (0: after this one) are not looked at. At most `most`.
+  // after `since` (0: after this one) are not looked at. At most `most`, none through more than
+  // `longest` requests.
   struct InTheWay {
     LockOwner owner;
     FileId file;                  // of what is in the way
@@ -120,7 +123,8 @@ class LockTable {
     uint64_t since = 0;
     std::vector<InTheWay> owners;
   };
-  Ways in_the_way(FileId file, Ticket ticket, uint64_t since, size_t most) const;
+  Ways in_the_way(FileId file, Ticket ticket, uint64_t since, size_t most,
+                  size_t longest = SIZE_MAX) const;
   bool holds_range(const LockOwner& owner) const;
 
   // Locks of one node that requests of another wait for.
@@ -181,6 +185,7 @@ class LockTable {
   Mistakes mistakes_;
   std::unordered_map<FileId, FileLocks, FileIdHash> files_;
   std::unordered_map<LockOwner, Owner, LockOwnerHash> owners_;  // none of them idle
+  std::map<NodeId, size_t> held_of_;                            // of both kinds; none is 0
 };
 
 }  // namespace vremote::coherence

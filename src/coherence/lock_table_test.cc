@@ -4,6 +4,8 @@
 
 #include <array>
 #include <map>
+#include <utility>
+#include <vector>
 
 #include "base/prng.h"
 
@@ -66,6 +68,41 @@ TEST(LockTableTest, UnlockingTheMiddleSplitsAndWakesWhoWaitsForIt) {
   ASSERT_EQ(w.woken.size(), 1u);
   EXPECT_EQ(w.woken[0], waits.ticket);
   EXPECT_EQ(w.table.held(), 3u);
+}
+
+TEST(LockTableTest, TheLocksOfANodeAreCountedAndUnlockingTheMiddleOfOneMakesMore) {
+  World w;
+  EXPECT_EQ(w.set(w.request(1, 1, LockType::Write, 0, 99)), Decision::Done);
+  EXPECT_EQ(w.set(w.request(1, 2, LockType::Read, 200, 299)), Decision::Done);
+  EXPECT_FALSE(w.table.holds_too_many(w.request(1, 1, LockType::Read, 300, 300), 3));
+  EXPECT_TRUE(w.table.holds_too_many(w.request(1, 1, LockType::Read, 300, 300), 2));
+  EXPECT_FALSE(w.table.holds_too_many(w.request(2, 1, LockType::Read, 300, 300), 2)) << "another";
+  EXPECT_TRUE(w.table.holds_too_many(w.request(1, 1, LockType::Unlock, 50, 50), 2));
+  for (const auto& [start, end] : {std::pair{0u, 50u}, {50u, 99u}, {0u, 99u}, {150u, 160u}})
+    EXPECT_FALSE(w.table.holds_too_many(w.request(1, 1, LockType::Unlock, start, end), 2));
+  EXPECT_EQ(w.set(w.request(1, 1, LockType::Unlock, 0, 99)), Decision::Done);
+  EXPECT_FALSE(w.table.holds_too_many(w.request(1, 1, LockType::Read, 300, 300), 2));
+}
+
+// n waits for n + 1, and so on: each holds what the one before it wants.
+TEST(LockTableTest, ALongLineOfOwnersIsFollowedAsFarAsATrailGoes) {
+  World w;
+  constexpr uint64_t kOwners = 400;
+  for (uint64_t owner = 1; owner <= kOwners; ++owner)
+    EXPECT_EQ(w.set(w.request(1, owner, LockType::Write, owner, owner)), Decision::Done);
+  std::vector<LockTable::Ticket> tickets;
+  for (uint64_t owner = 1; owner < kOwners; ++owner) {
+    auto waits = w.request(1, owner, LockType::Write, owner + 1, owner + 1, true);
+    waits.since = owner;
+    tickets.push_back(waits.ticket);
+    EXPECT_EQ(w.table.set(waits, w.woken), Decision::Waits);
+  }
+  const auto far = w.table.in_the_way(kFile, tickets.front(), kOwners, 1000);
+  EXPECT_GT(far.owners.size(), 30u);
+  const auto near = w.table.in_the_way(kFile, tickets.front(), kOwners, 1000, 5);
+  EXPECT_EQ(near.owners.size(), 5u);
+  EXPECT_EQ(near.owners.back().through.size(), 5u);
+  EXPECT_TRUE(w.table.in_the_way(kFile, tickets.front(), kOwners, 1000, 0).owners.empty());
 }
 
 TEST(LockTableTest, AWaitingWriterIsNotOvertakenByReaders) {

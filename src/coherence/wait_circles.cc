@@ -29,12 +29,12 @@ std::vector<std::pair<NodeId, FollowOwner>> follow(const LockTable& locks, uint6
   const auto on_the_trail = [&](const LockTable::Ticket& ticket) {
     return std::ranges::find(before.waits, name_of(ticket)) != before.waits.end();
   };
-  LockTable::Ways ways = locks.in_the_way(asked.file, {node, asked.call}, before.since,
-                                          std::min(before.budget, kTrailBudget));
+  LockTable::Ways ways =
+      locks.in_the_way(asked.file, {node, asked.call}, before.since,
+                       std::min(before.budget, kTrailBudget), kTrailMax - before.waits.size());
   // A circle without the request that is searched for: one of its own finds it.
   std::erase_if(ways.owners, [&](const LockTable::InTheWay& way) {
-    return before.waits.size() + way.through.size() > kTrailMax ||
-           std::ranges::any_of(way.through, on_the_trail);
+    return std::ranges::any_of(way.through, on_the_trail);
   });
   const Share part = share(before.budget, ways.owners.size());
   std::vector<std::pair<NodeId, FollowOwner>> out;

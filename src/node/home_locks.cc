@@ -13,6 +13,9 @@ using namespace coherence;
 
 namespace {
 
+// Locks that one node may hold, as one of which counts each range of an owner in a file.
+constexpr size_t kLocksMax = 256 << 10;
+
 // Messages of searches for circles between two ticks, of one node: a second's worth is some
 // thousands.
 constexpr size_t kFollowedMax = 1000;
@@ -70,6 +73,10 @@ void HomeService::lock(NodeId node, const Call& call) {
         [[fallthrough]];
       case LockAction::Try:
       case LockAction::Wait:
+        if (locks_.holds_too_many(request, kLocksMax)) {
+          reply_lock(c.file, ticket, ENOLCK, {}, touched);
+          break;
+        }
         switch (locks_.set(request, woken)) {
           case LockTable::Decision::Done:
             reply_lock(c.file, ticket, 0, {}, touched);
@@ -135,6 +142,7 @@ bool HomeService::waits_for_fence(NodeId node, const Call& call,
     std::lock_guard lock(patience_mutex_);
     if (!heard || !patience_.expired(watched_at_.load(), *heard)) return false;
   }
+  if (size_t& of_node = behind_fence_of_[node]; ++of_node > kRequestsMax) return false;
   behind_fence_.emplace_back(node, call);
   watch_->fence({.node = holder->owner.node,
                  .file = request.file,
