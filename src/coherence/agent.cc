@@ -30,6 +30,7 @@ void Agent::settle(Instant now, FileAgent& file, AgentActions& actions) {
   file.step(now, actions);
   release_throttled(actions);
   set_deadline(file.id(), file.deadline());
+  if (!offered_.empty() && (file.is_known_to_kernel() || file.done())) offered_.erase(file.id());
   if (file.done()) {
     set_deadline(file.id(), std::nullopt);
     shared_->due.erase(file.id());
@@ -255,6 +256,14 @@ void Agent::open_told(Instant now, uint64_t tell, FileId id, bool there, AgentAc
 
 void Agent::receive(Instant now, Grant message, AgentActions& actions) {
   look_at_time(now, actions);
+  if (find(message.file) == nullptr) {
+    if (offered_.size() >= kOfferedFilesMax) {
+      actions.push_back(
+          SendToHome{Release{.file = message.file, .seen = message.sequence, .leases = true}});
+      return;
+    }
+    offered_.insert(message.file);
+  }
   FileAgent& f = file(message.file);
   f.granted(now, std::move(message), actions);
   settle(now, f, actions);

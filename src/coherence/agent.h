@@ -21,6 +21,7 @@
 #include <set>
 #include <span>
 #include <unordered_map>
+#include <unordered_set>
 #include <variant>
 #include <vector>
 
@@ -302,6 +303,12 @@ struct KeptFile {
 class FileAgent;
 struct AgentShared;
 
+// What a home can make an agent keep, unasked: leases of so many files until their offers are over;
+// ranges of one file; recalls and sizes of one file, which an honest home has one of for each
+// request that waits.
+inline constexpr size_t kOfferedFilesMax = 16384, kUnaskedRangesMax = 4096,
+                        kRecallsOfFileMax = 262144, kShowsOfFileMax = 4096;
+
 // Not thread-safe: the driver calls it under one lock.
 class Agent {
  public:
@@ -447,6 +454,8 @@ class Agent {
 
   std::unique_ptr<AgentShared> shared_;
   std::unordered_map<FileId, std::unique_ptr<FileAgent>, FileIdHash> files_;
+  // Files that the kernel has not asked for: what a home has offered leases of, or recalled.
+  std::unordered_set<FileId, FileIdHash> offered_;
   std::set<std::pair<Instant, FileId>> deadlines_;  // one per file that waits for time
   std::unordered_map<FileId, Instant, FileIdHash> deadline_of_;
 };

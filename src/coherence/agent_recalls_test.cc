@@ -8,6 +8,63 @@
 namespace vremote::coherence {
 namespace {
 
+// ---- what a home sends unasked
+
+TEST(AgentBoundsTest, OffersBeyondWhatIsKeptAreGivenBackAtOnce) {
+  Agent agent({});
+  const auto file = [](uint64_t n) {
+    return FileId{.export_index = 0, .generation = 1, .inode = n};
+  };
+  size_t given_back = 0;
+  for (uint64_t n = 1; n <= 2 * kOfferedFilesMax; ++n) {
+    AgentActions actions;
+    agent.receive(Instant{1},
+                  Grant{.file = file(n),
+                        .sequence = 3,
+                        .resource = Resource::Attributes,
+                        .mode = LeaseMode::Shared,
+                        .range = kUnit},
+                  actions);
+    for (const AgentAction& action : actions) {
+      const auto* sent = std::get_if<SendToHome>(&action);
+      const auto* release = sent == nullptr ? nullptr : std::get_if<Release>(&sent->message);
+      if (release == nullptr) continue;
+      EXPECT_TRUE(release->leases);
+      EXPECT_EQ(release->seen, 3u);
+      ++given_back;
+    }
+  }
+  EXPECT_EQ(given_back, kOfferedFilesMax);
+  EXPECT_EQ(agent.counts().files, kOfferedFilesMax);
+  // What the kernel asks for is no offer any more, and makes room for another.
+  AgentActions actions;
+  agent.attributes(Instant{2}, 1, file(1), false, actions);
+  actions.clear();
+  agent.receive(Instant{2},
+                Grant{.file = file(1'000'000),
+                      .sequence = 1,
+                      .resource = Resource::Attributes,
+                      .mode = LeaseMode::Shared,
+                      .range = kUnit},
+                actions);
+  EXPECT_EQ(agent.held(file(1'000'000), Resource::Attributes, 0), LeaseMode::Shared);
+}
+
+TEST(AgentBoundsTest, RangesThatNobodyAskedForAreNotKeptWithoutEnd) {
+  Agent agent({});
+  const FileId file{.export_index = 0, .generation = 1, .inode = 7};
+  AgentActions actions;
+  for (uint64_t page = 0; page < 4 * kUnaskedRangesMax; page += 2)
+    agent.receive(Instant{1},
+                  Grant{.file = file,
+                        .sequence = page + 1,
+                        .resource = Resource::Data,
+                        .mode = LeaseMode::Shared,
+                        .range = {page, page + 1}},
+                  actions);
+  EXPECT_LE(agent.counts().shared_ranges, kUnaskedRangesMax);
+}
+
 using test::AgentWorld;
 using test::pages;
 using test::pages_from;

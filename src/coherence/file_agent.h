@@ -173,6 +173,7 @@ class FileAgent {
   void claim_held_back(AgentActions& actions);
   void claimed(uint64_t claim, bool held);
   bool is_open() const { return opens_ > 0; }
+  bool is_known_to_kernel() const { return !forgotten_; }
   FileId id() const { return id_; }
   bool may_be_mapped() const { return mapping_opens_ > 0; }
   std::optional<uint32_t> peek_mode() const {

@@ -1,4 +1,5 @@
 // What the home says, and what the end of a session does.
+#include <algorithm>
 #include <map>
 #include <utility>
 
@@ -48,8 +49,15 @@ void FileAgent::granted(Instant now, Grant message, AgentActions&) {
     }
     case Resource::Data:
       if (message.error == 0) {
-        leases_.raise(message.range, message.mode);
-        size_floor_ = message.size_floor;
+        // I5: it may hold less than it was granted.
+        const bool asked = std::ranges::any_of(requests_, [&](const Request& request) {
+          return request.data_request != 0 && request.data_request == message.request;
+        });
+        if (asked || leases_.shared().range_count() + leases_.exclusive().range_count() <
+                         kUnaskedRangesMax) {
+          leases_.raise(message.range, message.mode);
+          size_floor_ = message.size_floor;
+        }
       }
       for (Request& request : requests_) {
         if (request.data_request == 0 || request.data_request != message.request) continue;
@@ -75,6 +83,7 @@ void FileAgent::granted(Instant now, Grant message, AgentActions&) {
 
 void FileAgent::recalled(const Recall& message) {
   ++shared_.statistics.recalls;
+  if (recalls_.size() >= kRecallsOfFileMax) return;
   recalls_.push_back({message.recall, message.resource, message.to, message.range});
 }
 

@@ -96,6 +96,7 @@ bool FileAgent::setattr_under_way(Instant now) {
 }
 
 void FileAgent::show_size(const ShowSize& message) {
+  if (shows_.size() >= kShowsOfFileMax) return;
   shows_.push_back({.show = message.show, .size = message.size});
 }
 
