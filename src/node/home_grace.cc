@@ -1,5 +1,7 @@
 // After a restart (R1 to R6 in docs/protocol.md): what waits, what nodes bring back, and which
 // calls were carried out before.
+#include <sys/stat.h>
+
 #include <cerrno>
 #include <utility>
 
@@ -56,9 +58,11 @@ void HomeService::reclaim(NodeId node, const Call& call) {
   }
   std::vector<FileId> touched{c.file};
   if (!c.pages.empty()) {
+    const auto attributes = store_of(c.file)->stat(c.file);
+    const bool may = may_bring_back(node) && attributes && S_ISREG(attributes->mode);
     std::scoped_lock lock(grace_mutex_, mutex_);
     HomeActions actions;
-    const int error = !grace_.may_reclaim()                             ? ESTALE
+    const int error = !may || !grace_.may_reclaim()                     ? ESTALE
                       : home_.reclaimed(node, c.file, c.pages, actions) ? 0
                                                                         : EBUSY;
     enqueue(std::move(actions), touched);

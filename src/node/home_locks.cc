@@ -57,6 +57,7 @@ void HomeService::lock(NodeId node, const Call& call) {
                                    .ticket = ticket,
                                    .holds_elsewhere = c.holds_elsewhere,
                                    .since = follows_ && follows_(node) ? time_of_day() : 0};
+  const bool may_reclaim = c.action == LockAction::Reclaim && may_bring_back(node);
   std::vector<FileId> touched;
   {
     std::lock_guard guard(locks_mutex_);
@@ -65,7 +66,7 @@ void HomeService::lock(NodeId node, const Call& call) {
       case LockAction::Reclaim: {
         // Nobody else has been given anything yet.
         std::lock_guard grace(grace_mutex_);
-        if (!grace_.may_reclaim()) {
+        if (!may_reclaim || !grace_.may_reclaim()) {
           reply_lock(c.file, ticket, EAGAIN, {}, touched);
           break;
         }

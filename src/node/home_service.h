@@ -64,6 +64,9 @@ class HomeService {
   void on_brought_back(std::function<void(NodeId, bool left)> call) {
     brought_back_ = std::move(call);
   }
+  // Who had a session before the restart, and has not said that all is back. Before the first
+  // message; unset: everybody.
+  void on_may_bring_back(std::function<bool(NodeId)> may) { may_bring_back_ = std::move(may); }
   // Notes which calls were carried out, and asks it for those of before. `incarnation`: of a
   // session's node.
   void remember_calls(std::unique_ptr<CallLog> log, std::function<uint64_t(NodeId)> incarnation);
@@ -179,6 +182,8 @@ class HomeService {
 
   void receive_now(NodeId node, coherence::ToHome&& message);
   void reclaim(NodeId node, const coherence::Call& call);
+  // Not with any lock.
+  bool may_bring_back(NodeId node) const { return !may_bring_back_ || may_bring_back_(node); }
   void note_nameless(const Running& running, FileId file);
   void let_go_held();
   void let_go_departed();
@@ -232,6 +237,7 @@ class HomeService {
   std::mutex grace_mutex_, drain_mutex_;  // the second is held while what waited is taken up
   coherence::GraceGate grace_;
   std::function<void(NodeId, bool)> brought_back_;
+  std::function<bool(NodeId)> may_bring_back_;
   std::unique_ptr<CallLog> call_log_;
   std::function<uint64_t(NodeId)> incarnation_of_;
   std::vector<FileId> pinned_for_grace_;

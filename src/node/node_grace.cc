@@ -34,6 +34,12 @@ void NodeDaemon::remember() {
     members_.erase(it);
     save_sessions();
   });
+  home_->on_may_bring_back([this](NodeId node) {
+    if (node.value == 0) return true;
+    std::lock_guard lock(sessions_mutex_);
+    const auto it = members_.find(node.value);
+    return it != members_.end() && grace_.may_reclaim(it->second, net::EventLoop::now());
+  });
   auto sessions = read_sessions(config_.home_dir + "/sessions");
   if (!sessions) {
     spdlog::error("{}", sessions.error().what);
