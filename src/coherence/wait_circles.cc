@@ -32,6 +32,7 @@ std::vector<std::pair<NodeId, FollowOwner>> follow(const LockTable& locks, uint6
   LockTable::Ways ways =
       locks.in_the_way(asked.file, {node, asked.call}, before.since,
                        std::min(before.budget, kTrailBudget), kTrailMax - before.waits.size());
+  if (ways.since == 0) return {};  // C2: its node was of a version without searches when it came
   // A circle without the request that is searched for: one of its own finds it.
   std::erase_if(ways.owners, [&](const LockTable::InTheWay& way) {
     return std::ranges::any_of(way.through, on_the_trail);

@@ -11,7 +11,8 @@
 //  with a session, and circles may close later.
 //
 //  C2  A search follows no request that began to wait after its own (by the clocks of their homes;
-//  a request of a node that knows no searches counts as the oldest). Of a circle's requests the
+//  a request of a node that knows no searches, or knew none when it came, counts as the oldest, and
+//  none is begun for it: two such would both find their circle). Of a circle's requests the
 //  youngest alone finds it, and it alone is refused, as where all locks are in one kernel; with
 //  clocks that differ it may be another, but one.
 //

@@ -358,6 +358,32 @@ TEST(WaitCirclesTest, ASearchThatAsksTooMuchIsCutShort) {
   EXPECT_TRUE(follow(table, 9, {5000}, asked).empty());
 }
 
+// C2. Its node knew of no searches when it came, and does now.
+TEST(WaitCirclesTest, NoSearchBeginsForARequestOfBeforeThereWereAny) {
+  LockTable table;
+  std::vector<LockTable::Ticket> woken;
+  const FileId file{0, 1, 1};
+  ASSERT_EQ(Decision::Done, table.set({.file = file,
+                                       .owner = {NodeId{1}, 1},
+                                       .type = LockType::Write,
+                                       .range = {0, 9},
+                                       .ticket = {NodeId{1}, 1}},
+                                      woken));
+  ASSERT_EQ(Decision::Waits, table.set({.file = file,
+                                        .owner = {NodeId{2}, 2},
+                                        .type = LockType::Write,
+                                        .range = {0, 9},
+                                        .wait = true,
+                                        .ticket = {NodeId{2}, 1},
+                                        .since = 0},
+                                       woken));
+  FollowWait asked{
+      .file = file, .call = 1, .trail = {.searcher = 1, .search = 1, .budget = kTrailBudget}};
+  EXPECT_TRUE(follow(table, 9, {2}, asked).empty());
+  asked.trail.since = 5;  // another's search comes by
+  EXPECT_EQ(1u, follow(table, 9, {2}, asked).size());
+}
+
 // Everything at once: processes that lock, unlock, are interrupted; links that are slow.
 int live(uint64_t seed, int* refused) {
   Prng random(seed);
