@@ -11,6 +11,7 @@
 #include <mutex>
 #include <shared_mutex>
 
+#include "store/journal.h"
 #include "store/size_locks.h"
 #include "store/store.h"
 #include "store/table.h"
@@ -148,7 +149,14 @@ Result<coherence::Outcome> Store::run(const Caller&, const coherence::SyncCall& 
     fd = opened;
   }
   if ((call.data_only ? ::fdatasync(fd) : ::fsync(fd)) != 0) return fail(errno);
+  // That nodes can go on using the file after a power failure.
+  if (journal_) journal_->sync();
   return Outcome{};
+}
+
+Status Store::sync_everything() {
+  if (::syncfs(root_.get()) != 0) return fail(errno);
+  return {};
 }
 
 // As changing a file does for who is not root; we are.

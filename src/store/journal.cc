@@ -127,6 +127,8 @@ Status Journal::rewrite(const Known& known) {
   if (::rename(fresh.c_str(), path_.c_str()) != 0)
     return fail(errno, path_ + ": " + std::strerror(errno));
   fd_ = std::move(fd);
+  name_synced_ = false;
+  renamed_at_ = ++added_;
   records_ = known.size();
   rewrite_at_ = std::max(kRewriteMin, 2 * records_);
   return {};
@@ -144,6 +146,32 @@ void Journal::add(FileId file, const std::string& handle, const std::function<Kn
   append(out, file, handle);
   // What is missing is ESTALE after a crash, not more; a record that is cut short ends the file.
   if (!write_all(fd_, out)) broken_ = true;
+  ++added_;
+}
+
+// Syncing may take long; whoever adds does not wait for it.
+void Journal::sync() {
+  Fd fd;
+  uint64_t upto = 0;
+  bool name = false;
+  {
+    std::lock_guard lock(mutex_);
+    if (broken_ || added_ == synced_) return;
+    upto = added_;
+    name = !name_synced_;
+    fd = Fd(::fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0));
+  }
+  if (!fd.valid() || ::fdatasync(fd.get()) != 0) return;
+  if (name) {
+    const size_t slash = path_.rfind('/');
+    const std::string directory = slash == std::string::npos ? "." : path_.substr(0, slash + 1);
+    const Fd dir(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!dir.valid() || ::fsync(dir.get()) != 0) return;
+  }
+  std::lock_guard lock(mutex_);
+  if (upto <= synced_ || renamed_at_ > upto) return;
+  synced_ = upto;
+  name_synced_ = name_synced_ || name;
 }
 
 }  // namespace vremote::store

@@ -1,8 +1,8 @@
 // Which FileIds a store has given out, with their handles: after a crash they mean the same files.
 //
 // A file of records, each of which carries its own check; it grows with every file that becomes
-// known and is written anew when most of it is old. Nothing is synced: it outlives the process, and
-// what a power failure takes is found out when the file is used (ESTALE).
+// known and is written anew when most of it is old. It is synced with the files (fsync): of others
+// a power failure may take the last records, which is found out when such a file is used (ESTALE).
 #pragma once
 
 #include <functional>
@@ -35,6 +35,8 @@ class Journal {
   Result<Known> open(FileId root);
   // `all`: what is known now, asked when the file is to be written anew.
   void add(FileId file, const std::string& handle, const std::function<Known()>& all);
+  // What was added goes to the disk. Where that fails nobody is told: the file itself is there.
+  void sync();
 
  private:
   Status begin(const Known& known);
@@ -46,6 +48,9 @@ class Journal {
   Fd fd_;
   size_t records_ = 0, rewrite_at_ = 0;
   bool broken_ = false;
+  uint64_t added_ = 0, synced_ = 0;  // records
+  uint64_t renamed_at_ = 0;          // the file was replaced
+  bool name_synced_ = false;
 };
 
 }  // namespace vremote::store

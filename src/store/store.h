@@ -139,6 +139,8 @@ class Store {
   std::string path_of(FileId file);
   // For watching: the exported directory itself.
   int root_descriptor() const { return root_.get(); }
+  // Everything that was written to the file system that has the export.
+  Status sync_everything();
 
   // The files in use, and the way back in after a restart: EINVAL when the handle does not belong
   // to the id, ESTALE when the file is gone, EOPNOTSUPP without handles.
