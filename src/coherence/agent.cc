@@ -168,6 +168,15 @@ void Agent::flush(Instant now, Token token, FileId id, AgentActions& actions) {
   settle(now, f, actions);
 }
 
+uint64_t Agent::sync_begins() const { return shared_->syncs++; }
+
+int32_t Agent::synced(FileId id, uint64_t begun, int32_t error) {
+  FileAgent* f = find(id);
+  return f == nullptr ? error : f->synced(begun, error);
+}
+
+void Agent::changed_at_home(FileId id) { file(id).changed_at_home(); }
+
 void Agent::truncate(Instant now, Token token, FileId id, uint64_t size, AgentActions& actions) {
   look_at_time(now, actions);
   FileAgent& f = file(id);
@@ -333,8 +342,8 @@ void Agent::each_file(Instant now, AgentActions& actions, Step step) {
   }
 }
 
-void Agent::reset(Instant now, Dirty dirty, AgentActions& actions) {
-  each_file(now, actions, [&](FileAgent& f) { f.reset(now, dirty, actions); });
+void Agent::reset(Instant now, Dirty dirty, AgentActions& actions, bool disk_has_lost) {
+  each_file(now, actions, [&](FileAgent& f) { f.reset(now, dirty, actions, disk_has_lost); });
 }
 
 bool Agent::can_be_handed_over() const {

@@ -294,6 +294,7 @@ struct KeptFile {
   bool known_to_kernel = true;
   bool untold_time = false;
   int32_t write_error = 0;
+  bool unsynced = false;
   uint64_t kernel_size_most = 0;  // what the kernel may take the size for
   std::optional<Access> told_access = {};
   std::vector<Recall> recalls;  // not acked
@@ -353,6 +354,13 @@ class Agent {
   bool has_no_xattrs(FileId file);
   // Everything dirty of the file to the home: ReplyFlushed.
   void flush(Instant now, Token token, FileId file, AgentActions& actions);
+  // S1, an fsync: when flush() has been answered, the home is asked to sync the file (SyncCall);
+  // `begun` tells what sync_begins() said before that was sent. Returns what the fsync is to say:
+  // `error`, or EIO when the home's disk has lost what had been flushed.
+  uint64_t sync_begins() const;
+  int32_t synced(FileId file, uint64_t begun, int32_t error);
+  // The home has carried out a call of this node that changes the file: the same counts for it.
+  void changed_at_home(FileId file);
   // A size-changing SETATTR (or an O_TRUNC open) is unanswered from here until truncate_done().
   void truncate(Instant now, Token token, FileId file, uint64_t size, AgentActions& actions);
   // `under_lock`: the kernel holds the inode's lock from the request until all is cut (SETATTR; not
@@ -394,9 +402,10 @@ class Agent {
   void receive(Instant now, const Announced& message, AgentActions& actions);
   // The session is another: no lease is held any more, every outstanding request is void and sent
   // anew. Kept: nobody else can have been granted what was held, dirty bytes are flushed again.
-  // Fenced: others may have been, they are rescued.
+  // Fenced: others may have been, they are rescued. `disk_has_lost`: what had been flushed and not
+  // synced may be gone (S1).
   enum class Dirty : uint8_t { Kept, Fenced };
-  void reset(Instant now, Dirty dirty, AgentActions& actions);
+  void reset(Instant now, Dirty dirty, AgentActions& actions, bool disk_has_lost = false);
   // After a reset: nothing of before is left, neither in the kernel nor on the way to the home, but
   // for pages that the home knows of.
   bool brought_back() const;

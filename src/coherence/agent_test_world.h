@@ -350,13 +350,13 @@ class AgentWorld {
                     actions_);
     });
   }
-  AgentWorld& resets(Agent::Dirty dirty = Agent::Dirty::Kept) {
+  AgentWorld& resets(Agent::Dirty dirty = Agent::Dirty::Kept, bool disk_has_lost = false) {
     return event([&] {
       sequence_ = 0;
       requests_.clear();
       fetches_.clear();
       flushes_.clear();
-      agent.reset(now_, dirty, actions_);
+      agent.reset(now_, dirty, actions_, disk_has_lost);
     });
   }
   AgentWorld& takes_over(const KeptFile& kept) {

@@ -23,6 +23,9 @@ class Bond {
     uint64_t home_incarnation = 0;  // of the home's daemon
     bool may_reclaim = false;       // the home has restarted, and knows this node from before
     int64_t term_ns = 0;            // of its leases
+    // Another one than before: what was written to the home's disk and not synced may be lost; 0:
+    // the home does not tell.
+    uint64_t disk_life = 0;
   };
 
   explicit Bond(Mistakes mistakes = {}) : mistakes_(mistakes) {}
@@ -39,7 +42,10 @@ class Bond {
   // What the agent must be told (Agent::reset); nothing when this session goes on, or is the first.
   std::optional<Agent::Dirty> connected(const Session& session) {
     const bool same_home = session_.home_incarnation == session.home_incarnation;
+    const uint64_t disk_life = session_.disk_life;
     session_ = session;
+    if (session.disk_life == 0) session_.disk_life = disk_life;
+    disk_has_lost_ = disk_life != 0 && session_.disk_life != disk_life;
     if (!was_broken_) return std::nullopt;
     was_broken_ = false;
     // Others may have been given what we had, unless the home has restarted and waits for us.
@@ -47,6 +53,8 @@ class Bond {
     bringing_back_ = !fenced;
     return fenced ? Agent::Dirty::Fenced : Agent::Dirty::Kept;
   }
+  // S1, of the session that connected() was last told of.
+  bool disk_has_lost() const { return disk_has_lost_; }
   void begun() { begun_ = session_.generation; }
 
   // All lanes of the session `generation` have had an answer to what was sent at `sent` or later.
@@ -65,10 +73,14 @@ class Bond {
   struct Kept {
     uint64_t home_incarnation = 0;
     bool was_broken = false, bringing_back = false;
+    uint64_t disk_life = 0;
   };
-  Kept kept() const { return {session_.home_incarnation, was_broken_, bringing_back_}; }
+  Kept kept() const {
+    return {session_.home_incarnation, was_broken_, bringing_back_, session_.disk_life};
+  }
   void take_over(const Kept& kept) {
     session_.home_incarnation = kept.home_incarnation;
+    session_.disk_life = kept.disk_life;
     was_broken_ = kept.was_broken;
     bringing_back_ = kept.bringing_back;
   }
@@ -79,6 +91,7 @@ class Bond {
   uint32_t begun_ = 0;  // the session whose leases the agent has; 0: those it has are void
   bool was_broken_ = false;
   bool bringing_back_ = false;
+  bool disk_has_lost_ = false;
 };
 
 }  // namespace vremote::coherence

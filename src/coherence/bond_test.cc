@@ -63,5 +63,29 @@ TEST(BondTest, OnlyAHomeThatHasRestartedAndKnowsUsTakesBytesBack) {
   }
 }
 
+TEST(BondTest, ADiskThatBeganAnotherLifeHasLostWhatWasNotSynced) {
+  const auto with = [](Bond::Session session, uint64_t disk_life) {
+    session.disk_life = disk_life;
+    return session;
+  };
+  Bond bond;
+  bond.connected(with(session(1), 7));
+  EXPECT_FALSE(bond.disk_has_lost());
+  bond.broken();
+  bond.connected(with(session(2, 2), 7));
+  EXPECT_FALSE(bond.disk_has_lost()) << "the daemon was started again";
+  bond.broken();
+  bond.connected(with(session(3, 3), 0));
+  EXPECT_FALSE(bond.disk_has_lost()) << "an older home does not tell";
+  bond.broken();
+  Bond next;
+  next.take_over(bond.kept());
+  next.connected(with(session(4, 4), 8));
+  EXPECT_TRUE(next.disk_has_lost());
+  next.broken();
+  next.connected(with(session(5, 5), 8));
+  EXPECT_FALSE(next.disk_has_lost());
+}
+
 }  // namespace
 }  // namespace vremote::coherence

@@ -205,7 +205,9 @@ bool FileAgent::done() const {
          going_on_ == 0 && leases_.empty() && attributes_mode_ == LeaseMode::None &&
          entries_ == LeaseMode::None && entries_request_ == 0 && clean() && shows_.empty() &&
          size_pushes_.empty() && kernel_.purges_in_flight() == 0 && kernel_.resident().empty() &&
-         (kernel_size_.nothing_told() || shared_.options.settle_ns == 0);
+         (kernel_size_.nothing_told() || shared_.options.settle_ns == 0) &&
+         // What an fsync has to tell is kept as long as the kernel knows the file.
+         (forgotten_ || (write_error_ == 0 && unsynced_ == 0));
 }
 
 LeaseMode FileAgent::held(Resource resource, uint64_t page) const {

@@ -70,6 +70,7 @@ struct AgentShared {
   AgentStatistics statistics;
   uint64_t next_id = 1;  // requests, flushes, fetches, fills
   uint64_t next_purge = 1;
+  uint64_t syncs = 1;  // begun, and one more
   uint64_t dirty_bytes = 0;
   uint64_t flush_bytes_in_flight = 0;
   Instant lease_until = kForever;
@@ -104,6 +105,11 @@ class FileAgent {
   void own_attributes(Token token, AgentActions& actions);
   void entries(Token token);
   void flush(Instant now, Token token, AgentActions& actions);
+  int32_t synced(uint64_t begun, int32_t error);
+  void changed_at_home() {
+    known_to_kernel();
+    not_synced();
+  }
   void truncate(Token token, uint64_t size);
   void truncate_done(Instant now, bool done, uint64_t size, bool under_lock, AgentActions& actions);
   bool tail_is_shown(uint64_t before, uint64_t size);
@@ -132,7 +138,7 @@ class FileAgent {
   void fetched(FetchReply message, AgentActions& actions);
   void show_size(const ShowSize& message);
   void announced(const Announced& message);
-  void reset(Instant now, Agent::Dirty dirty, AgentActions& actions);
+  void reset(Instant now, Agent::Dirty dirty, AgentActions& actions, bool disk_has_lost = false);
   bool can_be_handed_over() const;
   KeptFile kept() const;
   void take_over(const KeptFile& kept);
@@ -314,6 +320,7 @@ class FileAgent {
   void keep_resident(PageSet& pages) const;
   void void_data(PageRange range);
   void touch(PageRange range);
+  void not_synced() { unsynced_ = shared_.syncs; }
   void known_to_kernel();
   void set_dirty_bytes(uint64_t before);
   Flush new_flush();
@@ -322,6 +329,7 @@ class FileAgent {
   uint64_t blocks_with(uint64_t dirty_bytes) const;
   void note_flight(const Flush& flush, uint64_t bytes);
   void rescue_dirty(AgentActions& actions);
+  void bring_size_back(uint64_t size);
   // `Source`: Bytes (whole pages are kept) or a span (copied).
   template <class Source>
   void wrote(uint64_t offset, const Source& bytes, Timestamp wall, bool extend);
@@ -447,7 +455,10 @@ class FileAgent {
   uint64_t claim_ = 0;  // under way
   bool claim_held_ = false;
   std::optional<AppendTurn> turn_;
-  int32_t write_error_ = 0;      // a flush failed at the home; told once, at fsync or close
+  int32_t write_error_ = 0;  // a flush failed at the home; told once, at fsync or close
+  // The home has something of the file that was written or seen here, and that no fsync of this
+  // node has brought to its disk: since the fsync of that number; 0: nothing.
+  uint64_t unsynced_ = 0;
   std::list<Request> requests_;  // in order of arrival
   // Whether one of them may be active: thousands of waiting fills need not look for it each.
   bool some_active_ = false;

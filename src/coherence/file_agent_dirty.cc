@@ -95,6 +95,18 @@ void FileAgent::rescue_dirty(AgentActions& actions) {
   set_dirty_bytes(before);
 }
 
+// S1. The home cuts bytes at the end of the file, which may lie before them again.
+void FileAgent::bring_size_back(uint64_t size) {
+  if (size == 0 || shared_.options.mistakes.has(Mistake::ForgetLostSize)) return;
+  const auto bring = [size](DirtyAttributes& attributes) {
+    attributes.size = attributes.has_size ? std::max(attributes.size, size) : size;
+    attributes.has_size = true;
+  };
+  for (auto& [id, flight] : flights_)
+    if (!flight.extents.empty()) bring(flight.attributes);
+  if (!dirty_.empty()) bring(dirty_attributes_);
+}
+
 bool FileAgent::send_dirty(PageRange range, bool all, AgentActions& actions) {
   while (dirty_.has_unsent()) {
     if (!all && shared_.flush_bytes_in_flight >= shared_.options.flush_window_bytes) {

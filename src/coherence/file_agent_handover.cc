@@ -25,6 +25,7 @@ KeptFile FileAgent::kept() const {
                .known_to_kernel = !forgotten_,
                .untold_time = untold_time_,
                .write_error = write_error_,
+               .unsynced = unsynced_ != 0,
                .kernel_size_most = kernel_size_.at_most(),
                .told_access = told_access_,
                .recalls = {},
@@ -52,6 +53,7 @@ void FileAgent::take_over(const KeptFile& kept) {
   forgotten_ = !kept.known_to_kernel;
   untold_time_ = kept.untold_time;
   write_error_ = kept.write_error;
+  if (kept.unsynced) not_synced();
   if (kept.kernel_size_most > 0) kernel_size_.told(kept.kernel_size_most);
   told_access_ = kept.told_access;
   // Any size that is there is at least this: so the first answer pushes the true one.

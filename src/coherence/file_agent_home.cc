@@ -10,6 +10,7 @@ namespace vremote::coherence {
 void FileAgent::granted(Instant now, Grant message, AgentActions&) {
   // Counts at the home whether it worked or not; a refusal at its door has no number.
   if (message.sequence != 0) seen_ = message.sequence;
+  if (message.unsynced && !shared_.options.mistakes.has(Mistake::ForgetOthersBytes)) not_synced();
   if (forgotten_ && !release_at_) release_at_ = now + shared_.options.offer_ns;
   switch (message.resource) {
     case Resource::Entries:
@@ -91,7 +92,10 @@ void FileAgent::flush_acked(const FlushAck& message, AgentActions& actions) {
   auto flight = flights_.find(message.flush);
   if (flight == flights_.end()) return;  // from before a reset
   shared_.flush_bytes_in_flight -= flight->second.bytes;
-  if (message.error == 0) attributes_.blocks = message.blocks;
+  if (message.error == 0) {
+    attributes_.blocks = message.blocks;
+    not_synced();
+  }
   flights_.erase(flight);
   if (message.error != 0) write_error_ = message.error;
   if (shared_.options.mistakes.has(Mistake::StaleOverlay)) return;
@@ -127,8 +131,12 @@ void FileAgent::suspend(Instant now, AgentActions& actions) {
     actions.push_back(EndNames{shared_.next_id++, id_, true});
 }
 
-void FileAgent::reset(Instant now, Agent::Dirty dirty, AgentActions& actions) {
+void FileAgent::reset(Instant now, Agent::Dirty dirty, AgentActions& actions, bool disk_has_lost) {
   stepped_at_ = now;
+  const uint64_t size = attributes_mode_ != LeaseMode::None ? attributes_.size : size_floor_;
+  if (disk_has_lost && std::exchange(unsynced_, 0) != 0 &&
+      !shared_.options.mistakes.has(Mistake::ForgetUnsynced))
+    write_error_ = EIO;
   PageSet kept = kernel_.resident();
   kept.remove(not_exclusive(kept));
   keep_resident(kept_pages_);
@@ -156,6 +164,7 @@ void FileAgent::reset(Instant now, Agent::Dirty dirty, AgentActions& actions) {
     rescue_dirty(actions);
     fenced_ = true;
   } else {
+    if (disk_has_lost) bring_size_back(size);
     // Older bytes first: those of pages that were given up on the way are in no other place.
     std::map<uint64_t, Flight> again;
     again.swap(flights_);

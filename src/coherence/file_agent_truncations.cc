@@ -8,6 +8,14 @@
 
 namespace vremote::coherence {
 
+// What was learnt while the home synced the file is told, too: a sync after a power failure says
+// nothing of what that took.
+int32_t FileAgent::synced(uint64_t begun, int32_t error) {
+  if (error != 0) return error;
+  if (unsynced_ <= begun) unsynced_ = 0;
+  return std::exchange(write_error_, 0);
+}
+
 void FileAgent::truncate(Token token, uint64_t size) {
   known_to_kernel();
   inode_lock_is_held();

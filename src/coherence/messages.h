@@ -167,7 +167,8 @@ struct Grant {
   Attributes attributes;    // with Resource::Attributes
   bool has_xattrs =
       true;  // with Resource::Attributes: false when the file has no extended attribute at all
-  bool watched = false;  // with Resource::Attributes: another node has it open for reading
+  bool watched = false;   // with Resource::Attributes: another node has it open for reading
+  bool unsynced = false;  // something of the file is not on the origin's disk (unsynced_files.h)
   uint64_t data_offset =
       0;  // with want_data: the bytes at data_offset, cut at the home's end of file
   Bytes data;

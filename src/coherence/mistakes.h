@@ -48,7 +48,11 @@ enum class Mistake : uint8_t {
   TruncateAfterExpiry,      // T3: a truncation holds pages back when the leases are over
   LostReclaim,              // R2: bytes under way to a home that has restarted are not sent again
   NoGrace,                  // R1: a home that has restarted serves everybody at once
-  ForgetCalls,  // R4: a call that the home had carried out before its restart is done again
+  ForgetCalls,        // R4: a call that the home had carried out before its restart is done again
+  ForgetUnsynced,     // S1: what a power failure of the origin took is not told by an fsync
+  ForgetLostSize,     // S1: what is brought back is cut where the power failure has left the end
+  ForgetOthersBytes,  // S2: the same, of bytes of other nodes that were seen here
+  RepeatAfterPowerLoss,  // S3: calls are made again by a home whose notes of them may be lost
   kCount,
 };
 
@@ -138,6 +142,14 @@ constexpr std::string_view name_of(Mistake m) {
       return "no-grace";
     case Mistake::ForgetCalls:
       return "forget-calls";
+    case Mistake::ForgetUnsynced:
+      return "forget-unsynced";
+    case Mistake::ForgetLostSize:
+      return "forget-lost-size";
+    case Mistake::ForgetOthersBytes:
+      return "forget-others-bytes";
+    case Mistake::RepeatAfterPowerLoss:
+      return "repeat-after-power-loss";
     case Mistake::kCount:
       break;
   }

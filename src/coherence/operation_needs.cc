@@ -190,6 +190,35 @@ bool is_quick(const Operation& operation) {
          std::holds_alternative<StatFsCall>(operation);
 }
 
+std::vector<FileId> changed_files(const Operation& operation) {
+  using Files = std::vector<FileId>;
+  return std::visit(
+      Overload{
+          [](const CreateCall& c) { return c.is_nameless() ? Files{} : Files{c.dir}; },
+          [](const SymlinkCall& c) { return Files{c.dir}; },
+          [](const LinkCall& c) {
+            return Files{c.dir, c.file};
+          },
+          [](const RemoveCall& c) { return Files{c.dir}; },
+          [](const RenameCall& c) {
+            return Files{c.from_dir, c.to_dir};
+          },
+          [](const SetAttributesCall& c) { return Files{c.file}; },
+          [](const SetXattrCall& c) { return Files{c.file}; },
+          [](const RemoveXattrCall& c) { return Files{c.file}; },
+          [](const AllocateCall& c) { return Files{c.file}; },
+          [](const CopyCall& c) { return Files{c.file}; },
+          [](const auto&) { return Files{}; },
+      },
+      operation);
+}
+
+bool is_claim(const Operation& operation) {
+  const auto* lock = std::get_if<LockCall>(&operation);
+  return std::holds_alternative<ReclaimCall>(operation) ||
+         (lock != nullptr && lock->action == LockAction::Reclaim);
+}
+
 bool gives_up(const Operation& operation) {
   if (const auto* lock = std::get_if<LockCall>(&operation))
     return lock->action == LockAction::Cancel || lock->action == LockAction::Release ||
@@ -211,14 +240,11 @@ bool is_repeatable(const Operation& operation) {
          std::holds_alternative<SeekCall>(operation) || std::holds_alternative<LockCall>(operation);
 }
 
-bool is_made_again(const Operation& operation, bool kept, Mistakes mistakes) {
+bool is_made_again(const Operation& operation, bool kept, bool disk_has_lost, Mistakes mistakes) {
+  kept = kept && (!disk_has_lost || mistakes.has(Mistake::RepeatAfterPowerLoss));
   const auto* set = std::get_if<SetAttributesCall>(&operation);
   if (set != nullptr && set->has_size && !kept) return mistakes.has(Mistake::RepeatTruncations);
-  // What brings something back belongs to the session that ended.
-  const auto* lock = std::get_if<LockCall>(&operation);
-  if (std::holds_alternative<ReclaimCall>(operation) ||
-      (lock != nullptr && lock->action == LockAction::Reclaim))
-    return false;
+  if (is_claim(operation)) return false;
   return kept || is_repeatable(operation);
 }
 

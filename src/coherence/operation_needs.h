@@ -44,13 +44,20 @@ std::vector<OperationNeed> outside_needs(FileId file, const OutsideChange& chang
 std::optional<FileId> may_grow(const Operation& operation);
 
 bool is_quick(const Operation& operation);
+// Brings back what the node had before the home's restart: the node has not brought back all while
+// one of them is not answered, and it belongs to the session in which it was made.
+bool is_claim(const Operation& operation);
 // Only lets go of something; never refused for lack of room.
 bool gives_up(const Operation& operation);
+// The files and directories of which it changes what is on the disk.
+std::vector<FileId> changed_files(const Operation& operation);
 // Doing it twice is as good as once.
 bool is_repeatable(const Operation& operation);
 // Whether a node makes a call again whose reply had not come when the session ended; otherwise it
 // ends with EIO, and may have happened. `kept`: the home has restarted, lets the node bring back
-// what it had, and knows what it had done of the calls (R4).
-bool is_made_again(const Operation& operation, bool kept, Mistakes mistakes = {});
+// what it had, and knows what it had done of the calls (R4). `disk_has_lost`: its notes of that,
+// perhaps, and what the calls had done (S3).
+bool is_made_again(const Operation& operation, bool kept, bool disk_has_lost = false,
+                   Mistakes mistakes = {});
 
 }  // namespace vremote::coherence

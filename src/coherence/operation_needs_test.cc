@@ -209,10 +209,12 @@ TEST(OperationNeedsTest, WhatIsDoneTwiceWithoutHarmIsTold) {
 TEST(OperationNeedsTest, ATruncationIsMadeAgainOnlyWhereTheHomeKnowsWhatItDid) {
   const Operation truncation = SetAttributesCall{.has_size = true};
   EXPECT_TRUE(is_made_again(truncation, true));
+  EXPECT_FALSE(is_made_again(truncation, true, true)) << "the home may not know that it was made";
   EXPECT_FALSE(is_made_again(truncation, false)) << "others may have written since";
   EXPECT_TRUE(is_made_again(SetAttributesCall{.has_mode = true}, true));
   EXPECT_FALSE(is_made_again(SetAttributesCall{.has_mode = true}, false));
   EXPECT_TRUE(is_made_again(SyncCall{}, false));
+  EXPECT_TRUE(is_made_again(SyncCall{}, true, true));
 }
 
 TEST(OperationNeedsTest, OnlyWhatLetsGoIsNeverRefusedForLackOfRoom) {

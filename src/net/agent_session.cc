@@ -299,6 +299,7 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
                                          .fresh = fresh,
                                          .lease_term_ms = w.lease_term_ms,
                                          .may_reclaim = w.may_reclaim,
+                                         .disk_life = w.disk_life,
                                          .features = w.features & wire::kFeatures,
                                          .exports = w.exports}] {
       if (callbacks_.on_connected) callbacks_.on_connected(info);

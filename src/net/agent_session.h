@@ -33,6 +33,7 @@ struct HomeInfo {
   bool fresh = true;        // false: the session of the last on_connected goes on
   uint32_t lease_term_ms = 0;
   bool may_reclaim = false;  // wire::Welcome
+  uint64_t disk_life = 0;    // the same
   uint64_t features = 0;     // that both sides understand
   std::vector<wire::Export> exports;
 };

@@ -360,7 +360,8 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
         .exports = callbacks_.exports ? callbacks_.exports(session->info.node_name)
                                       : std::vector<wire::Export>(),
         .may_reclaim = callbacks_.may_reclaim &&
-                       callbacks_.may_reclaim(session->info.node_name, session->info.incarnation)};
+                       callbacks_.may_reclaim(session->info.node_name, session->info.incarnation),
+        .disk_life = options_.disk_life};
     EventLoop& loop = session->lanes[guest.hello.lane]->loop();
     loop.post([self = shared_from_this(), session, guest = std::move(guest),
                welcome = std::move(welcome)]() mutable {

@@ -38,6 +38,7 @@ struct HomeServerOptions {
   std::string cluster;
   std::string node_name;
   uint64_t incarnation = 0;
+  uint64_t disk_life = 0;          // wire::Welcome
   std::shared_ptr<const Tls> tls;  // null: plain; else whoever does not prove to have the key is
                                    // shown the door, and who does is the node it has proved to be
   uint32_t lease_term_ms = 10000;  // told to the agents

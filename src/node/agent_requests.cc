@@ -137,6 +137,20 @@ void AgentService::flush(Waiting waiting, FileId file, Then then) {
   });
 }
 
+uint64_t AgentService::sync_begins(FileId file) {
+  Shard& shard = shard_of(file);
+  std::lock_guard lock(shard.mutex);
+  return shard.agent.sync_begins();
+}
+
+int AgentService::synced(FileId file, uint64_t begun, int error) {
+  Shard& shard = shard_of(file);
+  std::lock_guard lock(shard.mutex);
+  const int told = shard.agent.synced(file, begun, error);
+  note_debts(shard.agent, file);
+  return told;
+}
+
 bool AgentService::may_be_mapped(FileId file) {
   Shard& shard = shard_of(file);
   std::lock_guard lock(shard.mutex);

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "base/overload.h"
+#include "coherence/operation_needs.h"
 #include "fuse/reply.h"
 #include "node/guardian_table.h"
 #include "node/inode_table.h"
@@ -307,6 +308,13 @@ void AgentService::receive(ToAgent&& message) {
     if (const auto* lock = std::get_if<LockCall>(&pending.call.operation);
         lock != nullptr && !local_ && reply->error == 0)
       locks_.note(*lock);
+    // What this machine's own power failure takes there is nobody left to ask for.
+    if (reply->error == 0 && !local_)
+      for (FileId changed : changed_files(pending.call.operation)) {
+        Shard& shard = shard_of(changed);
+        std::lock_guard lock(shard.mutex);
+        shard.agent.changed_at_home(changed);
+      }
     pending.then(std::move(*reply));
     return;
   }

@@ -117,6 +117,9 @@ class AgentService {
   // Another answer has the kernel take this for the file's size.
   void size_told(FileId file, uint64_t size);
   void flush(Waiting waiting, FileId file, Then then);
+  // As Agent has them: around the SyncCall that follows a flush.
+  uint64_t sync_begins(FileId file);
+  int synced(FileId file, uint64_t begun, int error);
   // `tid`: the thread that waits. Not interruptible: the kernel's side has begun.
   void truncate(uint32_t tid, FileId file, uint64_t size, Then ready);
   // The home has replied, or nobody waits for that: `then` when the kernel may hear of it. `told`:
@@ -173,8 +176,8 @@ class AgentService {
   void receive(coherence::ToAgent&& message);
   // The session is another (coherence::Agent::reset). Calls that may be repeated are, the others
   // end with EIO.
-  // `nothing_sent`: there was no session before; all calls are.
-  void reset(coherence::Agent::Dirty dirty, bool nothing_sent = false);
+  // `nothing_sent`: there was no session before; all calls are. `disk_has_lost`: S1.
+  void reset(coherence::Agent::Dirty dirty, bool nothing_sent = false, bool disk_has_lost = false);
   // After a reset that keeps what is dirty, again and again: whether the home has all of it, and
   // the kernel shows nothing of before but what the home knows of.
   bool brings_back();

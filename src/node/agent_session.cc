@@ -89,11 +89,11 @@ bool AgentService::brings_back() {
   return all;
 }
 
-void AgentService::reset(Agent::Dirty dirty, bool nothing_sent) {
+void AgentService::reset(Agent::Dirty dirty, bool nothing_sent, bool disk_has_lost) {
   if (!nothing_sent) home_restarted_ = true;
   for (auto& shard : shards_)
     with(*shard, [&](Agent& agent, Instant now, AgentActions& actions) {
-      agent.reset(now, dirty, actions);
+      agent.reset(now, dirty, actions, disk_has_lost);
       shard->recalls.clear();
       shard->under_way.clear();
     });
@@ -103,7 +103,7 @@ void AgentService::reset(Agent::Dirty dirty, bool nothing_sent) {
   {
     std::lock_guard lock(calls_mutex_);
     for (const auto& [id, pending] : calls_)
-      (is_made_again(pending.call.operation, kept) ? again : lost).push_back(id);
+      (is_made_again(pending.call.operation, kept, disk_has_lost) ? again : lost).push_back(id);
   }
   std::ranges::sort(again);
   reclaim_locks(dirty);

@@ -304,8 +304,11 @@ void FuseServer::sync(const Context& c, const Inode& node, bool data_only,
                         then(flushed.error);
                         return;
                       }
+                      const uint64_t begun = node.agent->sync_begins(node.file);
                       call(c, node.agent, SyncCall{node.file, data_only},
-                           [then = std::move(then)](Reply&& reply) mutable { then(reply.error); });
+                           [node, begun, then = std::move(then)](Reply&& reply) mutable {
+                             then(node.agent->synced(node.file, begun, reply.error));
+                           });
                     });
 }
 

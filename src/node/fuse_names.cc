@@ -393,8 +393,10 @@ void FuseServer::handle(const Context& c, const fuse::FsyncDir& r) {
   }
   auto node = inode(c);
   if (!node) return;
-  call(c, node->agent, SyncCall{node->file, r.data_only}, [this, c](Reply&& reply) {
+  const uint64_t begun = node->agent->sync_begins(node->file);
+  call(c, node->agent, SyncCall{node->file, r.data_only}, [this, c, node, begun](Reply&& reply) {
     if (reply.error == ESTALE) reply.error = 0;  // removed: there is nothing to keep
+    reply.error = node->agent->synced(node->file, begun, reply.error);
     reply_done(c, reply);
   });
 }

@@ -93,7 +93,7 @@ flatbuffers::Offset<fb::KeptFile> Writer::kept_file(const KeptFile& f) {
   return fb::CreateKeptFile(builder_, &id, f.opens, f.reading_opens, f.mapping_opens, f.seen,
                             f.told_in_use, f.known_to_kernel, f.untold_time, f.write_error,
                             f.kernel_size_most, f.told_access ? &access : nullptr, recall_offset,
-                            show_offset);
+                            show_offset, f.unsynced);
 }
 
 flatbuffers::Offset<fb::Session> Writer::session(const net::KeptSession& s) {
@@ -119,10 +119,10 @@ flatbuffers::Offset<fb::Home> Writer::home(const Handover::Home& h) {
   const auto exports =
       frame(wire::encode(wire::Welcome{.node_name = h.name, .exports = h.exports}), 0);
   const auto session_offset = h.session ? session(*h.session) : Offset<fb::Session>(0);
-  return fb::CreateHome(builder_, builder_.CreateString(h.name), builder_.CreateVector(files),
-                        h.kept.next_id, h.kept.next_call, builder_.CreateVector(locks),
-                        builder_.CreateVector(calls), session_offset, exports,
-                        h.bond.home_incarnation, h.bond.was_broken, h.bond.bringing_back);
+  return fb::CreateHome(
+      builder_, builder_.CreateString(h.name), builder_.CreateVector(files), h.kept.next_id,
+      h.kept.next_call, builder_.CreateVector(locks), builder_.CreateVector(calls), session_offset,
+      exports, h.bond.home_incarnation, h.bond.was_broken, h.bond.bringing_back, h.bond.disk_life);
 }
 
 flatbuffers::Offset<fb::Mount> Writer::mount(const KeptMount& m) {
@@ -231,6 +231,7 @@ Result<KeptFile> file_of(const fb::KeptFile& f) {
                .known_to_kernel = f.known_to_kernel(),
                .untold_time = f.untold_time(),
                .write_error = f.write_error(),
+               .unsynced = f.unsynced(),
                .kernel_size_most = f.kernel_size_most(),
                .told_access = {},
                .recalls = {},
@@ -289,7 +290,7 @@ Result<Handover::Home> home_of(const fb::Home& h) {
   if (out.name.empty() || out.name.size() > kNamesMax) return malformed("a name");
   out.kept.next_id = h.next_id();
   out.kept.next_call = h.next_call();
-  out.bond = {h.incarnation(), h.was_broken(), h.bringing_back()};
+  out.bond = {h.incarnation(), h.was_broken(), h.bringing_back(), h.disk_life()};
   VR_TRY_VOID(each(h.files(), [&](const fb::KeptFile* f) -> Status {
     VR_TRY(kept, file_of(*f));
     out.kept.files.push_back(std::move(kept));

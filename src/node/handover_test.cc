@@ -59,6 +59,7 @@ Handover sample() {
                 .known_to_kernel = true,
                 .untold_time = true,
                 .write_error = 5,
+                .unsynced = true,
                 .kernel_size_most = 8192,
                 .told_access = Access{0100644, 1, 2},
                 .recalls = {},
@@ -80,7 +81,7 @@ Handover sample() {
   other.session = session;
   other.exports = {
       {.name = "e", .export_index = 2, .root = kFile, .read_only = true, .path = "/x"}};
-  other.bond = {.home_incarnation = 9, .was_broken = false, .bringing_back = true};
+  other.bond = {.home_incarnation = 9, .was_broken = false, .bringing_back = true, .disk_life = 77};
   h.homes = {own, other};
   h.inodes = {{2, 1, 0, kFile}, {11, 5, 1, kFile}};
   return h;
@@ -127,6 +128,7 @@ TEST(HandoverTest, WhatIsLeftIsFound) {
   const KeptFile& file = other.kept.files[0];
   EXPECT_EQ(file.file, kFile);
   EXPECT_EQ(file.seen, 17u);
+  EXPECT_TRUE(file.unsynced);
   EXPECT_EQ(file.told_access, (Access{0100644, 1, 2}));
   ASSERT_EQ(file.recalls.size(), 1u);
   EXPECT_EQ(file.recalls[0].range, (PageRange{3, 9}));
@@ -142,6 +144,7 @@ TEST(HandoverTest, WhatIsLeftIsFound) {
   EXPECT_EQ(other.exports, h.homes[1].exports);
   EXPECT_EQ(other.bond.home_incarnation, 9u);
   EXPECT_TRUE(other.bond.bringing_back);
+  EXPECT_EQ(other.bond.disk_life, 77u);
   ASSERT_EQ(found->inodes.size(), 2u);
   EXPECT_EQ(found->inodes[1].home, 1u);
 }

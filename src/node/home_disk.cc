@@ -52,6 +52,10 @@ bool HomeService::run(SendGrant& action, bool may_block) {
     }
   }
   const FileId file = grant.file;
+  {
+    std::lock_guard lock(unsynced_mutex_);
+    grant.unsynced = unsynced_.has(file);
+  }
   deliver_(action.node, file, std::move(grant));
   return true;
 }
@@ -90,6 +94,8 @@ bool HomeService::run(ApplyFlush& action, bool may_block) {
   if (after.has_mtime || after.has_size)
     if (auto done = store.apply(flush.file, after); !done && ack.error == 0)
       ack.error = done.error().code;
+  // Before it is confirmed, and before the next grant.
+  changed(flush.file);
   if (ack.error == 0)
     if (const auto now = store.stat(flush.file)) ack.blocks = now->blocks;
   deliver_(action.node, flush.file, std::move(ack));

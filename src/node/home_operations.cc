@@ -216,6 +216,14 @@ void HomeService::execute(Running& running) {
 }
 
 Result<Outcome> HomeService::carry_out(const Running& running) {
+  if (std::holds_alternative<SyncCall>(running.call.operation)) return sync(running);
+  auto outcome = once(running);
+  if (outcome)
+    for (FileId file : changed_files(running.call.operation)) changed(file);
+  return outcome;
+}
+
+Result<Outcome> HomeService::once(const Running& running) {
   store::Store& store = *store_of(file_of(running.call.operation));
   if (!call_log_ || running.node.value == 0 || !is_noted(running.call.operation))
     return store.execute(running.call.caller, running.call.operation);

@@ -21,6 +21,7 @@
 #include "coherence/messages.h"
 #include "coherence/operation_needs.h"
 #include "coherence/patience.h"
+#include "coherence/unsynced_files.h"
 #include "node/file_queues.h"
 #include "node/home_state.h"
 #include "node/left_behind.h"
@@ -70,6 +71,12 @@ class HomeService {
   // Notes which calls were carried out, and asks it for those of before. `incarnation`: of a
   // session's node.
   void remember_calls(std::unique_ptr<CallLog> log, std::function<uint64_t(NodeId)> incarnation);
+
+  // Something of before may not be on the disk yet. Before the first message.
+  void begin_unsynced();
+  // Brings to the disk what may not be there; nothing is written meanwhile. False: it took too
+  // long, or the disk refused.
+  bool sync_all(int64_t patience_ms);
 
   // Which nodes understand FollowOwner; before the first message. Unset: none.
   void on_follows(std::function<bool(NodeId)> follows) { follows_ = std::move(follows); }
@@ -169,8 +176,12 @@ class HomeService {
                   coherence::Outcome outcome, std::vector<FileId>& touched);
   void advance(coherence::OperationId id);
   void execute(Running& running);
-  // Once for each call, also when it is asked for again after a restart of this daemon.
+  Result<coherence::Outcome> sync(const Running& running);
+  void changed(FileId file);
+  void sync_in_background();
   Result<coherence::Outcome> carry_out(const Running& running);
+  // Once for each call, also when it is asked for again after a restart of this daemon.
+  Result<coherence::Outcome> once(const Running& running);
   bool announce(Running& running, FileId file, std::optional<uint64_t> before,
                 Result<coherence::Outcome>& outcome);
   void all_know(coherence::OperationId id);
@@ -240,6 +251,9 @@ class HomeService {
   std::function<bool(NodeId)> may_bring_back_;
   std::unique_ptr<CallLog> call_log_;
   std::function<uint64_t(NodeId)> incarnation_of_;
+  mutable std::mutex unsynced_mutex_;
+  coherence::UnsyncedFiles unsynced_;
+  bool syncing_all_ = false;
   std::vector<FileId> pinned_for_grace_;
   std::mutex left_behind_mutex_;
   LeftBehind left_behind_;

@@ -11,6 +11,8 @@
 #include <cstring>
 #include <system_error>
 
+#include "node/durable_file.h"
+
 namespace vremote::node {
 namespace {
 
@@ -113,19 +115,7 @@ Status write_sessions(const std::string& path, const SessionsFile& sessions) {
   for (const auto& member : sessions.members)
     text += fmt::format("{} {}\n", member.node, member.incarnation);
   text += "end\n";
-  const std::string fresh = path + ".new";
-  Fd fd(::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!fd.valid()) return fail(errno, fresh + ": " + std::strerror(errno));
-  std::string_view left(text);
-  while (!left.empty()) {
-    const ssize_t n = ::write(fd.get(), left.data(), left.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return fail(errno, fresh + ": " + std::strerror(errno));
-    left.remove_prefix(static_cast<size_t>(n));
-  }
-  if (::fdatasync(fd.get()) != 0 || ::rename(fresh.c_str(), path.c_str()) != 0)
-    return fail(errno, path + ": " + std::strerror(errno));
-  return {};
+  return replace_durably(path, text);
 }
 
 Status CallLog::open(const std::string& path) {

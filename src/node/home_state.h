@@ -30,8 +30,8 @@ Status write_sessions(const std::string& path, const SessionsFile& sessions);
 // Calls that change something and must not be done twice: noted before and after. One that was
 // begun and not ended may have been carried out or not.
 //
-// Thread-safe. What is noted outlives the process, not a power failure (the nodes' calls are
-// answered with EIO then).
+// Thread-safe. What is noted outlives the process, not a power failure: after one the nodes make
+// no such call again (S3).
 class CallLog {
  public:
   struct Key {

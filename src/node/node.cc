@@ -253,6 +253,10 @@ bool NodeDaemon::stop(int64_t patience_ms) {
   }
   purge_threads_->stop();
   disk_threads_->stop();
+  // So that a machine that is started anew in order is not taken for one that lost its power.
+  if (home_ && has_had_guests_ && home_->sync_all(std::min<int64_t>(patience_ms, 2000)))
+    if (auto noted = end_disk_life(config_.home_dir + "/disk", disk_life_); !noted)
+      spdlog::warn("{}", noted.error().what);
   return clean;
 }
 

@@ -26,6 +26,7 @@
 #include "node/access.h"
 #include "node/agent_service.h"
 #include "node/config.h"
+#include "node/disk_life.h"
 #include "node/exports.h"
 #include "node/fuse_server.h"
 #include "node/handover.h"
@@ -138,6 +139,8 @@ class NodeDaemon {
   std::optional<Handover> before_;   // until it was taken over
   const uint64_t incarnation_;       // as an agent: as long as programs use the mount
   const uint64_t home_incarnation_;  // of the homes here: new with each daemon
+  DiskLife disk_life_;
+  std::atomic<bool> has_had_guests_{false};
   const Instant started_, lease_clock_started_;
   Metrics metrics_;
   bool allow_mmap_ = false;

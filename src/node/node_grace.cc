@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/random_number.h"
 #include "node/node.h"
 
 namespace vremote::node {
@@ -14,6 +15,16 @@ using namespace coherence;
 // their bytes for people.
 void NodeDaemon::remember() {
   if (config_.exports.empty()) return;
+  auto life = begin_disk_life(config_.home_dir + "/disk", boot_id(), random_number());
+  if (life) {
+    disk_life_ = std::move(*life);
+  } else {
+    spdlog::warn(
+        "{}; nodes will take each start of this daemon for a power failure of this machine",
+        life.error().what);
+    disk_life_ = {.boot = "unknown", .number = random_number(), .synced = false};
+  }
+  if (!disk_life_.synced) home_->begin_unsynced();
   auto log = std::make_unique<CallLog>();
   if (auto opened = log->open(config_.home_dir + "/calls"); !opened) {
     spdlog::warn("{}; calls of other nodes that are under way when this daemon dies end with EIO",

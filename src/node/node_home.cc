@@ -141,6 +141,7 @@ Status NodeDaemon::start_server() {
   options.cluster = config_.cluster;
   options.node_name = config_.node;
   options.incarnation = home_incarnation_;
+  options.disk_life = disk_life_.number;
   options.tls = tls_;
   options.lease_term_ms = static_cast<uint32_t>(config_.lease_term_ms);
   options.silence_max_ms = std::min(options.silence_max_ms, config_.lease_term_ms * 4 / 5);
@@ -167,6 +168,7 @@ Status NodeDaemon::start_server() {
     node_sessions_[info.id] = {info.lanes,
                                std::make_shared<const NodeRights>(access_, info.node_name)};
     session_names_[info.id] = info.node_name;
+    has_had_guests_ = true;
     const Grace::Member member{info.node_name, info.incarnation};
     home_->came_back(info.node_name);
     // It was started anew: it has nothing of before.

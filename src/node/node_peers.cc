@@ -41,7 +41,7 @@ Status NodeDaemon::make_peers() {
       return it == before_->homes.end() ? nullptr : &*it;
     }();
     if (before_ && before_->crash) {
-      p.bond.take_over({.home_incarnation = 0, .was_broken = true, .bringing_back = false});
+      p.bond.take_over({.was_broken = true});
       if (home != nullptr) p.exports = home->exports;
       p.generation = ~0u;
       p.nothing_sent = true;
@@ -129,16 +129,24 @@ void NodeDaemon::connected(Peer& peer, const net::HomeInfo& info) {
   peer.generation = info.generation;
   peer.agent->can_follow((info.features & wire::kFollowsWaits) != 0);
   std::optional<Agent::Dirty> dirty;
+  bool disk_has_lost = false;
   {
     std::lock_guard lock(peer.bond_mutex);
     dirty = peer.bond.connected({.generation = info.generation,
                                  .home_incarnation = info.incarnation,
                                  .may_reclaim = info.may_reclaim,
-                                 .term_ns = info.lease_term_ms * int64_t{1'000'000}});
+                                 .term_ns = info.lease_term_ms * int64_t{1'000'000},
+                                 .disk_life = info.disk_life});
+    disk_has_lost = peer.bond.disk_has_lost();
   }
+  if (disk_has_lost)
+    spdlog::warn(
+        "{} has started anew after a power failure: what was flushed there and not synced may be "
+        "lost; fsync tells whom it concerns (EIO)",
+        peer.config.name);
   if (dirty) {
     recovery_->next(peer.config.name);
-    peer.agent->reset(*dirty, std::exchange(peer.nothing_sent, false));
+    peer.agent->reset(*dirty, std::exchange(peer.nothing_sent, false), disk_has_lost);
   }
   {
     std::lock_guard lock(peer.bond_mutex);

@@ -22,6 +22,7 @@ struct WorldCounts {
   uint64_t faults = 0, fences = 0;      // fences: sessions that a home ended
   uint64_t restarts = 0, reclaims = 0;  // of homes; nodes that brought back what they had
   uint64_t taken_back = 0;              // recalls of nodes that had too many leases
+  uint64_t power_losses = 0;            // of homes
 };
 
 struct Outcome {

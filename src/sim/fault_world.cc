@@ -15,6 +15,7 @@ FaultWorld::FaultWorld(uint64_t seed, const Breaks& breaks)
       setting_{.scheduler = *scheduler_,
                .history = history_,
                .dice = Prng(seed * 0x9E3779B97F4A7C15u + 1),
+               .power_dice = Prng(seed * 0xA0761D6478BD642Fu + 3),
                .breaks = breaks,
                .agent = {},
                .kernel = {},
@@ -104,6 +105,12 @@ void FaultWorld::draw() {
     if (file != FileId{}) return check_file(static_cast<uint32_t>(file.inode) - 1);
     for (uint32_t f = 0; f < setting_.files.size(); ++f) check_file(f);
   };
+  setting_.power = setting_.power_dice.chance(25);
+  if (setting_.power)
+    for (Habits& habits : habits_) {
+      habits.syncs_names = setting_.power_dice.chance(50);
+      if (setting_.power_dice.chance(70)) habits.weights[static_cast<size_t>(Act::Fsync)] += 8;
+    }
   if (truncates) end_sessions_at_truncations(stores_too, more_.chance(50));
   steps_max_ = 3'000'000;
   plan_ = fmt::format("{} machines, {} processes each, {} files, {} lanes{}, flush after {} ms",
@@ -197,6 +204,27 @@ void FaultWorld::draw_broken_connections() {
   }
 }
 
+// Of the origin, mostly soon after it has taken something that it has not synced.
+void FaultWorld::draw_power_losses() {
+  Prng& dice = setting_.power_dice;
+  const auto term = static_cast<uint64_t>(setting_.term_ns);
+  for (uint64_t left = dice.between(1, 2); left > 0; --left) {
+    const auto at = static_cast<int64_t>(dice.below(5 * term));
+    const auto lasts =
+        static_cast<int64_t>(dice.chance(50) ? dice.below(term / 2) : dice.below(2 * term));
+    ++faults_;
+    if (dice.chance(75)) {
+      const uint64_t messages = dice.between(1, 30);
+      scheduler_->after(at, [=, this] { origin_->kill_after(messages, false, true); });
+    } else {
+      scheduler_->after(at, [this] { origin_->lose_power(); });
+    }
+    scheduler_->after(at + lasts / 2, [this] { origin_->kill_if_due(); });
+    scheduler_->after(at + lasts, [this] { origin_->start_again(); });
+    faults_end_ns_ = std::max(faults_end_ns_, at + lasts + 2 * setting_.term_ns);
+  }
+}
+
 void FaultWorld::draw_breach() {
   const auto m = static_cast<uint32_t>(setting_.dice.below(machine_count_));
   const auto at =
@@ -275,6 +303,7 @@ void FaultWorld::start() {
     machines_.push_back(std::make_unique<Machine>(setting_, *origin_, m, draw_clock()));
   origin_->meets(machines_);
   draw_faults();
+  if (setting_.power) draw_power_losses();
   if (setting_.dice.chance(15)) draw_breach();
   if (setting_.dice.chance(30)) draw_broken_connections();
   for (uint32_t m = 0; m < machine_count_; ++m) {
@@ -415,6 +444,7 @@ Outcome FaultWorld::run() {
   c.faults = faults_;
   c.fences = origin_->fences();
   c.restarts = origin_->restarts();
+  c.power_losses = origin_->power_losses();
   c.reclaims = setting_.reclaims;
   c.taken_back = origin_->driver().home().counts().taken_back;
   for (const auto& machine : machines_) {

@@ -31,6 +31,7 @@ class FaultWorld final : public AnyWorld {
   Habits draw_habits();
   Clock draw_clock();
   void draw_faults();
+  void draw_power_losses();
   void draw_breach();
   void draw_broken_connections();
   void draw_mapped_truncations();

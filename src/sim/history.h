@@ -50,7 +50,7 @@ struct SizeOp {
   const char* what = "";
   int node = -1;
   uint64_t write = 0;  // Grow: its number
-  bool weak = false;   // Grow: it may have come to nothing
+  bool weak = false;   // Grow, Set: it may have come to nothing
 };
 // Whether the file can have had such a size at some moment of the reading operation's interval.
 bool size_possible(std::span<const SizeOp> operations, const SizeOp& reading);
@@ -100,6 +100,12 @@ class History {
   // The node knows of it and has kept what it could not flush (D4).
   void told_of_loss(int node);
   void rescued(uint32_t file, uint64_t offset, std::span<const std::byte> bytes);
+  // The origin has lost its power (S1): from now on everybody is shown what is left on its disk.
+  void power_lost();
+  // Before that: it had this page in its page cache, and perhaps not on its disk. Nothing else
+  // goes.
+  void exposed(uint32_t file, std::span<const std::byte> page);
+  uint64_t power_losses() const { return power_losses_; }
   void sync_failed(uint32_t file, Interval when);
   // The node's kernel has forgotten the file, and with it what an fsync was still to tell.
   void forgot(uint32_t file, int node) { sync_failed(file, {tick(), tick(), "forget", node}); }
@@ -145,13 +151,14 @@ class History {
     std::vector<Sync> syncs;
     std::vector<Interval> failed_syncs;
     std::vector<Somewhere> somewhere;
-    bool sizes_unknown = false;  // one of them was never seen
-    std::set<uint64_t> rescued;  // values of cells
+    bool sizes_unknown = false;           // one of them was never seen
+    std::set<uint64_t> rescued, exposed;  // values of cells
   };
   struct Loss {
     int node;
     uint64_t tick;
     bool told = false;
+    bool power = false;  // of the origin
   };
   struct Record {
     Interval when;
@@ -179,8 +186,17 @@ class History {
   void place_appends(uint32_t file);
   bool told(const RegisterFile& file, int node, uint64_t from, uint64_t to) const;
   bool secured(const RegisterFile& file, int node, uint64_t begin, uint64_t end) const;
+  bool may_go_with_power(const RegisterFile& file, std::span<const PageOp> ops,
+                         const PageOp& write) const;
+  bool secured_on_disk(const RegisterFile& file, std::span<const PageOp> ops,
+                       const PageOp& write) const;
   const Loss* lost_at(const RegisterFile& file, std::span<const PageOp> ops,
                       const PageOp& write) const;
+  const Loss* lost_with_node(const RegisterFile& file, std::span<const PageOp> ops,
+                             const PageOp& write) const;
+  const Loss* lost_with_power(const RegisterFile& file, std::span<const PageOp> ops,
+                              const PageOp& write) const;
+  std::vector<PageOp> cut_by_ends(const RegisterFile& file, std::span<const PageOp> whole) const;
   std::vector<SizeOp> sizes_of(const RegisterFile& file) const;
   // `all`: with what with_truncations() leaves out.
   std::optional<std::string> check_page_with_losses(const RegisterFile& file,
@@ -198,6 +214,7 @@ class History {
   std::map<uint32_t, RegisterFile> registers_;
   std::map<uint32_t, AppendFile> appends_;
   std::vector<Loss> losses_;  // in time
+  uint64_t power_losses_ = 0;
   std::optional<std::string> first_;
 };
 

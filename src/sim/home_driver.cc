@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/overload.h"
 #include "coherence/lease_mode_name.h"
+#include "sim/process.h"
 
 namespace vremote::sim {
 
@@ -45,6 +46,7 @@ HomeDriver::HomeDriver(Scheduler& scheduler, const Breaks& breaks, Send send, Ca
       calls_(std::move(calls)) {}
 
 void HomeDriver::create(FileId file, std::vector<std::byte> content) {
+  files_[file].platter.synced(content);
   files_[file].disk = std::move(content);
   files_[file].mtime = scheduler_.wall();
 }
@@ -68,6 +70,8 @@ void HomeDriver::receive(NodeId node, ToHome message) {
       ack != nullptr && ack->busy && breaks_.deaf_to_busy)
     return;
   std::visit(Overload{[&](const Call& call) {
+                        if (std::holds_alternative<SyncCall>(call.operation))
+                          return sync(node, call);
                         const OperationId id = next_operation_++;
                         Truncation& t = truncations_[id];
                         t.node = node;
@@ -178,8 +182,44 @@ void HomeDriver::fill_data(File& file, PageRange range, uint64_t& offset, Bytes&
              : Bytes::copy_of(std::span<const std::byte>(file.disk).subspan(offset, length));
 }
 
-void HomeDriver::write_attributes(File& file, const DirtyAttributes& attributes) {
+// As HomeService::changed().
+void HomeDriver::changed(FileId id, File& file, uint64_t first_byte, uint64_t end_byte) {
+  unsynced_.changed(id);
+  file.platter.changed(file.disk, first_byte >> kPageShift,
+                       (end_byte + kPageSize - 1) >> kPageShift);
+}
+
+void HomeDriver::sync_now(FileId id) {
+  File& file = files_[id];
+  const uint64_t begun = unsynced_.sync_begins();
+  file.platter.synced(file.disk);
+  if (id == directory_id()) earlier_names_.clear();
+  unsynced_.synced(id, begun);
+  scheduler_.trace(-1, number(id), "disk    is synced");
+}
+
+void HomeDriver::sync_everything() {
+  if (dead_) return;
+  const uint64_t begun = unsynced_.sync_begins();
+  for (auto& [id, file] : files_) sync_now(id);
+  unsynced_.all_synced(begun);
+}
+
+void HomeDriver::sync(NodeId node, const Call& call) {
+  scheduler_.after(Delay::HomeQueue,
+                   [this, node, id = coherence::file_of(call.operation), number = call.call] {
+                     if (dead_) return;
+                     sync_now(id);
+                     scheduler_.after(Delay::HomeQueue, [this, node, id, number] {
+                       if (!dead_)
+                         send_(node, id, Reply{.call = number, .error = 0, .outcome = {}});
+                     });
+                   });
+}
+
+void HomeDriver::write_attributes(FileId id, File& file, const DirtyAttributes& attributes) {
   if (attributes.has_size && attributes.size > file.disk.size()) file.disk.resize(attributes.size);
+  changed(id, file, 0, 0);
   if (attributes.has_mtime && file.mtime < attributes.mtime) file.mtime = attributes.mtime;
 }
 
@@ -189,12 +229,13 @@ void HomeDriver::perform(FileId id, HomeAction& action) {
       Overload{[&](SendGrant& a) {
                  if (!a.data.empty()) fill_data(file, a.data, a.grant.data_offset, a.grant.data);
                  a.grant.size_floor = file.disk.size();
+                 a.grant.unsynced = unsynced_.has(id);
                  if (a.grant.resource == Resource::Attributes) a.grant.attributes = stat(id, file);
                  send_(a.node, id, std::move(a.grant));
                },
                [&](SendRecall& a) { send_(a.node, id, a.recall); },
                [&](ApplyFlush& a) {
-                 write_attributes(file, a.flush.attributes);
+                 write_attributes(id, file, a.flush.attributes);
                  for (const Extent& extent : a.flush.extents) {
                    // A flush that makes the file longer says so. Bytes beyond are those of a
                    // mapping older than a truncation.
@@ -202,6 +243,7 @@ void HomeDriver::perform(FileId id, HomeAction& action) {
                    const uint64_t length =
                        std::min<uint64_t>(extent.bytes.size(), file.disk.size() - extent.offset);
                    std::memcpy(file.disk.data() + extent.offset, extent.bytes.data(), length);
+                   changed(id, file, extent.offset, extent.offset + length);
                    scheduler_.trace(-1, number(id), "disk    {}+{} of {} from n{}", extent.offset,
                                     length, extent.bytes.size(), a.node.value);
                  }
@@ -209,7 +251,7 @@ void HomeDriver::perform(FileId id, HomeAction& action) {
                      a.node, id,
                      FlushAck{.file = id, .flush = a.flush.flush, .blocks = stat(id, file).blocks});
                },
-               [&](ApplyAttributes& a) { write_attributes(file, a.attributes); },
+               [&](ApplyAttributes& a) { write_attributes(id, file, a.attributes); },
                [&](ServeFetch& a) {
                  FetchReply reply;
                  reply.file = id;
@@ -292,7 +334,9 @@ void HomeDriver::operation_ready(const OperationReady& ready) {
   File& file = files_[t.file];
   const bool grows = file.disk.size() < t.size;
   truncations_.at(ready.operation).size_before = file.disk.size();
+  const uint64_t longest = std::max<uint64_t>(file.disk.size(), t.size);
   file.disk.resize(t.size);
+  changed(t.file, file, t.size, longest);
   file.mtime = scheduler_.wall();
   note_done(t, 0);
   if (grows && home_.announce(ready.operation, t.file, t.size, t.node, actions)) {
@@ -319,6 +363,8 @@ void HomeDriver::note_done(const Truncation& t, int32_t error) {
 int32_t HomeDriver::change_names(const Truncation& t) {
   scheduler_.trace(-1, number(t.file), "disk    {} {} for n{}", t.removes ? "removes" : "makes",
                    *t.name, t.node.value);
+  earlier_names_.push_back(names_);
+  unsynced_.changed(t.file);
   if (t.removes) return names_.erase(*t.name) > 0 ? 0 : ENOENT;
   return names_.insert(*t.name).second ? 0 : EEXIST;
 }
@@ -347,8 +393,10 @@ void HomeDriver::node_gone(NodeId node) {
 HomeDriver::Durable HomeDriver::killed() {
   dead_ = true;
   Durable durable;
-  for (auto& [id, file] : files_) durable.files[id] = {std::move(file.disk), file.mtime};
+  for (auto& [id, file] : files_)
+    durable.files[id] = {std::move(file.disk), file.mtime, std::move(file.platter)};
   durable.names = std::move(names_);
+  durable.earlier_names = std::move(earlier_names_);
   return durable;
 }
 
@@ -356,8 +404,23 @@ void HomeDriver::restored(Durable durable) {
   for (auto& [id, disk] : durable.files) {
     files_[id].disk = std::move(disk.bytes);
     files_[id].mtime = disk.mtime;
+    files_[id].platter = std::move(disk.platter);
   }
   names_ = std::move(durable.names);
+  earlier_names_ = std::move(durable.earlier_names);
+  unsynced_.all_changed();
+}
+
+// The changes of a directory are in the order of a journal.
+void HomeDriver::Durable::lose_power(Prng& random) {
+  const uint64_t kept = random.chance(30) ? 0 : random.below(11);
+  for (auto& [id, disk] : files) {
+    disk.bytes = disk.platter.after_power_loss(random, kept);
+    disk.platter.synced(disk.bytes);
+  }
+  if (const uint64_t which = random.below(earlier_names.size() + 1); which < earlier_names.size())
+    names = earlier_names[which];
+  earlier_names.clear();
 }
 
 void HomeDriver::end(OperationId id, const Truncation& operation, int32_t error) {
@@ -373,7 +436,7 @@ void HomeDriver::end(OperationId id, const Truncation& operation, int32_t error)
   Reply reply;
   reply.call = t.call;
   reply.error = error;
-  reply.outcome = Node{t.file, stat(t.file, file), t.size_before};
+  reply.outcome = coherence::Node{t.file, stat(t.file, file), t.size_before};
   send_(t.node, t.file, std::move(reply));
   take(actions);
 }

@@ -15,8 +15,10 @@
 #include "coherence/call_memory.h"
 #include "coherence/home.h"
 #include "coherence/operation_needs.h"
+#include "coherence/unsynced_files.h"
 #include "sim/home_limits.h"
 #include "sim/mistakes.h"
+#include "sim/platter.h"
 #include "sim/scheduler.h"
 
 namespace vremote::sim {
@@ -51,9 +53,13 @@ class HomeDriver {
     struct Disk {
       std::vector<std::byte> bytes;
       Timestamp mtime;
+      Platter platter;
     };
     std::map<FileId, Disk> files;
     std::set<std::string> names;  // of the one directory
+    // What they were before the changes that were not synced yet, the oldest first.
+    std::vector<std::set<std::string>> earlier_names;
+    void lose_power(Prng& random);
   };
   void node_gone(NodeId node);
   void opened(NodeId node, FileId file);
@@ -64,6 +70,9 @@ class HomeDriver {
 
   coherence::Home& home() { return home_; }
   const std::vector<std::byte>& disk(FileId file) { return files_[file].disk; }
+  const std::vector<std::byte>& synced_disk(FileId file) { return files_[file].platter.for_sure(); }
+  // As sync(2): what a daemon begins with that does not know what was written before it.
+  void sync_everything();
   std::string dump() const;
   bool idle() const;
 
@@ -85,6 +94,7 @@ class HomeDriver {
   struct File {
     std::vector<std::byte> disk;
     Timestamp mtime;
+    Platter platter;
     std::deque<coherence::HomeAction> queue;
     bool busy = false;
     bool pinned = false;
@@ -99,7 +109,10 @@ class HomeDriver {
   std::optional<int32_t> done_before(const Truncation& t);
   void note_done(const Truncation& t, int32_t error);
   int32_t change_names(const Truncation& t);
-  void write_attributes(File& file, const coherence::DirtyAttributes& attributes);
+  void write_attributes(FileId id, File& file, const coherence::DirtyAttributes& attributes);
+  void changed(FileId id, File& file, uint64_t first_byte, uint64_t end_byte);
+  void sync(NodeId node, const coherence::Call& call);
+  void sync_now(FileId id);
   Attributes stat(FileId id, const File& file) const;
 
   Scheduler& scheduler_;
@@ -109,6 +122,8 @@ class HomeDriver {
   std::map<FileId, File> files_;
   std::map<coherence::OperationId, Truncation> truncations_;
   std::set<std::string> names_;
+  std::vector<std::set<std::string>> earlier_names_;
+  coherence::UnsyncedFiles unsynced_;
   Calls calls_;
   bool dead_ = false;
   coherence::OperationId next_operation_ = 1;

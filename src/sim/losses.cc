@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <utility>
 
@@ -10,6 +11,21 @@
 namespace vremote::sim {
 
 void History::lost(int node) { losses_.push_back({node, tick()}); }
+
+void History::power_lost() {
+  losses_.push_back({.node = -1, .tick = tick(), .power = true});
+  ++power_losses_;
+}
+
+void History::exposed(uint32_t file, std::span<const std::byte> page) {
+  auto it = registers_.find(file);
+  if (it == registers_.end()) return;
+  for (uint64_t at = 0; at + kCell <= page.size(); at += kCell) {
+    uint64_t value = 0;
+    std::memcpy(&value, page.data() + at, sizeof value);
+    if (value != 0) it->second.exposed.insert(value);
+  }
+}
 
 void History::told_of_loss(int node) {
   for (Loss& loss : losses_)
@@ -77,9 +93,72 @@ bool History::secured(const RegisterFile& file, int node, uint64_t begin, uint64
   });
 }
 
+// It, or what was written over it on its node before it went to the origin; or it was cut off and
+// the truncation went.
+bool History::may_go_with_power(const RegisterFile& file, std::span<const PageOp> ops,
+                                const PageOp& write) const {
+  for (const auto& truncation : file.truncations)
+    if (truncation.when.end >= write.begin) return true;
+  for (uint64_t c = 0; c < kCells; ++c) {
+    if ((write.cells >> c & 1) == 0) continue;
+    if (write.values[c] == 0) return true;
+    for (const PageOp& op : ops)
+      if (op.write && (op.cells >> c & 1) != 0 && op.node == write.node && op.end >= write.begin &&
+          file.exposed.contains(op.values[c]))
+        return true;
+    // with_truncations() may have taken them out.
+    const bool appended = (write.values[c] & 0x80000000u) != 0;
+    for (const Store& store : file.stores)
+      if (store.cell == c && store.end >= write.begin && file.exposed.contains(store.value) &&
+          (appended || (store.value & 0xffffffffu) == (write.values[c] & 0xffffffffu)))
+        return true;
+  }
+  return false;
+}
+
+// S1, S2: the node that wrote it, or one that has seen it, has had it synced since.
+bool History::secured_on_disk(const RegisterFile& file, std::span<const PageOp> ops,
+                              const PageOp& write) const {
+  if (secured(file, write.node, write.begin, write.end)) return true;
+  for (const PageOp& read : ops) {
+    if (read.write || read.node == write.node) continue;
+    bool saw = false;
+    for (uint64_t c = 0; c < kCells; ++c)
+      saw = saw || (((read.cells & write.cells) >> c & 1) != 0 && write.values[c] != 0 &&
+                    read.values[c] == write.values[c]);
+    if (saw && secured(file, read.node, read.begin, read.end)) return true;
+  }
+  return false;
+}
+
 // When the write ceased to be, if it did.
 const History::Loss* History::lost_at(const RegisterFile& file, std::span<const PageOp> ops,
                                       const PageOp& write) const {
+  const Loss* node = lost_with_node(file, ops, write);
+  const Loss* power = lost_with_power(file, ops, write);
+  // In between nobody has seen it.
+  return node == nullptr || (power != nullptr && power->tick < node->tick) ? power : node;
+}
+
+// Of zeroes (a truncation) nobody can tell whether they were seen.
+const History::Loss* History::lost_with_power(const RegisterFile& file, std::span<const PageOp> ops,
+                                              const PageOp& write) const {
+  if (power_losses_ == 0 || write.node < 0 || !may_go_with_power(file, ops, write) ||
+      secured_on_disk(file, ops, write))
+    return nullptr;
+  uint64_t last_seen = 0;  // by anybody
+  for (const PageOp& op : ops)
+    for (uint64_t c = 0; c < kCells && !op.write; ++c)
+      if (((op.cells & write.cells) >> c & 1) != 0 && write.values[c] != 0 &&
+          op.values[c] == write.values[c])
+        last_seen = std::max(last_seen, op.begin);
+  for (const Loss& loss : losses_)
+    if (loss.power && loss.tick >= write.begin && last_seen < loss.tick) return &loss;
+  return nullptr;
+}
+
+const History::Loss* History::lost_with_node(const RegisterFile& file, std::span<const PageOp> ops,
+                                             const PageOp& write) const {
   if (write.durable || write.node < 0 || secured(file, write.node, write.begin, write.end))
     return nullptr;
   uint64_t last_seen = 0;  // by that node
@@ -103,18 +182,52 @@ std::vector<SizeOp> History::sizes_of(const RegisterFile& file) const {
   std::vector<SizeOp> sizes = file.sizes;
   if (losses_.empty()) return sizes;
   std::set<uint64_t> gone;
-  for (const auto& [p, ops] : file.pages)
+  for (const auto& [p, whole] : file.pages) {
+    const std::vector<PageOp> ops = cut_by_ends(file, whole);
     for (const PageOp& op : ops)
       if (op.write && lost_at(file, ops, op) != nullptr)
         for (uint64_t value : op.values) gone.insert(value >> 32);
+  }
+  const auto may_be_undone = [&](const SizeOp& op) {
+    return op.kind == SizeOp::Kind::Set && op.begin != 0 &&
+           !secured(file, op.node, op.begin, op.end) &&
+           std::ranges::any_of(
+               losses_, [&](const Loss& loss) { return loss.power && loss.tick >= op.begin; });
+  };
   for (SizeOp& op : sizes)
-    op.weak = op.kind == SizeOp::Kind::Grow && op.write != 0 && gone.contains(op.write);
+    op.weak = (op.kind == SizeOp::Kind::Grow && op.write != 0 && gone.contains(op.write)) ||
+              may_be_undone(op);
   return sizes;
+}
+
+// The end of the file that a loss of power leaves may lie in the midst of a write: each of its
+// cells is there or not.
+std::vector<PageOp> History::cut_by_ends(const RegisterFile& file,
+                                         std::span<const PageOp> whole) const {
+  std::vector<PageOp> ops;
+  for (const PageOp& op : whole) {
+    const bool may_be_cut =
+        op.write && op.node >= 0 && !std::has_single_bit(op.cells) &&
+        std::ranges::any_of(
+            losses_, [&](const Loss& loss) { return loss.power && loss.tick >= op.begin; }) &&
+        may_go_with_power(file, whole, op) && !secured(file, op.node, op.begin, op.end);
+    if (!may_be_cut) {
+      ops.push_back(op);
+      continue;
+    }
+    for (uint64_t c = 0; c < kCells; ++c) {
+      if ((op.cells >> c & 1) == 0) continue;
+      ops.push_back(op);
+      ops.back().cells = static_cast<uint8_t>(1u << c);
+    }
+  }
+  return ops;
 }
 
 std::optional<std::string> History::check_page_with_losses(const RegisterFile& file,
                                                            std::span<const PageOp> all,
-                                                           std::span<const PageOp> ops) const {
+                                                           std::span<const PageOp> whole) const {
+  const std::vector<PageOp> ops = cut_by_ends(file, whole);
   std::vector<uint64_t> gone_at(ops.size(), kNever);
   std::vector<uint64_t> moments;
   for (size_t i = 0; i < ops.size(); ++i) {
@@ -124,7 +237,9 @@ std::optional<std::string> History::check_page_with_losses(const RegisterFile& f
     gone_at[i] = loss->tick;
     moments.push_back(loss->tick);
     if (!loss->told || ops[i].end > loss->tick) continue;  // or it had not been done yet
-    for (uint64_t c = 0; c < kCells; ++c) {                // D4
+    // Then it had been flushed.
+    if (power_losses_ > 0 && lost_with_power(file, ops, ops[i]) != nullptr) continue;
+    for (uint64_t c = 0; c < kCells; ++c) {  // D4
       if ((ops[i].cells >> c & 1) == 0 || file.rescued.contains(ops[i].values[c])) continue;
       const auto covers = [&](const PageOp& other) {
         return other.write && other.values != ops[i].values && (other.cells >> c & 1) != 0 &&

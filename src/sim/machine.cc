@@ -34,6 +34,7 @@ void Machine::begin_life(const Habits& habits, uint32_t processes) {
       setting_.history.rescued(static_cast<uint32_t>(rescue.file.inode) - 1, e.offset,
                                e.bytes.view());
   };
+  hooks.syncs = setting_.power;
   life.node = std::make_unique<Node>(setting_.scheduler, setting_.history, setting_.breaks,
                                      NodeId{static_cast<uint32_t>(life.label)}, setting_.agent,
                                      setting_.kernel, std::move(hooks), clock_);
@@ -43,7 +44,9 @@ void Machine::begin_life(const Habits& habits, uint32_t processes) {
   for (uint32_t p = 0; p < processes; ++p) {
     life.processes.push_back(std::make_unique<Process>(
         setting_.scheduler, setting_.history, *life.node, life.label, static_cast<int>(p),
-        setting_.files, habits, [this](uint32_t file) { return origin_.disk(file_id(file)); }));
+        setting_.files, habits, [this](uint32_t file) {
+          return setting_.power ? origin_.synced_disk(file_id(file)) : origin_.disk(file_id(file));
+        }));
     setting_.scheduler.spawn(life.processes.back()->run());
   }
 }
@@ -177,7 +180,8 @@ void Machine::tick(Life& life) {
 }
 
 void Machine::welcome(uint64_t incarnation, uint32_t lane, uint32_t epoch, uint32_t session,
-                      uint64_t home_incarnation, bool may_reclaim, Instant sent) {
+                      uint64_t home_incarnation, bool may_reclaim, uint64_t disk_life,
+                      Instant sent) {
   hears(incarnation, [=, this](Life& life) {
     if (epoch != life.epoch) return;
     if (life.session != 0 && life.session != session)
@@ -187,7 +191,7 @@ void Machine::welcome(uint64_t incarnation, uint32_t lane, uint32_t epoch, uint3
     life.attached[lane] = true;
     life.renewed[lane] = std::max(life.renewed[lane], sent);
     if (first) {
-      connected(life, home_incarnation, may_reclaim);
+      connected(life, home_incarnation, may_reclaim, disk_life);
     } else {
       renew(life);
     }
@@ -195,17 +199,19 @@ void Machine::welcome(uint64_t incarnation, uint32_t lane, uint32_t epoch, uint3
 }
 
 // As NodeDaemon::connected().
-void Machine::connected(Life& life, uint64_t home_incarnation, bool may_reclaim) {
+void Machine::connected(Life& life, uint64_t home_incarnation, bool may_reclaim,
+                        uint64_t disk_life) {
   setting_.scheduler.trace(life.label, -1, "session {} stands", life.session);
   const auto dirty = life.bond.connected({.generation = life.epoch,
                                           .home_incarnation = home_incarnation,
                                           .may_reclaim = may_reclaim,
-                                          .term_ns = setting_.term_ns});
+                                          .term_ns = setting_.term_ns,
+                                          .disk_life = disk_life});
   for (ToHome& message : std::exchange(life.before_first, {})) send(life, std::move(message));
   if (dirty) {
     if (*dirty == Agent::Dirty::Fenced) setting_.history.told_of_loss(life.label);
     setting_.reclaims += *dirty == Agent::Dirty::Kept ? 1 : 0;
-    life.node->reset(*dirty);
+    life.node->reset(*dirty, life.bond.disk_has_lost());
   }
   life.bond.begun();
   renew(life);

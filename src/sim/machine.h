@@ -30,6 +30,7 @@ struct FaultSetting {
   // For what these worlds have learnt since: a world in which none of it happens is the one that
   // its seed always was.
   Prng dice;
+  Prng power_dice;
   Breaks breaks;
   coherence::AgentOptions agent;
   KernelOptions kernel;
@@ -37,7 +38,8 @@ struct FaultSetting {
   std::vector<FilePlan> files;
   int64_t term_ns = 3'000'000'000;  // of leases; real ones are longer, and so are real purges
   uint32_t lanes = 1;
-  bool over = false;  // the world has been seen to its end: nobody pings any more
+  bool power = false;  // the origin may lose its own
+  bool over = false;   // the world has been seen to its end: nobody pings any more
 
   uint32_t lane_of(FileId file) const { return static_cast<uint32_t>(file.inode % lanes); }
   // Looked at after whatever may have changed a lease.
@@ -85,7 +87,7 @@ class Machine {
   // ---- what arrives ----
   Wire& down(uint32_t lane) { return *down_[lane]; }
   void welcome(uint64_t incarnation, uint32_t lane, uint32_t epoch, uint32_t session,
-               uint64_t home_incarnation, bool may_reclaim, Instant sent);
+               uint64_t home_incarnation, bool may_reclaim, uint64_t disk_life, Instant sent);
   void answered(uint64_t incarnation, uint32_t lane, uint32_t session, Instant sent);
   void session_unknown(uint64_t incarnation, uint32_t session);
   void message(uint64_t incarnation, uint32_t session, FileId file, coherence::ToAgent message);
@@ -99,7 +101,7 @@ class Machine {
  private:
   void tick(Life& life);
   void greet(Life& life, uint32_t lane);
-  void connected(Life& life, uint64_t home_incarnation, bool may_reclaim);
+  void connected(Life& life, uint64_t home_incarnation, bool may_reclaim, uint64_t disk_life);
   void renew(Life& life);
   void over(Life& life, const char* why);
   void send(Life& life, coherence::ToHome message);

@@ -81,10 +81,11 @@ int main(int argc, char** argv) {
   if (statistics && kind == WorldKind::Faults)
     fmt::print(
         "faults: {}, {} sessions ended, {} times leases ran out, {} bytes rescued, {} "
-        "restarts of homes, {} nodes brought back what they had and kept {} pages, {} truncations "
+        "restarts of homes, {} losses of their power, {} nodes brought back what they had and kept "
+        "{} pages, {} truncations "
         "were not waited for\n",
-        c.faults, c.fences, c.agent.suspensions, c.agent.rescued_bytes, c.restarts, c.reclaims,
-        c.agent.pages_claimed, c.agent.truncations_ended);
+        c.faults, c.fences, c.agent.suspensions, c.agent.rescued_bytes, c.restarts, c.power_losses,
+        c.reclaims, c.agent.pages_claimed, c.agent.truncations_ended);
   if (statistics && (kind == WorldKind::Pages || kind == WorldKind::Faults)) {
     fmt::print(
         "kernel: {} page hits, {} fills, {} refaults, {} stores, {} write-backs ({} held back), {} "

@@ -51,10 +51,12 @@ WorldKind world_of(std::string_view break_name) {
     if (coherence::name_of(m) == break_name) return WorldKind::Names;
   for (Mistake m : {Mistake::WakeNobody, Mistake::AllowCircles})
     if (coherence::name_of(m) == break_name) return WorldKind::Locks;
-  for (Mistake m : {Mistake::ServeAfterExpiry, Mistake::FlushAfterFence, Mistake::HandOnTooEarly,
-                    Mistake::CountFromAnswer, Mistake::ForgetSentSize, Mistake::RepeatTruncations,
-                    Mistake::ReclaimBehindTruncation, Mistake::TruncateAfterExpiry,
-                    Mistake::LostReclaim, Mistake::NoGrace, Mistake::ForgetCalls})
+  for (Mistake m :
+       {Mistake::ServeAfterExpiry, Mistake::FlushAfterFence, Mistake::HandOnTooEarly,
+        Mistake::CountFromAnswer, Mistake::ForgetSentSize, Mistake::RepeatTruncations,
+        Mistake::ReclaimBehindTruncation, Mistake::TruncateAfterExpiry, Mistake::LostReclaim,
+        Mistake::NoGrace, Mistake::ForgetCalls, Mistake::ForgetUnsynced, Mistake::ForgetLostSize,
+        Mistake::ForgetOthersBytes, Mistake::RepeatAfterPowerLoss})
     if (coherence::name_of(m) == break_name) return WorldKind::Faults;
   if (break_name == "no-guardian" || break_name == "purges-before-taking-back" ||
       break_name == "frees-at-once" || break_name == "forgets-unacknowledged" ||

@@ -78,6 +78,13 @@ void Node::perform(FileId file, AgentAction& action) {
           },
           [&](ReplyFlushed& a) {
             scheduler_.trace(number(), f, "agent   flushed t{} error {}", a.token, a.error);
+            if (hooks_.syncs && a.error == 0) {
+              const uint64_t call = next_call_;
+              send_call(std::nullopt, 0, SyncCall{fsyncs_.at(a.token), false});
+              calls_.at(call).fsync = a.token;
+              return;
+            }
+            fsyncs_.erase(a.token);
             kernel_.answer(a.token, Answer{.error = a.error});
           },
           [&](ReplyTruncateReady& a) {
@@ -101,6 +108,7 @@ void Node::perform(FileId file, AgentAction& action) {
             scheduler_.trace(number(), f, "agent   error t{} {}", a.token, a.error);
             if (truncations_.erase(a.token) > 0 && !hooks_.rescue)
               scheduler_.fail("no errors in this world: a truncation failed");
+            fsyncs_.erase(a.token);
             if (!ended_.contains(a.token)) kernel_.answer(a.token, Answer{.error = a.error});
           },
           [&](StartPurge& a) {
@@ -278,7 +286,8 @@ void Node::schedule_tick() {
 void Node::send_call(std::optional<Truncation> truncation, Token waits, Operation operation) {
   const uint64_t id = next_call_++;
   Call call{.call = id, .caller = {}, .operation = std::move(operation)};
-  calls_[id] = PendingCall{call, truncation, waits};
+  PendingCall& pending = calls_[id] = PendingCall{call, truncation, waits};
+  if (std::holds_alternative<SyncCall>(call.operation)) pending.sync_begun = agent_.sync_begins();
   hooks_.send(id_, std::move(call));
 }
 
@@ -290,6 +299,16 @@ void Node::replied(const Reply& reply, AgentActions& actions) {
   }
   const PendingCall call = std::move(it->second);
   calls_.erase(it);
+  int32_t error = reply.error;
+  if (error == 0)
+    for (FileId changed : changed_files(call.call.operation)) agent_.changed_at_home(changed);
+  if (std::holds_alternative<SyncCall>(call.call.operation))
+    error = agent_.synced(coherence::file_of(call.call.operation), call.sync_begun, error);
+  if (call.fsync != 0) {
+    fsyncs_.erase(call.fsync);
+    kernel_.answer(call.fsync, Answer{.error = error});
+    return;
+  }
   if (auto claim = claims_.find(reply.call); claim != claims_.end()) {
     agent_.claimed(now(), claim->second.first, claim->second.second, reply.error == 0, actions);
     claims_.erase(claim);
@@ -321,7 +340,7 @@ void Node::replied(const Reply& reply, AgentActions& actions) {
   }
   if (call.waits == 0) return;
   NameResult& result = name_waits_.at(call.waits);
-  result.error = reply.error;
+  result.error = error;
   scheduler_.resume_after(scheduler_.draw(Delay::WakeUp), result.handle);
 }
 
@@ -469,6 +488,7 @@ void Node::on_get_attributes(Token token, FileId file, bool own) {
 
 void Node::on_fsync(Token token, FileId file) {
   gate_.enter(Door::Kernel, [=, this] {
+    fsyncs_[token] = file;
     AgentActions actions;
     agent_.flush(now(), token, file, actions);
     take(file, actions);
@@ -509,17 +529,19 @@ void Node::on_forget(FileId file) {
 
 // ---- worlds with faults ----
 
-void Node::reset(Agent::Dirty dirty) {
+void Node::reset(Agent::Dirty dirty, bool disk_has_lost) {
   scheduler_.trace(number(), -1, "agent   is reset, its bytes are {}",
                    dirty == Agent::Dirty::Kept ? "kept" : "rescued");
   AgentActions actions;
-  agent_.reset(now(), dirty, actions);
+  agent_.reset(now(), dirty, actions, disk_has_lost);
   catches_up_ = true;
   take(FileId{}, actions);
   std::vector<uint64_t> again, lost;
   for (const auto& [id, pending] : calls_)
-    (is_made_again(pending.call.operation, dirty == Agent::Dirty::Kept, breaks_.protocol) ? again
-                                                                                          : lost)
+    (is_made_again(pending.call.operation, dirty == Agent::Dirty::Kept, disk_has_lost,
+                   breaks_.protocol)
+         ? again
+         : lost)
         .push_back(id);
   // A file whose last name goes must stay for them.
   for (FileId file : agent_.open_files()) tell_home(ReclaimCall{file, false, {}});

@@ -27,6 +27,8 @@ class Node final : public Daemon {
     // What may not go to the home any more. Unset: no session ends in this world, and nothing
     // fails.
     std::function<void(const coherence::Rescue&)> rescue = {};
+    // fsync(2) has the home sync the file, too; elsewhere all that it has is on its disk.
+    bool syncs = false;
   };
 
   Node(Scheduler& scheduler, History& history, const Breaks& breaks, NodeId id,
@@ -40,7 +42,7 @@ class Node final : public Daemon {
   Instant now() const { return clock_.at(scheduler_.now()); }
   Gate& gate() { return gate_; }
   // As AgentService does it: the agent first, then the calls whose replies have not come.
-  void reset(coherence::Agent::Dirty dirty);
+  void reset(coherence::Agent::Dirty dirty, bool disk_has_lost);
   // After a reset that keeps what is dirty: whether all of it is back (as
   // AgentService::brings_back()).
   bool brings_back();
@@ -91,6 +93,8 @@ class Node final : public Daemon {
     std::optional<Truncation> truncation;
     Token waits = 0;
     bool told = false;  // its caller has an error
+    Token fsync = 0;
+    uint64_t sync_begun = 0;
   };
   struct NameWait {
     Node& node;
@@ -136,6 +140,7 @@ class Node final : public Daemon {
   std::set<Token> ended_;                    // truncations that the guardian has answered
   std::map<uint64_t, PendingCall> calls_;    // sent to the home
   std::map<uint64_t, std::pair<uint64_t, FileId>> claims_;  // by call
+  std::map<Token, FileId> fsyncs_;                          // not answered
   std::map<Token, NameResult> name_waits_;
   Token next_name_ = 1;
   uint64_t next_call_ = 1;

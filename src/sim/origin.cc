@@ -71,6 +71,21 @@ void Origin::kill() {
   }
 }
 
+// The notes of sessions are synced; those of calls are not (node/home_state.h).
+void Origin::lose_power() {
+  kill();
+  setting_.scheduler.trace(-1, -1, "home    loses power");
+  for (const auto& [file, disk] : durable_.files)
+    disk.platter.for_each_unsynced(
+        [&, f = static_cast<uint32_t>(file.inode) - 1](uint64_t, std::span<const std::byte> page) {
+          setting_.history.exposed(f, page);
+        });
+  durable_.lose_power(setting_.power_dice);
+  std::erase_if(calls_, [this](const auto&) { return setting_.power_dice.chance(50); });
+  ++disk_life_;
+  has_lost_ = true;
+}
+
 // As HomeService::give_up().
 void Origin::give_up(uint32_t machine) {
   Session* session = of_machine(machine);
@@ -90,11 +105,22 @@ void Origin::start_again() {
   daemon_ = daemons_.emplace_back(std::make_unique<Daemon>(*this)).get();
   setting_.scheduler.trace(-1, -1, "home    starts again, {} nodes had a session", noted_.size());
   daemon_->driver.restored(std::move(durable_));
+  if (setting_.power)
+    setting_.scheduler.after(
+        static_cast<int64_t>(setting_.power_dice.below(static_cast<uint64_t>(setting_.term_ns))),
+        [daemon = daemon_] { daemon->driver.sync_everything(); });
   if (!noted_.empty()) {
     daemon_->members.restarted(noted_, now() + setting_.term_ns);
     daemon_->grace.close();
+  } else {
+    lost_is_seen();
   }
   tick(*daemon_);
+}
+
+// From now on nodes are given what is left. Until then those that had it may show it.
+void Origin::lost_is_seen() {
+  if (std::exchange(has_lost_, false)) setting_.history.power_lost();
 }
 
 Origin::Session* Origin::find(uint32_t id) {
@@ -190,8 +216,8 @@ void Origin::greeted(uint32_t machine, int label, uint64_t incarnation, uint32_t
   session->heard[lane] = now();
   guest.down(lane).send(
       [&guest, incarnation, lane, epoch, id = session->id, home = daemon_->incarnation,
-       may_reclaim = daemon_->members.may_reclaim(member, now()),
-       sent] { guest.welcome(incarnation, lane, epoch, id, home, may_reclaim, sent); });
+       may_reclaim = daemon_->members.may_reclaim(member, now()), disk_life = disk_life_,
+       sent] { guest.welcome(incarnation, lane, epoch, id, home, may_reclaim, disk_life, sent); });
 }
 
 void Origin::ping(uint32_t machine, uint64_t incarnation, uint32_t id, uint32_t lane,
@@ -245,7 +271,7 @@ void Origin::receive_now(NodeId node, ToHome message) {
   if (kill_in_ > 0 && (given_up || !kill_by_given_up_) && --kill_in_ == 0) {
     dying_ = true;
     setting_.scheduler.after(setting_.scheduler.draw(Delay::HomeQueue), [this] {
-      if (dying_) kill();
+      if (dying_) die();
     });
   }
   const FileId file = file_of(message);
@@ -315,6 +341,7 @@ void Origin::end_grace_if_over() {
   if (!missing) return;
   setting_.scheduler.trace(-1, -1, "home    the grace is over");
   noted_ = daemon_->members.to_note();
+  lost_is_seen();
   for (const Grace::Member& member : *missing) {
     not_coming_back(member);
     // It may be here, and have brought back a part.

@@ -34,14 +34,17 @@ class Origin {
   void stop();
   void go_on();
   void kill();
+  // With its daemon; what was not synced may be lost.
+  void lose_power();
   // Soon after it has been given so many messages more (`given_up`: acks and sizes), or when that
   // is due.
-  void kill_after(uint64_t messages, bool given_up) {
+  void kill_after(uint64_t messages, bool given_up, bool with_power = false) {
     kill_in_ = messages;
     kill_by_given_up_ = given_up;
+    kill_with_power_ = with_power;
   }
   void kill_if_due() {
-    if (kill_in_ > 0 || dying_) kill();
+    if (kill_in_ > 0 || dying_) die();
   }
   void start_again();
   // Its node's session must end, as if it had broken the protocol.
@@ -59,6 +62,11 @@ class Origin {
     if (!lives()) return durable_.files[file].bytes;
     return daemon_->driver.disk(file);
   }
+  // What no loss of power takes.
+  std::span<const std::byte> synced_disk(FileId file) {
+    if (!lives()) return durable_.files[file].platter.for_sure();
+    return daemon_->driver.synced_disk(file);
+  }
   HomeDriver& driver() { return daemon_->driver; }
   // The session that this incarnation of a node has here.
   std::optional<NodeId> session_of(uint64_t incarnation) const;
@@ -68,6 +76,7 @@ class Origin {
   void forget_the_dead(const std::function<bool(uint64_t incarnation)>& alive);
   uint64_t fences() const { return fences_; }
   uint64_t restarts() const { return restarts_; }
+  uint64_t power_losses() const { return disk_life_ - 1; }
   std::string dump() const { return daemon_->driver.dump(); }
 
  private:
@@ -91,6 +100,7 @@ class Origin {
     std::vector<Session> sessions;
   };
 
+  void die() { kill_with_power_ ? lose_power() : kill(); }
   void tick(Daemon& daemon);
   void greeted(uint32_t machine, int label, uint64_t incarnation, uint32_t epoch, uint32_t lane,
                Instant sent, uint32_t known);
@@ -99,6 +109,7 @@ class Origin {
   void end_grace_if_over();
   void end_session(uint32_t id, const std::string& why);
   void send(NodeId node, FileId file, coherence::ToAgent message);
+  void lost_is_seen();
   void not_coming_back(const coherence::Grace::Member& member);
   Session* find(uint32_t id);
   Session* of_machine(uint32_t machine);
@@ -117,6 +128,9 @@ class Origin {
   std::set<std::pair<uint32_t, uint64_t>> truncations_;  // by session and call; not answered yet
   uint64_t kill_in_ = 0;
   bool kill_by_given_up_ = false;
+  bool kill_with_power_ = false;
+  uint64_t disk_life_ = 1;
+  bool has_lost_ = false;  // and nobody has seen it yet
   bool dying_ = false;
   uint64_t fences_ = 0, restarts_ = 0;
   std::vector<std::unique_ptr<Machine>>* machines_ = nullptr;

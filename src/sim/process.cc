@@ -214,6 +214,7 @@ Co<> Process::sync(uint32_t file) {
 // been done twice.
 Co<> Process::make_and_remove() {
   const std::string name = fmt::format("{}.{}.{}", node_number_, number_, ++names_made_);
+  const uint64_t losses = history_.power_losses();
   doing_ = "create " + name;
   CreateCall create{.dir = directory_id(), .name = name, .mode = 0100644, .exclusive = true};
   const int32_t made = co_await node_.call(std::move(create));
@@ -221,11 +222,18 @@ Co<> Process::make_and_remove() {
   if (made == EEXIST)
     scheduler_.fail(fmt::format("calls are done once: n{} made {} and is told that it was there",
                                 node_number_, name));
+  int32_t synced = EIO;
+  if (made == 0 && habits_.syncs_names) {
+    doing_ = "fsync of the directory with " + name;
+    synced = co_await node_.call(coherence::SyncCall{directory_id(), false});
+    if (dead_) co_return;
+  }
   doing_ = "remove " + name;
   RemoveCall remove{.dir = directory_id(), .name = name, .directory = false};
   const int32_t removed = co_await node_.call(std::move(remove));
   if (dead_) co_return;
-  if (made == 0 && removed == ENOENT)
+  const bool may_be_lost = history_.power_losses() != losses && synced != 0;
+  if (made == 0 && removed == ENOENT && !may_be_lost)
     scheduler_.fail(fmt::format("calls are done once: n{} removed {} and is told that it was gone",
                                 node_number_, name));
 }

@@ -45,6 +45,7 @@ struct Habits {
   // Worlds with faults: now and then nothing is done for so long; sessions may end, and calls fail.
   int64_t pause_ns = 0;
   bool faults = false;
+  bool syncs_names = false;  // its directory, after it has made one
 };
 
 // The one directory of worlds with faults.

@@ -39,6 +39,7 @@ void add(WorldCounts& to, const WorldCounts& c) {
   to.faults += c.faults;
   to.fences += c.fences;
   to.restarts += c.restarts;
+  to.power_losses += c.power_losses;
   to.reclaims += c.reclaims;
   to.taken_back += c.taken_back;
 }

@@ -26,9 +26,11 @@ INSTANTIATE_TEST_SUITE_P(Seeds, FaultWorlds, testing::Range<uint64_t>(0, 6));
 // (3044, 4733); sizes that nobody had any more when the origin died before it had written them
 // (2327, 2608, 6720, 21886); a grace that waited for pages which a kernel held back until the
 // truncation was answered that waited for the grace (3165, 32228, 55944); bytes cut at the end of a
-// truncation that was not done (16012).
+// truncation that was not done (16012); bytes brought back after a loss of power of the origin, and
+// cut where that had left the end (796); an fsync that said nothing of such a loss (3, 38).
 TEST(FaultWorldsTest, SeedsThatFailedOnceKeepThePromise) {
-  for (uint64_t seed : {3044u, 4733u, 2327u, 2608u, 6720u, 21886u, 3165u, 32228u, 55944u, 16012u}) {
+  for (uint64_t seed :
+       {3044u, 4733u, 2327u, 2608u, 6720u, 21886u, 3165u, 32228u, 55944u, 16012u, 796u, 3u, 38u}) {
     const Summary summary = run_seeds({seed, 1}, {}, 1, false, WorldKind::Faults);
     EXPECT_EQ(summary.failures, 0u) << seed << ": " << summary.finding->what;
   }
@@ -41,6 +43,7 @@ TEST(FaultWorldsTest, TheDangerousThingsHappen) {
   EXPECT_GT(c.agent.suspensions, 500u) << "leases that run out";
   EXPECT_GT(c.agent.rescued_bytes, 50'000u);
   EXPECT_GT(c.restarts, 100u) << "of the origin's daemon";
+  EXPECT_GT(c.power_losses, 80u) << "of the origin";
   EXPECT_GT(c.reclaims, 200u) << "nodes that bring back what they had";
   EXPECT_GT(c.kernel.hits, 10'000u);
   EXPECT_GT(c.kernel.write_backs, 1000u);
@@ -73,6 +76,13 @@ class LossTest : public testing::Test {
   void sync_fails(int node) {
     const uint64_t begin = history.tick();
     history.sync_failed(0, {begin, history.tick(), "fsync", node});
+  }
+  // Of the origin, which has this write in its page cache.
+  void power_is_lost(uint64_t write) {
+    std::vector<std::byte> page(kPageSize);
+    fill_cell(std::span<std::byte>(page).first(kCell), cell_value(write, 0, 0));
+    history.exposed(0, page);
+    history.power_lost();
   }
   bool holds() const { return !history.check(); }
 
@@ -144,6 +154,63 @@ TEST_F(LossTest, AnotherNodesLossTakesNothingOfThisOne) {
 TEST_F(LossTest, ALossIsToldBeforeAnFsyncSucceeds) {
   writes(1, 2);
   history.lost(1);
+  History told = history;
+  syncs(1, 1);
+  EXPECT_FALSE(holds());
+  history = told;
+  sync_fails(1);
+  syncs(1, 1);
+  EXPECT_TRUE(holds());
+}
+
+TEST_F(LossTest, WithThePowerOfTheOriginMayGoWhatOthersSaw) {
+  writes(1, 2);
+  reads(2, 2);
+  power_is_lost(2);
+  History with = history;
+  reads(2, 1);
+  reads(3, 1);
+  EXPECT_TRUE(holds());
+  reads(1, 2);
+  EXPECT_FALSE(holds()) << "what is gone does not come back";
+  history = with;
+  reads(1, 2);
+  EXPECT_TRUE(holds()) << "it need not go";
+}
+
+TEST_F(LossTest, WithThePowerOfTheOriginNothingGoesThatItDidNotHave) {
+  writes(1, 2);
+  history.power_lost();
+  reads(2, 1);
+  EXPECT_FALSE(holds());
+}
+
+TEST_F(LossTest, WhatWasSyncedStaysWhenTheOriginLosesItsPower) {
+  writes(1, 2);
+  syncs(1, 2);
+  power_is_lost(2);
+  reads(2, 1);
+  EXPECT_FALSE(holds());
+}
+
+TEST_F(LossTest, AnFsyncOfANodeThatHasSeenItSecuresIt) {
+  writes(1, 2);
+  History seen = history;
+  syncs(3, 2);
+  power_is_lost(2);
+  reads(2, 1);
+  EXPECT_TRUE(holds()) << "it had not seen it";
+  history = seen;
+  reads(3, 2);
+  syncs(3, 2);
+  power_is_lost(2);
+  reads(2, 1);
+  EXPECT_FALSE(holds());
+}
+
+TEST_F(LossTest, APowerFailureIsToldBeforeAnFsyncSucceeds) {
+  writes(1, 2);
+  power_is_lost(2);
   History told = history;
   syncs(1, 1);
   EXPECT_FALSE(holds());

@@ -128,6 +128,7 @@ Result<Grant> decode(const fb::Grant& m, const Bytes& bulk) {
             .attributes = m.attributes() == nullptr ? Attributes{} : from_fb(*m.attributes()),
             .has_xattrs = m.has_xattrs(),
             .watched = m.watched(),
+            .unsynced = m.unsynced(),
             .data_offset = m.data_offset(),
             .data = std::move(*data)};
   if (m.btime() != nullptr) {

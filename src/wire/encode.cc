@@ -84,13 +84,13 @@ class Encoder {
     auto attributes = to_fb(m.attributes);
     auto btime = to_fb(m.attributes.btime);
     auto data = bulk.add(m.data);
-    return done(
-        FrameType::Grant,
-        fb::CreateGrant(b, &file, m.request, m.sequence, static_cast<uint8_t>(m.resource),
-                        static_cast<uint8_t>(m.mode), &range, m.error, m.size_floor,
-                        // 120 bytes that most data grants do not need
-                        m.attributes == Attributes{} ? nullptr : &attributes, m.data_offset, &data,
-                        m.has_xattrs, m.watched, m.attributes.has_btime ? &btime : nullptr));
+    return done(FrameType::Grant,
+                fb::CreateGrant(b, &file, m.request, m.sequence, static_cast<uint8_t>(m.resource),
+                                static_cast<uint8_t>(m.mode), &range, m.error, m.size_floor,
+                                // 120 bytes that most data grants do not need
+                                m.attributes == Attributes{} ? nullptr : &attributes, m.data_offset,
+                                &data, m.has_xattrs, m.watched,
+                                m.attributes.has_btime ? &btime : nullptr, m.unsynced));
   }
   Result<Encoded> operator()(const Recall& m) {
     if (!valid(m)) return impossible("bad recall");

@@ -68,6 +68,9 @@ struct Welcome {
   // The home has restarted since, and gives to nobody what this node may have had: it may bring its
   // dirty bytes, locks and open files back (docs/protocol.md, R1 to R5).
   bool may_reclaim = false;
+  // Another one than before: the home has lost what was written to its disk and not synced (S1);
+  // 0: it does not tell.
+  uint64_t disk_life = 0;
   bool operator==(const Welcome&) const = default;
 };
 

@@ -31,13 +31,15 @@ Welcome welcome() {
       .resumed = true,
       .received = 5,
       .lease_term_ms = 10000,
-      .exports = {
-          {.name = "data",
-           .export_index = 0,
-           .root = {0, 1, 2},
-           .read_only = false,
-           .path = "/srv/data"},
-          {.name = "big", .export_index = 1, .root = {1, 3, 4}, .read_only = true, .path = {}}}};
+      .exports =
+          {{.name = "data",
+            .export_index = 0,
+            .root = {0, 1, 2},
+            .read_only = false,
+            .path = "/srv/data"},
+           {.name = "big", .export_index = 1, .root = {1, 3, 4}, .read_only = true, .path = {}}},
+      .may_reclaim = true,
+      .disk_life = 78};
 }
 
 TEST(HandshakeTest, EveryFrameComesBackAsItWas) {

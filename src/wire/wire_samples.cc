@@ -197,7 +197,7 @@ class Printer {
   void operator()(const Grant& m) {
     fields("Grant", m.file, m.request, m.sequence, int(m.resource), int(m.mode), m.range, m.error,
            m.size_floor, m.attributes, m.attributes.has_btime, m.attributes.btime, m.has_xattrs,
-           m.watched, m.data_offset, m.data);
+           m.watched, m.unsynced, m.data_offset, m.data);
   }
   void operator()(const Recall& m) {
     fields("Recall", m.file, m.recall, int(m.resource), int(m.to), m.range);
@@ -346,6 +346,7 @@ std::vector<ToAgent> sample_to_agent() {
                 .size_floor = 0,
                 .attributes = born,
                 .watched = true,
+                .unsynced = true,
                 .data_offset = 0,
                 .data = {}},
           refused,

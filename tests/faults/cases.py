@@ -300,6 +300,63 @@ while True:
     child.kill()
 
 
+@case(nodes=("origin", "b"))
+def an_fsync_tells_of_a_power_failure_of_the_origin(cluster):
+    """The origin's daemon is killed, and finds that the machine has been started anew: what had been flushed there and not synced may be lost."""
+    cluster.start_all()
+    synced, flushed, clean = (cluster.path("b", "origin", name) for name in ("synced", "flushed", "clean"))
+    child = cluster.program("""
+files = [os.open(name, os.O_RDWR | os.O_CREAT, 0o644) for name in A]
+for fd in files:
+    os.pwrite(fd, b'x' * 4096, 0)
+os.fsync(files[0])
+folder = os.open(os.path.dirname(A[0]), os.O_RDONLY)
+os.fsync(folder)
+def told(fd):
+    try:
+        os.fsync(fd)
+        return 'ok'
+    except OSError as e:
+        return errno.errorcode[e.errno]
+ready()
+while line := sys.stdin.readline():
+    print(*[told(fd) for fd in files + [folder]], flush=True)
+    os.pwrite(files[1], b'y' * 4096, 0)
+    os.close(os.open(A[0] + line.strip(), os.O_CREAT | os.O_WRONLY, 0o644))
+    ready()
+""", synced, flushed, clean)
+
+    def ask(name):
+        child.stdin.write(name + "\n")
+        child.stdin.flush()
+        said = child.stdout.readline().split()
+        check(child.stdout.readline().strip() == "ready", "it goes on")
+        return said
+
+    check(child.stdout.readline().strip() == "ready", "the files are there")
+    wait_until("all is flushed", lambda: all(
+        os.path.exists(cluster.disk("origin", name)) and os.path.getsize(cluster.disk("origin", name)) == 4096
+        for name in ("synced", "flushed", "clean")))
+    cluster.kill("origin")
+    cluster.start("origin")
+    cluster.wait_ready("origin")
+    check(ask("1") == ["ok"] * 4, "a daemon that is started again has lost nothing")
+    with open(cluster.disk("origin", "flushed"), "rb") as f:
+        wait_until("what was written then is flushed", lambda: os.pread(f.fileno(), 1, 0) == b"y")
+    cluster.kill("origin")
+    life = os.path.join(cluster.nodes["origin"].state, "home", "disk")
+    with open(life) as f:
+        head, body = f.read().split("\n", 1)
+    with open(life, "w") as f:
+        f.write(head + "\nanother-" + body)
+    cluster.start("origin")
+    cluster.wait_ready("origin")
+    check(ask("2") == ["ok", "EIO", "ok", "EIO"], "of what had not been synced fsync tells")
+    check(ask("3") == ["ok"] * 4, "once")
+    child.stdin.close()
+    child.wait(60)
+
+
 @case()
 def locks_outlive_the_origins_daemon(cluster):
     cluster.start_all()

@@ -1,0 +1,128 @@
+// What an agent tells after a power failure of the origin (S1 to S3 of docs/protocol.md).
+#include <gtest/gtest.h>
+
+#include <cerrno>
+
+#include "coherence/agent_test_world.h"
+
+namespace vremote::coherence {
+namespace {
+
+using test::AgentWorld;
+using test::pages;
+using enum LeaseMode;
+
+constexpr uint64_t kSize = 16 * kPageSize;
+constexpr Instant kNow{1};
+
+// A file that is open here, with bytes that the home has and has not synced.
+struct Flushed : AgentWorld {
+  Flushed() {
+    has_attributes(Exclusive, kSize).has(Exclusive, pages(0, 15));
+    opens(9, false).expect("opened 9");
+    writes(1, 0, 4096, 'W').expect("written 1 @0+4096");
+    syncs(2).expect("flush @0+4096*W", "flush time");
+    acks_flush().expect_nothing();
+    acks_flush().expect("flushed 2");
+  }
+};
+AgentWorld& origin_loses_power(AgentWorld& w) {
+  return w.resets(Agent::Dirty::Kept, true).expect("names lost", "ask Shared attributes");
+}
+
+TEST(AgentPowerTest, AnFsyncTellsOnceThatWhatWasFlushedMayBeLost) {
+  Flushed w;
+  origin_loses_power(w);
+  w.syncs(3).expect("flushed 3 error 5");
+  w.syncs(4).expect("flushed 4");
+}
+
+TEST(AgentPowerTest, WhatWasSyncedIsNotLost) {
+  Flushed w;
+  EXPECT_EQ(w.agent.synced(w.file, w.agent.sync_begins(), 0), 0);
+  origin_loses_power(w);
+  w.syncs(3).expect("flushed 3");
+}
+
+TEST(AgentPowerTest, ASyncThatFailedSecuresNothing) {
+  Flushed w;
+  EXPECT_EQ(w.agent.synced(w.file, w.agent.sync_begins(), ENOSPC), ENOSPC);
+  origin_loses_power(w);
+  w.syncs(3).expect("flushed 3 error 5");
+}
+
+TEST(AgentPowerTest, ASyncSaysNothingOfWhatWasFlushedAfterItBegan) {
+  Flushed w;
+  const uint64_t begun = w.agent.sync_begins();
+  w.writes(3, 4096, 4096, 'X').expect("written 3 @4096+4096");
+  w.syncs(4).expect("flush @4096+4096*X", "flush time");
+  w.acks_flush().expect_nothing();
+  w.acks_flush().expect("flushed 4");
+  EXPECT_EQ(w.agent.synced(w.file, begun, 0), 0);
+  origin_loses_power(w);
+  w.syncs(5).expect("flushed 5 error 5");
+}
+
+// The home has synced what was left, and says so.
+TEST(AgentPowerTest, ASyncThatIsMadeAgainAfterThePowerFailureTellsOfIt) {
+  Flushed w;
+  const uint64_t begun = w.agent.sync_begins();
+  origin_loses_power(w);
+  EXPECT_EQ(w.agent.synced(w.file, begun, 0), EIO);
+  EXPECT_EQ(w.agent.synced(w.file, w.agent.sync_begins(), 0), 0) << "told once";
+}
+
+TEST(AgentPowerTest, WithoutAPowerFailureNothingIsLost) {
+  Flushed w;
+  w.resets().expect("names lost", "ask Shared attributes");
+  w.syncs(3).expect("flushed 3");
+}
+
+TEST(AgentPowerTest, BytesOfOthersThatWereSeenHereCount) {
+  for (const bool unsynced : {false, true}) {
+    AgentWorld w;
+    w.opens(1, false).expect("ask Shared attributes");
+    AgentActions actions;
+    w.agent.receive(kNow,
+                    Grant{.file = w.file,
+                          .request = 1,
+                          .sequence = 1,
+                          .resource = Resource::Attributes,
+                          .mode = Shared,
+                          .range = kUnit,
+                          .unsynced = unsynced},
+                    actions);
+    w.agent.reset(kNow, Agent::Dirty::Kept, actions, true);
+    EXPECT_EQ(w.agent.synced(w.file, w.agent.sync_begins(), 0), unsynced ? EIO : 0);
+  }
+}
+
+TEST(AgentPowerTest, SoDoCallsThatTheHomeHasCarriedOut) {
+  AgentWorld w;
+  w.agent.changed_at_home(w.file);
+  AgentActions actions;
+  w.agent.reset(kNow, Agent::Dirty::Kept, actions, true);
+  EXPECT_EQ(w.agent.synced(w.file, w.agent.sync_begins(), 0), EIO);
+}
+
+TEST(AgentPowerTest, WhatIsToBeToldIsForgottenWithTheFileOnly) {
+  AgentWorld w;
+  w.agent.changed_at_home(w.file);
+  AgentActions actions;
+  w.agent.reset(kNow, Agent::Dirty::Kept, actions, true);
+  EXPECT_EQ(w.agent.counts().files, 1u);
+  w.agent.forget(kNow, w.file, actions);
+  EXPECT_EQ(w.agent.counts().files, 0u);
+}
+
+// Found by the simulator (faults, 796): they were cut at the end that the power failure had left.
+TEST(AgentPowerTest, BytesAreBroughtBackWithTheSizeThatTheFileHad) {
+  Flushed w;
+  w.writes(3, kSize - 4096, 4096, 'X').expect("written 3 @61440+4096");
+  w.resets(Agent::Dirty::Kept, true)
+      .expect("names lost", "flush @61440+4096*X size 65536", "flush size 65536 time",
+              "ask Shared attributes");
+}
+
+}  // namespace
+}  // namespace vremote::coherence

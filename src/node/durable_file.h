@@ -1,0 +1,14 @@
+// A small file that is replaced as a whole: after a power failure it is the old one or the new one.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+
+namespace vremote::node {
+
+// On return it is on the disk, and so is its name.
+Status replace_durably(const std::string& path, std::string_view text);
+
+}  // namespace vremote::node
