@@ -1,8 +1,9 @@
 // Which locks a node claims from a home that has restarted (R2).
 //
 // A lock whose release, or exchange for a weaker one, was under way is not the node's any more: the
-// old home may have done that, and given the lock to another, who claims it too. Whoever gives a
-// lock up does not rely on it from the call on.
+// old home may have done that, and given the lock to another, who claims it too. Nor is an flock
+// whose exchange for a stronger one waited: the old one goes first, and others may get it (L2).
+// Whoever gives a lock up does not rely on it from the call on.
 //
 // Pure.
 #pragma once
@@ -14,6 +15,30 @@
 #include "coherence/lock_table.h"
 
 namespace vremote::coherence {
+
+// Notes what the home has answered with success to this call.
+inline void note_lock(LockTable& held, const LockCall& call) {
+  std::vector<LockTable::Ticket> woken, cancelled;
+  if (call.action == LockAction::Release)
+    held.release(call.file, call.kind, {{}, call.owner}, woken, cancelled);
+  if (call.action != LockAction::Try && call.action != LockAction::Wait &&
+      call.action != LockAction::Reclaim)
+    return;
+  const LockTable::Request request{.file = call.file,
+                                   .kind = call.kind,
+                                   .owner = {{}, call.owner},
+                                   .type = call.type,
+                                   .range = {call.start, call.end},
+                                   .pid = call.pid,
+                                   .wait = false,
+                                   .ticket = {}};
+  if (held.set(request, woken) != LockTable::Decision::Conflict) return;
+  // Others of this node had an flock each and wait to exchange it: it is gone (L2).
+  for (const LockTable::Held& h : held.all())
+    if (h.file == call.file && h.kind == call.kind && h.lock.owner != request.owner)
+      held.release(h.file, h.kind, h.lock.owner, woken, cancelled);
+  (void)held.set(request, woken);
+}
 
 // `held`: what the home had told this node that it has. `under_way`: the calls without a reply, in
 // the order in which they were made.
@@ -38,6 +63,12 @@ inline std::vector<LockTable::Held> locks_to_reclaim(LockTable held,
     }
     if (call.action != LockAction::Try && call.action != LockAction::Wait) continue;
     if (call.type == LockType::Unlock) set(call, LockType::Unlock, range, call.pid);
+    if (call.kind == LockKind::Flock && call.action == LockAction::Wait &&
+        call.type == LockType::Write)
+      for (const LockTable::Held& h : held.all())
+        if (h.file == call.file && h.kind == call.kind && h.lock.owner.id == call.owner &&
+            h.lock.type == LockType::Read)
+          held.release(call.file, call.kind, {{}, call.owner}, woken, cancelled);
     if (call.type != LockType::Read) continue;
     for (const LockTable::Held& h : held.all())
       if (h.file == call.file && h.kind == call.kind && h.lock.owner.id == call.owner &&

@@ -59,5 +59,46 @@ TEST_F(ReclaimedLocksTest, WhatIsOnlyAskedForIsNotClaimed) {
               testing::UnorderedElementsAre("write 100-199", "write 200-299"));
 }
 
+// Found by the simulator (locks, 5180): it was not noted, and not claimed.
+TEST_F(ReclaimedLocksTest, AnFlockThatAnotherOfTheNodeHasLetGoOfIsNoted) {
+  LockTable flocks;
+  const auto locks = [&](uint64_t owner, LockType type) {
+    note_lock(flocks, {.file = kFile,
+                       .action = LockAction::Wait,
+                       .kind = LockKind::Flock,
+                       .type = type,
+                       .owner = owner});
+  };
+  locks(1, LockType::Read);
+  locks(2, LockType::Read);
+  locks(2, LockType::Write);  // the first waits for the same
+  ASSERT_EQ(flocks.all().size(), 1u);
+  EXPECT_EQ(flocks.all()[0].lock.owner.id, 2u);
+  EXPECT_EQ(flocks.all()[0].lock.type, LockType::Write);
+}
+
+// Found by the simulator (locks, 6989): another had been given it, and lost it to this claim.
+TEST_F(ReclaimedLocksTest, AnFlockWhoseExchangeForAStrongerOneWaitsIsNotClaimed) {
+  const auto claims = [](LockType has, LockType asks, LockAction action) {
+    LockTable flocks;
+    std::vector<LockTable::Ticket> woken;
+    (void)flocks.set({.file = kFile,
+                      .kind = LockKind::Flock,
+                      .owner = {{}, 1},
+                      .type = has,
+                      .range = {},
+                      .ticket = {}},
+                     woken);
+    const std::vector<LockCall> under_way{
+        {.file = kFile, .action = action, .kind = LockKind::Flock, .type = asks, .owner = 1}};
+    return locks_to_reclaim(flocks, under_way).size();
+  };
+  EXPECT_EQ(claims(LockType::Read, LockType::Write, LockAction::Wait), 0u);
+  EXPECT_EQ(claims(LockType::Read, LockType::Write, LockAction::Try), 1u) << "it fails, or is done";
+  EXPECT_EQ(claims(LockType::Write, LockType::Write, LockAction::Wait), 1u) << "it stays";
+  EXPECT_EQ(claims(LockType::Write, LockType::Read, LockAction::Wait), 1u)
+      << "nobody is in the way";
+}
+
 }  // namespace
 }  // namespace vremote::coherence

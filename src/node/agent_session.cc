@@ -81,6 +81,11 @@ void AgentService::tell_open_files() {
 
 bool AgentService::brings_back() {
   bool all = true;
+  {
+    // Each file has its lane: what says that all is there must not overtake them.
+    std::lock_guard lock(calls_mutex_);
+    for (const auto& [id, pending] : calls_) all = all && !is_claim(pending.call.operation);
+  }
   for (auto& shard : shards_)
     with(*shard, [&](Agent& agent, Instant now, AgentActions& actions) {
       agent.claim_held_back(now, actions);

@@ -8,29 +8,7 @@ using namespace coherence;
 
 void LocksAtHome::note(const LockCall& call) {
   std::lock_guard lock(mutex_);
-  std::vector<LockTable::Ticket> woken, cancelled;
-  switch (call.action) {
-    case LockAction::Try:
-    case LockAction::Wait:
-    case LockAction::Reclaim:
-      (void)locks_.set({.file = call.file,
-                        .kind = call.kind,
-                        .owner = {{}, call.owner},
-                        .type = call.type,
-                        .range = {call.start, call.end},
-                        .pid = call.pid,
-                        .wait = false,
-                        .ticket = {}},
-                       woken);
-      break;
-    case LockAction::Release:
-      locks_.release(call.file, call.kind, {{}, call.owner}, woken, cancelled);
-      break;
-    case LockAction::Test:
-    case LockAction::Cancel:
-    case LockAction::Refuse:
-      break;
-  }
+  note_lock(locks_, call);
 }
 
 bool LocksAtHome::holds_range(uint64_t owner) {

@@ -20,7 +20,11 @@ const char* text(LockType type) {
 }  // namespace
 
 LockWorld::LockWorld(uint64_t seed, const Breaks& breaks)
-    : scheduler_(std::make_unique<Scheduler>(seed)), breaks_(breaks), table_(breaks.protocol) {
+    : scheduler_(std::make_unique<Scheduler>(seed)),
+      breaks_(breaks),
+      table_(breaks.protocol),
+      more_(seed * 0xD1B54A32D192ED03u + 11),
+      gate_(1 << 16, breaks.protocol) {
   draw();
 }
 
@@ -43,30 +47,30 @@ void LockWorld::draw() {
       processes_.push_back(
           {.node = n, .owner = p + 1, .held = std::vector<Held>(files_), .doing = {}});
   }
-  gone_.resize(node_count_);
+  nodes_.resize(node_count_);
+  for (uint32_t n = 0; n < node_count_; ++n) {
+    nodes_[n].session = next_session_++;
+    node_of_[n] = n;
+    members_.began(NodeId{n}, member(n), scheduler_->now());
+  }
+  restarts_ = more_.chance(40);
   plan_ =
       fmt::format("{} nodes, {} processes each, {} files{}{}{}{}", node_count_, processes_per_node_,
                   files_, ranges_ ? ", ranges" : "", flocks_ ? ", flocks" : "",
                   signals_ ? ", signals" : "", deaths_ ? ", deaths" : "");
+  if (restarts_) plan_ += ", restarts";
 }
 
 // ---- the home
 
 void LockWorld::reply(LockTable::Ticket ticket, int error) {
-  from_home_[ticket.node.value]->send({}, [this, ticket, error] {
-    auto it = calls_.find(ticket.call);
-    if (it == calls_.end()) {
-      scheduler_->fail(fmt::format("a call is answered once: {}", ticket.call));
-      return;
-    }
-    ArrivalOf<int> arrival = std::move(it->second);
-    calls_.erase(it);
-    arrival->set(error);
-  });
+  auto it = node_of_.find(ticket.node.value);
+  if (it == node_of_.end()) return;
+  tell(ticket.node.value,
+       [this, node = it->second, ticket, error] { answered(node, ticket.call, error); });
 }
 
 void LockWorld::at_home(NodeId node, uint64_t id, const LockCall& c) {
-  if (gone_[node.value]) return;
   const LockTable::Ticket ticket{node, id};
   const LockTable::Request request{.file = c.file,
                                    .kind = c.kind,
@@ -81,6 +85,10 @@ void LockWorld::at_home(NodeId node, uint64_t id, const LockCall& c) {
     case LockAction::Try:
     case LockAction::Wait:
     case LockAction::Reclaim: {
+      if (c.action == LockAction::Reclaim && !gate_.may_reclaim()) {
+        reply(ticket, ESTALE);
+        break;
+      }
       const LockTable::Decision decision = table_.set(request, woken);
       scheduler_->trace(-1, static_cast<int>(c.file.inode), "home    n{} o{} {}lock {}-{}: {}",
                         node.value, c.owner, text(c.type), c.start, c.end,
@@ -131,22 +139,22 @@ Co<> LockWorld::kill_node(uint32_t node) {
       p.held.assign(files_, Held{});
     }
   co_await scheduler_->sleep(Delay::Reclaim);
-  gone_[node] = true;
-  std::vector<LockTable::Ticket> woken;
-  table_.node_gone(NodeId{node}, woken);
-  table_.check();
-  for (LockTable::Ticket t : woken) reply(t, 0);
+  nodes_[node].dead = true;
+  end_session(node);
 }
 
 // ---- processes
 
 Co<int> LockWorld::call(size_t process, LockCall call, uint64_t id) {
-  const NodeId node{processes_[process].node};
+  const uint32_t node = processes_[process].node;
   auto arrival = std::make_shared<Arrival<int>>(*scheduler_);
   calls_[id] = arrival;
   ++counts_.messages;
-  to_home_[node.value]->send(call.file, [this, node, id, call] { at_home(node, id, call); });
-  co_return co_await arrival->wait();
+  submit(node, id, call);
+  const int error = co_await arrival->wait();
+  // Given, and taken away again before the process went on.
+  const uint64_t then = answered_at_.extract(id).mapped();
+  co_return error == 0 && then != nodes_[node].fences ? EIO : error;
 }
 
 void LockWorld::holds(size_t process, size_t file, LockKind kind, LockRange range, Holds what) {
@@ -312,6 +320,7 @@ bool LockWorld::settle() {
 
 Outcome LockWorld::run() {
   for (size_t i = 0; i < processes_.size(); ++i) scheduler_->spawn(live(i));
+  if (restarts_) draw_restarts();
   if (deaths_)
     scheduler_->spawn(kill_node(static_cast<uint32_t>(scheduler_->random().below(node_count_))));
   if (settle() && (table_.held() != 0 || table_.waiting() != 0))

@@ -14,6 +14,8 @@ constexpr DriverBreak kDriverBreaks[] = {
     {"unordered-home", &Breaks::unordered_home},
     {"early-grant-data", &Breaks::early_grant_data},
     {"deaf-to-death", &Breaks::deaf_to_death},
+    {"claims-given-up", &Breaks::claims_given_up},
+    {"done-before-claims", &Breaks::done_before_claims},
     {"no-guardian", &Breaks::no_guardian},
     {"purges-before-taking-back", &Breaks::purges_before_taking_back},
     {"forgets-unacknowledged", &Breaks::forgets_unacknowledged},
@@ -62,7 +64,10 @@ WorldKind world_of(std::string_view break_name) {
       break_name == "frees-at-once" || break_name == "forgets-unacknowledged" ||
       break_name == "doubles-messages" || break_name == "wild-clocks")
     return WorldKind::Faults;
-  return break_name == "deaf-to-death" ? WorldKind::Locks : WorldKind::Pages;
+  return break_name == "deaf-to-death" || break_name == "claims-given-up" ||
+                 break_name == "done-before-claims"
+             ? WorldKind::Locks
+             : WorldKind::Pages;
 }
 
 bool add_break(std::string_view name, Breaks& breaks) {

@@ -31,6 +31,8 @@ struct Breaks {
   bool early_grant_data = false;  // I4: the bytes of a grant are read when the home decides, not at
                                   // its turn in the queue
 
+  bool claims_given_up = false;     // R2: locks that a node is giving up are claimed, too
+  bool done_before_claims = false;  // R3: a node says that all is back before its claims are heard
   bool deaf_to_death = false;  // the home does not hear that a process which held locks has ended
 
   bool no_guardian = false;  // nobody purges the kernel of a daemon that is stopped or dead
