@@ -18,6 +18,12 @@ class Grace {
   struct Member {
     std::string node;
     uint64_t incarnation = 0;
+    // Of the session, as the node counts them: it takes the next number when a session that it has
+    // heard of is over. 0: not known.
+    uint64_t epoch = 0;
+    bool same_daemon(const Member& other) const {
+      return node == other.node && incarnation == other.incarnation;
+    }
     bool operator==(const Member&) const = default;
   };
 
@@ -25,9 +31,13 @@ class Grace {
   Grace(std::vector<Member> expected, Instant end) : expected_(std::move(expected)), end_(end) {}
 
   bool over(Instant now) const { return expected_.empty() || now >= end_; }
-  // A node that was started anew since has nothing to bring back.
+  // A node that was started anew since has nothing to bring back. Nor has one that comes with the
+  // number that was noted: it never heard of that session, and what it has is of one before, which
+  // the home had ended, and given to others.
   bool may_reclaim(const Member& member, Instant now) const {
-    return !over(now) && std::ranges::find(expected_, member) != expected_.end();
+    return !over(now) && std::ranges::any_of(expected_, [&](const Member& was) {
+      return was.same_daemon(member) && (was.epoch == 0 || was.epoch < member.epoch);
+    });
   }
   // It has brought back all, has left, or is another now.
   void settled(const std::string& node) {

@@ -41,6 +41,9 @@ TEST(GraceTest, OnlyWhoHadASessionMayReclaim) {
   Grace grace({{"a", 1}, {"b", 2}}, kEnd);
   EXPECT_TRUE(grace.may_reclaim({"a", 1}, kNow));
   EXPECT_FALSE(grace.may_reclaim({"a", 7}, kNow)) << "it was started anew";
+  EXPECT_TRUE(Grace({{"a", 1, 4}}, kEnd).may_reclaim({"a", 1, 5}, kNow));
+  EXPECT_FALSE(Grace({{"a", 1, 4}}, kEnd).may_reclaim({"a", 1, 4}, kNow))
+      << "it has not heard of the session that was noted: what it has is of one before";
   EXPECT_FALSE(grace.may_reclaim({"c", 1}, kNow));
   grace.settled("a");
   EXPECT_FALSE(grace.may_reclaim({"a", 1}, kNow)) << "once";

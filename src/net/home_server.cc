@@ -319,6 +319,7 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     session->info = {.id = next_id_++,
                      .node_name = guest.hello.node_name,
                      .incarnation = guest.hello.incarnation,
+                     .epoch = guest.hello.session_epoch,
                      .lanes = guest.hello.lanes,
                      .address = guest.address};
     session->epoch = guest.hello.session_epoch;
@@ -359,8 +360,7 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
         .lease_term_ms = options_.lease_term_ms,
         .exports = callbacks_.exports ? callbacks_.exports(session->info.node_name)
                                       : std::vector<wire::Export>(),
-        .may_reclaim = callbacks_.may_reclaim &&
-                       callbacks_.may_reclaim(session->info.node_name, session->info.incarnation),
+        .may_reclaim = callbacks_.may_reclaim && callbacks_.may_reclaim(session->info),
         .disk_life = options_.disk_life};
     EventLoop& loop = session->lanes[guest.hello.lane]->loop();
     loop.post([self = shared_from_this(), session, guest = std::move(guest),

@@ -29,6 +29,7 @@ struct SessionInfo {
   SessionId id = 0;
   std::string node_name;
   uint64_t incarnation = 0;
+  uint64_t epoch = 0;   // wire::Hello::session_epoch
   uint32_t lanes = 1;   // the agent's choice
   std::string address;  // of its first connection
 };
@@ -61,7 +62,7 @@ class HomeServer {
     // Asked at every handshake: what the node `name` is told of.
     std::function<std::vector<wire::Export>(const std::string& name)> exports;
     // Whether a node may bring back what it had before this home restarted. On the first loop.
-    std::function<bool(const std::string& node, uint64_t incarnation)> may_reclaim = {};
+    std::function<bool(const SessionInfo&)> may_reclaim = {};
     // A new session, before its first message.
     std::function<void(const SessionInfo&)> on_session;
     std::function<void(SessionId, uint32_t lane, coherence::ToHome&&)> on_message;

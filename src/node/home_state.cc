@@ -18,9 +18,10 @@ namespace {
 
 constexpr size_t kMembersMax = 65536;
 constexpr size_t kNodeNameMax = 255;
-constexpr size_t kSessionsBytesMax = 4096 + kMembersMax * (kNodeNameMax + 24);
+constexpr size_t kSessionsBytesMax = 4096 + kMembersMax * (kNodeNameMax + 48);
 constexpr int64_t kTermMaxMs = 24 * 3600 * 1000;
-constexpr std::string_view kSessionsHead = "vremote sessions 1";
+constexpr std::string_view kSessionsHead = "vremote sessions 2";
+constexpr std::string_view kSessionsHeadBefore = "vremote sessions 1";  // without epochs
 // Of one file; two are kept. A node may have as many calls under way at once.
 constexpr uint64_t kRecordsMax = 128 << 10;
 
@@ -58,7 +59,8 @@ std::optional<SessionsFile> parse_sessions(std::string_view text) {
     if (error != std::errc() || at != end) return std::nullopt;
     return line.substr(0, space);
   };
-  if (next_line() != kSessionsHead) return std::nullopt;
+  const auto head = next_line();
+  if (head != kSessionsHead && head != kSessionsHeadBefore) return std::nullopt;
   SessionsFile out;
   size_t announced = 0;
   const auto line = next_line();
@@ -71,7 +73,8 @@ std::optional<SessionsFile> parse_sessions(std::string_view text) {
   for (size_t i = 0; i < announced; ++i) {
     coherence::Grace::Member member;
     const auto member_line = next_line();
-    const auto name = member_line ? parts(*member_line, member.incarnation) : std::nullopt;
+    auto name = member_line ? parts(*member_line, member.incarnation) : std::nullopt;
+    if (name && head == kSessionsHead) name = parts(*name, member.epoch);
     if (!name || name->empty() || name->size() > kNodeNameMax) return std::nullopt;
     member.node = *name;
     out.members.push_back(std::move(member));
@@ -113,7 +116,7 @@ Status write_sessions(const std::string& path, const SessionsFile& sessions) {
   std::string text =
       fmt::format("{}\n{} {}\n", kSessionsHead, sessions.term_ms, sessions.members.size());
   for (const auto& member : sessions.members)
-    text += fmt::format("{} {}\n", member.node, member.incarnation);
+    text += fmt::format("{} {} {}\n", member.node, member.epoch, member.incarnation);
   text += "end\n";
   return replace_durably(path, text);
 }

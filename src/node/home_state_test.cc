@@ -21,7 +21,8 @@ class HomeStateTest : public testing::Test {
 };
 
 TEST_F(HomeStateTest, SessionsComeBack) {
-  const SessionsFile written{.term_ms = 2000, .members = {{"a", 1}, {"b", ~uint64_t{0}}}};
+  const SessionsFile written{.term_ms = 2000,
+                             .members = {{"a", 1, 5}, {"b", ~uint64_t{0}, ~uint64_t{0}}}};
   ASSERT_TRUE(write_sessions(path("s"), written));
   auto read = read_sessions(path("s"));
   ASSERT_TRUE(read) << read.error().what;

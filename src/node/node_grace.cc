@@ -96,7 +96,7 @@ void NodeDaemon::end_grace_if_over() {
     for (const Grace::Member& member : grace_.expected()) {
       spdlog::warn("{} did not bring back in time what it had: it is free", member.node);
       for (const auto& [session, here] : members_)
-        if (here == member) late.push_back(session);
+        if (here.same_daemon(member)) late.push_back(session);
     }
     grace_ = Grace();
     save_sessions();

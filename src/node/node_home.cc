@@ -169,16 +169,17 @@ Status NodeDaemon::start_server() {
                                std::make_shared<const NodeRights>(access_, info.node_name)};
     session_names_[info.id] = info.node_name;
     has_had_guests_ = true;
-    const Grace::Member member{info.node_name, info.incarnation};
+    const Grace::Member member{info.node_name, info.incarnation, info.epoch};
     home_->came_back(info.node_name);
     // It was started anew: it has nothing of before.
     if (!grace_.may_reclaim(member, net::EventLoop::now())) grace_.settled(info.node_name);
     members_[info.id] = member;
     save_sessions();
   };
-  callbacks.may_reclaim = [this](const std::string& node, uint64_t incarnation) {
+  callbacks.may_reclaim = [this](const net::SessionInfo& info) {
     std::lock_guard lock(sessions_mutex_);
-    return grace_.may_reclaim({node, incarnation}, net::EventLoop::now());
+    return grace_.may_reclaim({info.node_name, info.incarnation, info.epoch},
+                              net::EventLoop::now());
   };
   callbacks.on_message = [this](net::SessionId session, uint32_t, ToHome&& message) {
     receive_from(session, std::move(message));

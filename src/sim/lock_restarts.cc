@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <string>
+#include <utility>
 
 #include "coherence/operation_needs.h"
 #include "coherence/reclaimed_locks.h"
@@ -22,7 +23,8 @@ FileId root() { return {0, 1, 100}; }
 }  // namespace
 
 Grace::Member LockWorld::member(uint32_t node) const {
-  return {"n" + std::to_string(node), node + uint64_t{1}};
+  return {"n" + std::to_string(node), node + uint64_t{1},
+          breaks_.forgets_epochs ? 0 : nodes_[node].epoch};
 }
 
 void LockWorld::draw_restarts() {
@@ -81,13 +83,15 @@ void LockWorld::answered(uint32_t n, uint64_t id, int error) {
   arrival->set(error);
 }
 
-// As AgentService::reset().
+// As Bond::connected() and AgentService::reset().
 void LockWorld::connected(uint32_t n, uint64_t session, bool may_reclaim) {
   Node& node = nodes_[n];
+  const bool same_home = std::exchange(node.home_life, home_life_) == home_life_;
+  may_reclaim = may_reclaim && !same_home;
   scheduler_->trace(static_cast<int>(n), -1, "session {} stands{}", session,
                     may_reclaim ? ", brings back what it had" : "");
   node.session = session;
-  node.connected = true;
+  node.connected = node.welcomed = true;
   std::erase_if(node.calls, [](const auto& call) { return is_claim(Operation(call.second)); });
   std::vector<std::pair<uint64_t, LockCall>> again(node.calls.begin(), node.calls.end());
   if (may_reclaim) {
@@ -158,7 +162,8 @@ void LockWorld::kill_home() {
   scheduler_->trace(-1, -1, "home    is killed");
   home_lives_ = false;
   ++counts_.restarts;
-  for (Node& node : nodes_) node.cut = node.arrived + more_.below(node.sent - node.arrived + 1);
+  for (Node& node : nodes_)
+    node.cut = std::min(node.cut, node.arrived + more_.below(node.sent - node.arrived + 1));
 }
 
 void LockWorld::start_home() {
@@ -184,6 +189,7 @@ void LockWorld::start_home() {
 
 void LockWorld::begin_session(uint32_t n) {
   const uint64_t session = next_session_++;
+  if (std::exchange(nodes_[n].welcomed, false)) ++nodes_[n].epoch;
   node_of_[session] = n;
   const bool may_reclaim = members_.may_reclaim(member(n), scheduler_->now());
   members_.began(NodeId{static_cast<uint32_t>(session)}, member(n), scheduler_->now());
@@ -230,8 +236,8 @@ void LockWorld::end_grace_if_over() {
   scheduler_->trace(-1, -1, "home    the grace is over, {} are missing", missing->size());
   for (uint32_t n = 0; n < node_count_; ++n)
     for (const Grace::Member& late : *missing) {
-      if (late != member(n)) continue;
-      const bool here = nodes_[n].connected;
+      if (!late.same_daemon(member(n))) continue;
+      const bool here = has_session(n);
       end_session(n);
       if (here && !nodes_[n].dead) connect_later(n, kTerm / 5);
     }

@@ -65,8 +65,11 @@ class LockWorld final : public AnyWorld {
   struct Node {
     uint64_t session = 0;
     bool connected = true, dead = false;
-    uint64_t fences = 0;  // how often its leases were over
-    coherence::LockTable held;                      // as AgentService notes it
+    uint64_t home_life = 0;     // of the session that it last heard of
+    uint64_t epoch = 1;         // of its sessions; another when one that it has heard of is over
+    bool welcomed = true;       // it has heard of the last one
+    uint64_t fences = 0;        // how often its leases were over
+    coherence::LockTable held;  // as AgentService notes it
     std::map<uint64_t, coherence::LockCall> calls;  // not answered, claims too
     bool bringing_back = false;
     uint64_t sent = 0, arrived = 0, cut = ~uint64_t{0};  // replies of the home in this session

@@ -16,6 +16,7 @@ constexpr DriverBreak kDriverBreaks[] = {
     {"deaf-to-death", &Breaks::deaf_to_death},
     {"claims-given-up", &Breaks::claims_given_up},
     {"done-before-claims", &Breaks::done_before_claims},
+    {"forgets-epochs", &Breaks::forgets_epochs},
     {"no-guardian", &Breaks::no_guardian},
     {"purges-before-taking-back", &Breaks::purges_before_taking_back},
     {"forgets-unacknowledged", &Breaks::forgets_unacknowledged},
@@ -65,7 +66,7 @@ WorldKind world_of(std::string_view break_name) {
       break_name == "doubles-messages" || break_name == "wild-clocks")
     return WorldKind::Faults;
   return break_name == "deaf-to-death" || break_name == "claims-given-up" ||
-                 break_name == "done-before-claims"
+                 break_name == "done-before-claims" || break_name == "forgets-epochs"
              ? WorldKind::Locks
              : WorldKind::Pages;
 }

@@ -32,6 +32,7 @@ struct Breaks {
                                   // its turn in the queue
 
   bool claims_given_up = false;     // R2: locks that a node is giving up are claimed, too
+  bool forgets_epochs = false;      // R2: who comes back may have had an earlier session alone
   bool done_before_claims = false;  // R3: a node says that all is back before its claims are heard
   bool deaf_to_death = false;  // the home does not hear that a process which held locks has ended
 

@@ -199,7 +199,8 @@ void Origin::greeted(uint32_t machine, int label, uint64_t incarnation, uint32_t
     session = nullptr;
   }
   if (session != nullptr && session->silenced) return;  // Busy: it comes again
-  const Grace::Member member{fmt::format("machine {}", machine), incarnation};
+  const Grace::Member member{fmt::format("machine {}", machine), incarnation,
+                             setting_.breaks.forgets_epochs ? 0 : epoch};
   if (session == nullptr) {
     daemon_->sessions.push_back({next_session_++, machine, label, incarnation, epoch,
                                  std::vector<Instant>(setting_.lanes, now())});

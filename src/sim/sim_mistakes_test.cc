@@ -35,6 +35,8 @@ std::vector<std::string> findable() {
   std::erase(names, "truncation-seen-elsewhere-first");
   // Not one world in 40,000: OperationNeedsTest.ATruncationIsMadeAgainOnly... instead.
   std::erase(names, "repeat-truncations");
+  // One world of locks in 13,000 notices: LockWorldsTest and GraceTest instead.
+  std::erase(names, "forgets-epochs");
   std::erase(names, "reclaim-behind-truncation");  // costs errors, not coherence: see below
   std::erase(names, "show-tails");       // shows where programs store behind the end: see below
   std::erase(names, "unsettled-sizes");  // shows with the kernel's races only: see below

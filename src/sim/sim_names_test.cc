@@ -38,6 +38,16 @@ TEST(LockWorldsTest, KeepThePromiseAndTheDangerousThingsHappen) {
   EXPECT_GT(c.lock_waits, 10'000u);
   EXPECT_GT(c.lock_circles, 1'000u);
   EXPECT_GT(c.lock_deaths, 5'000u);
+  EXPECT_GT(c.restarts, 1'000u) << "of the home";
+}
+
+// Found once: an flock that was claimed although its exchange waited (6989), one that was not noted
+// (5180), a node that brought back what had been taken from it in an earlier session (12671).
+TEST(LockWorldsTest, SeedsThatFailedOnceKeepThePromise) {
+  for (uint64_t seed : {6989u, 5180u, 12671u}) {
+    const Summary summary = run_seeds({seed, 1}, {}, 1, false, WorldKind::Locks);
+    EXPECT_EQ(summary.failures, 0u) << seed << ": " << summary.finding->what;
+  }
 }
 
 class NameHistoryTest : public testing::Test {
