@@ -15,7 +15,7 @@
 
 #include "faults_support.h"
 #include "fuse/mountinfo.h"
-#include "node/recovery_file.h"
+#include "node/recovery/recovery_file.h"
 #include "posix_mapping.h"
 
 #ifndef SYS_cachestat

@@ -12,7 +12,7 @@
 #include <fstream>
 
 #include "faults_support.h"
-#include "node/handover_version.h"
+#include "node/handover/handover_version.h"
 #include "support/program.h"
 #include "upgrade_work.h"
 

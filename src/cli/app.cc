@@ -11,7 +11,7 @@
 
 #include "cli/commands.h"
 #include "intercept/namespace_source.h"
-#include "node/config.h"
+#include "node/config/config.h"
 
 namespace vremote::cli {
 

@@ -16,7 +16,7 @@
 #include "control/server.h"
 #include "control/status.h"
 #include "net/key_ring.h"
-#include "node/config.h"
+#include "node/config/config.h"
 
 namespace vremote::cli {
 namespace {

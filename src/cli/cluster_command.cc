@@ -14,7 +14,7 @@
 #include "control/client.h"
 #include "control/status.h"
 #include "net/key_ring.h"
-#include "node/config.h"
+#include "node/config/config.h"
 
 namespace vremote::cli {
 namespace {

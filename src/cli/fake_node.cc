@@ -12,7 +12,7 @@
 #include "base/fd.h"
 #include "control/server.h"
 #include "control/status.h"
-#include "node/config.h"
+#include "node/config/config.h"
 
 namespace vremote::cli {
 namespace {

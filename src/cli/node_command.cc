@@ -5,8 +5,8 @@
 #include <memory>
 
 #include "cli/commands.h"
-#include "node/config.h"
-#include "node/handover_version.h"
+#include "node/config/config.h"
+#include "node/handover/handover_version.h"
 
 namespace vremote::cli {
 namespace {

@@ -10,7 +10,7 @@
 
 #include "cli/playground_print.h"
 #include "cli/ports.h"
-#include "node/config.h"
+#include "node/config/config.h"
 
 namespace vremote::cli {
 namespace {

@@ -26,7 +26,7 @@
 #include "cli/mount_cleanup.h"
 #include "control/client.h"
 #include "fuse/mountinfo.h"
-#include "node/config.h"
+#include "node/config/config.h"
 
 namespace vremote::cli {
 namespace {

@@ -19,8 +19,8 @@
 
 #include "base/fd.h"
 #include "cli/commands.h"
-#include "node/config.h"
-#include "node/recovery_file.h"
+#include "node/config/config.h"
+#include "node/recovery/recovery_file.h"
 
 namespace vremote::cli {
 namespace {

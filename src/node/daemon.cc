@@ -10,12 +10,12 @@
 #include <cerrno>
 #include <cstdio>
 
-#include "node/guardian_door.h"
-#include "node/guardian_link.h"
-#include "node/handover.h"
+#include "node/guardian/guardian_door.h"
+#include "node/guardian/guardian_link.h"
+#include "node/handover/handover.h"
+#include "node/handover/salvage.h"
 #include "node/node.h"
 #include "node/process_setup.h"
-#include "node/salvage.h"
 
 namespace vremote::node {
 namespace {

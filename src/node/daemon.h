@@ -2,7 +2,7 @@
 #pragma once
 
 #include "coherence/mistakes.h"
-#include "node/config.h"
+#include "node/config/config.h"
 
 namespace vremote::node {
 

@@ -12,7 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "node/new_program.h"
+#include "node/handover/new_program.h"
 #include "node/node.h"
 
 namespace vremote::node {

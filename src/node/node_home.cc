@@ -10,7 +10,7 @@
 #include <cstring>
 #include <filesystem>
 
-#include "node/home_limits.h"
+#include "node/home/home_limits.h"
 #include "node/node.h"
 
 namespace vremote::node {

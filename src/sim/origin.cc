@@ -71,7 +71,7 @@ void Origin::kill() {
   }
 }
 
-// The notes of sessions are synced; those of calls are not (node/home_state.h).
+// The notes of sessions are synced; those of calls are not (node/home/home_state.h).
 void Origin::lose_power() {
   kill();
   setting_.scheduler.trace(-1, -1, "home    loses power");

@@ -18,12 +18,12 @@
 #include "fuzz/scratch.h"
 #include "fuzz/table_memory.h"
 #include "fuzz/targets.h"
-#include "node/guardian_held.h"
-#include "node/guardian_ledger.h"
-#include "node/guardian_table.h"
-#include "node/guardian_words.h"
-#include "node/handle.h"
-#include "node/salvage.h"
+#include "node/base/handle.h"
+#include "node/guardian/guardian_held.h"
+#include "node/guardian/guardian_ledger.h"
+#include "node/guardian/guardian_table.h"
+#include "node/guardian/guardian_words.h"
+#include "node/handover/salvage.h"
 
 namespace vremote::fuzz {
 namespace {

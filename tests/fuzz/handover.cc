@@ -1,6 +1,6 @@
 // What one daemon of a node leaves to the next: the new one may be another program, and what it
 // takes over must not be able to end it.
-#include "node/handover.h"
+#include "node/handover/handover.h"
 
 #include <unistd.h>
 

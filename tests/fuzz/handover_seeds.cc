@@ -5,7 +5,7 @@
 
 #include "base/check.h"
 #include "fuzz/seeds.h"
-#include "node/handover.h"
+#include "node/handover/handover.h"
 #include "wire/codec.h"
 
 namespace vremote::fuzz {

@@ -22,7 +22,7 @@
 #include "fuzz/choices.h"
 #include "fuzz/scratch.h"
 #include "fuzz/targets.h"
-#include "node/home_service.h"
+#include "node/home/home_service.h"
 #include "wire/codec.h"
 
 namespace vremote::fuzz {

@@ -13,8 +13,8 @@
 #include "base/fd.h"
 #include "fuzz/scratch.h"
 #include "fuzz/targets.h"
-#include "node/home_state.h"
-#include "node/recovery_file.h"
+#include "node/home/home_state.h"
+#include "node/recovery/recovery_file.h"
 #include "store/handle.h"
 #include "store/journal.h"
 

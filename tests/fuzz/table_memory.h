@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <span>
 
-#include "node/guardian_table.h"
+#include "node/guardian/guardian_table.h"
 
 namespace vremote::fuzz {
 

@@ -1,0 +1,90 @@
+// Operations at the home: each is answered once.
+#include <cerrno>
+
+#include "coherence/operation_needs.h"
+#include "node/agent/agent_service.h"
+
+namespace vremote::node {
+
+using namespace coherence;
+
+uint64_t AgentService::call(Caller caller, Operation operation, ThenReply then, Waiting waiting) {
+  const uint64_t id = reserve_call(waiting.request, operation.index());
+  call_as(id, std::move(caller), std::move(operation), std::move(then), waiting);
+  return id;
+}
+
+void AgentService::call_as(uint64_t id, Caller caller, Operation operation, ThenReply then,
+                           Waiting waiting) {
+  const auto is_under_way = [&] {
+    std::lock_guard lock(calls_mutex_);
+    return calls_.contains(id);
+  };
+  if (environment_.backlogged && !gives_up(operation) && environment_.backlogged() &&
+      !is_under_way()) {
+    then(Reply{.call = id, .error = EHOSTDOWN, .outcome = {}});
+    return;
+  }
+  Call message{.call = id, .caller = std::move(caller), .operation = std::move(operation)};
+  const FileId file = file_of(message.operation);
+  const int64_t started = net::EventLoop::now().ns;
+  ThenReply timed = [this, started, then = std::move(then)](Reply&& reply) mutable {
+    environment_.metrics->record(Latency::Call, net::EventLoop::now().ns - started);
+    then(std::move(reply));
+  };
+  {
+    std::lock_guard lock(calls_mutex_);
+    auto [it, fresh] = calls_.try_emplace(id);
+    it->second.then = std::move(timed);
+    it->second.waiting = waiting;
+    it->second.started_ns = started;
+    if (!fresh) return;  // the daemon before has made it
+    it->second.call = message;
+  }
+  // In order with what the file's agent sends.
+  Shard& shard = shard_of(file);
+  {
+    std::lock_guard lock(shard.mutex);
+    if (local_) {
+      std::lock_guard outbox(shard.outbox_mutex);
+      shard.outbox.emplace_back(file, std::move(message));
+    } else {
+      send_(file, std::move(message));
+    }
+  }
+  if (local_) deliver_outbox(shard);
+}
+
+uint64_t AgentService::reserve_call(uint64_t request, size_t kind) {
+  if (request != 0) {
+    std::lock_guard lock(calls_mutex_);
+    if (auto it = inherited_.find(request); it != inherited_.end()) {
+      const uint64_t id = it->second;
+      inherited_.erase(it);
+      auto call = calls_.find(id);
+      if (call != calls_.end() && call->second.call.operation.index() == kind) return id;
+    }
+  }
+  return next_call_.fetch_add(1, std::memory_order_relaxed);
+}
+
+void AgentService::fail_calls() {
+  std::vector<ThenReply> failed;
+  std::vector<FileId> truncated;
+  {
+    std::lock_guard lock(calls_mutex_);
+    for (auto it = calls_.begin(); it != calls_.end();) {
+      if (const auto* cut = truncation(it->second.call.operation)) {
+        if (!it->second.goes_on) truncated.push_back(cut->file);
+        ++it;
+        continue;
+      }
+      failed.push_back(std::move(it->second.then));
+      it = calls_.erase(it);  // its reply, if there is ever any, finds nobody
+    }
+  }
+  for (FileId file : truncated) end_truncation(file);
+  for (ThenReply& then : failed) then(Reply{.call = 0, .error = EIO, .outcome = {}});
+}
+
+}  // namespace vremote::node

@@ -1,0 +1,150 @@
+// What this node has at a home from one session to the next (docs/protocol.md, "Time" and "A home
+// that restarts").
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <map>
+
+#include "coherence/operation_needs.h"
+#include "node/agent/agent_service.h"
+
+namespace vremote::node {
+
+using namespace coherence;
+
+void AgentService::renew(Instant until) {
+  for (auto& shard : shards_)
+    with(*shard, [&](Agent& agent, Instant now, AgentActions& actions) {
+      agent.renew(now, until, actions);
+    });
+}
+
+void AgentService::reclaim_locks(Agent::Dirty dirty) {
+  std::map<uint64_t, LockCall> under_way;  // in the order in which they were made
+  {
+    std::lock_guard lock(calls_mutex_);
+    for (const auto& [id, pending] : calls_)
+      if (const auto* call = std::get_if<LockCall>(&pending.call.operation))
+        under_way.emplace(id, *call);
+  }
+  std::vector<LockCall> calls;
+  for (const auto& [id, call] : under_way) calls.push_back(call);
+  if (dirty == Agent::Dirty::Fenced) {
+    for (const LockTable::Held& h : locks_.take_all())
+      spdlog::error("{}: process {} has lost its lock on inode {}: the session was ended",
+                    home_name_, h.lock.pid, h.file.inode);
+    return;
+  }
+  for (const LockTable::Held& h : locks_.to_reclaim(calls))
+    call({}, h.reclaim(), [this, h](Reply&& reply) {
+      if (reply.error == 0 || reply.error == EIO)
+        return;  // EIO: another session, it is asked again
+      locks_.note({.file = h.file,
+                   .kind = h.kind,
+                   .type = LockType::Unlock,
+                   .owner = h.lock.owner.id,
+                   .start = h.lock.range.start,
+                   .end = h.lock.range.end});
+      spdlog::error("{}: process {} has lost its lock on inode {}: {}", home_name_, h.lock.pid,
+                    h.file.inode, strerror(reply.error));
+    });
+}
+
+void AgentService::claim_pages(const ClaimPages& a) {
+  call({}, ReclaimCall{a.file, false, a.pages},
+       [this, claim = a.claim, file = a.file](Reply&& reply) {
+         with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& next) {
+           agent.claimed(now, claim, file, reply.error == 0, next);
+         });
+       });
+}
+
+void AgentService::tell_open(const TellOpen& a) {
+  call({}, ReclaimCall{a.file, false, {}}, [this, a](Reply&& reply) {
+    with(shard_of(a.file), [&](Agent& agent, Instant now, AgentActions& next) {
+      agent.open_told(now, a.tell, a.file, reply.error == 0, next);
+    });
+  });
+}
+
+// A file whose last name goes must stay for them.
+void AgentService::tell_open_files() {
+  std::vector<FileId> open;
+  for (auto& shard : shards_) {
+    std::lock_guard lock(shard->mutex);
+    for (FileId file : shard->agent.open_files()) open.push_back(file);
+  }
+  for (FileId file : open) call({}, ReclaimCall{file, false, {}}, [](Reply&&) {});
+}
+
+bool AgentService::brings_back() {
+  bool all = true;
+  {
+    // Each file has its lane: what says that all is there must not overtake them.
+    std::lock_guard lock(calls_mutex_);
+    for (const auto& [id, pending] : calls_) all = all && !is_claim(pending.call.operation);
+  }
+  for (auto& shard : shards_)
+    with(*shard, [&](Agent& agent, Instant now, AgentActions& actions) {
+      agent.claim_held_back(now, actions);
+      all = all && agent.brought_back();
+    });
+  return all;
+}
+
+void AgentService::reset(Agent::Dirty dirty, bool nothing_sent, bool disk_has_lost) {
+  if (!nothing_sent) home_restarted_ = true;
+  for (auto& shard : shards_)
+    with(*shard, [&](Agent& agent, Instant now, AgentActions& actions) {
+      agent.reset(now, dirty, actions, disk_has_lost);
+      shard->recalls.clear();
+      shard->under_way.clear();
+    });
+  // In the order in which they were made: of two for one file the later must not come first.
+  std::vector<uint64_t> again, lost;
+  const bool kept = dirty == Agent::Dirty::Kept || nothing_sent;
+  {
+    std::lock_guard lock(calls_mutex_);
+    for (const auto& [id, pending] : calls_)
+      (is_made_again(pending.call.operation, kept, disk_has_lost) ? again : lost).push_back(id);
+  }
+  std::ranges::sort(again);
+  reclaim_locks(dirty);
+  tell_open_files();
+  for (uint64_t id : lost) {
+    // The home may or may not have carried it out before it stopped: the caller must look.
+    Reply reply{.call = id, .error = EIO, .outcome = {}};
+    receive(std::move(reply));
+  }
+  for (uint64_t id : again) {
+    Call message;
+    {
+      std::lock_guard lock(calls_mutex_);
+      auto it = calls_.find(id);
+      if (it == calls_.end()) continue;
+      message = it->second.call;
+    }
+    const FileId file = file_of(message.operation);
+    send_(file, std::move(message));
+  }
+}
+
+void AgentService::took_over(bool same_session) {
+  {
+    std::lock_guard lock(calls_mutex_);
+    inherited_.clear();  // all that was waited for is here again
+  }
+  for (auto& shard : shards_)
+    with(*shard, [&](Agent& agent, Instant now, AgentActions& actions) {
+      agent.took_over(now, same_session, actions);
+    });
+  for (ToAgent& message : std::exchange(asked_before_, {})) receive(std::move(message));
+  if (same_session) return;
+  reclaim_locks(Agent::Dirty::Kept);
+  tell_open_files();
+  if (local_) (void)locks_.take_all();  // the home has them
+}
+
+}  // namespace vremote::node

@@ -1,0 +1,47 @@
+// One queue of work per file at the home, so that disk work, grants, recalls and replies of a file
+// happen in the order in which the home decided them (rule I4), while files do not wait for one
+// another.
+//
+// An item that need not wait runs on whichever thread pumps; one that would wait for the disk is
+// taken over by a helper thread, and with it all behind it. The helpers must have stopped before
+// the queues go: one may still be closing a queue whose last item is done.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+
+#include "base/ids.h"
+#include "node/base/helper_threads.h"
+
+namespace vremote::node {
+
+class FileQueues {
+ public:
+  // Returns false, only when !may_block and having done nothing, to be called again where it may.
+  using Item = std::move_only_function<bool(bool may_block)>;
+
+  explicit FileQueues(HelperThreads& helpers) : helpers_(helpers) {}
+
+  // Keeps the caller's order; runs nothing. Call it under the lock that decides the order, then
+  // pump() without.
+  void push(FileId file, Item item);
+  // Runs the file's items as long as none has to wait. Call it without locks. Reentrant: an item
+  // may push and pump.
+  void pump(FileId file);
+
+ private:
+  struct Queue {
+    std::deque<Item> items;
+    bool running = false;
+  };
+  void drain(FileId file, bool may_block);
+
+  HelperThreads& helpers_;
+  std::mutex mutex_;
+  std::unordered_map<FileId, std::unique_ptr<Queue>, FileIdHash> queues_;
+};
+
+}  // namespace vremote::node

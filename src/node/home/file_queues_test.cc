@@ -1,0 +1,71 @@
+#include "node/home/file_queues.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <thread>
+#include <vector>
+
+namespace vremote::node {
+namespace {
+
+TEST(FileQueuesTest, ItemsOfOneFileRunInOrderWhicheverThreadRunsThem) {
+  HelperThreads helpers("test", 4);
+  FileQueues queues(helpers);
+  const FileId file{0, 1, 2};
+  constexpr int kItems = 2000;
+  std::vector<int> order;
+  std::atomic<int> left{kItems};
+  for (int i = 0; i < kItems; ++i) {
+    queues.push(file, [&, i](bool may_block) {
+      if (i % 7 == 3 && !may_block) return false;
+      order.push_back(i);
+      left.fetch_sub(1);
+      return true;
+    });
+    if (i % 3 == 0) queues.pump(file);
+  }
+  queues.pump(file);
+  while (left.load() > 0) std::this_thread::yield();
+  helpers.stop();
+  ASSERT_EQ(order.size(), static_cast<size_t>(kItems));
+  for (int i = 0; i < kItems; ++i) EXPECT_EQ(order[i], i);
+}
+
+TEST(FileQueuesTest, AnItemMayPushBehindItself) {
+  HelperThreads helpers("test", 1);
+  FileQueues queues(helpers);
+  const FileId file{0, 1, 2};
+  std::vector<int> order;
+  queues.push(file, [&](bool) {
+    queues.push(file, [&](bool) {
+      order.push_back(2);
+      return true;
+    });
+    queues.pump(file);
+    order.push_back(1);
+    return true;
+  });
+  queues.pump(file);
+  EXPECT_EQ(order, (std::vector<int>{1, 2}));
+}
+
+TEST(HelperThreadsTest, AJobThatBlocksDoesNotDelayTheNext) {
+  HelperThreads helpers("test", HelperThreads::kUnbounded);
+  std::atomic<bool> release{false};
+  std::atomic<int> blocked{0}, done{0};
+  for (int i = 0; i < 20; ++i)
+    helpers.submit([&] {
+      blocked.fetch_add(1);
+      while (!release.load()) std::this_thread::yield();
+      done.fetch_add(1);
+    });
+  while (blocked.load() < 20)
+    std::this_thread::yield();  // hangs with any fixed pool smaller than that
+  release = true;
+  while (done.load() < 20) std::this_thread::yield();
+  EXPECT_GE(helpers.threads(), 20u);
+}
+
+}  // namespace
+}  // namespace vremote::node

@@ -1,0 +1,68 @@
+// Who waits for whom at this origin: for `vremote status --blocked`.
+#include "node/home/home_service.h"
+
+namespace vremote::node {
+
+using namespace coherence;
+
+std::vector<HomeService::Waits> HomeService::waits(size_t most) {
+  std::vector<Home::BlockedRequest> requests;
+  std::map<uint64_t, SentRecall> recalls;
+  {
+    std::lock_guard lock(mutex_);
+    requests = home_.blocked_requests(most);
+    for (const Home::BlockedRequest& request : requests)
+      for (const auto& [id, node] : request.recalls)
+        if (auto it = sent_recalls_.find(id); it != sent_recalls_.end()) recalls.insert(*it);
+  }
+  std::vector<Waits> out;
+  const auto earlier = [](std::optional<Instant>& since, Instant at) {
+    if (!since || at < *since) since = at;
+  };
+  {
+    std::lock_guard lock(operations_mutex_);
+    const auto node_of = [&](const std::optional<OperationId>& operation, NodeId node) {
+      if (!operation) return node;
+      auto it = operations_.find(*operation);
+      return it == operations_.end() ? NodeId{0} : it->second->node;
+    };
+    for (const Home::BlockedRequest& request : requests) {
+      Waits& wait = out.emplace_back();
+      wait.file = request.file;
+      wait.what = request.operation ? "operation" : "lease";
+      if (request.resource == Resource::Data) wait.pages = request.range;
+      wait.who = {node_of(request.operation, request.node), 0};
+      if (request.operation)
+        if (auto it = operations_.find(*request.operation); it != operations_.end())
+          wait.since = it->second->since;
+      for (const auto& [id, node] : request.recalls) {
+        wait.waits_for.push_back({node, 0});
+        if (auto it = recalls.find(id); it != recalls.end()) earlier(wait.since, it->second.since);
+      }
+      wait.in_line = request.recalls.empty();
+      for (const auto& ahead : request.behind)
+        wait.waits_for.push_back({node_of(ahead.operation, ahead.node), 0});
+    }
+  }
+  std::lock_guard lock(locks_mutex_);
+  for (const LockTable::BlockedRequest& blocked : locks_.blocked_requests(most)) {
+    const LockTable::Request& request = blocked.request;
+    Waits& wait = out.emplace_back();
+    wait.file = request.file;
+    wait.what = request.kind == LockKind::Flock ? "flock" : "lock";
+    wait.bytes = {request.range.start, request.range.end};
+    wait.who = {request.owner.node, request.pid};
+    for (const HeldLock& held : blocked.held_by)
+      wait.waits_for.push_back({held.owner.node, held.pid});
+    if (auto it = lock_waiters_.find(request.ticket); it != lock_waiters_.end())
+      wait.since = it->second.since;
+  }
+  return out;
+}
+
+std::string HomeService::path_of(FileId file) {
+  store::Store* store = store_of(file);
+  return store == nullptr ? std::string() : store->path_of(file);
+}
+
+}  // namespace vremote::node

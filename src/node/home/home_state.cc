@@ -1,0 +1,179 @@
+#include "node/home/home_state.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <system_error>
+
+#include "node/home/durable_file.h"
+
+namespace vremote::node {
+namespace {
+
+constexpr size_t kMembersMax = 65536;
+constexpr size_t kNodeNameMax = 255;
+constexpr size_t kSessionsBytesMax = 4096 + kMembersMax * (kNodeNameMax + 48);
+constexpr int64_t kTermMaxMs = 24 * 3600 * 1000;
+constexpr std::string_view kSessionsHead = "vremote sessions 2";
+constexpr std::string_view kSessionsHeadBefore = "vremote sessions 1";  // without epochs
+// Of one file; two are kept. A node may have as many calls under way at once.
+constexpr uint64_t kRecordsMax = 128 << 10;
+
+struct Record {
+  uint64_t incarnation, call, value;
+  int32_t error;
+  uint32_t ended;
+  uint64_t check;
+};
+
+uint64_t check_of(const Record& r) {
+  uint64_t h = 0xCBF29CE484222325u;
+  for (uint64_t part : {r.incarnation, r.call, r.value, uint64_t{static_cast<uint32_t>(r.error)},
+                        uint64_t{r.ended}})
+    h = (h ^ part) * 0x9E3779B97F4A7C15u ^ h >> 29;
+  return h;
+}
+
+}  // namespace
+
+std::optional<SessionsFile> parse_sessions(std::string_view text) {
+  const auto next_line = [&]() -> std::optional<std::string_view> {
+    const size_t end = text.find('\n');
+    if (end == std::string_view::npos) return std::nullopt;
+    const std::string_view line = text.substr(0, end);
+    text.remove_prefix(end + 1);
+    return line;
+  };
+  // "TEXT NUMBER"; a name may hold spaces, so the last one parts them.
+  const auto parts = [](std::string_view line, auto& number) -> std::optional<std::string_view> {
+    const size_t space = line.rfind(' ');
+    if (space == std::string_view::npos) return std::nullopt;
+    const char* end = line.data() + line.size();
+    const auto [at, error] = std::from_chars(line.data() + space + 1, end, number);
+    if (error != std::errc() || at != end) return std::nullopt;
+    return line.substr(0, space);
+  };
+  const auto head = next_line();
+  if (head != kSessionsHead && head != kSessionsHeadBefore) return std::nullopt;
+  SessionsFile out;
+  size_t announced = 0;
+  const auto line = next_line();
+  const auto term = line ? parts(*line, announced) : std::nullopt;
+  if (!term || announced > kMembersMax) return std::nullopt;
+  const auto [at, error] = std::from_chars(term->data(), term->data() + term->size(), out.term_ms);
+  if (error != std::errc() || at != term->data() + term->size() || out.term_ms < 0 ||
+      out.term_ms > kTermMaxMs)
+    return std::nullopt;
+  for (size_t i = 0; i < announced; ++i) {
+    coherence::Grace::Member member;
+    const auto member_line = next_line();
+    auto name = member_line ? parts(*member_line, member.incarnation) : std::nullopt;
+    if (name && head == kSessionsHead) name = parts(*name, member.epoch);
+    if (!name || name->empty() || name->size() > kNodeNameMax) return std::nullopt;
+    member.node = *name;
+    out.members.push_back(std::move(member));
+  }
+  if (!text.starts_with("end")) return std::nullopt;
+  return out;
+}
+
+Result<SessionsFile> read_sessions(const std::string& path) {
+  const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  if (!fd.valid() && errno == ENOENT) return SessionsFile{};
+  const auto not_read = [&](int code, const char* why) {
+    return fail(code,
+                fmt::format("{}: {}; nodes that had a session are not waited for", path, why));
+  };
+  struct stat st {};
+  if (!fd.valid() || ::fstat(fd.get(), &st) != 0) return not_read(errno, std::strerror(errno));
+  if (!S_ISREG(st.st_mode)) return not_read(EINVAL, "not a regular file");
+  if (static_cast<uint64_t>(st.st_size) > kSessionsBytesMax) return not_read(EINVAL, "damaged");
+  std::string text(static_cast<size_t>(st.st_size), '\0');
+  size_t done = 0;
+  while (done < text.size()) {
+    const ssize_t n =
+        ::pread(fd.get(), text.data() + done, text.size() - done, static_cast<off_t>(done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return not_read(errno, std::strerror(errno));
+    if (n == 0) break;
+    done += static_cast<size_t>(n);
+  }
+  text.resize(done);
+  auto sessions = parse_sessions(text);
+  if (!sessions) return not_read(EINVAL, "damaged");
+  return std::move(*sessions);
+}
+
+Status write_sessions(const std::string& path, const SessionsFile& sessions) {
+  if (sessions.members.size() > kMembersMax)
+    return fail(E2BIG, fmt::format("{}: more than {} nodes have a session", path, kMembersMax));
+  std::string text =
+      fmt::format("{}\n{} {}\n", kSessionsHead, sessions.term_ms, sessions.members.size());
+  for (const auto& member : sessions.members)
+    text += fmt::format("{} {} {}\n", member.node, member.epoch, member.incarnation);
+  text += "end\n";
+  return replace_durably(path, text);
+}
+
+Status CallLog::open(const std::string& path) {
+  path_ = path;
+  for (const std::string& name : {path + ".1", path}) {
+    const Fd fd(::open(name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    if (!fd.valid()) continue;
+    Record r;
+    for (uint64_t i = 0; i < kRecordsMax; ++i) {
+      const ssize_t n = ::pread(fd.get(), &r, sizeof r, static_cast<off_t>(i * sizeof r));
+      if (n != sizeof r || r.check != check_of(r)) break;
+      earlier_[{r.incarnation, r.call}] = {r.ended != 0, r.error, r.value};
+    }
+  }
+  // What follows goes into a new file; the old ones are read once more if this process dies soon.
+  return begin_file();
+}
+
+Status CallLog::begin_file() {
+  if (::rename(path_.c_str(), (path_ + ".1").c_str()) != 0 && errno != ENOENT)
+    return fail(errno, path_ + ": " + std::strerror(errno));
+  fd_ = Fd(::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC | O_NOFOLLOW,
+                  0600));
+  records_ = 0;
+  if (!fd_.valid()) return fail(errno, path_ + ": " + std::strerror(errno));
+  return {};
+}
+
+std::optional<CallLog::Done> CallLog::earlier(Key key) const {
+  std::lock_guard lock(mutex_);
+  auto it = earlier_.find(key);
+  if (it == earlier_.end()) return std::nullopt;
+  return it->second;
+}
+
+void CallLog::note(Key key, Done done) {
+  Record r{.incarnation = key.incarnation,
+           .call = key.call,
+           .value = done.value,
+           .error = done.error,
+           .ended = done.ended ? 1u : 0u,
+           .check = 0};
+  r.check = check_of(r);
+  std::lock_guard lock(mutex_);
+  if (++records_ > kRecordsMax) {
+    if (auto begun = begin_file(); !begun)
+      spdlog::error("calls are not noted any more: {}", begun.error().what);
+    records_ = 1;
+  }
+  if (!fd_.valid()) return;
+  if (::write(fd_.get(), &r, sizeof r) == sizeof r) return;
+  // Half a record would hide those behind it.
+  spdlog::error("{}: {}; calls that are under way when this daemon dies end with EIO", path_,
+                std::strerror(errno));
+  fd_.reset();
+}
+
+}  // namespace vremote::node

@@ -1,0 +1,110 @@
+#include "node/home/home_state.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+namespace vremote::node {
+namespace {
+
+class HomeStateTest : public testing::Test {
+ protected:
+  HomeStateTest() {
+    char name[] = "/tmp/vremote-state-XXXXXX";
+    directory_ = ::mkdtemp(name);
+  }
+  ~HomeStateTest() override { std::filesystem::remove_all(directory_); }
+  std::string path(const std::string& name) const { return directory_ + "/" + name; }
+  std::string directory_;
+};
+
+TEST_F(HomeStateTest, SessionsComeBack) {
+  const SessionsFile written{.term_ms = 2000,
+                             .members = {{"a", 1, 5}, {"b", ~uint64_t{0}, ~uint64_t{0}}}};
+  ASSERT_TRUE(write_sessions(path("s"), written));
+  auto read = read_sessions(path("s"));
+  ASSERT_TRUE(read) << read.error().what;
+  EXPECT_EQ(read->term_ms, 2000);
+  EXPECT_EQ(read->members, written.members);
+}
+
+TEST_F(HomeStateTest, NoFileIsNoSession) {
+  auto read = read_sessions(path("none"));
+  ASSERT_TRUE(read);
+  EXPECT_TRUE(read->members.empty());
+}
+
+TEST_F(HomeStateTest, ADamagedFileIsRefused) {
+  ASSERT_TRUE(write_sessions(path("s"), {.term_ms = 2000, .members = {{"a", 1}}}));
+  const auto size = std::filesystem::file_size(path("s"));
+  // The last byte is only the end of the line.
+  for (uintmax_t cut = 1; cut < size - 1; ++cut) {
+    std::filesystem::resize_file(path("s"), cut);
+    EXPECT_FALSE(read_sessions(path("s"))) << cut;
+    ASSERT_TRUE(write_sessions(path("s"), {.term_ms = 2000, .members = {{"a", 1}}}));
+  }
+}
+
+// A foreign peer may call itself so; it must not make the others be forgotten.
+TEST_F(HomeStateTest, ANameMayHoldSpaces) {
+  const SessionsFile written{.term_ms = 2000, .members = {{"a b 7", 1}, {" ", 2}, {"c", 3}}};
+  ASSERT_TRUE(write_sessions(path("s"), written));
+  auto read = read_sessions(path("s"));
+  ASSERT_TRUE(read) << read.error().what;
+  EXPECT_EQ(read->members, written.members);
+}
+
+TEST_F(HomeStateTest, WhatCannotBeReadIsNotTakenForNothing) {
+  std::filesystem::create_directory(path("s"));
+  EXPECT_FALSE(read_sessions(path("s")));
+  std::filesystem::remove(path("s"));
+  std::filesystem::create_symlink(path("s"), path("s"));
+  EXPECT_FALSE(read_sessions(path("s")));
+}
+
+TEST_F(HomeStateTest, AFileBeyondAllBoundsIsNotReadAtAll) {
+  ASSERT_TRUE(write_sessions(path("s"), {.term_ms = 2000, .members = {{"a", 1}}}));
+  ASSERT_TRUE(read_sessions(path("s")));
+  std::filesystem::resize_file(path("s"), uintmax_t{1} << 40);  // a hole
+  EXPECT_FALSE(read_sessions(path("s")));
+}
+
+TEST_F(HomeStateTest, CallsOfAnEarlierIncarnationAreKnown) {
+  {
+    CallLog log;
+    ASSERT_TRUE(log.open(path("c")));
+    log.begin({7, 1});
+    log.end({7, 1}, 17, 99);
+    log.begin({7, 2});
+    EXPECT_FALSE(log.earlier({7, 1})) << "not of this one";
+  }
+  CallLog log;
+  ASSERT_TRUE(log.open(path("c")));
+  ASSERT_TRUE(log.earlier({7, 1}));
+  EXPECT_TRUE(log.earlier({7, 1})->ended);
+  EXPECT_EQ(log.earlier({7, 1})->error, 17);
+  EXPECT_EQ(log.earlier({7, 1})->value, 99u);
+  ASSERT_TRUE(log.earlier({7, 2}));
+  EXPECT_FALSE(log.earlier({7, 2})->ended) << "it may have been carried out";
+  EXPECT_FALSE(log.earlier({7, 3}));
+  EXPECT_FALSE(log.earlier({8, 1}));
+}
+
+TEST_F(HomeStateTest, ARecordThatWasCutShortCountsForNothing) {
+  {
+    CallLog log;
+    ASSERT_TRUE(log.open(path("c")));
+    log.begin({7, 1});
+    log.end({7, 1}, 0, 0);
+  }
+  std::filesystem::resize_file(path("c"), std::filesystem::file_size(path("c")) - 1);
+  CallLog log;
+  ASSERT_TRUE(log.open(path("c")));
+  ASSERT_TRUE(log.earlier({7, 1}));
+  EXPECT_FALSE(log.earlier({7, 1})->ended);
+}
+
+}  // namespace
+}  // namespace vremote::node
