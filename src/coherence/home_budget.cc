@@ -155,7 +155,8 @@ void Home::recall_ended(const OutstandingRecall& recall) {
 void Home::check_budget() const {
   std::map<NodeId, size_t> leases, open;
   size_t in_all = 0, open_in_all = 0;
-  for (const auto& [file, fs] : files_) {
+  for (const auto& entry : files_) {
+    const auto& fs = entry.second;
     for (const auto& [node, of] : fs->nodes) {
       size_t has = 0;
       for (const ResourceState& rs : fs->resources) has += rs.holders.ranges_of(node);

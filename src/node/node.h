@@ -115,7 +115,10 @@ class NodeDaemon {
   void watch_nodes();
   // What the homes here remember of an earlier incarnation, and note for a later one.
   void remember();
-  void save_sessions();  // with sessions_mutex_
+  // With sessions_mutex_. At once where what a session had is given to others: after a power failure
+  // it must not come back and claim that. Not where one begins (its node would keep its bytes for
+  // people), or leaves with nothing (it would be waited for): a cluster that starts has thousands.
+  void save_sessions(Sync sync);
   void end_grace_if_over();
   void bring_back();
   void tick();

@@ -43,7 +43,7 @@ void NodeDaemon::remember() {
     grace_.settled(it->second.node);
     if (!left) return;
     members_.erase(it);
-    save_sessions();
+    save_sessions(Sync::Soon);
   });
   home_->on_may_bring_back([this](NodeId node) {
     if (node.value == 0) return true;
@@ -73,7 +73,7 @@ void NodeDaemon::remember() {
   home_->begin_grace();
 }
 
-void NodeDaemon::save_sessions() {
+void NodeDaemon::save_sessions(Sync sync) {
   if (config_.exports.empty()) return;
   SessionsFile file{.term_ms = config_.lease_term_ms, .members = {}};
   for (const auto& [id, member] : members_) file.members.push_back(member);
@@ -81,7 +81,7 @@ void NodeDaemon::save_sessions() {
     if (member.node != config_.node &&
         std::ranges::find(file.members, member) == file.members.end())
       file.members.push_back(member);
-  if (auto saved = write_sessions(config_.home_dir + "/sessions", file); !saved)
+  if (auto saved = write_sessions(config_.home_dir + "/sessions", file, sync); !saved)
     spdlog::error(
         "sessions are not remembered: {}; a restart of this daemon would not wait for them",
         saved.error().what);
@@ -99,7 +99,7 @@ void NodeDaemon::end_grace_if_over() {
         if (here.same_daemon(member)) late.push_back(session);
     }
     grace_ = Grace();
-    save_sessions();
+    save_sessions(Sync::Now);
   }
   // R5: what they still send is from before.
   for (net::SessionId session : late) home_->is_too_late(NodeId{session});

@@ -174,7 +174,7 @@ Status NodeDaemon::start_server() {
     // It was started anew: it has nothing of before.
     if (!grace_.may_reclaim(member, net::EventLoop::now())) grace_.settled(info.node_name);
     members_[info.id] = member;
-    save_sessions();
+    save_sessions(Sync::Soon);
   };
   callbacks.may_reclaim = [this](const net::SessionInfo& info) {
     std::lock_guard lock(sessions_mutex_);
@@ -197,8 +197,8 @@ Status NodeDaemon::start_server() {
       }
       for (const auto& [other, others_name] : session_names_)
         is_back = is_back || others_name == name;
-      members_.erase(session);
-      save_sessions();  // before anybody gets what it had
+      // Before anybody gets what it had; one that has left had nothing.
+      if (members_.erase(session) > 0) save_sessions(Sync::Now);
     }
     home_->node_gone(NodeId{session}, name, is_back);
   };

@@ -12,9 +12,9 @@
 
 #include "fuse/request.h"
 #include "fuzz/targets.h"
-#include "node/config.h"
-#include "node/handover.h"
-#include "node/home_state.h"
+#include "node/config/config.h"
+#include "node/handover/handover.h"
+#include "node/home/home_state.h"
 #include "store/journal.h"
 #include "wire/frame.h"
 

@@ -10,13 +10,17 @@
 #include "base/fd.h"
 
 namespace vremote::node {
+namespace {
 
-Status replace_durably(const std::string& path, std::string_view text) {
+std::unexpected<Error> failed(const std::string& what) {
+  const int code = errno;
+  return fail(code, what + ": " + std::strerror(code));
+}
+
+}  // namespace
+
+Status replace_soon(const std::string& path, std::string_view text) {
   const std::string fresh = path + ".new";
-  const auto failed = [](const std::string& what) {
-    const int code = errno;
-    return fail(code, what + ": " + std::strerror(code));
-  };
   Fd fd(::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd.valid()) return failed(fresh);
   while (!text.empty()) {
@@ -26,7 +30,11 @@ Status replace_durably(const std::string& path, std::string_view text) {
     text.remove_prefix(static_cast<size_t>(n));
   }
   if (::fdatasync(fd.get()) != 0 || ::rename(fresh.c_str(), path.c_str()) != 0) return failed(path);
-  // Without it a power failure may bring the old one back.
+  return {};
+}
+
+Status replace_durably(const std::string& path, std::string_view text) {
+  VR_TRY_VOID(replace_soon(path, text));
   const size_t slash = path.rfind('/');
   const std::string directory =
       slash == std::string::npos ? "." : path.substr(0, slash == 0 ? 1 : slash);

@@ -11,4 +11,8 @@ namespace vremote::node {
 // On return it is on the disk, and so is its name.
 Status replace_durably(const std::string& path, std::string_view text);
 
+// On return it is on the disk, but under its name only a moment later: a power failure until then
+// brings the old one back.
+Status replace_soon(const std::string& path, std::string_view text);
+
 }  // namespace vremote::node

@@ -110,7 +110,7 @@ Result<SessionsFile> read_sessions(const std::string& path) {
   return std::move(*sessions);
 }
 
-Status write_sessions(const std::string& path, const SessionsFile& sessions) {
+Status write_sessions(const std::string& path, const SessionsFile& sessions, Sync sync) {
   if (sessions.members.size() > kMembersMax)
     return fail(E2BIG, fmt::format("{}: more than {} nodes have a session", path, kMembersMax));
   std::string text =
@@ -118,7 +118,7 @@ Status write_sessions(const std::string& path, const SessionsFile& sessions) {
   for (const auto& member : sessions.members)
     text += fmt::format("{} {} {}\n", member.node, member.epoch, member.incarnation);
   text += "end\n";
-  return replace_durably(path, text);
+  return sync == Sync::Now ? replace_durably(path, text) : replace_soon(path, text);
 }
 
 Status CallLog::open(const std::string& path) {

@@ -25,7 +25,11 @@ struct SessionsFile {
 std::optional<SessionsFile> parse_sessions(std::string_view text);
 // No file is no error: there was no home here before. One that is damaged or cannot be read is.
 Result<SessionsFile> read_sessions(const std::string& path);
-Status write_sessions(const std::string& path, const SessionsFile& sessions);
+enum class Sync {
+  Soon,  // a power failure until then brings back those of before
+  Now,
+};
+Status write_sessions(const std::string& path, const SessionsFile& sessions, Sync sync = Sync::Now);
 
 // Calls that change something and must not be done twice: noted before and after. One that was
 // begun and not ended may have been carried out or not.
