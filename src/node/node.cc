@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <thread>
 #include <utility>
 
@@ -160,6 +161,7 @@ std::unexpected<Error> NodeDaemon::bad_key(const std::string& key, const Error& 
 void NodeDaemon::tick() {
   const Instant now = net::EventLoop::now();
   home_->tick(now);
+  if (has_had_guests_) home_->sync_when_due(now);
   end_grace_if_over();
   bring_back();
   if (config_.soft_timeout_ms > 0)
@@ -253,11 +255,20 @@ bool NodeDaemon::stop(int64_t patience_ms) {
   }
   purge_threads_->stop();
   disk_threads_->stop();
-  // So that a machine that is started anew in order is not taken for one that lost its power.
-  if (home_ && has_had_guests_ && home_->sync_all(std::min<int64_t>(patience_ms, 2000)))
-    if (auto noted = end_disk_life(config_.home_dir + "/disk", disk_life_); !noted)
-      spdlog::warn("{}", noted.error().what);
+  if (home_ && has_had_guests_) leave_disk();
   return clean;
+}
+
+// So that a machine that is started anew in order is not taken for one that lost its power.
+void NodeDaemon::leave_disk() {
+  const std::string path = config_.home_dir + "/disk";
+  const auto synced = home_->sync_all();
+  if (!synced)
+    spdlog::error("not all that was written here gets to the disk: {}; nodes are told (EIO)",
+                  std::strerror(synced.error().code));
+  const auto noted =
+      synced ? end_disk_life(path, disk_life_) : break_disk_life(path, disk_life_, random_number());
+  if (!noted) spdlog::warn("{}", noted.error().what);
 }
 
 std::vector<net::EventLoop*> NodeDaemon::loops() const {

@@ -115,11 +115,19 @@ class NodeDaemon {
   void watch_nodes();
   // What the homes here remember of an earlier incarnation, and note for a later one.
   void remember();
-  // With sessions_mutex_. At once where what a session had is given to others: after a power failure
-  // it must not come back and claim that. Not where one begins (its node would keep its bytes for
-  // people), or leaves with nothing (it would be waited for): a cluster that starts has thousands.
-  void save_sessions(Sync sync);
+  // Now where what a session had is given to others: after a power failure it must not come back
+  // and claim that. Not where one begins (its node would keep its bytes for people), or leaves with
+  // nothing (it would be waited for): a cluster that starts has thousands.
+  struct SessionsToSave {
+    SessionsFile file;
+    uint64_t number = 0;  // of the state that is saved
+    Sync sync = Sync::Now;
+  };
+  SessionsToSave sessions_to_save(Sync sync);          // with sessions_mutex_
+  void save_sessions(const SessionsToSave& sessions);  // without: every message needs that
   void end_grace_if_over();
+  void leave_disk();
+  bool disk_is_busy() const { return disk_threads_->busy() || home_->is_syncing(); }
   void bring_back();
   void tick();
   RecoveryWriter::Seen seen(const std::string& home, FileId file);
@@ -168,6 +176,9 @@ class NodeDaemon {
   std::unique_ptr<OutsideWatcher> outside_;
   std::unique_ptr<net::HomeServer> server_;
   mutable std::mutex sessions_mutex_;
+  uint64_t sessions_changed_ = 0;   // how often; with it
+  std::mutex sessions_file_mutex_;  // not with it
+  uint64_t sessions_saved_ = 0, sessions_synced_ = 0;
   std::map<uint32_t, std::string> session_names_;
   std::map<uint32_t, coherence::Grace::Member> members_;  // the sessions that have leases
   coherence::Grace grace_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/random_number.h"
+#include "node/home/durable_file.h"
 #include "node/node.h"
 
 namespace vremote::node {
@@ -37,13 +38,17 @@ void NodeDaemon::remember() {
     });
   }
   home_->on_brought_back([this](NodeId node, bool left) {
-    std::lock_guard lock(sessions_mutex_);
-    auto it = members_.find(node.value);
-    if (it == members_.end()) return;
-    grace_.settled(it->second.node);
-    if (!left) return;
-    members_.erase(it);
-    save_sessions(Sync::Soon);
+    SessionsToSave sessions;
+    {
+      std::lock_guard lock(sessions_mutex_);
+      auto it = members_.find(node.value);
+      if (it == members_.end()) return;
+      grace_.settled(it->second.node);
+      if (!left) return;
+      members_.erase(it);
+      sessions = sessions_to_save(Sync::Soon);
+    }
+    save_sessions(sessions);
   });
   home_->on_may_bring_back([this](NodeId node) {
     if (node.value == 0) return true;
@@ -73,22 +78,42 @@ void NodeDaemon::remember() {
   home_->begin_grace();
 }
 
-void NodeDaemon::save_sessions(Sync sync) {
-  if (config_.exports.empty()) return;
-  SessionsFile file{.term_ms = config_.lease_term_ms, .members = {}};
+NodeDaemon::SessionsToSave NodeDaemon::sessions_to_save(Sync sync) {
+  SessionsToSave out{.file = {.term_ms = config_.lease_term_ms, .members = {}},
+                     .number = ++sessions_changed_,
+                     .sync = sync};
+  SessionsFile& file = out.file;
   for (const auto& [id, member] : members_) file.members.push_back(member);
   for (const Grace::Member& member : grace_.expected())
     if (member.node != config_.node &&
         std::ranges::find(file.members, member) == file.members.end())
       file.members.push_back(member);
-  if (auto saved = write_sessions(config_.home_dir + "/sessions", file, sync); !saved)
+  return out;
+}
+
+void NodeDaemon::save_sessions(const SessionsToSave& sessions) {
+  if (config_.exports.empty()) return;
+  const std::lock_guard lock(sessions_file_mutex_);
+  const bool now = sessions.sync == Sync::Now;
+  Status saved;
+  if (sessions.number > sessions_saved_) {
+    saved = write_sessions(config_.home_dir + "/sessions", sessions.file, sessions.sync);
+    if (saved) sessions_saved_ = sessions.number;
+  } else if (now && sessions.number > sessions_synced_) {
+    // Newer ones are there, but for their name.
+    saved = sync_directory(config_.home_dir);
+  }
+  if (!saved)
     spdlog::error(
         "sessions are not remembered: {}; a restart of this daemon would not wait for them",
         saved.error().what);
+  else if (now)
+    sessions_synced_ = std::max(sessions_synced_, sessions_saved_);
 }
 
 void NodeDaemon::end_grace_if_over() {
   std::vector<net::SessionId> late;
+  SessionsToSave sessions;
   {
     std::lock_guard lock(sessions_mutex_);
     if (!in_grace_ || !grace_.over(net::EventLoop::now())) return;
@@ -99,8 +124,9 @@ void NodeDaemon::end_grace_if_over() {
         if (here.same_daemon(member)) late.push_back(session);
     }
     grace_ = Grace();
-    save_sessions(Sync::Now);
+    sessions = sessions_to_save(Sync::Now);
   }
+  save_sessions(sessions);
   // R5: what they still send is from before.
   for (net::SessionId session : late) home_->is_too_late(NodeId{session});
   spdlog::info("what was brought back is here; requests are served");

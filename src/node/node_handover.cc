@@ -160,16 +160,22 @@ Error NodeDaemon::hand_over(const std::string& binary) {
     for (Instant soon = net::EventLoop::now() + kPauseMs * 1'000'000;
          net::EventLoop::now() < soon && purge_threads_->busy();)
       sleep_ms(1);
+    // exec(2) would wait for its thread, with the programs.
+    while (home_->is_syncing() && net::EventLoop::now() < end) sleep_ms(2);
+    if (home_->is_syncing()) {
+      why.what = "the disk of an export is busy";
+      break;
+    }
     const Instant began = net::EventLoop::now();
     if (!fuse_->pause(kPauseMs)) continue;
     if (wait_until_quiet(pause_ms, why.what)) {
       const LoopsBlocked blocked(loops_);
       // What they had begun ends; nothing new can begin but a look at changes made outside, which
       // the next daemon need not know of.
-      for (int64_t waited = 0; waited < kLoopsMs && (disk_threads_->busy() || !not_quiet().empty());
+      for (int64_t waited = 0; waited < kLoopsMs && (disk_is_busy() || !not_quiet().empty());
            ++waited)
         sleep_ms(1);
-      why.what = disk_threads_->busy() ? "the disk does not end what was asked of it" : not_quiet();
+      why.what = disk_is_busy() ? "the disk does not end what was asked of it" : not_quiet();
       if (why.what.empty()) {
         auto left = leave();
         if (left) {

@@ -164,17 +164,21 @@ Status NodeDaemon::start_server() {
     if (ready_)
       for (const auto& peer : peers_)
         if (peer->config.name == info.node_name) peer->session->hurry();
-    std::lock_guard lock(sessions_mutex_);
-    node_sessions_[info.id] = {info.lanes,
-                               std::make_shared<const NodeRights>(access_, info.node_name)};
-    session_names_[info.id] = info.node_name;
-    has_had_guests_ = true;
-    const Grace::Member member{info.node_name, info.incarnation, info.epoch};
-    home_->came_back(info.node_name);
-    // It was started anew: it has nothing of before.
-    if (!grace_.may_reclaim(member, net::EventLoop::now())) grace_.settled(info.node_name);
-    members_[info.id] = member;
-    save_sessions(Sync::Soon);
+    SessionsToSave sessions;
+    {
+      std::lock_guard lock(sessions_mutex_);
+      node_sessions_[info.id] = {info.lanes,
+                                 std::make_shared<const NodeRights>(access_, info.node_name)};
+      session_names_[info.id] = info.node_name;
+      has_had_guests_ = true;
+      const Grace::Member member{info.node_name, info.incarnation, info.epoch};
+      home_->came_back(info.node_name);
+      // It was started anew: it has nothing of before.
+      if (!grace_.may_reclaim(member, net::EventLoop::now())) grace_.settled(info.node_name);
+      members_[info.id] = member;
+      sessions = sessions_to_save(Sync::Soon);
+    }
+    save_sessions(sessions);
   };
   callbacks.may_reclaim = [this](const net::SessionInfo& info) {
     std::lock_guard lock(sessions_mutex_);
@@ -188,6 +192,7 @@ Status NodeDaemon::start_server() {
     spdlog::warn("session {} is over: {}; its leases are free", session, why);
     std::string name;
     bool is_back = false;
+    std::optional<SessionsToSave> sessions;
     {
       std::lock_guard lock(sessions_mutex_);
       node_sessions_.erase(session);
@@ -197,9 +202,10 @@ Status NodeDaemon::start_server() {
       }
       for (const auto& [other, others_name] : session_names_)
         is_back = is_back || others_name == name;
-      // Before anybody gets what it had; one that has left had nothing.
-      if (members_.erase(session) > 0) save_sessions(Sync::Now);
+      if (members_.erase(session) > 0) sessions = sessions_to_save(Sync::Now);
     }
+    // Before anybody gets what it had; one that has left had nothing.
+    if (sessions) save_sessions(*sessions);
     home_->node_gone(NodeId{session}, name, is_back);
   };
   callbacks.on_hopeless = [this](net::SessionId session, const std::string& why) {

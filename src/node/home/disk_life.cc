@@ -72,4 +72,10 @@ Status end_disk_life(const std::string& path, DiskLife life) {
   return note(path, life);
 }
 
+Status break_disk_life(const std::string& path, DiskLife life, uint64_t fresh) {
+  life.number = fresh;
+  life.synced = false;
+  return note(path, life);
+}
+
 }  // namespace vremote::node

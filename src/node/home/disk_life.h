@@ -29,5 +29,8 @@ std::string boot_id();
 Result<DiskLife> begin_disk_life(const std::string& path, const std::string& boot, uint64_t fresh);
 // Everything is on the disks, and nothing more is written.
 Status end_disk_life(const std::string& path, DiskLife life);
+// The disks have refused something, and tell nobody a second time: the next daemon's nodes are to
+// hear of it as of a power failure.
+Status break_disk_life(const std::string& path, DiskLife life, uint64_t fresh);
 
 }  // namespace vremote::node

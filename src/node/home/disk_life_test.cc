@@ -40,6 +40,15 @@ TEST_F(DiskLifeTest, GoesOnWhileTheMachineRuns) {
   EXPECT_EQ(begins("a"), first);
 }
 
+TEST_F(DiskLifeTest, IsAnotherWhenTheDiskHadRefusedSomething) {
+  const uint64_t first = begins("a");
+  ASSERT_TRUE(break_disk_life(path(), last, ++fresh));
+  const uint64_t second = begins("a");
+  EXPECT_NE(second, first);
+  EXPECT_FALSE(last.synced);
+  EXPECT_EQ(begins("a"), second);
+}
+
 TEST_F(DiskLifeTest, IsAnotherAfterAPowerFailure) {
   const uint64_t first = begins("a");
   const uint64_t second = begins("b");

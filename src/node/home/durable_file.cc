@@ -36,10 +36,12 @@ Status replace_soon(const std::string& path, std::string_view text) {
 Status replace_durably(const std::string& path, std::string_view text) {
   VR_TRY_VOID(replace_soon(path, text));
   const size_t slash = path.rfind('/');
-  const std::string directory =
-      slash == std::string::npos ? "." : path.substr(0, slash == 0 ? 1 : slash);
-  const Fd dir(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!dir.valid() || ::fsync(dir.get()) != 0) return failed(directory);
+  return sync_directory(slash == std::string::npos ? "." : path.substr(0, slash == 0 ? 1 : slash));
+}
+
+Status sync_directory(const std::string& path) {
+  const Fd dir(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!dir.valid() || ::fsync(dir.get()) != 0) return failed(path);
   return {};
 }
 

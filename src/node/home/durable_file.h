@@ -15,4 +15,7 @@ Status replace_durably(const std::string& path, std::string_view text);
 // brings the old one back.
 Status replace_soon(const std::string& path, std::string_view text);
 
+// The names in it are on the disk.
+Status sync_directory(const std::string& path);
+
 }  // namespace vremote::node

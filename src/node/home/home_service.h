@@ -74,9 +74,14 @@ class HomeService {
 
   // Something of before may not be on the disk yet. Before the first message.
   void begin_unsynced();
-  // Brings to the disk what may not be there; nothing is written meanwhile. False: it took too
-  // long, or the disk refused.
-  bool sync_all(int64_t patience_ms);
+  // Begins to bring everything to the disk when it is time to: the kernel has done most of it by
+  // then. Under tick(), where other nodes have a session.
+  void sync_when_due(Instant now);
+  // A thread may be in the kernel for that, for as long as the disk takes.
+  bool is_syncing() const;
+  // Brings to the disk what may not be there; nothing is written meanwhile. Waits for the disk,
+  // as unmounting does. An error: the disk has refused something.
+  Status sync_all();
 
   // Which nodes understand FollowOwner; before the first message. Unset: none.
   void on_follows(std::function<bool(NodeId)> follows) { follows_ = std::move(follows); }
@@ -178,7 +183,6 @@ class HomeService {
   void execute(Running& running);
   Result<coherence::Outcome> sync(const Running& running);
   void changed(FileId file);
-  void sync_in_background();
   Result<coherence::Outcome> carry_out(const Running& running);
   // Once for each call, also when it is asked for again after a restart of this daemon.
   Result<coherence::Outcome> once(const Running& running);
@@ -254,6 +258,7 @@ class HomeService {
   mutable std::mutex unsynced_mutex_;
   coherence::UnsyncedFiles unsynced_;
   bool syncing_all_ = false;
+  std::optional<Instant> all_changed_since_;  // seen by sync_when_due()
   std::vector<FileId> pinned_for_grace_;
   std::mutex left_behind_mutex_;
   LeftBehind left_behind_;
@@ -268,6 +273,7 @@ class HomeService {
   std::map<NodeId, Unanswered> operations_of_;  // calls of each node
   std::set<FileId> changing_outside_;           // an operation of changed_outside() is under way
   coherence::OperationId next_operation_ = 1;
+  HelperThreads sync_threads_{"vremote-sync", 1};  // the first to end
 };
 
 }  // namespace vremote::node

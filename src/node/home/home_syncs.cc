@@ -1,5 +1,4 @@
 // What of the exports is not on the disk yet (coherence/unsynced_files.h).
-#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -10,13 +9,17 @@ namespace vremote::node {
 
 using namespace coherence;
 
+namespace {
+
+// The kernel writes by itself what has been dirty for half a minute.
+constexpr int64_t kSyncDelayNs = 35'000'000'000;
+constexpr int64_t kOneByOneNs = 1'000'000'000;
+
+}  // namespace
+
 void HomeService::changed(FileId file) {
-  {
-    std::lock_guard lock(unsynced_mutex_);
-    unsynced_.changed(file);
-    if (!unsynced_.too_many()) return;
-  }
-  sync_in_background();
+  std::lock_guard lock(unsynced_mutex_);
+  unsynced_.changed(file);
 }
 
 // What was changed before the disk was asked is there when it has answered.
@@ -36,20 +39,22 @@ Result<Outcome> HomeService::sync(const Running& running) {
 }
 
 void HomeService::begin_unsynced() {
-  {
-    std::lock_guard lock(unsynced_mutex_);
-    unsynced_.all_changed();
-  }
-  sync_in_background();
+  std::lock_guard lock(unsynced_mutex_);
+  unsynced_.all_changed();
 }
 
-// So that they are told apart again.
-void HomeService::sync_in_background() {
+// So that files are told apart again.
+void HomeService::sync_when_due(Instant now) {
   {
     std::lock_guard lock(unsynced_mutex_);
-    if (std::exchange(syncing_all_, true)) return;
+    if (!unsynced_.too_many()) all_changed_since_.reset();
+    if (!unsynced_.too_many() || syncing_all_) return;
+    if (!all_changed_since_) all_changed_since_ = now;
+    if (now - *all_changed_since_ < kSyncDelayNs) return;
+    all_changed_since_.reset();
+    syncing_all_ = true;
   }
-  disk_threads_.submit([this] {
+  sync_threads_.submit([this] {
     uint64_t begun = 0;
     {
       std::lock_guard lock(unsynced_mutex_);
@@ -63,9 +68,12 @@ void HomeService::sync_in_background() {
   });
 }
 
-bool HomeService::sync_all(int64_t patience_ms) {
-  constexpr size_t kOneByOneMax = 1024;
-  const Instant deadline = net::EventLoop::now() + patience_ms * 1'000'000;
+bool HomeService::is_syncing() const {
+  std::lock_guard lock(unsynced_mutex_);
+  return syncing_all_;
+}
+
+Status HomeService::sync_all() {
   std::vector<FileId> files;
   bool too_many = false;
   {
@@ -73,15 +81,18 @@ bool HomeService::sync_all(int64_t patience_ms) {
     files = unsynced_.files();
     too_many = unsynced_.too_many();
   }
-  if (too_many || files.size() > kOneByOneMax)
-    return std::ranges::all_of(
-        stores_, [](const auto& store) { return store->sync_everything().has_value(); });
+  const Instant deadline = net::EventLoop::now() + kOneByOneNs;
   for (FileId file : files) {
-    if (net::EventLoop::now() >= deadline) return false;
+    if (net::EventLoop::now() >= deadline) {
+      too_many = true;
+      break;
+    }
     const auto done = store_of(file)->execute({}, SyncCall{file, false});
-    if (!done && done.error().code != ESTALE) return false;
+    if (!done && done.error().code != ESTALE) return std::unexpected(done.error());
   }
-  return true;
+  if (too_many)
+    for (const auto& store : stores_) VR_TRY_VOID(store->sync_everything());
+  return {};
 }
 
 }  // namespace vremote::node
