@@ -57,6 +57,11 @@ Result<Fd> open_kept(const std::string& directory, const std::string& id) {
     return fail(EINVAL, fmt::format("'{}' is no id; `vremote recover list` shows them", id));
   const std::string path = fmt::format("{}/{}{}", directory, id, node::kRecoverySuffix);
   Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  if (!fd.valid() && errno == ENOENT)
+    return fail(ENOENT,
+                fmt::format("nothing is kept as '{}' in {}; `vremote recover --dir {} list` "
+                            "shows what is",
+                            id, directory, directory));
   if (!fd.valid()) return fail(errno, fmt::format("{}: {}", path, std::strerror(errno)));
   return fd;
 }
@@ -82,7 +87,7 @@ std::string name_of(const Kept& kept) {
              : kept.header.path;
 }
 
-int list(const std::string& directory) {
+int list(const std::string& directory, const Options& options) {
   std::vector<std::string> ids;
   std::error_code error;
   for (std::filesystem::directory_iterator it(directory, error), end; !error && it != end;
@@ -104,7 +109,12 @@ int list(const std::string& directory) {
                time_text(static_cast<int64_t>(kept->header.saved_at)), kept->summary.bytes,
                name_of(*kept), kept->summary.damaged ? "  (its end is damaged)" : "");
   }
-  if (ids.empty()) fmt::print("nothing was kept in {}\n", directory);
+  if (ids.empty()) {
+    // Nobody must take the emptiness of a place that no node uses for good news.
+    const bool guessed = options.directory.empty() && options.config.empty();
+    fmt::print("nothing was kept in {}{}{}\n", directory, error ? ", which does not exist" : "",
+               guessed ? "; a node that keeps it elsewhere is named with --config FILE" : "");
+  }
   return status;
 }
 
@@ -176,8 +186,8 @@ int apply(const std::string& directory, const Options& options) {
   if (::fsync(fd.get()) != 0)
     return complain("recover", fmt::format("{}: fsync: {}", target, std::strerror(errno)),
                     kExitFailed);
-  fmt::print("{} bytes written to {}; `vremote recover discard {}` removes the copy\n",
-             done->summary.bytes, target, options.id);
+  fmt::print("{} bytes written to {}; `vremote recover --dir {} discard {}` removes the copy\n",
+             done->summary.bytes, target, directory, options.id);
   return 0;
 }
 
@@ -203,7 +213,9 @@ void add_recover_command(CLI::App& app, Context& context) {
   command->add_option("--config", options->config, "The node's configuration")
       ->envname("VREMOTE_CONFIG")
       ->type_name("FILE");
-  command->add_option("--dir", options->directory, "Where they are kept, instead of recovery_dir")
+  command
+      ->add_option("--dir", options->directory,
+                   "Where they are kept, instead of the recovery_dir of --config")
       ->type_name("DIR");
   const auto add = [&](const char* name, const char* what, auto act, bool with_id) {
     CLI::App* sub = command->add_subcommand(name, what);
@@ -217,9 +229,7 @@ void add_recover_command(CLI::App& app, Context& context) {
     });
     return sub;
   };
-  add(
-      "list", "Show what was kept, oldest first",
-      [](const std::string& directory, const Options&) { return list(directory); }, false);
+  add("list", "Show what was kept, oldest first", list, false);
   add("show", "Show where the bytes of one belong", show, true);
   CLI::App* apply_command =
       add("apply", "Write the bytes of one where they belong, through the mount", apply, true);
@@ -231,7 +241,8 @@ void add_recover_command(CLI::App& app, Context& context) {
       "Examples:\n"
       "  vremote recover --config /etc/vremote/node.toml list\n"
       "  vremote recover show 1767225600-node2-0-4711\n"
-      "  vremote recover apply 1767225600-node2-0-4711 --to /vremote/data/report.txt");
+      "  vremote recover apply 1767225600-node2-0-4711 --to /vremote/data/report.txt\n"
+      "Without --config and --dir: those in /var/lib/vremote/recovery.");
 }
 
 }  // namespace vremote::cli

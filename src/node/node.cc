@@ -91,8 +91,8 @@ Status NodeDaemon::start(std::function<void()> ended) {
         "of kept there",
         prepared.error().what);
   if (const uint64_t files = recovery_->files(); files > 0)
-    spdlog::warn("{} files of unflushed bytes wait in {}: `vremote recover list` shows them", files,
-                 config_.recovery_dir);
+    spdlog::warn("{} files of unflushed bytes wait: `vremote recover --dir {} list` shows them",
+                 files, config_.recovery_dir);
   kernel_names_ = std::make_unique<KernelNames>(
       *purge_threads_, *loops_.front(), guardian_ != nullptr ? &guardian_->table() : nullptr,
       mistakes_);

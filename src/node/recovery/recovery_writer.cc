@@ -126,8 +126,9 @@ Result<RecoveryWriter::Open*> RecoveryWriter::open_for(const std::string& home, 
     ++files_;
     spdlog::error(
         "{}: what was written here to {} and had not reached it is kept in {}: the lease was gone; "
-        "`vremote recover list` shows what can be done",
-        home, seen.path.empty() ? fmt::format("inode {}", file.inode) : seen.path, open.path);
+        "see to it with `vremote recover --dir {} list`",
+        home, seen.path.empty() ? fmt::format("inode {}", file.inode) : seen.path, open.path,
+        directory_);
     return &open_.emplace(std::pair(home, file), std::move(open)).first->second;
   }
   return fail(EEXIST, directory_ + ": no free name");
