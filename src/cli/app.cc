@@ -51,8 +51,8 @@ void build_app(CLI::App& app, Context& context) {
   app.footer(
       "Environment:\n"
       "  VREMOTE_CONFIG   the default of --config\n"
-      "  VREMOTE_CONTROL  the control socket of `run` and `status` when no configuration is "
-      "named\n\n"
+      "  VREMOTE_CONTROL  the control socket that `run`, `status` and `upgrade` ask when no\n"
+      "                   configuration is named\n\n"
       "Exit status: 0 done, 1 failed while running, 2 wrong use or configuration;\n"
       "`vremote run` ends as its command ends.\n"
       "`vremote SUBCOMMAND --help` tells more; the manual is vremote(1).");

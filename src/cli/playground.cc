@@ -76,6 +76,8 @@ Result<std::string> make_dir(const std::string& dir) {
 Result<Fd> lock_dir(const std::string& dir) {
   const std::string path = dir + "/.lock";
   Fd lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  if (!lock.valid() && errno == ENOTDIR)
+    return fail(ENOTDIR, dir + " is not a directory; name one, or one to be made, with --dir");
   if (!lock.valid()) return fail(errno, fmt::format("{}: {}", path, std::strerror(errno)));
   if (::flock(lock.get(), LOCK_EX | LOCK_NB) == 0) return lock;
   if (errno == EWOULDBLOCK)

@@ -54,7 +54,10 @@ Result<std::vector<HeldPort>> hold_free_ports(size_t count, uint64_t seed) {
 
 Result<std::vector<HeldPort>> hold_ports_from(uint16_t base, size_t count) {
   if (base == 0 || count > 65536u - base)
-    return fail(EINVAL, fmt::format("ports {} to {} do not exist", base, base + count - 1));
+    return fail(EINVAL,
+                fmt::format("ports {} to {} do not exist; choose a lower --base-port or fewer "
+                            "--nodes",
+                            base, base + count - 1));
   std::vector<HeldPort> held;
   for (size_t i = 0; i < count; ++i) {
     auto port = hold(static_cast<uint16_t>(base + i));

@@ -30,7 +30,12 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 std::unexpected<Error> failed(const std::string& path, const char* what, int code) {
-  return fail(code, fmt::format("control socket {}: {}: {}", path, what, std::strerror(code)));
+  const char* mend = code == EACCES || code == EPERM
+                         ? "; run the node as root, or name a place its user may write to"
+                     : code == ENOTDIR ? "; part of this path is no directory"
+                                       : "";
+  return fail(code,
+              fmt::format("control socket {}: {}: {}{}", path, what, std::strerror(code), mend));
 }
 
 // The directory is private from its first moment; an existing one keeps its mode (the user may have

@@ -159,12 +159,19 @@ void set_option(int fd, int level, int name, int value) {
 }  // namespace
 
 Result<Fd> listen_on(const SocketAddress& address) {
+  const auto mend = [](int code) {
+    if (code == EADDRINUSE)
+      return "; end what listens there (`ss -ltnp` shows it), or take another";
+    if (code == EADDRNOTAVAIL)
+      return "; take one that this machine has, or 0.0.0.0 for all of them";
+    return "";
+  };
   VR_TRY(fd, open_socket(address));
   set_option(fd.get(), SOL_SOCKET, SO_REUSEADDR, 1);
   if (address.storage.ss_family == AF_INET6) set_option(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, 0);
   if (::bind(fd.get(), address.get(), address.length) != 0 || ::listen(fd.get(), SOMAXCONN) != 0)
-    return fail(errno,
-                fmt::format("cannot listen on {}: {}", address.text(), std::strerror(errno)));
+    return fail(errno, fmt::format("cannot listen on {}: {}{}", address.text(),
+                                   std::strerror(errno), mend(errno)));
   return std::move(fd);
 }
 

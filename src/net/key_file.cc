@@ -53,10 +53,12 @@ Status write_key_file(const std::string& path, const KeyRing& keys) {
   Fd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!file.valid()) {
     const int code = errno;
-    return fail(code, fmt::format("{}: {}", path,
-                                  code == EEXIST ? "there is a key already; remove it first if it "
-                                                   "is of no more use"
-                                                 : std::strerror(code)));
+    return fail(code,
+                fmt::format("{}: {}", path,
+                            code == EEXIST ? "there is a key already; 'vremote cluster renew' "
+                                             "changes it while the nodes run; remove it first "
+                                             "if it is of no more use"
+                                           : std::strerror(code)));
   }
   std::string text = keys.text();
   const ssize_t n = ::write(file.get(), text.data(), text.size());

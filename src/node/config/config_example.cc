@@ -10,7 +10,7 @@ node = "node1"              # this node's name, its own in the cluster: 1 to 63 
 mount = "/vremote"          # where /vremote/<export>/... appears; an empty directory that exists
 #mount_suid = true          # set-user-ID programs and file capabilities count there; without it the mount is nosuid
 state_dir = "/run/vremote"  # control socket and the like; one per node
-#recovery_dir = "/var/lib/vremote/recovery"  # what could not be flushed; by default this, or <state_dir>/recovery
+#recovery_dir = "/var/lib/vremote/recovery"  # what could not be flushed; by default this, with another state_dir <state_dir>/recovery
 listen = "0.0.0.0:1104"     # or "[::]:1104"; the port is 1104 unless given
 #loops = 2                  # event loops; by default the number of processors, at most 4
 
