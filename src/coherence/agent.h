@@ -3,7 +3,7 @@
 // It is the driver's translation of design and protocol into "may this request be answered now,
 // with which bytes, and what must happen first". Events come in (requests of the kernel, messages
 // of the home, purges that returned, time), actions come out. It never blocks, reads no clock and
-// owns no descriptor. The rules K1 to K17 it obeys are told in docs/kernel_cache.md; where each
+// owns no descriptor. The rules K1 to K20 it obeys are told in docs/kernel_cache.md; where each
 // lives:
 //   kernel_cache.h  which pages the kernel may have, which purges count (K3, K4, K5, K13)
 //   file_agent.h    one file: leases, waiting requests, recalls, truncation (K2, K8, K10, K11, K12,

@@ -5,8 +5,9 @@
 // exactly one per request), carrying a request as far as it goes without waiting. Answers that need
 // another node, a disk or a purge are given by the thread that brings those.
 //
-// fuse_server.cc has the loop, INIT and small requests; fuse_files.cc data and handles;
-// fuse_names.cc directories and names.
+// Its parts: fuse_server.cc (loop, INIT, small requests), fuse_files.cc (data and handles),
+// fuse_names.cc, fuse_locks.cc, fuse_interrupts.cc (signals), fuse_handover.cc (from one daemon to
+// the next), fuse_salvage.cc (after one that was killed).
 #pragma once
 
 #include <signal.h>
