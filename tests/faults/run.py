@@ -5,6 +5,7 @@
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -38,7 +39,10 @@ def run_case(vremote, name, case):
 
 
 def main():
-    if len(sys.argv) < 2:
+    if sys.argv[1:] and sys.argv[1] in ("-h", "--help"):
+        print(__doc__.strip())
+        return 0
+    if len(sys.argv) < 2 or not shutil.which(sys.argv[1]):
         print(__doc__.strip(), file=sys.stderr)
         return 2
     if reason := why_not():
