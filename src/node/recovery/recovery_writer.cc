@@ -27,11 +27,16 @@ Status RecoveryWriter::prepare() {
   if (error) return fail(error.value(), directory_ + ": " + error.message());
   if (::chmod(directory_.c_str(), 0700) != 0)
     return fail(errno, directory_ + ": " + std::strerror(errno));
-  uint64_t count = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(directory_, error))
-    if (entry.path().extension() == kRecoverySuffix) ++count;
-  files_ = count;
   return {};
+}
+
+uint64_t RecoveryWriter::files() const {
+  uint64_t count = 0;
+  std::error_code error;
+  for (auto at = std::filesystem::directory_iterator(directory_, error);
+       !error && at != std::filesystem::directory_iterator(); at.increment(error))
+    if (at->path().extension() == kRecoverySuffix) ++count;
+  return count;
 }
 
 void RecoveryWriter::keep(const std::string& home, coherence::Rescue rescue) {
@@ -123,7 +128,6 @@ Result<RecoveryWriter::Open*> RecoveryWriter::open_for(const std::string& home, 
     if (!fd && fd.error().code == EEXIST) continue;
     if (!fd) return std::unexpected(fd.error());
     open.fd = std::move(*fd);
-    ++files_;
     spdlog::error(
         "{}: what was written here to {} and had not reached it is kept in {}: the lease was gone; "
         "see to it with `vremote recover --dir {} list`",

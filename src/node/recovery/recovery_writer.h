@@ -2,7 +2,6 @@
 // so.
 #pragma once
 
-#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -30,7 +29,7 @@ class RecoveryWriter {
   RecoveryWriter(std::string directory, HelperThreads& threads, Look look)
       : directory_(std::move(directory)), threads_(threads), look_(std::move(look)) {}
 
-  // Makes the directory, and counts what waits there from before.
+  // Makes the directory.
   Status prepare();
   // Never blocks. In order.
   void keep(const std::string& home, coherence::Rescue rescue);
@@ -39,7 +38,8 @@ class RecoveryWriter {
   // Until all that was given is on disk, or the time is over.
   bool wait(int64_t patience_ms);
 
-  uint64_t files() const { return files_; }
+  // Those that wait there, from before, too.
+  uint64_t files() const;
 
  private:
   struct Job {
@@ -63,7 +63,6 @@ class RecoveryWriter {
   std::condition_variable idle_;
   std::deque<Job> jobs_;
   bool working_ = false;
-  std::atomic<uint64_t> files_{0};
   // The working thread's.
   std::map<std::pair<std::string, FileId>, Open> open_;
 };
