@@ -9,6 +9,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cerrno>
 #include <span>
 #include <vector>
 
@@ -16,9 +17,17 @@
 
 namespace vremote::coherence {
 
-// Notes what the home has answered with success to this call.
-inline void note_lock(LockTable& held, const LockCall& call) {
+// Notes what has become of this call: the home's answer, or EIO where nobody knows.
+inline void note_lock(LockTable& held, const LockCall& call, int error = 0) {
   std::vector<LockTable::Ticket> woken, cancelled;
+  if (error != 0) {
+    // It waited, or may have: an flock that it was to take the place of is gone (L2). With other
+    // errors the home has not made it wait.
+    if (call.action == LockAction::Wait && call.kind == LockKind::Flock &&
+        (error == EINTR || error == EIO))
+      held.release(call.file, call.kind, {{}, call.owner}, woken, cancelled);
+    return;
+  }
   if (call.action == LockAction::Release)
     held.release(call.file, call.kind, {{}, call.owner}, woken, cancelled);
   if (call.action != LockAction::Try && call.action != LockAction::Wait &&
@@ -33,10 +42,18 @@ inline void note_lock(LockTable& held, const LockCall& call) {
                                    .wait = false,
                                    .ticket = {}};
   if (held.set(request, woken) != LockTable::Decision::Conflict) return;
-  // Others of this node had an flock each and wait to exchange it: it is gone (L2).
-  for (const LockTable::Held& h : held.all())
-    if (h.file == call.file && h.kind == call.kind && h.lock.owner != request.owner)
-      held.release(h.file, h.kind, h.lock.owner, woken, cancelled);
+  // What others of this node had there is gone: they wait to exchange an flock (L2), or the answer
+  // to an unlock is still under way. All else is theirs.
+  for (const LockTable::Held& h : held.all()) {
+    if (h.file != call.file || h.kind != call.kind || h.lock.owner == request.owner ||
+        !h.lock.range.overlaps(request.range) ||
+        (h.lock.type != LockType::Write && request.type != LockType::Write))
+      continue;
+    LockTable::Request gone = request;
+    gone.owner = h.lock.owner;
+    gone.type = LockType::Unlock;
+    (void)held.set(gone, woken);
+  }
   (void)held.set(request, woken);
 }
 

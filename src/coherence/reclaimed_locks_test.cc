@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cerrno>
 #include <string>
 
 namespace vremote::coherence {
@@ -75,6 +76,49 @@ TEST_F(ReclaimedLocksTest, AnFlockThatAnotherOfTheNodeHasLetGoOfIsNoted) {
   ASSERT_EQ(flocks.all().size(), 1u);
   EXPECT_EQ(flocks.all()[0].lock.owner.id, 2u);
   EXPECT_EQ(flocks.all()[0].lock.type, LockType::Write);
+}
+
+// The answer to an unlock of the first is still under way, the home has given the lock to the
+// second.
+TEST_F(ReclaimedLocksTest, WhatIsGivenToAnotherOfTheNodeLeavesAllElse) {
+  const auto wait = [](uint64_t owner, LockType type, uint64_t start, uint64_t end) {
+    return LockCall{.file = kFile,
+                    .action = LockAction::Wait,
+                    .type = type,
+                    .owner = owner,
+                    .start = start,
+                    .end = end};
+  };
+  note_lock(held, wait(3, LockType::Write, 120, 149));
+  EXPECT_THAT(reclaimed({}), testing::UnorderedElementsAre("write 100-119", "write 120-149",
+                                                           "write 150-199", "write 200-299"));
+  note_lock(held, wait(3, LockType::Read, 500, 509));
+  note_lock(held, wait(1, LockType::Read, 505, 509));
+  note_lock(held, wait(2, LockType::Write, 500, 504));
+  EXPECT_THAT(reclaimed({}), testing::UnorderedElementsAre(
+                                 "write 100-119", "write 120-149", "write 150-199", "write 200-299",
+                                 "read 505-509", "read 505-509", "write 500-504"));
+}
+
+// Found by the simulator (locks, 640): it was claimed against another that had been given it.
+TEST_F(ReclaimedLocksTest, AnFlockWhoseExchangeWasGivenUpIsNotClaimed) {
+  const auto kept = [](LockKind kind, LockAction action, int error) {
+    LockTable table;
+    LockCall call{
+        .file = kFile, .action = LockAction::Try, .kind = kind, .type = LockType::Read, .owner = 1};
+    note_lock(table, call);
+    call.owner = 2;
+    note_lock(table, call);
+    call.type = LockType::Write;
+    call.action = action;
+    note_lock(table, call, error);
+    return table.all().size();
+  };
+  EXPECT_EQ(kept(LockKind::Flock, LockAction::Wait, EINTR), 1u);
+  EXPECT_EQ(kept(LockKind::Flock, LockAction::Wait, EIO), 1u) << "nobody knows";
+  EXPECT_EQ(kept(LockKind::Flock, LockAction::Wait, ENOLCK), 2u) << "it did not wait";
+  EXPECT_EQ(kept(LockKind::Flock, LockAction::Try, EAGAIN), 2u) << "it did not wait";
+  EXPECT_EQ(kept(LockKind::Range, LockAction::Wait, EINTR), 2u) << "what is there stays meanwhile";
 }
 
 // Found by the simulator (locks, 6989): another had been given it, and lost it to this claim.

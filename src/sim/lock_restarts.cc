@@ -45,6 +45,13 @@ void LockWorld::draw_restarts() {
   }
 }
 
+void LockWorld::restart_home(int64_t within_ns, int64_t lasts_at_most_ns) {
+  const auto at = static_cast<int64_t>(more_.below(static_cast<uint64_t>(within_ns)));
+  const auto lasts = static_cast<int64_t>(more_.below(static_cast<uint64_t>(lasts_at_most_ns)));
+  scheduler_->after(at, [this] { kill_home(); });
+  scheduler_->after(at + lasts, [this] { start_home(); });
+}
+
 // ---- a node
 
 void LockWorld::submit(uint32_t n, uint64_t id, const LockCall& call) {
@@ -68,7 +75,7 @@ void LockWorld::answered(uint32_t n, uint64_t id, int error) {
   }
   const LockCall call = sent->second;
   node.calls.erase(sent);
-  if (error == 0) note_lock(node.held, call);
+  note_lock(node.held, call, error);
   if (call.action == LockAction::Reclaim) {
     if (error != 0)
       scheduler_->fail(

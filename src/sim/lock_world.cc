@@ -4,12 +4,15 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 namespace vremote::sim {
 
 using namespace coherence;
 
 namespace {
+
+constexpr int64_t kSoon = 500'000;
 
 FileId file_at(size_t file) { return {0, 1, file + 1}; }
 
@@ -230,6 +233,12 @@ Co<> LockWorld::lock(size_t process) {
     co_return;
   }
   if (flock) {
+    // An exchange that was given up has let go of the old one: some programs leave it at that.
+    if (restarts_ && error == EINTR && more_.chance(70)) {
+      if (!std::exchange(restarts_soon_, true)) restart_home(kSoon, kSoon);
+      co_await scheduler_->sleep(Delay::Reclaim);
+      co_return;
+    }
     co_await unlock(process, file, kind, range);
   } else if (error == EDEADLK) {
     for (size_t f = 0; f < files_; ++f)

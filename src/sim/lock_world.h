@@ -75,6 +75,7 @@ class LockWorld final : public AnyWorld {
     uint64_t sent = 0, arrived = 0, cut = ~uint64_t{0};  // replies of the home in this session
   };
   void draw_restarts();
+  void restart_home(int64_t within_ns, int64_t lasts_at_most_ns);
   void submit(uint32_t node, uint64_t id, const coherence::LockCall& call);
   void send(uint32_t node, uint64_t id, const coherence::LockCall& call);
   void arrives(uint64_t session, coherence::ToHome message);
@@ -106,7 +107,7 @@ class LockWorld final : public AnyWorld {
   std::vector<Process> processes_;
   std::vector<std::unique_ptr<Link>> to_home_, from_home_;
   Prng more_;  // for restarts: without them a world is what its seed always drew
-  bool restarts_ = false, home_lives_ = true;
+  bool restarts_ = false, restarts_soon_ = false, home_lives_ = true;
   uint64_t home_life_ = 0, next_session_ = 0;
   std::vector<Node> nodes_;
   std::map<uint64_t, uint32_t> node_of_;  // sessions that the home has

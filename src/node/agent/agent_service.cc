@@ -306,8 +306,8 @@ void AgentService::receive(ToAgent&& message) {
       calls_.erase(it);
     }
     if (const auto* lock = std::get_if<LockCall>(&pending.call.operation);
-        lock != nullptr && !local_ && reply->error == 0)
-      locks_.note(*lock);
+        lock != nullptr && !local_)
+      locks_.note(*lock, reply->error);
     // What this machine's own power failure takes there is nobody left to ask for.
     if (reply->error == 0 && !local_)
       for (FileId changed : changed_files(pending.call.operation)) {

@@ -6,9 +6,9 @@ namespace vremote::node {
 
 using namespace coherence;
 
-void LocksAtHome::note(const LockCall& call) {
+void LocksAtHome::note(const LockCall& call, int error) {
   std::lock_guard lock(mutex_);
-  note_lock(locks_, call);
+  note_lock(locks_, call, error);
 }
 
 bool LocksAtHome::holds_range(uint64_t owner) {

@@ -16,8 +16,8 @@ class LocksAtHome {
  public:
   using Held = coherence::LockTable::Held;
 
-  // The home has done it.
-  void note(const coherence::LockCall& call);
+  // The call has ended so (coherence/reclaimed_locks.h).
+  void note(const coherence::LockCall& call, int error = 0);
   bool holds_range(uint64_t owner);
   std::vector<Held> all();
   // What is this node's still while these calls have no reply (coherence/reclaimed_locks.h).

@@ -47,16 +47,16 @@ void HomeService::reply_lock(FileId file, LockTable::Ticket ticket, int error, O
 void HomeService::lock(NodeId node, const Call& call) {
   const LockCall& c = std::get<LockCall>(call.operation);
   const LockTable::Ticket ticket{node, call.call};
-  const LockTable::Request request{.file = c.file,
-                                   .kind = c.kind,
-                                   .owner = {node, c.owner},
-                                   .type = c.type,
-                                   .range = {c.start, c.end},
-                                   .pid = c.pid,
-                                   .wait = c.action == LockAction::Wait,
-                                   .ticket = ticket,
-                                   .holds_elsewhere = c.holds_elsewhere,
-                                   .since = follows_ && follows_(node) ? time_of_day() : 0};
+  LockTable::Request request{.file = c.file,
+                             .kind = c.kind,
+                             .owner = {node, c.owner},
+                             .type = c.type,
+                             .range = {c.start, c.end},
+                             .pid = c.pid,
+                             .wait = c.action == LockAction::Wait,
+                             .ticket = ticket,
+                             .holds_elsewhere = c.holds_elsewhere,
+                             .since = follows_ && follows_(node) ? time_of_day() : 0};
   const bool may_reclaim = c.action == LockAction::Reclaim && may_bring_back(node);
   std::vector<FileId> touched;
   {
@@ -78,6 +78,14 @@ void HomeService::lock(NodeId node, const Call& call) {
           reply_lock(c.file, ticket, ENOLCK, {}, touched);
           break;
         }
+        if (const auto waiting = lock_waiters_of_.find(node);
+            request.wait && waiting != lock_waiters_of_.end() && waiting->second >= kRequestsMax) {
+          // One more may not wait. Its owner keeps an flock that it wanted to exchange.
+          request.wait = false;
+          const bool done = locks_.set(request, woken) == LockTable::Decision::Done;
+          reply_lock(c.file, ticket, done ? 0 : ENOLCK, {}, touched);
+          break;
+        }
         switch (locks_.set(request, woken)) {
           case LockTable::Decision::Done:
             reply_lock(c.file, ticket, 0, {}, touched);
@@ -90,13 +98,8 @@ void HomeService::lock(NodeId node, const Call& call) {
             reply_lock(c.file, ticket, EDEADLK, {}, touched);
             break;
           case LockTable::Decision::Waits:
-            if (size_t& of_node = lock_waiters_of_[node]; of_node < kRequestsMax) {
-              ++of_node;
-              lock_waiters_.emplace(ticket, LockWaiter{c.file, net::EventLoop::now()});
-            } else {
-              (void)locks_.cancel(c.file, ticket, woken);
-              reply_lock(c.file, ticket, ENOLCK, {}, touched);
-            }
+            ++lock_waiters_of_[node];
+            lock_waiters_.emplace(ticket, LockWaiter{c.file, net::EventLoop::now()});
             break;
         }
         break;
