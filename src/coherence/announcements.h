@@ -6,11 +6,15 @@
 // Attributes, which it needs to open the file; so when one has them Exclusive, or an operation at
 // the home, all that watch are known. The size stays meanwhile: nobody is shown one that a
 // truncation has made too large.
+//
+// For each file and each node that watches it there is an entry here. A node for which that would
+// be too many watches all files from then on, until its session is over: more is shown to it than
+// it needs, never less.
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
-#include <iterator>
 #include <map>
 #include <optional>
 #include <set>
@@ -38,26 +42,46 @@ class Announcements {
     std::map<NodeId, uint64_t> waiting;  // with its show; never empty
   };
 
+  Announcements(size_t entries_of_node, size_t entries_in_all)
+      : entries_of_node_(entries_of_node), entries_in_all_(entries_in_all) {}
+
   void watch(FileId file, NodeId node, bool watches) {
     if (watches) {
+      if (watch_all_.contains(node)) return;
+      if (const auto it = watchers_.find(file); it != watchers_.end() && it->second.contains(node))
+        return;
+      if (const auto of = entries_of_.find(node);
+          entries_ >= entries_in_all_ ||
+          (of != entries_of_.end() && of->second >= entries_of_node_)) {
+        forget(node);
+        watch_all_.insert(node);
+        return;
+      }
       watchers_[file].insert(node);
+      ++entries_;
+      ++entries_of_[node];
     } else if (auto it = watchers_.find(file); it != watchers_.end()) {
-      it->second.erase(node);
+      if (it->second.erase(node) == 0) return;
       if (it->second.empty()) watchers_.erase(it);
+      --entries_;
+      if (auto of = entries_of_.find(node); --of->second == 0) entries_of_.erase(of);
     }
   }
   std::vector<NodeId> watchers(FileId file, std::optional<NodeId> except) const {
-    std::vector<NodeId> out;
+    std::set<NodeId> all = watch_all_;
     if (auto it = watchers_.find(file); it != watchers_.end())
-      std::copy_if(it->second.begin(), it->second.end(), std::back_inserter(out),
-                   [&](NodeId node) { return node != except; });
-    return out;
+      all.insert(it->second.begin(), it->second.end());
+    if (except) all.erase(*except);
+    return {all.begin(), all.end()};
   }
   bool watched(FileId file, std::optional<NodeId> except) const {
+    const auto any = [&](const std::set<NodeId>& nodes) {
+      return std::any_of(nodes.begin(), nodes.end(), [&](NodeId node) { return node != except; });
+    };
     auto it = watchers_.find(file);
-    return it != watchers_.end() && std::any_of(it->second.begin(), it->second.end(),
-                                                [&](NodeId node) { return node != except; });
+    return any(watch_all_) || (it != watchers_.end() && any(it->second));
   }
+  size_t entries() const { return entries_; }
 
   // A show for each watcher: numbers that `next` gives. None of `watchers`: begin nothing.
   const Pending& begin(FileId file, const By& by, const std::vector<NodeId>& watchers,
@@ -92,10 +116,8 @@ class Announcements {
   }
   // The same: the node shows nothing any more, and need not be told anything.
   std::vector<std::pair<FileId, By>> node_gone(NodeId node) {
-    for (auto it = watchers_.begin(); it != watchers_.end();) {
-      it->second.erase(node);
-      it = it->second.empty() ? watchers_.erase(it) : std::next(it);
-    }
+    forget(node);
+    watch_all_.erase(node);
     std::vector<std::pair<FileId, By>> done;
     for (auto it = pending_.begin(); it != pending_.end();) {
       Pending& p = it->second;
@@ -115,6 +137,21 @@ class Announcements {
   const std::map<uint64_t, Pending>& pending() const { return pending_; }
 
  private:
+  void forget(NodeId node) {
+    const auto of = entries_of_.find(node);
+    if (of == entries_of_.end()) return;
+    entries_ -= of->second;
+    entries_of_.erase(of);
+    for (auto it = watchers_.begin(); it != watchers_.end();) {
+      it->second.erase(node);
+      it = it->second.empty() ? watchers_.erase(it) : std::next(it);
+    }
+  }
+
+  const size_t entries_of_node_, entries_in_all_;
+  size_t entries_ = 0;
+  std::map<NodeId, size_t> entries_of_;                                // none is 0
+  std::set<NodeId> watch_all_;                                         // they have no entries
   std::unordered_map<FileId, std::set<NodeId>, FileIdHash> watchers_;  // no set is empty
   std::map<uint64_t, Pending> pending_;
   std::map<uint64_t, uint64_t> shows_;  // whose they are in pending_

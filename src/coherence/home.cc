@@ -9,7 +9,10 @@
 namespace vremote::coherence {
 
 Home::Home(Mistakes mistakes, const HomeLimits& limits)
-    : mistakes_(mistakes), limits_(limits), budget_(limits.leases) {}
+    : mistakes_(mistakes),
+      announcements_(limits.leases.of_node, limits.leases.in_all),
+      limits_(limits),
+      budget_(limits.leases) {}
 Home::~Home() = default;
 
 Home::FileState& Home::state(FileId file) {
@@ -74,8 +77,9 @@ void Home::receive(NodeId node, const RecallAck& message, HomeActions& actions) 
     if (resource == Resource::Attributes) {
       if (message.attributes.has_size || message.attributes.has_mtime)
         actions.push_back(ApplyAttributes{message.file, message.attributes});
-      const bool noted = set_in_use(message.file, fs, node, message.in_use, actions);
-      announcements_.watch(message.file, node, noted && message.in_use && message.watches);
+      // Who has too many open to be noted is shown all the same how files grow.
+      set_in_use(message.file, fs, node, message.in_use, actions);
+      announcements_.watch(message.file, node, message.in_use && message.watches);
     }
     leases_changed(message.file, fs, node, rs.holders.reduce(given, node, recall->second.to));
     recall_ended(recall->second);
@@ -104,12 +108,13 @@ void Home::receive(NodeId node, const Fetch& message, HomeActions& actions) {
 }
 
 void Home::receive(NodeId node, const Release& message, HomeActions& actions) {
+  // Nothing else may be known of one that was not noted.
+  announcements_.watch(message.file, node, false);
   auto it = files_.find(message.file);
   if (it == files_.end()) return;
   FileState& fs = *it->second;
   auto known = fs.nodes.find(node);
   if (known == fs.nodes.end()) return;
-  announcements_.watch(message.file, node, false);
   if (!message.leases) {
     set_in_use(message.file, fs, node, false, actions);
     forget_if_uninvolved(fs, node);
@@ -158,7 +163,7 @@ void Home::node_gone(NodeId node, HomeActions& actions) {
 bool Home::opened(NodeId node, FileId file, HomeActions& actions) {
   const bool noted = set_in_use(file, state(file), node, true, actions);
   // Perhaps for writing only; it says so with the next ack of its Attributes.
-  if (noted) announcements_.watch(file, node, true);
+  announcements_.watch(file, node, true);
   erase_if_idle(file, actions);
   return noted;
 }

@@ -148,6 +148,7 @@ struct HomeCounts {
   uint64_t leases = 0, open = 0;  // that nodes have, and say to have
   uint64_t taken_back = 0;        // recalls so far of nodes that had too many leases
   uint64_t opens_refused = 0;     // so far, of more than nodes may have
+  uint64_t watches = 0;           // files times the nodes that are noted to read them
   uint64_t shared_ranges = 0, shared_pages = 0, exclusive_ranges = 0,
            exclusive_pages = 0;  // of data, granted to all nodes
 };

@@ -54,7 +54,8 @@ class BudgetWorld {
                              .recall = recall.recall,
                              .given = recall.range,
                              .seen = seen_[{node, recall.file}],
-                             .in_use = open_.contains({node, recall.file})},
+                             .in_use = open_.contains({node, recall.file}),
+                             .watches = open_.contains({node, recall.file})},
                    actions_);
       took();
     }
@@ -281,6 +282,47 @@ TEST(HomeBudgetTest, NorByItsAcks) {
   EXPECT_EQ(w.pinned(), 10u);
   EXPECT_EQ(w.home.counts().opens_refused, 90u);
   EXPECT_EQ(w.closed(), 0u);
+  w.home.check();
+}
+
+// K16: else its mappings would get SIGBUS where others have made its files longer.
+TEST(HomeBudgetTest, WhoHasTooManyOpenIsShownHowTheyGrow) {
+  BudgetWorld w({.opens_of_node = 10});
+  const auto watched = [&](uint64_t n) { return w.home.watched(BudgetWorld::file(n), kOther); };
+  for (uint64_t n = 1; n <= 10; ++n) EXPECT_TRUE(w.opened(kHonest, n));
+  EXPECT_FALSE(w.opened(kHonest, 11));
+  EXPECT_TRUE(watched(11));
+  w.asks(kHonest, 12, Resource::Attributes, Exclusive);
+  w.says_open(kHonest, 12);
+  w.asks(kOther, 12, Resource::Attributes, Exclusive);
+  w.acks(kHonest);
+  EXPECT_TRUE(watched(12)) << "it said so in an ack";
+  EXPECT_EQ(w.pinned(), 10u);
+  EXPECT_FALSE(watched(13));
+  for (uint64_t n : {11u, 12u}) {
+    HomeActions none;
+    w.home.receive(kHonest, Release{.file = BudgetWorld::file(n), .seen = 0, .leases = false},
+                   none);
+    EXPECT_FALSE(watched(n)) << "it has closed it";
+  }
+  w.home.check();
+}
+
+TEST(HomeBudgetTest, WhoWatchesMoreThanTheHomeCanKeepWatchesAll) {
+  BudgetWorld w({.leases = {.of_node = 10, .in_all = 15}, .opens_of_node = 5});
+  const auto watched = [&](uint64_t n, NodeId except = kOther) {
+    return w.home.watched(BudgetWorld::file(n), except);
+  };
+  for (uint64_t n = 1; n <= 10; ++n) w.opened(kHostile, n);
+  EXPECT_FALSE(watched(1000));
+  EXPECT_EQ(w.home.counts().watches, 10u);
+  w.opened(kHostile, 11);
+  EXPECT_TRUE(watched(1) && watched(11) && watched(1000));
+  EXPECT_FALSE(watched(1000, kHostile)) << "it need not be told of itself";
+  for (uint64_t n = 12; n <= 1000; ++n) w.opened(kHostile, n);
+  EXPECT_EQ(w.home.counts().watches, 0u) << "nothing is kept for each file";
+  w.goes(kHostile);
+  EXPECT_FALSE(watched(1) || watched(1000));
   w.home.check();
 }
 

@@ -31,6 +31,7 @@ HomeCounts Home::counts() const {
   counts.open = open_in_all_;
   counts.taken_back = taken_back_;
   counts.opens_refused = opens_refused_;
+  counts.watches = announcements_.entries();
   for (const auto& [node, later] : later_) counts.waiting += later.size();
   for (const auto& [file, fs] : files_) {
     for (const ResourceState& rs : fs->resources) {

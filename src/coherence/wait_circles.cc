@@ -80,6 +80,7 @@ std::optional<Instant> WaitCircles::next_deadline() const {
 
 void WaitCircles::tick(Instant now, const std::function<bool(uint64_t owner)>& holds,
                        Actions& actions) {
+  followed_.clear();
   while (!due_.empty() && due_.begin()->first <= now) {
     const Key key = due_.begin()->second;
     due_.erase(due_.begin());
@@ -107,6 +108,15 @@ void WaitCircles::search(Waiting& waiting, Actions& actions) {
 }
 
 void WaitCircles::receive(uint32_t home, const FollowOwner& message, Actions& actions) {
+  if (idle()) return;
+  size_t& followed = followed_[home];
+  if (++followed > kFollowedMax) return;
+  const size_t before = actions.size();
+  follow(home, message, actions);
+  followed += actions.size() - before;
+}
+
+void WaitCircles::follow(uint32_t home, const FollowOwner& message, Actions& actions) {
   const Trail& trail = message.trail;
   if (trail.searcher == self_) {
     if (const auto at = searched_.find(trail.search); at != searched_.end()) {
@@ -121,7 +131,7 @@ void WaitCircles::receive(uint32_t home, const FollowOwner& message, Actions& ac
   // Where it waits at the home that asks, the home has looked itself.
   for (const Key& key : owner->second)
     if (key.first != home) next.push_back(&waits_.at(key).wait);
-  const Share part = share(trail.budget, next.size());
+  const Share part = share(std::min(trail.budget, kTrailBudget), next.size());
   for (size_t i = 0; i < part.messages; ++i) {
     Ask& ask = std::get<Ask>(actions.emplace_back(
         Ask{.home = next[i]->home,

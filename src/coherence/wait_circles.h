@@ -63,6 +63,9 @@ std::vector<std::pair<NodeId, FollowOwner>> follow(const LockTable& locks, uint6
 class WaitCircles {
  public:
   static constexpr int64_t kFirstSearchNs = 100'000'000, kSearchesApartMaxNs = 5'000'000'000;
+  // Messages of searches that come from one home, and what they make this node send, between two
+  // ticks. What is more is dropped (C1 asks again).
+  static constexpr size_t kFollowedMax = 1000;
 
   struct Options {
     bool believe_at_once = false;  // against C3: for a test that shows what then happens
@@ -95,7 +98,8 @@ class WaitCircles {
   void begins(Instant now, const Wait& wait);
   void ends(uint32_t home, uint64_t call);
   void receive(uint32_t home, const FollowOwner& message, Actions& actions);
-  // `holds`: whether the owner holds byte ranges, at any home.
+  // At least every kFirstSearchNs while not idle. `holds`: whether the owner holds byte ranges, at
+  // any home.
   void tick(Instant now, const std::function<bool(uint64_t owner)>& holds, Actions& actions);
   std::optional<Instant> next_deadline() const;
   bool idle() const { return waits_.empty(); }
@@ -110,6 +114,7 @@ class WaitCircles {
     bool refused = false;
   };
   void search(Waiting& waiting, Actions& actions);
+  void follow(uint32_t home, const FollowOwner& message, Actions& actions);
   void came_back(Waiting& waiting, const Trail& trail, Actions& actions);
 
   const uint64_t self_;
@@ -118,7 +123,8 @@ class WaitCircles {
   std::map<Key, Waiting> waits_;
   std::set<std::pair<Instant, Key>> due_;
   std::unordered_map<uint64_t, std::set<Key>> of_owner_;
-  std::unordered_map<uint64_t, Key> searched_;  // by search
+  std::unordered_map<uint64_t, Key> searched_;     // by search
+  std::unordered_map<uint32_t, size_t> followed_;  // by home, since the last tick
 };
 
 }  // namespace vremote::coherence

@@ -478,5 +478,32 @@ TEST(WaitCirclesTest, NonsenseOfOthersIsPassedOnWithinItsBounds) {
   }
 }
 
+TEST(WaitCirclesTest, AHomeMakesANodeSendNoMoreThanItsShare) {
+  WaitCircles circles(7);
+  WaitCircles::Actions actions;
+  const auto tick = [&] {
+    circles.tick(
+        {2}, [](uint64_t) { return true; }, actions);
+  };
+  const auto hear = [&](uint32_t home, int times) {
+    actions.clear();
+    for (int i = 0; i < times; ++i)
+      circles.receive(
+          home,
+          {.file = {}, .owner = 5, .trail = {.searcher = 8, .search = 1, .budget = UINT32_MAX}},
+          actions);
+    return actions.size();
+  };
+  for (uint64_t call = 1; call <= 100; ++call) circles.begins({1}, {1, {0, 1, call}, call, 5});
+  const size_t sent = hear(0, 10'000);
+  EXPECT_GT(sent, 100u);
+  EXPECT_LE(sent, WaitCircles::kFollowedMax + 100);
+  EXPECT_LE(std::get<WaitCircles::Ask>(actions.front()).follow.trail.budget, kTrailBudget);
+  EXPECT_EQ(hear(0, 1), 0u);
+  EXPECT_EQ(hear(2, 1), 100u) << "another home has its own";
+  tick();
+  EXPECT_EQ(hear(0, 1), 100u);
+}
+
 }  // namespace
 }  // namespace vremote::coherence
