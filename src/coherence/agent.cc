@@ -170,9 +170,9 @@ void Agent::flush(Instant now, Token token, FileId id, AgentActions& actions) {
 
 uint64_t Agent::sync_begins() const { return shared_->syncs++; }
 
-int32_t Agent::synced(FileId id, uint64_t begun, int32_t error) {
+int32_t Agent::synced(FileId id, uint64_t begun, int32_t error, uint64_t asked) {
   FileAgent* f = find(id);
-  return f == nullptr ? error : f->synced(begun, error);
+  return f == nullptr ? error : f->synced(begun, error, asked);
 }
 
 void Agent::changed_at_home(FileId id) { file(id).changed_at_home(); }

@@ -356,9 +356,10 @@ class Agent {
   void flush(Instant now, Token token, FileId file, AgentActions& actions);
   // S1, an fsync: when flush() has been answered, the home is asked to sync the file (SyncCall);
   // `begun` tells what sync_begins() said before that was sent. Returns what the fsync is to say:
-  // `error`, or EIO when the home's disk has lost what had been flushed.
+  // `error`, or EIO when the home's disk has lost what had been flushed. `asked`: another number
+  // of sync_begins(), of when the caller began to wait, before flush() or the write it is for.
   uint64_t sync_begins() const;
-  int32_t synced(FileId file, uint64_t begun, int32_t error);
+  int32_t synced(FileId file, uint64_t begun, int32_t error, uint64_t asked = UINT64_MAX);
   // The home has carried out a call of this node that changes the file: the same counts for it.
   void changed_at_home(FileId file);
   // A size-changing SETATTR (or an O_TRUNC open) is unanswered from here until truncate_done().

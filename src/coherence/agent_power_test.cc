@@ -115,6 +115,73 @@ TEST(AgentPowerTest, WhatIsToBeToldIsForgottenWithTheFileOnly) {
   EXPECT_EQ(w.agent.counts().files, 0u);
 }
 
+TEST(AgentPowerTest, AllFsyncsUnderWayTellWhatWasLost) {
+  Flushed w;
+  const uint64_t one = w.agent.sync_begins(), other = w.agent.sync_begins();
+  origin_loses_power(w);
+  EXPECT_EQ(w.agent.synced(w.file, one, 0), EIO);
+  EXPECT_EQ(w.agent.synced(w.file, other, 0), EIO);
+  EXPECT_EQ(w.agent.synced(w.file, w.agent.sync_begins(), 0), 0) << "told";
+}
+
+TEST(AgentPowerTest, SoDoThoseThatStillWaitForTheirFlush) {
+  Flushed w;
+  w.writes(3, 4096, 4096, 'X').expect("written 3 @4096+4096");
+  w.syncs(4).expect("flush @4096+4096*X", "flush time");
+  w.syncs(5).expect_nothing();
+  const uint64_t begun = w.agent.sync_begins();
+  w.resets(Agent::Dirty::Kept, true)
+      .expect("names lost", "flush @4096+4096*X size 65536", "flush time",
+              "flush @4096+4096*X size 65536", "flush size 65536", "ask Shared attributes");
+  w.acks_flush().expect_nothing();
+  w.acks_flush().expect_nothing();
+  w.acks_flush().expect_nothing();
+  w.acks_flush().expect("flushed 4 error 5", "flushed 5 error 5");
+  EXPECT_EQ(w.agent.synced(w.file, begun, 0), EIO);
+  w.syncs(6).expect("flushed 6");
+}
+
+// An O_SYNC write, which was flushed before it was answered.
+TEST(AgentPowerTest, WhoBeganToWaitBeforeTheLossHearsOfItThoughItsSyncBeganLater) {
+  Flushed w;
+  const uint64_t asked = w.agent.sync_begins();
+  origin_loses_power(w);
+  w.syncs(3).expect("flushed 3 error 5");
+  const uint64_t begun = w.agent.sync_begins();
+  EXPECT_EQ(w.agent.synced(w.file, begun, 0, asked), EIO);
+  EXPECT_EQ(w.agent.synced(w.file, begun, 0, begun), 0);
+}
+
+// Another node has cut the file and synced that. It had the Attributes and the pages behind the
+// end from us, not those before.
+TEST(AgentPowerTest, BytesThatAreBroughtBackDoNotUndoATruncationByAnotherNode) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, kSize).has(Exclusive, pages(0, 15));
+  w.opens(1, false).expect("opened 1");
+  w.writes(2, 0, 4096, 'W').expect("written 2 @0+4096");
+  w.recalls_attributes().discard();
+  w.recalls(pages(2, 15)).discard();
+  EXPECT_EQ(w.held_attributes(), None);
+  EXPECT_EQ(w.held(0), Exclusive);
+  EXPECT_EQ(w.held(2), None);
+  w.resets(Agent::Dirty::Kept, true);
+  EXPECT_THAT(w.came(), testing::Contains("flush @0+4096*W size 4096"));
+}
+
+// They may be cut: whoever has the pages now may have truncated them, and has been told so.
+TEST(AgentPowerTest, NorDoBytesUnderWayOfPagesThatWereGivenUp) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, kSize).has(Exclusive, pages(0, 15));
+  w.opens(1, false).expect("opened 1");
+  w.writes(2, 100, 50, 'W').expect("written 2 @100+50");
+  w.writes(3, kSize - 4096, 4096, 'X').expect("written 3 @61440+4096");
+  w.recalls_attributes().discard();
+  w.recalls(pages(2, 15)).discard();
+  EXPECT_EQ(w.held(0), Exclusive);
+  w.resets(Agent::Dirty::Kept, true);
+  for (const std::string& line : w.came()) EXPECT_EQ(line.find("size 65536"), line.npos) << line;
+}
+
 // Found by the simulator (faults, 796): they were cut at the end that the power failure had left.
 TEST(AgentPowerTest, BytesAreBroughtBackWithTheSizeThatTheFileHad) {
   Flushed w;

@@ -259,6 +259,14 @@ PageRange DirtyStore::clean_around(PageRange range) const {
   return wide;
 }
 
+uint64_t DirtyStore::end_in(const PageSet& pages) const {
+  uint64_t end = 0;
+  for (const auto [index, page] : pages_)
+    if (!page.valid.empty() && pages.contains({index, index + 1}))
+      end = std::max(end, (index << kPageShift) + page.valid.back().end);
+  return end;
+}
+
 PageSet DirtyStore::pages() const {
   PageSet set;
   for (const auto [index, page] : pages_) set.add({index, index + 1});

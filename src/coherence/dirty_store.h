@@ -51,6 +51,8 @@ class DirtyStore {
   // The widest range around `range` in which no page outside `range` is dirty.
   PageRange clean_around(PageRange range) const;
   PageSet pages() const;
+  // Behind the last dirty byte in these pages.
+  uint64_t end_in(const PageSet& pages) const;
 
  private:
   struct Piece {

@@ -72,7 +72,7 @@ bool FileAgent::advance(Instant now, Request& request, AgentActions& actions) {
   // it, or the session is void and it begins anew.
   if (shared_.suspended && request.error == 0) {
     if (request.kind == Kind::Flush && flights_.empty() && !shared_.failing) {
-      actions.push_back(ReplyFlushed{request.token, std::exchange(write_error_, 0)});
+      answer_flush(request, actions);
       return true;
     }
     if (!shared_.failing || (request.kind == Kind::Truncate && request.active)) return false;
@@ -126,13 +126,18 @@ bool FileAgent::advance(Instant now, Request& request, AgentActions& actions) {
       for (const Request& other : requests_)
         if (other.kind == Kind::Time) return false;
       if (!flights_.empty() && flights_.begin()->first < request.flush_upto) return false;
-      actions.push_back(ReplyFlushed{request.token, std::exchange(write_error_, 0)});
+      answer_flush(request, actions);
       return true;
     }
     case Kind::Truncate:
       return advance_truncate(request, actions);
   }
   return false;
+}
+
+void FileAgent::answer_flush(const Request& request, AgentActions& actions) {
+  const int32_t told = std::exchange(write_error_, 0);
+  actions.push_back(ReplyFlushed{request.token, request.lost ? EIO : told});
 }
 
 bool FileAgent::may_write() const {
@@ -207,7 +212,7 @@ bool FileAgent::done() const {
          size_pushes_.empty() && kernel_.purges_in_flight() == 0 && kernel_.resident().empty() &&
          (kernel_size_.nothing_told() || shared_.options.settle_ns == 0) &&
          // What an fsync has to tell is kept as long as the kernel knows the file.
-         (forgotten_ || (write_error_ == 0 && unsynced_ == 0));
+         (forgotten_ || (write_error_ == 0 && unsynced_ == 0 && lost_at_ == 0));
 }
 
 LeaseMode FileAgent::held(Resource resource, uint64_t page) const {

@@ -105,7 +105,7 @@ class FileAgent {
   void own_attributes(Token token, AgentActions& actions);
   void entries(Token token);
   void flush(Instant now, Token token, AgentActions& actions);
-  int32_t synced(uint64_t begun, int32_t error);
+  int32_t synced(uint64_t begun, int32_t error, uint64_t asked);
   void changed_at_home() {
     known_to_kernel();
     not_synced();
@@ -233,6 +233,7 @@ class FileAgent {
     uint64_t tell = 0;
     bool refused = false;
     uint64_t flush_upto = 0;  // flush: done when no flush up to this id is under way
+    bool lost = false;        // flush: what it may wait for was lost meanwhile (S1)
     int32_t error = 0;        // answer with this
   };
   struct PendingRecall {
@@ -321,6 +322,8 @@ class FileAgent {
   void void_data(PageRange range);
   void touch(PageRange range);
   void not_synced() { unsynced_ = shared_.syncs; }
+  void tell_loss();
+  void answer_flush(const Request& request, AgentActions& actions);
   void known_to_kernel();
   void set_dirty_bytes(uint64_t before);
   Flush new_flush();
@@ -329,6 +332,7 @@ class FileAgent {
   uint64_t blocks_with(uint64_t dirty_bytes) const;
   void note_flight(const Flush& flush, uint64_t bytes);
   void rescue_dirty(AgentActions& actions);
+  uint64_t size_for_sure() const;
   void bring_size_back(uint64_t size);
   // `Source`: Bytes (whole pages are kept) or a span (copied).
   template <class Source>
@@ -459,6 +463,8 @@ class FileAgent {
   // The home has something of the file that was written or seen here, and that no fsync of this
   // node has brought to its disk: since the fsync of that number; 0: nothing.
   uint64_t unsynced_ = 0;
+  // The first fsync since that was lost: all before it tell of it. 0: never.
+  uint64_t lost_at_ = 0;
   std::list<Request> requests_;  // in order of arrival
   // Whether one of them may be active: thousands of waiting fills need not look for it each.
   bool some_active_ = false;

@@ -95,6 +95,24 @@ void FileAgent::rescue_dirty(AgentActions& actions) {
   set_dirty_bytes(before);
 }
 
+// The file is at least this long, without a word from the home. Others who have the Attributes may
+// have cut it since, but not before the end of what is ours: they would have recalled those pages.
+uint64_t FileAgent::size_for_sure() const {
+  if (attributes_mode_ != LeaseMode::None || shared_.options.mistakes.has(Mistake::UndoTruncations))
+    return attributes_mode_ != LeaseMode::None ? attributes_.size : size_floor_;
+  PageSet held = leases_.exclusive();
+  for (PageRange piece : leases_.shared().ranges()) held.add(piece);
+  uint64_t end = dirty_.end_in(held);
+  for (const auto& [id, flight] : flights_)
+    for (const Extent& extent : flight.extents) {
+      const uint64_t extent_end = extent.offset + extent.bytes.size();
+      for (PageRange piece :
+           held.intersect(PageRange::of_bytes(extent.offset, extent.bytes.size())).ranges())
+        end = std::max(end, std::min(extent_end, piece.end << kPageShift));
+    }
+  return std::min(size_floor_, end);
+}
+
 // S1. The home cuts bytes at the end of the file, which may lie before them again.
 void FileAgent::bring_size_back(uint64_t size) {
   if (size == 0 || shared_.options.mistakes.has(Mistake::ForgetLostSize)) return;

@@ -133,10 +133,10 @@ void FileAgent::suspend(Instant now, AgentActions& actions) {
 
 void FileAgent::reset(Instant now, Agent::Dirty dirty, AgentActions& actions, bool disk_has_lost) {
   stepped_at_ = now;
-  const uint64_t size = attributes_mode_ != LeaseMode::None ? attributes_.size : size_floor_;
+  const uint64_t size = size_for_sure();
   if (disk_has_lost && std::exchange(unsynced_, 0) != 0 &&
       !shared_.options.mistakes.has(Mistake::ForgetUnsynced))
-    write_error_ = EIO;
+    tell_loss();
   PageSet kept = kernel_.resident();
   kept.remove(not_exclusive(kept));
   keep_resident(kept_pages_);

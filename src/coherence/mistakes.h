@@ -51,6 +51,8 @@ enum class Mistake : uint8_t {
   ForgetCalls,        // R4: a call that the home had carried out before its restart is done again
   ForgetUnsynced,     // S1: what a power failure of the origin took is not told by an fsync
   ForgetLostSize,     // S1: what is brought back is cut where the power failure has left the end
+  UndoTruncations,    // S1: what is brought back brings a size that another node has cut since
+  TellLossToOne,      // S1: of several fsyncs under way only the first tells what was lost
   ForgetOthersBytes,  // S2: the same, of bytes of other nodes that were seen here
   RepeatAfterPowerLoss,  // S3: calls are made again by a home whose notes of them may be lost
   kCount,
@@ -146,6 +148,10 @@ constexpr std::string_view name_of(Mistake m) {
       return "forget-unsynced";
     case Mistake::ForgetLostSize:
       return "forget-lost-size";
+    case Mistake::UndoTruncations:
+      return "undo-truncations";
+    case Mistake::TellLossToOne:
+      return "tell-loss-to-one";
     case Mistake::ForgetOthersBytes:
       return "forget-others-bytes";
     case Mistake::RepeatAfterPowerLoss:

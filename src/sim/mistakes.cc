@@ -59,7 +59,8 @@ WorldKind world_of(std::string_view break_name) {
         Mistake::CountFromAnswer, Mistake::ForgetSentSize, Mistake::RepeatTruncations,
         Mistake::ReclaimBehindTruncation, Mistake::TruncateAfterExpiry, Mistake::LostReclaim,
         Mistake::NoGrace, Mistake::ForgetCalls, Mistake::ForgetUnsynced, Mistake::ForgetLostSize,
-        Mistake::ForgetOthersBytes, Mistake::RepeatAfterPowerLoss})
+        Mistake::UndoTruncations, Mistake::TellLossToOne, Mistake::ForgetOthersBytes,
+        Mistake::RepeatAfterPowerLoss})
     if (coherence::name_of(m) == break_name) return WorldKind::Faults;
   if (break_name == "no-guardian" || break_name == "purges-before-taking-back" ||
       break_name == "frees-at-once" || break_name == "forgets-unacknowledged" ||
