@@ -21,8 +21,12 @@ class UnsyncedFiles {
  public:
   explicit UnsyncedFiles(size_t most = 65536) : most_(most) {}
 
-  void changed(FileId file) {
-    changes_.insert_or_assign(file, ++now_);
+  // `by_call`: mode, owner, extended attributes, names: what fdatasync(2) need not bring to the
+  // disk.
+  void changed(FileId file, bool by_call = false) {
+    Change& change = changes_[file];
+    change.number = ++now_;
+    change.by_call = change.by_call || by_call;
     if (changes_.size() > most_) all_changed();
   }
   void all_changed() {
@@ -30,6 +34,11 @@ class UnsyncedFiles {
     changes_.clear();
   }
   bool has(FileId file) const { return all_ != 0 || changes_.contains(file); }
+  // Whether fdatasync(2) would not bring all of it to the disk.
+  bool needs_fsync(FileId file) const {
+    auto it = changes_.find(file);
+    return all_ != 0 || (it != changes_.end() && it->second.by_call);
+  }
   bool too_many() const { return all_ != 0; }
   // Unless they are too many.
   std::vector<FileId> files() const {
@@ -42,17 +51,21 @@ class UnsyncedFiles {
   uint64_t sync_begins() const { return now_; }
   void synced(FileId file, uint64_t begun) {
     auto it = changes_.find(file);
-    if (it != changes_.end() && it->second <= begun) changes_.erase(it);
+    if (it != changes_.end() && it->second.number <= begun) changes_.erase(it);
   }
   void all_synced(uint64_t begun) {
     if (all_ <= begun) all_ = 0;
-    std::erase_if(changes_, [&](const auto& change) { return change.second <= begun; });
+    std::erase_if(changes_, [&](const auto& change) { return change.second.number <= begun; });
   }
 
  private:
   size_t most_;
   uint64_t now_ = 0;  // counts changes
-  std::unordered_map<FileId, uint64_t, FileIdHash> changes_;
+  struct Change {
+    uint64_t number = 0;  // the last one's
+    bool by_call = false;
+  };
+  std::unordered_map<FileId, Change, FileIdHash> changes_;
   uint64_t all_ = 0;  // since this change; 0: only those of changes_
 };
 

@@ -19,6 +19,22 @@ TEST(UnsyncedFilesTest, ASyncCoversWhatWasChangedBeforeItBegan) {
   EXPECT_TRUE(files.has(file(2)));
 }
 
+TEST(UnsyncedFilesTest, WhatACallChangedNeedsMoreThanFdatasync) {
+  UnsyncedFiles files;
+  files.changed(file(1));
+  EXPECT_FALSE(files.needs_fsync(file(1)));
+  files.changed(file(1), true);
+  files.changed(file(1));
+  EXPECT_TRUE(files.needs_fsync(file(1)));
+  EXPECT_FALSE(files.needs_fsync(file(2)));
+  files.synced(file(1), files.sync_begins());
+  EXPECT_FALSE(files.needs_fsync(file(1)));
+  files.changed(file(1));
+  EXPECT_FALSE(files.needs_fsync(file(1))) << "the call's is on the disk";
+  files.all_changed();
+  EXPECT_TRUE(files.needs_fsync(file(2)));
+}
+
 TEST(UnsyncedFilesTest, AChangeDuringASyncIsNotCovered) {
   UnsyncedFiles files;
   files.changed(file(1));

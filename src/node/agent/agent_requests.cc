@@ -143,10 +143,10 @@ uint64_t AgentService::sync_begins(FileId file) {
   return shard.agent.sync_begins();
 }
 
-int AgentService::synced(FileId file, uint64_t begun, int error) {
+int AgentService::synced(FileId file, uint64_t begun, int error, uint64_t asked) {
   Shard& shard = shard_of(file);
   std::lock_guard lock(shard.mutex);
-  const int told = shard.agent.synced(file, begun, error);
+  const int told = shard.agent.synced(file, begun, error, asked);
   note_debts(shard.agent, file);
   return told;
 }

@@ -119,7 +119,7 @@ class AgentService {
   void flush(Waiting waiting, FileId file, Then then);
   // As Agent has them: around the SyncCall that follows a flush.
   uint64_t sync_begins(FileId file);
-  int synced(FileId file, uint64_t begun, int error);
+  int synced(FileId file, uint64_t begun, int error, uint64_t asked = UINT64_MAX);
   // `tid`: the thread that waits. Not interruptible: the kernel's side has begun.
   void truncate(uint32_t tid, FileId file, uint64_t size, Then ready);
   // The home has replied, or nobody waits for that: `then` when the kernel may hear of it. `told`:

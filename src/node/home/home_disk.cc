@@ -95,7 +95,7 @@ bool HomeService::run(ApplyFlush& action, bool may_block) {
     if (auto done = store.apply(flush.file, after); !done && ack.error == 0)
       ack.error = done.error().code;
   // Before it is confirmed, and before the next grant.
-  changed(flush.file);
+  changed(flush.file, false);
   if (ack.error == 0)
     if (const auto now = store.stat(flush.file)) ack.blocks = now->blocks;
   deliver_(action.node, flush.file, std::move(ack));

@@ -219,7 +219,7 @@ Result<Outcome> HomeService::carry_out(const Running& running) {
   if (std::holds_alternative<SyncCall>(running.call.operation)) return sync(running);
   auto outcome = once(running);
   if (outcome)
-    for (FileId file : changed_files(running.call.operation)) changed(file);
+    for (FileId file : changed_files(running.call.operation)) changed(file, true);
   return outcome;
 }
 

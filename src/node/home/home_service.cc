@@ -177,7 +177,7 @@ void HomeService::enqueue(HomeActions&& actions, std::vector<FileId>& touched) {
                            !done && done.error().code != ESTALE)
                          spdlog::error("export {}: size or times of inode {} not stored: {}",
                                        a.file.export_index, a.file.inode, done.error().what);
-                       changed(a.file);
+                       changed(a.file, false);
                        return true;
                      });
                    },

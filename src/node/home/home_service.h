@@ -74,8 +74,8 @@ class HomeService {
 
   // Something of before may not be on the disk yet. Before the first message.
   void begin_unsynced();
-  // Begins to bring everything to the disk when it is time to: the kernel has done most of it by
-  // then. Under tick(), where other nodes have a session.
+  // When too many files were changed for keeping them apart: brings everything to the disk, some
+  // time later, when the kernel has done most of it. Now and then, where other nodes are.
   void sync_when_due(Instant now);
   // A thread may be in the kernel for that, for as long as the disk takes.
   bool is_syncing() const;
@@ -182,7 +182,8 @@ class HomeService {
   void advance(coherence::OperationId id);
   void execute(Running& running);
   Result<coherence::Outcome> sync(const Running& running);
-  void changed(FileId file);
+  void changed(FileId file, bool by_call);
+  void sync_in_background();
   Result<coherence::Outcome> carry_out(const Running& running);
   // Once for each call, also when it is asked for again after a restart of this daemon.
   Result<coherence::Outcome> once(const Running& running);

@@ -17,20 +17,23 @@ constexpr int64_t kOneByOneNs = 1'000'000'000;
 
 }  // namespace
 
-void HomeService::changed(FileId file) {
+void HomeService::changed(FileId file, bool by_call) {
   std::lock_guard lock(unsynced_mutex_);
-  unsynced_.changed(file);
+  unsynced_.changed(file, by_call);
 }
 
-// What was changed before the disk was asked is there when it has answered.
+// What was changed before the disk was asked is there when it has answered. Nodes take the file for
+// synced then, so fdatasync(2) does for files of which it leaves nothing behind only.
 Result<Outcome> HomeService::sync(const Running& running) {
   const FileId file = file_of(running.call.operation);
+  SyncCall call = std::get<SyncCall>(running.call.operation);
   uint64_t begun = 0;
   {
     std::lock_guard lock(unsynced_mutex_);
     begun = unsynced_.sync_begins();
+    call.data_only = call.data_only && !unsynced_.needs_fsync(file);
   }
-  auto outcome = store_of(file)->execute(running.call.caller, running.call.operation);
+  auto outcome = store_of(file)->execute(running.call.caller, Operation(call));
   if (outcome) {
     std::lock_guard lock(unsynced_mutex_);
     unsynced_.synced(file, begun);
@@ -39,11 +42,14 @@ Result<Outcome> HomeService::sync(const Running& running) {
 }
 
 void HomeService::begin_unsynced() {
-  std::lock_guard lock(unsynced_mutex_);
-  unsynced_.all_changed();
+  {
+    std::lock_guard lock(unsynced_mutex_);
+    unsynced_.all_changed();
+    syncing_all_ = true;
+  }
+  sync_in_background();
 }
 
-// So that files are told apart again.
 void HomeService::sync_when_due(Instant now) {
   {
     std::lock_guard lock(unsynced_mutex_);
@@ -54,6 +60,11 @@ void HomeService::sync_when_due(Instant now) {
     all_changed_since_.reset();
     syncing_all_ = true;
   }
+  sync_in_background();
+}
+
+// So that files are told apart again.
+void HomeService::sync_in_background() {
   sync_threads_.submit([this] {
     uint64_t begun = 0;
     {

@@ -279,13 +279,14 @@ void FuseServer::handle(const Context& c, const fuse::Write& r, fuse::ReceiveBuf
 void FuseServer::write_synced(const Context& c, const Inode& node, const fuse::Write& r,
                               Bytes bytes) {
   const bool data_only = (r.flags & O_SYNC) != O_SYNC;
+  const uint64_t asked = node.agent->sync_begins(node.file);
   node.agent->write(c.waiting(), node.file, placement_of(node, r), std::move(bytes),
-                    [this, c, node, data_only](Answer wrote) {
+                    [this, c, node, data_only, asked](Answer wrote) {
                       if (wrote.error != 0) {
                         (void)c.channel->reply_error(c.unique, wrote.error);
                         return;
                       }
-                      sync(c, node, data_only,
+                      sync(c, node, data_only, asked,
                            [c, wrote, half_done = HalfDone(half_done_)](int error) {
                              if (error != 0) {
                                (void)c.channel->reply_error(c.unique, error);
@@ -296,20 +297,21 @@ void FuseServer::write_synced(const Context& c, const Inode& node, const fuse::W
                     });
 }
 
-void FuseServer::sync(const Context& c, const Inode& node, bool data_only,
+void FuseServer::sync(const Context& c, const Inode& node, bool data_only, uint64_t asked,
                       std::move_only_function<void(int error)> then) {
-  node.agent->flush(c.waiting(), node.file,
-                    [this, c, node, data_only, then = std::move(then)](Answer flushed) mutable {
-                      if (flushed.error != 0) {
-                        then(flushed.error);
-                        return;
-                      }
-                      const uint64_t begun = node.agent->sync_begins(node.file);
-                      call(c, node.agent, SyncCall{node.file, data_only},
-                           [node, begun, then = std::move(then)](Reply&& reply) mutable {
-                             then(node.agent->synced(node.file, begun, reply.error));
-                           });
-                    });
+  node.agent->flush(
+      c.waiting(), node.file,
+      [this, c, node, data_only, asked, then = std::move(then)](Answer flushed) mutable {
+        if (flushed.error != 0) {
+          then(flushed.error);
+          return;
+        }
+        const uint64_t begun = node.agent->sync_begins(node.file);
+        call(c, node.agent, SyncCall{node.file, data_only},
+             [node, begun, asked, then = std::move(then)](Reply&& reply) mutable {
+               then(node.agent->synced(node.file, begun, reply.error, asked));
+             });
+      });
 }
 
 // One per close(2): the process's byte-range locks on the file go, as POSIX has it.
@@ -331,7 +333,7 @@ void FuseServer::handle(const Context& c, const fuse::Release& r) {
 void FuseServer::handle(const Context& c, const fuse::Fsync& r) {
   auto node = inode(c);
   if (!node) return;
-  sync(c, *node, r.data_only, [c](int error) {
+  sync(c, *node, r.data_only, node->agent->sync_begins(node->file), [c](int error) {
     if (error != 0) {
       (void)c.channel->reply_error(c.unique, error);
     } else {

@@ -183,7 +183,8 @@ class FuseServer {
   void truncate(const Context& c, const Inode& inode, coherence::SetAttributesCall call,
                 bool under_lock, AgentService::ThenReply then);
   void write_synced(const Context& c, const Inode& inode, const fuse::Write& r, Bytes bytes);
-  void sync(const Context& c, const Inode& inode, bool data_only,
+  // `asked`: what sync_begins() said when the caller began to wait.
+  void sync(const Context& c, const Inode& inode, bool data_only, uint64_t asked,
             std::move_only_function<void(int error)> then);
 
   // fuse_locks.cc
