@@ -17,7 +17,7 @@ constexpr Instant kNow{1};
 
 // A file that is open here, with bytes that the home has and has not synced.
 struct Flushed : AgentWorld {
-  Flushed() {
+  explicit Flushed(const AgentOptions& options = {}) : AgentWorld(options) {
     has_attributes(Exclusive, kSize).has(Exclusive, pages(0, 15));
     opens(9, false).expect("opened 9");
     writes(1, 0, 4096, 'W').expect("written 1 @0+4096");
@@ -26,6 +26,11 @@ struct Flushed : AgentWorld {
     acks_flush().expect("flushed 2");
   }
 };
+AgentOptions with(Mistake mistake) {
+  AgentOptions options;
+  options.mistakes.add(mistake);
+  return options;
+}
 AgentWorld& origin_loses_power(AgentWorld& w) {
   return w.resets(Agent::Dirty::Kept, true).expect("names lost", "ask Shared attributes");
 }
@@ -124,6 +129,14 @@ TEST(AgentPowerTest, AllFsyncsUnderWayTellWhatWasLost) {
   EXPECT_EQ(w.agent.synced(w.file, w.agent.sync_begins(), 0), 0) << "told";
 }
 
+TEST(AgentPowerTest, WithoutThatOnlyOneTells) {
+  Flushed w(with(Mistake::TellLossToOne));
+  const uint64_t one = w.agent.sync_begins(), other = w.agent.sync_begins();
+  origin_loses_power(w);
+  EXPECT_EQ(w.agent.synced(w.file, one, 0), EIO);
+  EXPECT_EQ(w.agent.synced(w.file, other, 0), 0);
+}
+
 TEST(AgentPowerTest, SoDoThoseThatStillWaitForTheirFlush) {
   Flushed w;
   w.writes(3, 4096, 4096, 'X').expect("written 3 @4096+4096");
@@ -154,8 +167,8 @@ TEST(AgentPowerTest, WhoBeganToWaitBeforeTheLossHearsOfItThoughItsSyncBeganLater
 
 // Another node has cut the file and synced that. It had the Attributes and the pages behind the
 // end from us, not those before.
-TEST(AgentPowerTest, BytesThatAreBroughtBackDoNotUndoATruncationByAnotherNode) {
-  AgentWorld w;
+std::vector<std::string> brought_back_behind_a_truncation(const AgentOptions& options) {
+  AgentWorld w(options);
   w.has_attributes(Exclusive, kSize).has(Exclusive, pages(0, 15));
   w.opens(1, false).expect("opened 1");
   w.writes(2, 0, 4096, 'W').expect("written 2 @0+4096");
@@ -165,7 +178,14 @@ TEST(AgentPowerTest, BytesThatAreBroughtBackDoNotUndoATruncationByAnotherNode) {
   EXPECT_EQ(w.held(0), Exclusive);
   EXPECT_EQ(w.held(2), None);
   w.resets(Agent::Dirty::Kept, true);
-  EXPECT_THAT(w.came(), testing::Contains("flush @0+4096*W size 4096"));
+  return w.came();
+}
+TEST(AgentPowerTest, BytesThatAreBroughtBackDoNotUndoATruncationByAnotherNode) {
+  EXPECT_THAT(brought_back_behind_a_truncation({}), testing::Contains("flush @0+4096*W size 4096"));
+}
+TEST(AgentPowerTest, WithoutThatTheyBringTheSizeOfBefore) {
+  EXPECT_THAT(brought_back_behind_a_truncation(with(Mistake::UndoTruncations)),
+              testing::Contains("flush @0+4096*W size 65536"));
 }
 
 // They may be cut: whoever has the pages now may have truncated them, and has been told so.
