@@ -46,6 +46,32 @@ Status judge_place(const std::string& path) {
   return {};
 }
 
+// Nothing: nobody listens there. An error: it is nobody of ours.
+Result<std::optional<Fd>> reach(const std::string& path) {
+  const auto address = address_of(path);
+  if (!address) return fail(ENAMETOOLONG, path + ": the path is too long for a socket");
+  // A link would lead to others.
+  struct stat st {};
+  if (::lstat(path.c_str(), &st) == 0 && !S_ISSOCK(st.st_mode))
+    return fail(EPERM, path + ": that is no socket; remove it");
+  Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd.valid()) return fail(errno, "socket");
+  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0) {
+    if (errno == EAGAIN) return fail(EBUSY, path + ": whoever listens there lets nobody in");
+    return std::nullopt;  // none, or a file that one left
+  }
+  (void)::fcntl(fd.get(), F_SETFL, 0);
+  ucred who{};  // of the one who listens
+  socklen_t length = sizeof who;
+  if (::getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &who, &length) != 0)
+    return fail(errno, fmt::format("{}: {}", path, std::strerror(errno)));
+  if (!is_trusted(who.uid))
+    return fail(EPERM, fmt::format("{}: user {} listens there (process {}), who is not believed to "
+                                   "be this node's guardian; end that and remove the file",
+                                   path, who.uid, who.pid));
+  return std::optional(std::move(fd));
+}
+
 }  // namespace
 
 void GuardianDoor::open() {
@@ -102,30 +128,16 @@ void answer(const Fd& visitor, VisitorAnswer answer) {
 }
 
 Result<std::optional<Fd>> knock(const std::string& path) {
-  const auto address = address_of(path);
-  if (!address) return fail(ENAMETOOLONG, path + ": the path is too long for a socket");
-  Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!fd.valid()) return fail(errno, "socket");
-  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0) {
-    if (errno == EAGAIN) return fail(EBUSY, path + ": whoever listens there lets nobody in");
-    return std::nullopt;  // none, or a file that one left
-  }
-  (void)::fcntl(fd.get(), F_SETFL, 0);
-  VR_TRY_VOID(judge_place(path));
-  ucred who{};  // of the one who listens
-  socklen_t length = sizeof who;
-  if (::getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &who, &length) != 0)
-    return fail(errno, fmt::format("{}: {}", path, std::strerror(errno)));
-  if (!is_trusted(who.uid))
-    return fail(EPERM, fmt::format("{}: user {} listens there (process {}), who is not believed to "
-                                   "be this node's guardian; end that and remove the file",
-                                   path, who.uid, who.pid));
-  return std::optional(std::move(fd));
+  VR_TRY(door, reach(path));
+  if (door) VR_TRY_VOID(judge_place(path));
+  return std::move(door);
 }
 
+// Whoever could put another guardian of ours there can end a mount by it whose daemon is dead, not
+// more; not asking would keep the next daemon from mounting until the guardian gives up.
 Result<bool> retire_guardian(const std::string& socket) {
   for (int attempt = 0;; ++attempt) {
-    VR_TRY(door, knock(socket));
+    VR_TRY(door, reach(socket));
     if (!door) return false;
     const Fd fd = std::move(*door);
     char letter = static_cast<char>(VisitorWord::Retire);
@@ -134,7 +146,11 @@ Result<bool> retire_guardian(const std::string& socket) {
         ::poll(&wait, 1, kRetirePatienceMs) != 1 || ::recv(fd.get(), &letter, 1, 0) != 1)
       return fail(EBUSY,
                   socket + ": the guardian of the last daemon does not end; end it (SIGTERM)");
-    if (static_cast<VisitorAnswer>(letter) == VisitorAnswer::Retired) return true;
+    if (static_cast<VisitorAnswer>(letter) == VisitorAnswer::Retired) {
+      if (auto place = judge_place(socket); !place)
+        spdlog::warn("the mount of the last daemon is begun anew: {}", place.error().what);
+      return true;
+    }
     // Lives, or was killed this instant.
     if (attempt == kLivesRetries) return false;
     ::poll(nullptr, 0, kLivesRetryMs);

@@ -43,7 +43,8 @@ void answer(const Fd& visitor, VisitorAnswer answer);
 Result<std::optional<Fd>> knock(const std::string& path);
 
 // Ends the guardian of a dead daemon, and with it the connection and the mount. True when there was
-// one; false also when its daemon lives.
+// one; false also when its daemon lives. Asks also where knock() would give no word, as others can
+// write to the directory; not who is of another user.
 Result<bool> retire_guardian(const std::string& socket);
 
 }  // namespace vremote::node
