@@ -18,6 +18,7 @@ constexpr char kMagic[8] = {'V', 'R', 'F', 'I', 'L', 'E', 'S', '1'};
 constexpr size_t kHandleMax = 4 + 128;  // type, MAX_HANDLE_SZ
 constexpr size_t kBytesMax = size_t{1} << 30;
 constexpr size_t kRewriteMin = 64 << 10;  // records
+constexpr std::chrono::seconds kTryAgain{1};
 
 // The state directory is this machine's own: its order of bytes.
 struct Head {
@@ -108,11 +109,35 @@ KnownFiles read_journal(std::string_view rest, FileId root) {
 Result<Journal::Known> Journal::open(FileId root) {
   std::lock_guard lock(mutex_);
   root_ = root;
-  Known known;
+  std::string bytes;
   if (Fd old(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)); old.valid())
-    known = read_journal(read_all(old), root);
-  VR_TRY_VOID(rewrite(known));
+    bytes = read_all(old);
+  Known known = read_journal(bytes, root);
+  if (auto begun = rewrite(known); !begun && !go_on(bytes, known))
+    return std::unexpected(begun.error());
   return known;
+}
+
+std::string Journal::written(const Known& known) const {
+  std::string out(kMagic, sizeof kMagic);
+  append(out, root_, {});
+  for (const auto& [file, handle] : known) append(out, file, handle);
+  return out;
+}
+
+// A disk that is full now must not cost what it has.
+bool Journal::go_on(std::string_view bytes, const Known& known) {
+  const std::string whole = written(known);
+  if (!bytes.starts_with(whole)) return false;
+  Fd fd(::open(path_.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC | O_NOFOLLOW));
+  if (!fd.valid() || ::ftruncate(fd.get(), static_cast<off_t>(whole.size())) != 0) return false;
+  fd_ = std::move(fd);
+  whole_ = static_cast<off_t>(whole.size());
+  incomplete_ = true;
+  ++added_;
+  records_ = known.size();
+  rewrite_at_ = std::max(kRewriteMin, 2 * records_);
+  return true;
 }
 
 Status Journal::rewrite(const Known& known) {
@@ -120,12 +145,15 @@ Status Journal::rewrite(const Known& known) {
   Fd fd(::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC | O_NOFOLLOW,
                0600));
   if (!fd.valid()) return fail(errno, fresh + ": " + std::strerror(errno));
-  std::string out(kMagic, sizeof kMagic);
-  append(out, root_, {});
-  for (const auto& [file, handle] : known) append(out, file, handle);
-  VR_TRY_VOID(write_all(fd, out));
+  const std::string out = written(known);
+  if (auto done = write_all(fd, out); !done) {
+    (void)::unlink(fresh.c_str());  // it only takes room
+    return done;
+  }
   if (::rename(fresh.c_str(), path_.c_str()) != 0)
     return fail(errno, path_ + ": " + std::strerror(errno));
+  whole_ = static_cast<off_t>(out.size());
+  incomplete_ = false;
   fd_ = std::move(fd);
   name_synced_ = false;
   renamed_at_ = ++added_;
@@ -137,15 +165,26 @@ Status Journal::rewrite(const Known& known) {
 void Journal::add(FileId file, const std::string& handle, const std::function<Known()>& all) {
   if (handle.empty()) return;
   std::lock_guard lock(mutex_);
-  if (broken_) return;
+  if (const auto now = std::chrono::steady_clock::now(); incomplete_ && now >= try_again_at_) {
+    // `all` has this one, too.
+    if (rewrite(all())) return;
+    try_again_at_ = now + kTryAgain;
+  }
   if (++records_ > rewrite_at_) {
     // A disk that is full must not end up with half of it: then the old one goes on.
     if (!rewrite(all())) rewrite_at_ *= 2;
   }
   std::string out;
   append(out, file, handle);
-  // What is missing is ESTALE after a crash, not more; a record that is cut short ends the file.
-  if (!write_all(fd_, out)) broken_ = true;
+  // What is missing is ESTALE after a crash, not more. A record that is cut short would hide those
+  // behind it.
+  if (!write_all(fd_, out)) {
+    (void)::ftruncate(fd_.get(), whole_);
+    if (!incomplete_) try_again_at_ = std::chrono::steady_clock::now() + kTryAgain;
+    incomplete_ = true;
+    return;
+  }
+  whole_ += static_cast<off_t>(out.size());
   ++added_;
 }
 
@@ -156,7 +195,7 @@ void Journal::sync() {
   bool name = false;
   {
     std::lock_guard lock(mutex_);
-    if (broken_ || added_ == synced_) return;
+    if (added_ == synced_) return;
     upto = added_;
     name = !name_synced_;
     fd = Fd(::fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0));

@@ -5,6 +5,9 @@
 // a power failure may take the last records, which is found out when such a file is used (ESTALE).
 #pragma once
 
+#include <sys/types.h>
+
+#include <chrono>
 #include <functional>
 #include <mutex>
 #include <string>
@@ -31,7 +34,7 @@ class Journal {
   // `root`: of the export; what was kept for another is not used.
   explicit Journal(std::string path) : path_(std::move(path)) {}
   // What is known from before, cut at the first record that is not whole; then begins the file anew
-  // with it.
+  // with it, or goes on with the old one where the disk has no room for another.
   Result<Known> open(FileId root);
   // `all`: what is known now, asked when the file is to be written anew.
   void add(FileId file, const std::string& handle, const std::function<Known()>& all);
@@ -41,13 +44,17 @@ class Journal {
  private:
   Status begin(const Known& known);
   Status rewrite(const Known& known);
+  bool go_on(std::string_view bytes, const Known& known);
+  std::string written(const Known& known) const;
 
   const std::string path_;
   std::mutex mutex_;
   FileId root_;
   Fd fd_;
   size_t records_ = 0, rewrite_at_ = 0;
-  bool broken_ = false;
+  off_t whole_ = 0;          // the bytes of whole records
+  bool incomplete_ = false;  // the disk refused some
+  std::chrono::steady_clock::time_point try_again_at_;
   uint64_t added_ = 0, synced_ = 0;  // records
   uint64_t renamed_at_ = 0;          // the file was replaced
   bool name_synced_ = false;

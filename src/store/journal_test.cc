@@ -1,6 +1,10 @@
 // FileIds outlive the process that gave them out.
 #include "store/journal.h"
 
+#include <signal.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <filesystem>
 #include <fstream>
 
@@ -42,6 +46,75 @@ TEST_F(JournalTest, AFileThatWasGivenOutIsKnownAfterwards) {
   ASSERT_TRUE(read) << read.error().code;
   EXPECT_EQ(text(*read), "content");
   EXPECT_EQ(learn("a"), a);
+}
+
+// What a full disk refuses is ESTALE after a crash; what comes when there is room again is not.
+TEST_F(JournalTest, ADiskThatWasFullIsNotFullForEver) {
+  const FileId a = learn("a");
+  std::ofstream(exported_ / "b") << "content";
+  std::ofstream(exported_ / "c") << "content";
+  struct rlimit before {};
+  ASSERT_EQ(0, ::getrlimit(RLIMIT_FSIZE, &before));
+  const auto handler = ::signal(SIGXFSZ, SIG_IGN);
+  const struct rlimit full { size() + 5, before.rlim_max };
+  ASSERT_EQ(0, ::setrlimit(RLIMIT_FSIZE, &full));
+  const FileId b = learn("b");
+  ASSERT_EQ(0, ::setrlimit(RLIMIT_FSIZE, &before));
+  ::signal(SIGXFSZ, handler);
+  const FileId c = learn("c");
+  begin();
+  EXPECT_TRUE(store_->stat(a));
+  EXPECT_TRUE(store_->stat(c));
+  EXPECT_FALSE(store_->stat(b)) << "else this test proves nothing";
+}
+
+TEST_F(JournalTest, AFullDiskAtTheStartCostsNothing) {
+  const FileId a = learn("a");
+  std::ofstream(state_ / "files", std::ios::app) << "half a record";
+  const uintmax_t whole = size() - 13;
+  struct rlimit before {};
+  ASSERT_EQ(0, ::getrlimit(RLIMIT_FSIZE, &before));
+  const auto handler = ::signal(SIGXFSZ, SIG_IGN);
+  const struct rlimit full { whole - 1, before.rlim_max };
+  ASSERT_EQ(0, ::setrlimit(RLIMIT_FSIZE, &full));
+  store_.reset();
+  auto store = Store::open(exported_.path(), 0, {.journal = state_ / "files"});
+  ASSERT_EQ(0, ::setrlimit(RLIMIT_FSIZE, &before));
+  ::signal(SIGXFSZ, handler);
+  ASSERT_TRUE(store) << store.error().what;
+  store_ = std::move(*store);
+  EXPECT_TRUE(store_->stat(a));
+  EXPECT_EQ(whole, size());
+  std::ofstream(exported_ / "b") << "content";
+  const FileId b = learn("b");
+  begin();
+  EXPECT_TRUE(store_->stat(a));
+  EXPECT_TRUE(store_->stat(b));
+}
+
+TEST_F(JournalTest, WhatAFullDiskRefusedIsNotedWhenThereIsRoom) {
+  std::ofstream(exported_ / "b") << "content";
+  struct rlimit before {};
+  ASSERT_EQ(0, ::getrlimit(RLIMIT_FSIZE, &before));
+  const auto handler = ::signal(SIGXFSZ, SIG_IGN);
+  const struct rlimit full { size() + 5, before.rlim_max };
+  ASSERT_EQ(0, ::setrlimit(RLIMIT_FSIZE, &full));
+  const FileId b = learn("b");
+  ASSERT_EQ(0, ::setrlimit(RLIMIT_FSIZE, &before));
+  ::signal(SIGXFSZ, handler);
+  // It is tried again once in a while, when another file becomes known.
+  for (int i = 0; i < 3000; ++i) {
+    const std::string name = "n" + std::to_string(i);
+    std::ofstream(exported_ / name) << "content";
+    learn(name);
+    ::usleep(20'000);
+    TempDir copy;
+    std::filesystem::copy_file(state_ / "files", copy / "files");
+    auto other = Store::open(exported_.path(), 0, {.journal = copy / "files"});
+    ASSERT_TRUE(other);
+    if ((*other)->stat(b)) return;
+  }
+  FAIL() << "never noted";
 }
 
 TEST_F(JournalTest, AlsoTheSecondTime) {
