@@ -255,7 +255,7 @@ bool NodeDaemon::stop(int64_t patience_ms) {
   }
   purge_threads_->stop();
   disk_threads_->stop();
-  if (home_ && has_had_guests_) leave_disk();
+  if (home_ && has_had_guests_ && disk_life_is_known_) leave_disk();
   return clean;
 }
 

@@ -151,6 +151,7 @@ class NodeDaemon {
   const uint64_t incarnation_;       // as an agent: as long as programs use the mount
   const uint64_t home_incarnation_;  // of the homes here: new with each daemon
   DiskLife disk_life_;
+  std::atomic<bool> disk_life_is_known_ = true;  // to the next daemon
   std::atomic<bool> has_had_guests_{false};
   const Instant started_, lease_clock_started_;
   Metrics metrics_;

@@ -1,6 +1,7 @@
 // What the home here remembers over a restart: which nodes had sessions, and what they bring back
 // (docs/protocol.md, "A home that restarts").
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -27,7 +28,14 @@ void NodeDaemon::remember() {
   }
   if (!disk_life_.synced) home_->begin_unsynced();
   auto log = std::make_unique<CallLog>();
-  if (auto opened = log->open(config_.home_dir + "/calls"); !opened) {
+  // Whoever does not know what was carried out must not do it again. A disk that has begun a new
+  // life is told to nodes so that they do not ask for it (S3).
+  const auto forget_life = [this] {
+    disk_life_is_known_ = false;
+    (void)::unlink((config_.home_dir + "/disk").c_str());
+  };
+  if (auto opened = log->open(config_.home_dir + "/calls", forget_life); !opened) {
+    forget_life();
     spdlog::warn("{}; calls of other nodes that are under way when this daemon dies end with EIO",
                  opened.error().what);
   } else {
@@ -84,10 +92,9 @@ NodeDaemon::SessionsToSave NodeDaemon::sessions_to_save(Sync sync) {
                      .sync = sync};
   SessionsFile& file = out.file;
   for (const auto& [id, member] : members_) file.members.push_back(member);
-  for (const Grace::Member& member : grace_.expected())
-    if (member.node != config_.node &&
-        std::ranges::find(file.members, member) == file.members.end())
-      file.members.push_back(member);
+  auto expected = grace_.expected();
+  std::erase_if(expected, [&](const Grace::Member& m) { return m.node == config_.node; });
+  file.members = with_expected(std::move(file.members), expected);
   return out;
 }
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 
 from cluster import TERM_MS, wait_until
@@ -355,6 +356,61 @@ while line := sys.stdin.readline():
     check(ask("3") == ["ok"] * 4, "once")
     child.stdin.close()
     child.wait(60)
+
+
+@case()
+def a_full_disk_of_an_origins_notes_takes_no_file_from_anybody(cluster):
+    """What the notes say is used; a restart after calls that were not noted counts as a power failure."""
+    home = os.path.join(cluster.nodes["origin"].state, "home")
+    os.makedirs(home)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", home], check=True)
+    try:
+        cluster.start_all()
+        child = cluster.program("""
+fd = os.open(A[0], os.O_RDWR | os.O_CREAT, 0o644)
+os.fsync(fd)
+os.pwrite(fd, b'x', 0)
+ready()
+for line in sys.stdin:
+    try:
+        os.fsync(fd)
+        print('ok', os.pread(fd, 1, 0).decode(), flush=True)
+    except OSError as e:
+        print(errno.errorcode[e.errno], flush=True)
+""", cluster.path("b", "origin", "f"))
+
+        def ask():
+            child.stdin.write("?\n")
+            child.stdin.flush()
+            return child.stdout.readline().strip()
+
+        check(child.stdout.readline().strip() == "ready", "the file is there")
+        wait_until("it is flushed", lambda: os.path.getsize(cluster.disk("origin", "f")) == 1)
+        junk = os.path.join(home, "junk")
+        try:
+            with open(junk, "wb", buffering=0) as f:
+                while f.write(b"x" * 4096):
+                    pass
+        except OSError:
+            pass
+        cluster.run("for i in range(200): os.mkdir(A[0] + str(i))", cluster.path("b", "origin", "d"))
+        wait_until("the log tells", lambda: "calls that are under way when this daemon dies" in cluster.log("origin"))
+        check(not os.path.exists(os.path.join(home, "disk")), "the next daemon begins a new life of the disk")
+        os.remove(junk)
+        cluster.kill("origin")
+        cluster.start("origin")
+        cluster.wait_ready("origin")
+        check(ask() == "EIO", "as after a power failure")
+        check(ask() == "ok x", "once")
+        cluster.kill("origin")
+        cluster.start("origin")
+        cluster.wait_ready("origin")
+        check(ask() == "ok x", "and not after another restart")
+        child.stdin.close()
+        child.wait(60)
+    finally:
+        cluster.kill("origin")
+        subprocess.run(["umount", "-l", home], check=False)
 
 
 @case()

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
@@ -121,8 +122,24 @@ Status write_sessions(const std::string& path, const SessionsFile& sessions, Syn
   return sync == Sync::Now ? replace_durably(path, text) : replace_soon(path, text);
 }
 
-Status CallLog::open(const std::string& path) {
+std::vector<coherence::Grace::Member> with_expected(
+    std::vector<coherence::Grace::Member> members,
+    const std::vector<coherence::Grace::Member>& expected) {
+  for (const coherence::Grace::Member& was : expected) {
+    const auto it = std::ranges::find_if(
+        members, [&](const coherence::Grace::Member& m) { return m.same_daemon(was); });
+    // The oldest session is the one from which it may bring back (Grace::may_reclaim).
+    if (it == members.end())
+      members.push_back(was);
+    else
+      it->epoch = std::min(it->epoch, was.epoch);
+  }
+  return members;
+}
+
+Status CallLog::open(const std::string& path, std::function<void()> on_loss) {
   path_ = path;
+  on_loss_ = std::move(on_loss);
   for (const std::string& name : {path + ".1", path}) {
     const Fd fd(::open(name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
     if (!fd.valid()) continue;
@@ -164,8 +181,11 @@ void CallLog::note(Key key, Done done) {
   r.check = check_of(r);
   std::lock_guard lock(mutex_);
   if (++records_ > kRecordsMax) {
-    if (auto begun = begin_file(); !begun)
+    if (auto begun = begin_file(); !begun) {
       spdlog::error("calls are not noted any more: {}", begun.error().what);
+      fd_.reset();
+      if (on_loss_) on_loss_();
+    }
     records_ = 1;
   }
   if (!fd_.valid()) return;
@@ -174,6 +194,7 @@ void CallLog::note(Key key, Done done) {
   spdlog::error("{}: {}; calls that are under way when this daemon dies end with EIO", path_,
                 std::strerror(errno));
   fd_.reset();
+  if (on_loss_) on_loss_();
 }
 
 }  // namespace vremote::node

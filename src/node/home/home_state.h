@@ -2,6 +2,7 @@
 // were carried out. (Which files had which identity: store/journal.h.)
 #pragma once
 
+#include <functional>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -30,6 +31,11 @@ enum class Sync {
   Now,
 };
 Status write_sessions(const std::string& path, const SessionsFile& sessions, Sync sync = Sync::Now);
+// With those of before a restart who have not brought back all yet: should this daemon die now,
+// they may in the next, as they might in this one. Each daemon of a node stands there once.
+std::vector<coherence::Grace::Member> with_expected(
+    std::vector<coherence::Grace::Member> members,
+    const std::vector<coherence::Grace::Member>& expected);
 
 // Calls that change something and must not be done twice: noted before and after. One that was
 // begun and not ended may have been carried out or not.
@@ -45,8 +51,10 @@ class CallLog {
   };
   using Done = coherence::CallDone;
 
-  // Reads what an earlier incarnation noted, and goes on in the same file.
-  Status open(const std::string& path);
+  // Reads what an earlier incarnation noted, and goes on in the same file. `on_loss`: from now on
+  // calls are not noted, so that the next incarnation does not know what was carried out; called
+  // before any such call is.
+  Status open(const std::string& path, std::function<void()> on_loss = {});
   std::optional<Done> earlier(Key key) const;
   void begin(Key key) { note(key, {}); }
   void end(Key key, int32_t error, uint64_t value) { note(key, {true, error, value}); }
@@ -59,6 +67,7 @@ class CallLog {
   mutable std::mutex mutex_;
   Fd fd_;
   uint64_t records_ = 0;
+  std::function<void()> on_loss_;
   std::map<Key, Done> earlier_;
 };
 

@@ -1,6 +1,8 @@
 #include "node/home/home_state.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -90,6 +92,33 @@ TEST_F(HomeStateTest, CallsOfAnEarlierIncarnationAreKnown) {
   EXPECT_FALSE(log.earlier({7, 2})->ended) << "it may have been carried out";
   EXPECT_FALSE(log.earlier({7, 3}));
   EXPECT_FALSE(log.earlier({8, 1}));
+}
+
+// The next incarnation could not tell a call that was carried out from one that was not.
+TEST_F(HomeStateTest, WhoCannotNoteACallSaysSoBeforeItIsCarriedOut) {
+  CallLog log;
+  int losses = 0;
+  ASSERT_TRUE(log.open(path("c"), [&] { ++losses; }));
+  log.begin({7, 1});
+  EXPECT_EQ(0, losses);
+  struct rlimit before {};
+  ASSERT_EQ(0, ::getrlimit(RLIMIT_FSIZE, &before));
+  const auto handler = ::signal(SIGXFSZ, SIG_IGN);
+  const struct rlimit none { std::filesystem::file_size(path("c")), before.rlim_max };
+  ASSERT_EQ(0, ::setrlimit(RLIMIT_FSIZE, &none));
+  log.begin({7, 2});
+  ASSERT_EQ(0, ::setrlimit(RLIMIT_FSIZE, &before));
+  ::signal(SIGXFSZ, handler);
+  EXPECT_EQ(1, losses);
+  log.begin({7, 3});
+  EXPECT_EQ(1, losses) << "once";
+}
+
+TEST_F(HomeStateTest, EachDaemonThatIsWaitedForIsNotedOnceWithItsOldestSession) {
+  using Members = std::vector<coherence::Grace::Member>;
+  EXPECT_EQ(with_expected({{"a", 1, 5}, {"b", 2, 3}}, {{"a", 1, 3}, {"a", 1, 4}, {"b", 1, 9}}),
+            (Members{{"a", 1, 3}, {"b", 2, 3}, {"b", 1, 9}}));
+  EXPECT_EQ(with_expected({{"a", 1, 5}}, {}), (Members{{"a", 1, 5}}));
 }
 
 TEST_F(HomeStateTest, ARecordThatWasCutShortCountsForNothing) {
