@@ -141,7 +141,7 @@ Status CallLog::open(const std::string& path, std::function<void()> on_loss) {
   path_ = path;
   on_loss_ = std::move(on_loss);
   for (const std::string& name : {path + ".1", path}) {
-    const Fd fd(::open(name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    const Fd fd(::open(name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
     if (!fd.valid()) continue;
     Record r;
     for (uint64_t i = 0; i < kRecordsMax; ++i) {

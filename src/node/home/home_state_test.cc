@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -92,6 +93,15 @@ TEST_F(HomeStateTest, CallsOfAnEarlierIncarnationAreKnown) {
   EXPECT_FALSE(log.earlier({7, 2})->ended) << "it may have been carried out";
   EXPECT_FALSE(log.earlier({7, 3}));
   EXPECT_FALSE(log.earlier({8, 1}));
+}
+
+TEST_F(HomeStateTest, APipeIsNotWaitedFor) {
+  ASSERT_EQ(0, ::mkfifo(path("c").c_str(), 0600));
+  for (int i = 0; i < 2; ++i) {
+    CallLog log;
+    EXPECT_TRUE(log.open(path("c")));
+    log.begin({7, 1});
+  }
 }
 
 // The next incarnation could not tell a call that was carried out from one that was not.
