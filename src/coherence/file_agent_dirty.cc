@@ -97,6 +97,8 @@ void FileAgent::rescue_dirty(AgentActions& actions) {
 
 // The file is at least this long, without a word from the home. Others who have the Attributes may
 // have cut it since, but not before the end of what is ours: they would have recalled those pages.
+// Bytes under way count, too, of pages that were given up: the home most likely had neither them
+// nor the ack (if it had, and its answer was lost with it: docs/protocol.md, "Not covered").
 uint64_t FileAgent::size_for_sure() const {
   if (attributes_mode_ != LeaseMode::None || shared_.options.mistakes.has(Mistake::UndoTruncations))
     return attributes_mode_ != LeaseMode::None ? attributes_.size : size_floor_;
@@ -104,12 +106,8 @@ uint64_t FileAgent::size_for_sure() const {
   for (PageRange piece : leases_.shared().ranges()) held.add(piece);
   uint64_t end = dirty_.end_in(held);
   for (const auto& [id, flight] : flights_)
-    for (const Extent& extent : flight.extents) {
-      const uint64_t extent_end = extent.offset + extent.bytes.size();
-      for (PageRange piece :
-           held.intersect(PageRange::of_bytes(extent.offset, extent.bytes.size())).ranges())
-        end = std::max(end, std::min(extent_end, piece.end << kPageShift));
-    }
+    for (const Extent& extent : flight.extents)
+      end = std::max(end, extent.offset + extent.bytes.size());
   return std::min(size_floor_, end);
 }
 

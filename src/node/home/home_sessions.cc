@@ -89,8 +89,7 @@ std::vector<FileId> HomeService::wanted_of(NodeId node) const {
       if (recall.node == node) files.push_back(recall.file);
   }
   std::ranges::sort(files);
-  const auto again = std::ranges::unique(files);
-  files.erase(again.begin(), again.end());
+  files.erase(std::unique(files.begin(), files.end()), files.end());
   return files;
 }
 
