@@ -95,13 +95,32 @@ void FileAgent::rescue_dirty(AgentActions& actions) {
   set_dirty_bytes(before);
 }
 
+// What was learnt while the home synced the file is told, too: a sync after a power failure says
+// nothing of what that took.
+int32_t FileAgent::synced(uint64_t begun, int32_t error, uint64_t asked) {
+  if (error != 0) return error;
+  if (unsynced_ <= begun) unsynced_ = 0;
+  const int32_t told = std::exchange(write_error_, 0);
+  return std::min(begun, asked) < lost_at_ ? EIO : told;
+}
+
+// "Once" is for those that come later: whoever waits already may wait for what is lost, and hears
+// of it beside others.
+void FileAgent::tell_loss() {
+  write_error_ = EIO;
+  if (shared_.options.mistakes.has(Mistake::TellLossToOne)) return;
+  lost_at_ = shared_.syncs;
+  for (Request& request : requests_)
+    if (request.kind == Kind::Flush) request.lost = true;
+}
+
 // The file is at least this long, without a word from the home. Others who have the Attributes may
 // have cut it since, but not before the end of what is ours: they would have recalled those pages.
 // Bytes under way count, too, of pages that were given up: the home most likely had neither them
 // nor the ack (if it had, and its answer was lost with it: docs/protocol.md, "Not covered").
 uint64_t FileAgent::size_for_sure() const {
-  if (attributes_mode_ != LeaseMode::None || shared_.options.mistakes.has(Mistake::UndoTruncations))
-    return attributes_mode_ != LeaseMode::None ? attributes_.size : size_floor_;
+  if (attributes_mode_ != LeaseMode::None) return attributes_.size;
+  if (shared_.options.mistakes.has(Mistake::UndoTruncations)) return size_floor_;
   PageSet held = leases_.exclusive();
   for (PageRange piece : leases_.shared().ranges()) held.add(piece);
   uint64_t end = dirty_.end_in(held);

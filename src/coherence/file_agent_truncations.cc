@@ -8,25 +8,6 @@
 
 namespace vremote::coherence {
 
-// What was learnt while the home synced the file is told, too: a sync after a power failure says
-// nothing of what that took.
-int32_t FileAgent::synced(uint64_t begun, int32_t error, uint64_t asked) {
-  if (error != 0) return error;
-  if (unsynced_ <= begun) unsynced_ = 0;
-  const int32_t told = std::exchange(write_error_, 0);
-  return std::min(begun, asked) < lost_at_ ? EIO : told;
-}
-
-// "Once" is for those that come later: whoever waits already may wait for what is lost, and hears
-// of it beside others.
-void FileAgent::tell_loss() {
-  write_error_ = EIO;
-  if (shared_.options.mistakes.has(Mistake::TellLossToOne)) return;
-  lost_at_ = shared_.syncs;
-  for (Request& request : requests_)
-    if (request.kind == Kind::Flush) request.lost = true;
-}
-
 void FileAgent::truncate(Token token, uint64_t size) {
   known_to_kernel();
   inode_lock_is_held();

@@ -102,6 +102,8 @@ class LockTable {
   bool holds_too_many(const Request& request, size_t most) const;
   // The first lock in the way of `request` (F_GETLK).
   std::optional<HeldLock> test(const Request& request) const;
+  // L1, of the same kind and file.
+  static bool conflicts(const HeldLock& lock, const Request& request);
   // Gives up waiting. False when the request does not wait (any more).
   bool cancel(FileId file, Ticket ticket, std::vector<Ticket>& woken);
   // Drops all that the owner holds and waits for on the file; `cancelled` are its own requests that
@@ -166,7 +168,6 @@ class LockTable {
     std::vector<const Request*> waiting;
   };
 
-  static bool conflicts(const HeldLock& lock, const Request& request);
   static bool conflicts(const Request& earlier, const Request& request);
   bool grantable(const FileLocks& locks, std::list<Request>::const_iterator before,
                  const Request& request) const;

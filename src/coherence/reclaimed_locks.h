@@ -45,9 +45,7 @@ inline void note_lock(LockTable& held, const LockCall& call, int error = 0) {
   // What others of this node had there is gone: they wait to exchange an flock (L2), or the answer
   // to an unlock is still under way. All else is theirs.
   for (const LockTable::Held& h : held.all()) {
-    if (h.file != call.file || h.kind != call.kind || h.lock.owner == request.owner ||
-        !h.lock.range.overlaps(request.range) ||
-        (h.lock.type != LockType::Write && request.type != LockType::Write))
+    if (h.file != call.file || h.kind != call.kind || !LockTable::conflicts(h.lock, request))
       continue;
     LockTable::Request gone = request;
     gone.owner = h.lock.owner;

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/durable_file.h"
 #include "base/fd.h"
 #include "net/key_ring.h"
 
@@ -79,10 +80,7 @@ Status replace_key_file(const std::string& path, const KeyRing& keys) {
   VR_TRY_VOID(write_key_file(next, keys));
   if (::chown(next.c_str(), old.st_uid, old.st_gid) == 0 &&
       ::rename(next.c_str(), path.c_str()) == 0) {
-    const size_t slash = path.rfind('/');
-    const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
-    if (Fd dir(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)); dir.valid())
-      (void)::fsync(dir.get());
+    (void)sync_directory_of(path);
     return {};
   }
   const int code = errno;

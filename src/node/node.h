@@ -90,6 +90,7 @@ class NodeDaemon {
   Status start_server();
   Status make_peers();
   Status start_peers();
+  void make_fuse(unsigned threads);
   Status start_mount(std::function<void()> ended);
   // node_handover.cc
   Status take_over_homes();

@@ -5,8 +5,8 @@
 
 #include <algorithm>
 
+#include "base/durable_file.h"
 #include "base/random_number.h"
-#include "node/home/durable_file.h"
 #include "node/node.h"
 
 namespace vremote::node {
@@ -102,13 +102,14 @@ void NodeDaemon::save_sessions(const SessionsToSave& sessions) {
   if (config_.exports.empty()) return;
   const std::lock_guard lock(sessions_file_mutex_);
   const bool now = sessions.sync == Sync::Now;
+  const std::string path = config_.home_dir + "/sessions";
   Status saved;
   if (sessions.number > sessions_saved_) {
-    saved = write_sessions(config_.home_dir + "/sessions", sessions.file, sessions.sync);
+    saved = write_sessions(path, sessions.file, sessions.sync);
     if (saved) sessions_saved_ = sessions.number;
   } else if (now && sessions.number > sessions_synced_) {
     // Newer ones are there, but for their name.
-    saved = sync_directory(config_.home_dir);
+    saved = sync_directory_of(path);
   }
   if (!saved)
     spdlog::error(

@@ -285,16 +285,7 @@ Status NodeDaemon::take_over_mount() {
     for (const auto& [node, slot] : slots) guardian_->table().remove_inode(slot);
   VR_TRY(mount, fuse::Mount::take_over(before_->mount_path, before_->mount.connection));
   mount_.emplace(std::move(mount));
-  FuseServerOptions server;
-  server.threads = static_cast<unsigned>(before_->mount.channels.size());
-  server.readahead_kib = config_.readahead_kib;
-  server.allow_mmap = allow_mmap_;
-  server.loop = loops_.front().get();
-  server.guardian = guardian_;
-  server.helpers = purge_threads_.get();
-  server.circles = circles_.get();
-  fuse_ =
-      std::make_unique<FuseServer>(*mount_, exports_, inodes_, *kernel_names_, metrics_, server);
+  make_fuse(static_cast<unsigned>(before_->mount.channels.size()));
   fuse_->take_over(before_->mount);
   notify_ = fuse_->channel();
   for (const Handover::Home& home : before_->homes)

@@ -24,6 +24,19 @@ constexpr int64_t kSettledNs = 500'000'000;
 
 }  // namespace
 
+void NodeDaemon::make_fuse(unsigned threads) {
+  FuseServerOptions options;
+  options.threads = threads;
+  options.readahead_kib = config_.readahead_kib;
+  options.allow_mmap = allow_mmap_;
+  options.loop = loops_.front().get();
+  options.guardian = guardian_;
+  options.helpers = purge_threads_.get();
+  options.circles = circles_.get();
+  fuse_ =
+      std::make_unique<FuseServer>(*mount_, exports_, inodes_, *kernel_names_, metrics_, options);
+}
+
 Status NodeDaemon::start_mount(std::function<void()> ended) {
   fuse::MountOptions options;
   options.name = "vremote:" + config_.node;
@@ -31,18 +44,9 @@ Status NodeDaemon::start_mount(std::function<void()> ended) {
   auto mount = fuse::Mount::mount(config_.mount, options);
   if (!mount) return bad_key("mount", mount.error());
   mount_.emplace(std::move(*mount));
-  FuseServerOptions server;
   // A request wakes another reader than the one that has just become free: on two processors a
   // second reader costs more than it gives.
-  server.threads = std::max(1u, config_.loops / 2);
-  server.readahead_kib = config_.readahead_kib;
-  server.allow_mmap = allow_mmap_;
-  server.loop = loops_.front().get();
-  server.guardian = guardian_;
-  server.helpers = purge_threads_.get();
-  server.circles = circles_.get();
-  fuse_ =
-      std::make_unique<FuseServer>(*mount_, exports_, inodes_, *kernel_names_, metrics_, server);
+  make_fuse(std::max(1u, config_.loops / 2));
   VR_TRY_VOID(fuse_->start(std::move(ended)));
   notify_ = fuse_->channel();
   for (const std::string& lack : fuse_->lacks()) spdlog::warn("this kernel: {}", lack);

@@ -6,7 +6,6 @@
 #include <cerrno>
 
 #include "base/overload.h"
-#include "coherence/operation_needs.h"
 #include "sim/home_driver.h"
 
 namespace vremote::sim {
@@ -525,83 +524,6 @@ void Node::on_forget(FileId file) {
     agent_.forget(now(), file, actions);
     take(file, actions);
   });
-}
-
-// ---- worlds with faults ----
-
-void Node::reset(Agent::Dirty dirty, bool disk_has_lost) {
-  scheduler_.trace(number(), -1, "agent   is reset, its bytes are {}",
-                   dirty == Agent::Dirty::Kept ? "kept" : "rescued");
-  AgentActions actions;
-  agent_.reset(now(), dirty, actions, disk_has_lost);
-  catches_up_ = true;
-  take(FileId{}, actions);
-  std::vector<uint64_t> again, lost;
-  for (const auto& [id, pending] : calls_)
-    (is_made_again(pending.call.operation, dirty == Agent::Dirty::Kept, disk_has_lost,
-                   breaks_.protocol)
-         ? again
-         : lost)
-        .push_back(id);
-  // A file whose last name goes must stay for them.
-  for (FileId file : agent_.open_files()) tell_home(ReclaimCall{file, false, {}});
-  for (uint64_t id : lost) {
-    AgentActions ended;
-    replied(Reply{.call = id, .error = EIO, .outcome = {}}, ended);
-    take(FileId{}, ended);
-  }
-  for (uint64_t id : again) {
-    Call call = calls_.at(id).call;
-    hooks_.send(id_, std::move(call));
-  }
-}
-
-void Node::renew(Instant until) {
-  AgentActions actions;
-  agent_.renew(now(), until, actions);
-  take(FileId{}, actions);
-}
-
-void Node::guardian_takes_over() {
-  if (guardian_) return;
-  scheduler_.trace(number(), -1, "guardian takes over");
-  guardian_ = true;
-  kernel_.daemon_listens();
-  kernel_.drop_all_attributes();
-  end_truncations();
-  // Page by page: a purge that is held up by a fill nobody answers holds up no other.
-  for (const auto& [file, page] : kernel_.cached_pages())
-    scheduler_.spawn(kernel_.purge(file, {page, page + 1}));
-}
-
-// What the guardian has answered is taken back when the daemon looks for it, and before any purge
-// counts.
-void Node::go_on() {
-  if (guardian_) {
-    gate_.hold(Door::Kernel);
-    scheduler_.after(static_cast<int64_t>(scheduler_.random().below(100'000'000)),
-                     [this, stops = stops_] {
-                       if (stops == stops_ && !gate_.dead()) take_back();
-                     });
-  }
-  gate_.go_on();
-}
-
-void Node::stop() {
-  ++stops_;
-  gate_.stop();
-}
-
-void Node::take_back() {
-  if (!guardian_) return;
-  guardian_ = false;
-  gate_.take_up_all(Door::Kernel);
-  kernel_.daemon_listens();
-}
-
-void Node::power_lost() {
-  gate_.kill();
-  kernel_.power_lost();
 }
 
 Co<int32_t> Node::call(Operation operation) {

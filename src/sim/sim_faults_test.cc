@@ -86,6 +86,16 @@ class LossTest : public testing::Test {
     history.power_lost();
   }
   bool holds() const { return !history.check(); }
+  // Of node 1, which has lost write 2.
+  void expect_told_before_an_fsync() {
+    History told = history;
+    syncs(1, 1);
+    EXPECT_FALSE(holds());
+    history = told;
+    sync_fails(1);
+    syncs(1, 1);
+    EXPECT_TRUE(holds());
+  }
 
   History history;
 };
@@ -155,13 +165,7 @@ TEST_F(LossTest, AnotherNodesLossTakesNothingOfThisOne) {
 TEST_F(LossTest, ALossIsToldBeforeAnFsyncSucceeds) {
   writes(1, 2);
   history.lost(1);
-  History told = history;
-  syncs(1, 1);
-  EXPECT_FALSE(holds());
-  history = told;
-  sync_fails(1);
-  syncs(1, 1);
-  EXPECT_TRUE(holds());
+  expect_told_before_an_fsync();
 }
 
 TEST_F(LossTest, WithThePowerOfTheOriginMayGoWhatOthersSaw) {
@@ -212,13 +216,7 @@ TEST_F(LossTest, AnFsyncOfANodeThatHasSeenItSecuresIt) {
 TEST_F(LossTest, APowerFailureIsToldBeforeAnFsyncSucceeds) {
   writes(1, 2);
   power_is_lost(2);
-  History told = history;
-  syncs(1, 1);
-  EXPECT_FALSE(holds());
-  history = told;
-  sync_fails(1);
-  syncs(1, 1);
-  EXPECT_TRUE(holds());
+  expect_told_before_an_fsync();
 }
 
 TEST_F(LossTest, WhatALivingNodeHasLostIsInItsRecoveryFile) {

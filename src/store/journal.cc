@@ -9,6 +9,7 @@
 #include <cstring>
 #include <span>
 
+#include "base/durable_file.h"
 #include "store/handle.h"
 
 namespace vremote::store {
@@ -44,16 +45,6 @@ void append(std::string& out, FileId file, const std::string& handle) {
   head.check = check_of(head, handle.data());
   out.append(reinterpret_cast<const char*>(&head), sizeof head);
   out += handle;
-}
-
-Status write_all(const Fd& fd, std::string_view bytes) {
-  while (!bytes.empty()) {
-    const ssize_t n = ::write(fd.get(), bytes.data(), bytes.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return fail(errno, std::strerror(errno));
-    bytes.remove_prefix(static_cast<size_t>(n));
-  }
-  return {};
 }
 
 std::string read_all(const Fd& fd) {
@@ -201,12 +192,7 @@ void Journal::sync() {
     fd = Fd(::fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0));
   }
   if (!fd.valid() || ::fdatasync(fd.get()) != 0) return;
-  if (name) {
-    const size_t slash = path_.rfind('/');
-    const std::string directory = slash == std::string::npos ? "." : path_.substr(0, slash + 1);
-    const Fd dir(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (!dir.valid() || ::fsync(dir.get()) != 0) return;
-  }
+  if (name && !sync_directory_of(path_)) return;
   std::lock_guard lock(mutex_);
   if (upto <= synced_ || renamed_at_ > upto) return;
   synced_ = upto;

@@ -33,6 +33,29 @@ class JournalTest : public testing::Test {
     EXPECT_TRUE(found);
     return std::get<Node>(*found).file;
   }
+  // While it lives no file gets longer than that: what a full disk does.
+  class FullDisk {
+   public:
+    explicit FullDisk(uintmax_t most) : handler_(::signal(SIGXFSZ, SIG_IGN)) {
+      EXPECT_EQ(0, ::getrlimit(RLIMIT_FSIZE, &before_));
+      const struct rlimit full { most, before_.rlim_max };
+      EXPECT_EQ(0, ::setrlimit(RLIMIT_FSIZE, &full));
+    }
+    ~FullDisk() {
+      EXPECT_EQ(0, ::setrlimit(RLIMIT_FSIZE, &before_));
+      ::signal(SIGXFSZ, handler_);
+    }
+    FullDisk(const FullDisk&) = delete;
+    FullDisk& operator=(const FullDisk&) = delete;
+
+   private:
+    sighandler_t handler_;
+    struct rlimit before_ {};
+  };
+  FileId learn_on_a_full_disk(const std::string& name) {
+    const FullDisk full(size() + 5);
+    return learn(name);
+  }
   uintmax_t size() const { return std::filesystem::file_size(state_ / "files"); }
 
   TempDir exported_, state_;
@@ -53,14 +76,7 @@ TEST_F(JournalTest, ADiskThatWasFullIsNotFullForEver) {
   const FileId a = learn("a");
   std::ofstream(exported_ / "b") << "content";
   std::ofstream(exported_ / "c") << "content";
-  struct rlimit before {};
-  ASSERT_EQ(0, ::getrlimit(RLIMIT_FSIZE, &before));
-  const auto handler = ::signal(SIGXFSZ, SIG_IGN);
-  const struct rlimit full { size() + 5, before.rlim_max };
-  ASSERT_EQ(0, ::setrlimit(RLIMIT_FSIZE, &full));
-  const FileId b = learn("b");
-  ASSERT_EQ(0, ::setrlimit(RLIMIT_FSIZE, &before));
-  ::signal(SIGXFSZ, handler);
+  const FileId b = learn_on_a_full_disk("b");
   const FileId c = learn("c");
   begin();
   EXPECT_TRUE(store_->stat(a));
@@ -72,17 +88,10 @@ TEST_F(JournalTest, AFullDiskAtTheStartCostsNothing) {
   const FileId a = learn("a");
   std::ofstream(state_ / "files", std::ios::app) << "half a record";
   const uintmax_t whole = size() - 13;
-  struct rlimit before {};
-  ASSERT_EQ(0, ::getrlimit(RLIMIT_FSIZE, &before));
-  const auto handler = ::signal(SIGXFSZ, SIG_IGN);
-  const struct rlimit full { whole - 1, before.rlim_max };
-  ASSERT_EQ(0, ::setrlimit(RLIMIT_FSIZE, &full));
-  store_.reset();
-  auto store = Store::open(exported_.path(), 0, {.journal = state_ / "files"});
-  ASSERT_EQ(0, ::setrlimit(RLIMIT_FSIZE, &before));
-  ::signal(SIGXFSZ, handler);
-  ASSERT_TRUE(store) << store.error().what;
-  store_ = std::move(*store);
+  {
+    const FullDisk full(whole - 1);
+    ASSERT_NO_FATAL_FAILURE(begin());
+  }
   EXPECT_TRUE(store_->stat(a));
   EXPECT_EQ(whole, size());
   std::ofstream(exported_ / "b") << "content";
@@ -94,14 +103,7 @@ TEST_F(JournalTest, AFullDiskAtTheStartCostsNothing) {
 
 TEST_F(JournalTest, WhatAFullDiskRefusedIsNotedWhenThereIsRoom) {
   std::ofstream(exported_ / "b") << "content";
-  struct rlimit before {};
-  ASSERT_EQ(0, ::getrlimit(RLIMIT_FSIZE, &before));
-  const auto handler = ::signal(SIGXFSZ, SIG_IGN);
-  const struct rlimit full { size() + 5, before.rlim_max };
-  ASSERT_EQ(0, ::setrlimit(RLIMIT_FSIZE, &full));
-  const FileId b = learn("b");
-  ASSERT_EQ(0, ::setrlimit(RLIMIT_FSIZE, &before));
-  ::signal(SIGXFSZ, handler);
+  const FileId b = learn_on_a_full_disk("b");
   // It is tried again once in a while, when another file becomes known.
   for (int i = 0; i < 3000; ++i) {
     const std::string name = "n" + std::to_string(i);

@@ -9,8 +9,8 @@
 #include <charconv>
 #include <cstring>
 
+#include "base/durable_file.h"
 #include "base/fd.h"
-#include "node/home/durable_file.h"
 
 namespace vremote::node {
 namespace {

@@ -12,7 +12,7 @@
 #include <cstring>
 #include <system_error>
 
-#include "node/home/durable_file.h"
+#include "base/durable_file.h"
 
 namespace vremote::node {
 namespace {
