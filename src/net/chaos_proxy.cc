@@ -11,7 +11,7 @@
 
 namespace vremote::net {
 
-ChaosProxy::ChaosProxy(Options options) : options_(options), random_(options.seed) {
+ChaosProxy::ChaosProxy(Options options) : options_(std::move(options)), random_(options_.seed) {
   auto any = resolve({"127.0.0.1", 0}, false, true);
   auto listener = listen_on(any->at(0));
   VR_CHECK(listener.has_value());
@@ -31,6 +31,7 @@ ChaosProxy::~ChaosProxy() {
 void ChaosProxy::accept_one() {
   Fd client(::accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
   if (!client.valid()) return;
+  if (++accepted_; options_.on_connection) options_.on_connection(accepted_);
   auto target = resolve({"127.0.0.1", options_.target}, false, false);
   auto server = begin_connect(target->at(0));
   if (!server) return;

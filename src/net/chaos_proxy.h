@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <thread>
 #include <vector>
@@ -20,6 +21,8 @@ class ChaosProxy {
     uint64_t seed = 1;
     uint64_t bytes_max = 200000;  // of one connection, both directions together
     bool corrupt = false;         // instead of breaking: flips bits now and then
+    // Before connection n (the first is 1) goes on to the target; on the proxy's thread.
+    std::function<void(uint64_t n)> on_connection = {};
   };
   explicit ChaosProxy(Options options);
   ~ChaosProxy();
@@ -48,6 +51,7 @@ class ChaosProxy {
   Fd listener_, wake_;
   uint16_t port_ = 0;
   std::list<Pair> pairs_;
+  uint64_t accepted_ = 0;
   std::atomic<uint64_t> broken_{0};
   std::atomic<bool> calm_{false}, stop_{false};
   std::thread thread_;

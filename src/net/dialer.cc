@@ -21,6 +21,7 @@ void Dialer::dial() {
   finish();
   candidate_ = 0;
   key_ = 0;
+  insisted_ = false;
   // An address in numbers is resolved here, a name on the resolver's thread: it may take seconds.
   auto numeric = resolve(address_, false, false);
   if (numeric || numeric.error().code != EAGAIN) {
@@ -64,6 +65,17 @@ bool Dialer::try_other_key() {
   if (!tls_ || key_ + 1 >= tls_->keys()) return false;
   finish();
   ++key_;
+  connect_next();
+  return true;
+}
+
+// The home has got a newer key between its refusal of ours and this welcome: no change of keys would
+// follow that made this connection anew. Once only, for the newer key of each may be another.
+bool Dialer::try_newest_again(const wire::Welcome& welcome) {
+  if (!welcome.newer_key || key_ == 0 || insisted_) return false;
+  finish();
+  key_ = 0;
+  insisted_ = true;
   connect_next();
   return true;
 }
@@ -125,6 +137,7 @@ void Dialer::on_readable() {
     if (f.preamble.type == wire::FrameType::Welcome) {
       auto welcome = wire::decode_welcome(f.header);
       if (!welcome) return next_or_fail(welcome.error());
+      if (try_newest_again(*welcome)) return;
       Welcomed answer{
           .stream = std::move(stream_), .reader = FrameReader(), .welcome = std::move(*welcome)};
       watch_.reset();

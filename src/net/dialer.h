@@ -43,6 +43,7 @@ class Dialer : public std::enable_shared_from_this<Dialer> {
   void on_readable();
   void next_or_fail(Error error);
   bool try_other_key();
+  bool try_newest_again(const wire::Welcome& welcome);
   void finish();  // forgets the attempt; a callback follows
 
   EventLoop& loop_;
@@ -57,6 +58,7 @@ class Dialer : public std::enable_shared_from_this<Dialer> {
   std::vector<SocketAddress> candidates_;
   size_t candidate_ = 0;
   size_t key_ = 0;  // the number of the key that is shown: the newest first, at each candidate
+  bool insisted_ = false;  // the newest was shown again after the home took the older
   Fd socket_;
   std::unique_ptr<Stream> stream_;
   FrameReader reader_;

@@ -384,6 +384,7 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     if (lane.attached()) lane.lose({ECONNRESET, "replaced by a new connection"});
     session->features = guest.hello.features & wire::kFeatures;
     welcome.received = lane.received();
+    welcome.newer_key = guest.stream->of_older_key();
     auto encoded = wire::encode(welcome);
     if (!encoded) {
       spdlog::error("cannot welcome node {}: {}", session->info.node_name, encoded.error().what);

@@ -4,7 +4,9 @@
 //   R2. The newest is shown; a home that does not take it is shown the older.
 //   R3. When a ring changes, connections that are not of its newest key are made anew
 //       (Stream::stale()): so one of a key that was dropped ends, and all are of the new one as
-//       soon as both ends have it.
+//       soon as both ends have it. Only one that was under way might miss the change, the newest
+//       refused before it and the older taken after it: there the home says that it has a newer
+//       one (wire::Welcome::newer_key), and the newest is shown again.
 // So a cluster changes its key in two rounds while it runs: every node gets the new one beside the
 // old, then every node drops the old. Until the last has got the new one the old one speaks for
 // them; whoever has only the old one when the others drop it is a stranger.

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
+#include <atomic>
+
 #include "net/address.h"
 #include "net/chaos_proxy.h"
 #include "net/net_world.h"
@@ -153,7 +155,36 @@ TEST(TlsSessionTest, AKeyIsChangedUnderASession) {
   }
 }
 
-// Flipped bits end connections, and nothing else: not the session, not one message.
+// The home gets the new key between its refusal of that and its taking of the older one.
+TEST(TlsSessionTest, AChangeOfKeysInTheMiddleOfAHandshakeIsNotMissed) {
+  const KeyRing old(test_key()), both = *old.renewed();
+  const auto home_keys = *Tls::make(old, "home"), agent_keys = *Tls::make(both, "n1");
+  TestHome home(1, 0, home_with(home_keys));
+  std::atomic<uint64_t> connections = 0;
+  ChaosProxy proxy({.target = home.server->port(), .on_connection = [&](uint64_t n) {
+                      connections = n;
+                      if (n == 2) home_keys->set_keys(both);
+                    }});
+  proxy.calm();
+  TestAgent agent("127.0.0.1:" + std::to_string(proxy.port()), "n1", 11, agent_with(agent_keys));
+  ASSERT_TRUE(eventually([&] {
+    const LaneStats lane = agent.session->stats()[0];
+    return lane.connected && !lane.older_key;
+  }));
+  EXPECT_EQ(connections, 3u) << "the newest, the older, the newest";
+  EXPECT_FALSE(home.server->stats(1)[0].older_key);
+  ASSERT_TRUE(agent.session->send(0, numbered_to_home(1, 1000)));
+  EXPECT_TRUE(home.journal.until([&] { return home.seen.count == 1; }));
+}
+
+TEST(TlsSessionTest, TwoNodesWithDifferentNewKeysSpeakByTheOld) {
+  const KeyRing old(test_key());
+  TestHome home(1, 0, home_with(*Tls::make(*old.renewed(), "home")));
+  TestAgent agent(home.address(), "n1", 11, agent_with(*Tls::make(*old.renewed(), "n1")));
+  EXPECT_EQ(first_event(agent), "connected fresh");
+  EXPECT_TRUE(agent.session->stats()[0].older_key);
+}
+
 // The steps of a change of keys come in any order, on several nodes.
 TEST(TlsSessionTest, ANodeThatGetsTheRightKeyDoesNotWaitOutTheLastRefusal) {
   const KeyRing right(test_key());
@@ -185,6 +216,7 @@ TEST(TlsSessionTest, WhoIsRefusedTriesAgainSoonAtFirst) {
   EXPECT_TRUE(eventually([&] { return agent.session->connected(); }));
 }
 
+// Flipped bits end connections, and nothing else: not the session, not one message.
 TEST(TlsSessionTest, FlippedBitsAreFoundAndMended) {
   // A flipped bit in a record's length may leave the receiver waiting for the rest.
   TestHome home(1, 0, [](HomeServerOptions& o) {

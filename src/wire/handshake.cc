@@ -103,7 +103,7 @@ Result<Encoded> encode(const Welcome& m) {
   auto node_name = b.CreateString(m.node_name);
   b.Finish(fb::CreateWelcome(b, m.version, m.features, node_name, m.incarnation, m.session,
                              m.resumed, m.received, m.lease_term_ms, list, m.may_reclaim,
-                             m.disk_life));
+                             m.disk_life, m.newer_key));
   if (b.GetSize() > kHandshakeHeaderMax) return fail(EMSGSIZE, "welcome too long");
   return finish(FrameType::Welcome, b, bulk);
 }
@@ -121,7 +121,8 @@ Result<Welcome> decode_welcome(std::span<const std::byte> header) {
             .lease_term_ms = root->lease_term_ms(),
             .exports = {},
             .may_reclaim = root->may_reclaim(),
-            .disk_life = root->disk_life()};
+            .disk_life = root->disk_life(),
+            .newer_key = root->newer_key()};
   if (!valid_label(m.node_name)) return malformed("bad node name in a welcome");
   if (m.received > kSequenceMax) return malformed("bad sequence in a welcome");
   if (root->exports() != nullptr) {

@@ -71,6 +71,8 @@ struct Welcome {
   // Another one than before: the home has lost what was written to its disk and not synced (S1);
   // 0: it does not tell.
   uint64_t disk_life = 0;
+  // The home has a newer key than that by which this connection was made (net/key_ring.h, R3).
+  bool newer_key = false;
   bool operator==(const Welcome&) const = default;
 };
 

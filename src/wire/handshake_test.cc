@@ -39,7 +39,8 @@ Welcome welcome() {
             .path = "/srv/data"},
            {.name = "big", .export_index = 1, .root = {1, 3, 4}, .read_only = true, .path = {}}},
       .may_reclaim = true,
-      .disk_life = 78};
+      .disk_life = 78,
+      .newer_key = true};
 }
 
 TEST(HandshakeTest, EveryFrameComesBackAsItWas) {
