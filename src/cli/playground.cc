@@ -189,23 +189,29 @@ class Playground {
     return {};
   }
 
-  // What the node still lacks; empty when it is ready and connected to all others.
-  std::string lacking(const NodeProcess& process) const {
+  struct Lack {
+    std::string text;  // empty: nothing, the node is ready and connected to all others
+    std::optional<size_t> other;  // the first that it is not connected to
+  };
+  Lack lacking(const NodeProcess& process) const {
     auto reply = control::control_query(process.plan().control, "status", kStatusTimeout);
-    if (!reply) return "not up";
+    if (!reply) return {.text = "not up", .other = {}};
     auto status = control::status_from_json(*reply);
-    if (!status) return status.error().what;
-    if (!status->ready) return "not mounted";
-    std::string missing;
-    for (const PlannedNode& other : plan_.nodes) {
+    if (!status) return {.text = status.error().what, .other = {}};
+    if (!status->ready) return {.text = "not mounted", .other = {}};
+    Lack lack;
+    for (size_t i = 0; i < plan_.nodes.size(); ++i) {
+      const PlannedNode& other = plan_.nodes[i];
       if (other.name == process.plan().name) continue;
       const bool connected =
           std::ranges::any_of(status->peers, [&](const control::PeerStatus& peer) {
             return peer.name == other.name && peer.connected;
           });
-      if (!connected) missing += " " + other.name;
+      if (connected) continue;
+      lack.text += (lack.text.empty() ? "not connected to " : " ") + other.name;
+      if (!lack.other) lack.other = i;
     }
-    return missing.empty() ? std::string() : "not connected to" + missing;
+    return lack;
   }
 
   bool wait_until_ready(Clock::time_point deadline) {
@@ -214,17 +220,23 @@ class Playground {
       if (somebody_died() || interrupted(kPollMs)) return false;
       std::string waiting;
       size_t culprit = 0;
+      std::optional<size_t> not_reached;
       for (size_t i = 0; i < nodes_.size(); ++i) {
-        const std::string lack = lacking(nodes_[i]);
-        if (lack.empty()) continue;
-        if (waiting.empty()) culprit = i;
-        waiting += fmt::format("{}{} {}", waiting.empty() ? "" : "; ", nodes_[i].plan().name, lack);
+        const Lack lack = lacking(nodes_[i]);
+        if (lack.text.empty()) continue;
+        if (waiting.empty()) {
+          culprit = i;
+          not_reached = lack.other;
+        }
+        waiting +=
+            fmt::format("{}{} {}", waiting.empty() ? "" : "; ", nodes_[i].plan().name, lack.text);
       }
       if (waiting.empty()) return true;
       if (Clock::now() >= deadline) {
         if (somebody_died()) return false;
         complained(fmt::format("not ready in time: {}", waiting));
         show_log(nodes_[culprit]);
+        if (not_reached) show_log(nodes_[*not_reached]);
         return false;
       }
       if (Clock::now() >= next_progress) {
