@@ -2,8 +2,8 @@
 //
 // Where its parts are: node.cc (beginning and end), node_home.cc (what it is to others),
 // node_grace.cc (what that remembers over a restart), node_peers.cc (what others are to it),
-// node_mount.cc, node_keys.cc, node_control.cc and node_blocked.cc (`vremote status`),
-// node_handover.cc (`vremote upgrade`, and after a crash).
+// node_mount.cc, node_keys.cc, node_control.cc (what programs ask it), node_status.cc and
+// node_blocked.cc (`vremote status`), node_handover.cc (`vremote upgrade`, and after a crash).
 #pragma once
 
 #include <atomic>
@@ -133,8 +133,15 @@ class NodeDaemon {
   void tick();
   RecoveryWriter::Seen seen(const std::string& home, FileId file);
   std::string control(const std::string& request);
-  control::NodeStatus status() const;
-  std::string blocked() const;  // node_blocked.cc
+  control::NodeStatus status() const;  // node_status.cc
+  net::LaneStats lanes_with(const Peer& peer, const std::vector<net::SessionInfo>& sessions) const;
+  // node_blocked.cc
+  std::string blocked() const;
+  struct Blocked;
+  void add_blocked(AgentService& agent, const std::string& home, Peer* peer, Instant now,
+                   std::vector<Blocked>& found) const;
+  void add_blocked_at_home(Instant now, std::vector<Blocked>& found) const;
+  void name_files(std::vector<Blocked>& found) const;
   std::string namespace_json() const;
   std::vector<AgentService*> agents() const;
   std::vector<net::EventLoop*> loops() const;

@@ -40,6 +40,10 @@ uint32_t process_of(uint32_t tid) {
   return tid;
 }
 
+int64_t ms_since(Instant now, int64_t ns) {
+  return std::max<int64_t>(0, (now.ns - ns) / 1'000'000);
+}
+
 std::string path_in_mount(fuse::OwnView& view, uint64_t node) {
   auto file = view.open(node);
   if (!file) return {};
@@ -51,45 +55,38 @@ std::string path_in_mount(fuse::OwnView& view, uint64_t node) {
 
 }  // namespace
 
-std::string NodeDaemon::blocked() const {
-  control::Blocked told{.node = config_.node, .entries = {}};
-  const Instant now = net::EventLoop::now();
-  const auto ms_since = [&](int64_t ns) { return std::max<int64_t>(0, (now.ns - ns) / 1'000'000); };
-  // What names the file, for each entry: asked of the disk or the mount later, by a thread that may
-  // hang.
-  struct Named {
-    control::BlockedEntry entry;
-    FileId file;
-    AgentService* agent = nullptr;
-  };
-  std::vector<Named> found;
+// What one waits for, and the file, which is named later.
+struct NodeDaemon::Blocked {
+  control::BlockedEntry entry;
+  FileId file;
+  AgentService* agent = nullptr;  // null: at the home
+};
 
-  const auto add_agent = [&](AgentService& agent, const std::string& home, const Peer* peer) {
-    std::string why;
-    if (peer != nullptr) {
-      std::lock_guard lock(const_cast<Peer*>(peer)->mutex);
-      if (!peer->connected)
-        why = "not connected for " + control::human_duration((now - peer->since) / 1'000'000);
-    }
-    for (const AgentService::Waits& wait : agent.waits(kAskedMax)) {
-      control::BlockedEntry entry{
-          .side = "agent", .what = wait.what, .export_name = {}, .path = {}};
-      entry.inode = wait.file.inode;
-      if (wait.bytes) entry.range = {wait.bytes->first, wait.bytes->second};
-      entry.who = {config_.node, process_of(wait.tid), process_name(wait.tid)};
-      entry.waits_for = {{home, 0, ""}};
-      entry.why = why;
-      entry.for_ms = ms_since(wait.since_ns);
-      if (entry.for_ms < kWorthTelling) continue;
-      for (const ExportRoot& root : exports_.all())
-        if (root.agent == &agent && root.root.export_index == wait.file.export_index)
-          entry.export_name = root.name;
-      found.push_back({std::move(entry), wait.file, &agent});
-    }
-  };
-  add_agent(*local_agent_, config_.node, nullptr);
-  for (const auto& peer : peers_) add_agent(*peer->agent, peer->config.name, peer.get());
+void NodeDaemon::add_blocked(AgentService& agent, const std::string& home, Peer* peer, Instant now,
+                             std::vector<Blocked>& found) const {
+  std::string why;
+  if (peer != nullptr) {
+    std::lock_guard lock(peer->mutex);
+    if (!peer->connected)
+      why = "not connected for " + control::human_duration((now - peer->since) / 1'000'000);
+  }
+  for (const AgentService::Waits& wait : agent.waits(kAskedMax)) {
+    control::BlockedEntry entry{.side = "agent", .what = wait.what, .export_name = {}, .path = {}};
+    entry.inode = wait.file.inode;
+    if (wait.bytes) entry.range = {wait.bytes->first, wait.bytes->second};
+    entry.who = {config_.node, process_of(wait.tid), process_name(wait.tid)};
+    entry.waits_for = {{home, 0, ""}};
+    entry.why = why;
+    entry.for_ms = ms_since(now, wait.since_ns);
+    if (entry.for_ms < kWorthTelling) continue;
+    for (const ExportRoot& root : exports_.all())
+      if (root.agent == &agent && root.root.export_index == wait.file.export_index)
+        entry.export_name = root.name;
+    found.push_back({std::move(entry), wait.file, &agent});
+  }
+}
 
+void NodeDaemon::add_blocked_at_home(Instant now, std::vector<Blocked>& found) const {
   std::map<uint32_t, std::string> names{{0, config_.node}};
   for (const net::SessionInfo& session : server_->sessions()) names[session.id] = session.node_name;
   const auto party = [&](const HomeService::Waits::Party& p) {
@@ -117,16 +114,14 @@ std::string NodeDaemon::blocked() const {
         entry.waits_for.push_back(std::move(whom));
     }
     if (wait.in_line) entry.why = "in line";
-    entry.for_ms = wait.since ? ms_since(wait.since->ns) : 0;
+    entry.for_ms = wait.since ? ms_since(now, wait.since->ns) : 0;
     if (wait.since && entry.for_ms < kWorthTelling) continue;
     found.push_back({std::move(entry), wait.file, nullptr});
   }
+}
 
-  std::ranges::stable_sort(
-      found, [](const Named& a, const Named& b) { return a.entry.for_ms > b.entry.for_ms; });
-  told.more = found.size() > control::kBlockedMax;
-  if (told.more) found.resize(control::kBlockedMax);
-
+// Asked of the disk or the mount, by a thread that may hang.
+void NodeDaemon::name_files(std::vector<Blocked>& found) const {
   struct Paths {
     std::mutex mutex;
     std::condition_variable done;
@@ -135,7 +130,7 @@ std::string NodeDaemon::blocked() const {
   };
   auto paths = std::make_shared<Paths>();
   purge_threads_->submit([this, paths, found] {
-    for (const Named& named : found) {
+    for (const Blocked& named : found) {
       std::string path;
       if (named.agent == nullptr) {
         path = home_->path_of(named.file);
@@ -155,7 +150,22 @@ std::string NodeDaemon::blocked() const {
                          [&] { return paths->all; });
     for (size_t i = 0; i < paths->known.size(); ++i) found[i].entry.path = paths->known[i];
   }
-  for (Named& named : found) told.entries.push_back(std::move(named.entry));
+}
+
+std::string NodeDaemon::blocked() const {
+  control::Blocked told{.node = config_.node, .entries = {}};
+  const Instant now = net::EventLoop::now();
+  std::vector<Blocked> found;
+  add_blocked(*local_agent_, config_.node, nullptr, now, found);
+  for (const auto& peer : peers_)
+    add_blocked(*peer->agent, peer->config.name, peer.get(), now, found);
+  add_blocked_at_home(now, found);
+  std::ranges::stable_sort(
+      found, [](const Blocked& a, const Blocked& b) { return a.entry.for_ms > b.entry.for_ms; });
+  told.more = found.size() > control::kBlockedMax;
+  if (told.more) found.resize(control::kBlockedMax);
+  name_files(found);
+  for (Blocked& one : found) told.entries.push_back(std::move(one.entry));
   return control::to_json(told);
 }
 

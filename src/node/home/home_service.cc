@@ -2,8 +2,6 @@
 
 #include <spdlog/spdlog.h>
 
-#include <algorithm>
-
 #include "base/overload.h"
 #include "base/random_number.h"
 #include "net/event_loop.h"
@@ -11,22 +9,6 @@
 namespace vremote::node {
 
 using namespace coherence;
-
-namespace {
-
-// What one waits for, and what keeping it costs.
-constexpr uint64_t kPieceOfWork = 1024;
-
-uint64_t work_of(const Flush& flush) {
-  uint64_t bytes = kPieceOfWork + flush.extents.size() * sizeof(Extent);
-  for (const Extent& extent : flush.extents) bytes += extent.bytes.size();
-  return bytes;
-}
-uint64_t work_of(const Fetch& fetch) {
-  return kPieceOfWork + std::min(fetch.range.byte_length(), store::kReadMax);
-}
-
-}  // namespace
 
 HomeService::HomeService(std::vector<std::unique_ptr<store::Store>> stores,
                          HelperThreads& disk_threads, Metrics& metrics, Deliver deliver,
@@ -120,11 +102,7 @@ void HomeService::receive_now(NodeId node, ToHome&& message) {
     enqueue(std::move(actions), touched);
     // Bytes of a file that nobody has a lease of, nor open: the store need not go on knowing it.
     if (!touched.empty() && !home_.knows(file)) {
-      queues_.push(file, [this, file](bool) {
-        store_of(file)->forget(file);
-        return true;
-      });
-      touched.push_back(file);
+      put(FileIdle{file}, touched);
     }
   }
   pump(touched);
@@ -137,119 +115,6 @@ HomeCounts HomeService::counts() const {
 
 void HomeService::pump(const std::vector<FileId>& touched) {
   for (FileId file : touched) queues_.pump(file);
-}
-
-void HomeService::enqueue(HomeActions&& actions, std::vector<FileId>& touched) {
-  for (HomeAction& action : actions) {
-    std::visit(Overload{
-                   [&](SendGrant& a) {
-                     metrics_.add(Counter::Grants);
-                     touched.push_back(a.grant.file);
-                     queues_.push(a.grant.file, [this, a = std::move(a)](bool may_block) mutable {
-                       return run(a, may_block);
-                     });
-                   },
-                   [&](SendRecall& a) {
-                     metrics_.add(Counter::RecallsSent);
-                     sent_recalls_.insert_or_assign(a.recall.recall,
-                                                    SentRecall{a.node, net::EventLoop::now()});
-                     touched.push_back(a.recall.file);
-                     queues_.push(a.recall.file, [this, a](bool) {
-                       deliver_(a.node, a.recall.file, a.recall);
-                       return true;
-                     });
-                   },
-                   [&](ApplyFlush& a) {
-                     touched.push_back(a.flush.file);
-                     const uint64_t work = work_of(a.flush);
-                     undone_.begin(a.node, work);
-                     queues_.push(a.flush.file,
-                                  [this, work, a = std::move(a)](bool may_block) mutable {
-                                    if (!run(a, may_block)) return false;
-                                    undone_.end(a.node, work);
-                                    return true;
-                                  });
-                   },
-                   [&](ApplyAttributes& a) {
-                     touched.push_back(a.file);
-                     queues_.push(a.file, [this, a](bool) {
-                       if (auto done = store_of(a.file)->apply(a.file, a.attributes);
-                           !done && done.error().code != ESTALE)
-                         spdlog::error("export {}: size or times of inode {} not stored: {}",
-                                       a.file.export_index, a.file.inode, done.error().what);
-                       changed(a.file, false);
-                       return true;
-                     });
-                   },
-                   [&](ServeFetch& a) {
-                     touched.push_back(a.fetch.file);
-                     undone_.begin(a.node, work_of(a.fetch));
-                     queues_.push(a.fetch.file, [this, a](bool may_block) mutable {
-                       if (!run(a, may_block)) return false;
-                       undone_.end(a.node, work_of(a.fetch));
-                       return true;
-                     });
-                   },
-                   [&](OperationReady& a) {
-                     touched.push_back(a.file);
-                     queues_.push(a.file, [this, id = a.operation, error = a.error](bool) {
-                       if (error != 0) {
-                         refuse(id, error);
-                       } else {
-                         advance(id);
-                       }
-                       return true;
-                     });
-                   },
-                   [&](SendShowSize& a) {
-                     sent_recalls_.insert_or_assign(a.show.show,
-                                                    SentRecall{a.node, net::EventLoop::now()});
-                     touched.push_back(a.show.file);
-                     queues_.push(a.show.file, [this, a](bool) {
-                       deliver_(a.node, a.show.file, a.show);
-                       return true;
-                     });
-                   },
-                   [&](SendAnnounced& a) {
-                     touched.push_back(a.announced.file);
-                     queues_.push(a.announced.file, [this, a](bool) {
-                       deliver_(a.node, a.announced.file, a.announced);
-                       return true;
-                     });
-                   },
-                   [&](SizesShown& a) {
-                     touched.push_back(a.file);
-                     queues_.push(a.file, [this, id = a.operation](bool) {
-                       all_know(id);
-                       return true;
-                     });
-                   },
-                   [&](PinFile& a) {
-                     touched.push_back(a.file);
-                     queues_.push(a.file, [this, a](bool) {
-                       if (auto done = store_of(a.file)->pin(a.file); !done)
-                         spdlog::debug("pin: {}", done.error().what);
-                       return true;
-                     });
-                   },
-                   [&](UnpinFile& a) {
-                     touched.push_back(a.file);
-                     queues_.push(a.file, [this, a](bool) {
-                       store_of(a.file)->unpin(a.file);
-                       return true;
-                     });
-                   },
-                   [&](FileIdle& a) {
-                     touched.push_back(a.file);
-                     queues_.push(a.file, [this, a](bool) {
-                       store_of(a.file)->forget(a.file);
-                       return true;
-                     });
-                   },
-                   [&](vremote::coherence::CloseSession& a) { give_up(a.node, a.reason); },
-               },
-               action);
-  }
 }
 
 }  // namespace vremote::node

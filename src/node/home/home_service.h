@@ -194,6 +194,21 @@ class HomeService {
   void end(Running& running, Result<coherence::Outcome> outcome);
   // Under mutex_: puts the actions into their files' queues and notes the files in `touched`.
   void enqueue(coherence::HomeActions&& actions, std::vector<FileId>& touched);
+  void put(coherence::SendGrant&& a, std::vector<FileId>& touched);
+  void put(coherence::SendRecall&& a, std::vector<FileId>& touched);
+  void put(coherence::ApplyFlush&& a, std::vector<FileId>& touched);
+  void put(coherence::ApplyAttributes&& a, std::vector<FileId>& touched);
+  void put(coherence::ServeFetch&& a, std::vector<FileId>& touched);
+  void put(coherence::OperationReady&& a, std::vector<FileId>& touched);
+  void put(coherence::SendShowSize&& a, std::vector<FileId>& touched);
+  void put(coherence::SendAnnounced&& a, std::vector<FileId>& touched);
+  void put(coherence::SizesShown&& a, std::vector<FileId>& touched);
+  void put(coherence::PinFile&& a, std::vector<FileId>& touched);
+  void put(coherence::UnpinFile&& a, std::vector<FileId>& touched);
+  void put(coherence::FileIdle&& a, std::vector<FileId>& touched);
+  void push(FileId file, std::vector<FileId>& touched, FileQueues::Item item);
+  template <class Do>
+  void push_now(FileId file, std::vector<FileId>& touched, Do work);
   void pump(const std::vector<FileId>& touched);
 
   void receive_now(NodeId node, coherence::ToHome&& message);
