@@ -92,6 +92,32 @@ TEST_F(UpgradeTest, ProgramsGoOnThroughUpgradesOfBothNodes) {
   }
 }
 
+// What a power failure of the origin took is told to each open file, also by the next daemon.
+TEST_F(UpgradeTest, WhoHasNotHeardOfALossHearsOfItAfterAnUpgrade) {
+  nodes().start_all();
+  const std::string path = nodes().path(1, 0, "flushed");
+  const Fd one(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  const Fd other(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+  ASSERT_TRUE(one.valid() && other.valid());
+  ASSERT_EQ(1, ::pwrite(one.get(), "x", 1, 0));
+  ASSERT_TRUE(eventually([&] { return read_all(nodes().at(0).export_dir + "/flushed") == "x"; }));
+  nodes().signal(0, SIGKILL);
+  nodes().wait_for_end(0);
+  // The machine was started anew.
+  const std::string life = nodes().at(0).state_dir + "/home/disk";
+  std::string text = read_all(life);
+  const size_t line = text.find('\n');
+  ASSERT_NE(line, std::string::npos) << text;
+  std::ofstream(life) << text.insert(line + 1, "another-");
+  nodes().start(0);
+  ASSERT_TRUE(eventually([&] { return nodes().connected(0) && nodes().connected(1); }));
+  EXPECT_EQ(EIO, ::fsync(one.get()) == 0 ? 0 : errno) << nodes().log(0) << nodes().log(1);
+  upgrade(1);
+  EXPECT_EQ(0, ::fsync(one.get()) == 0 ? 0 : errno) << "told";
+  EXPECT_EQ(EIO, ::fsync(other.get()) == 0 ? 0 : errno);
+  EXPECT_EQ(0, ::fsync(other.get()) == 0 ? 0 : errno) << "told";
+}
+
 // Held and waited for through upgrades of the node that holds, that waits, and that keeps them.
 TEST_F(UpgradeTest, LocksAreHeldAndWaitedForThroughUpgrades) {
   nodes().start_all();

@@ -105,11 +105,15 @@ void Agent::open(Instant now, Token token, FileId id, Opening opening, AgentActi
   settle(now, f, actions);
 }
 
-void Agent::close(Instant now, FileId id, Opening opening, AgentActions& actions) {
+void Agent::close(Instant now, FileId id, Opening opening, AgentActions& actions, uint64_t handle) {
   look_at_time(now, actions);
   FileAgent& f = file(id);
-  f.close(opening, actions);
+  f.close(opening, handle, actions);
   settle(now, f, actions);
+}
+
+void Agent::directory_closed(FileId dir, uint64_t handle) {
+  if (FileAgent* f = find(dir)) f->directory_closed(handle);
 }
 
 void Agent::attributes(Instant now, Token token, FileId id, bool own, AgentActions& actions) {
@@ -161,21 +165,25 @@ bool Agent::has_no_xattrs(FileId id) {
   return true;
 }
 
-void Agent::flush(Instant now, Token token, FileId id, AgentActions& actions) {
+void Agent::flush(Instant now, Token token, FileId id, AgentActions& actions, Opener who,
+                  uint64_t asked) {
   look_at_time(now, actions);
   FileAgent& f = file(id);
-  f.flush(now, token, actions);
+  f.flush(token, actions, who, asked);
   settle(now, f, actions);
 }
 
 uint64_t Agent::sync_begins() const { return shared_->syncs++; }
 
-int32_t Agent::synced(FileId id, uint64_t begun, int32_t error, uint64_t asked) {
+int32_t Agent::synced(FileId id, uint64_t begun, int32_t error, uint64_t asked, Opener who,
+                      bool by_disk) {
   FileAgent* f = find(id);
-  return f == nullptr ? error : f->synced(begun, error, asked);
+  return f == nullptr ? error : f->synced(begun, error, asked, who, by_disk);
 }
 
-void Agent::changed_at_home(FileId id) { file(id).changed_at_home(); }
+void Agent::changed_at_home(FileId id, bool known) {
+  if (known) file(id).changed_at_home();
+}
 
 void Agent::truncate(Instant now, Token token, FileId id, uint64_t size, AgentActions& actions) {
   look_at_time(now, actions);
@@ -361,6 +369,12 @@ std::vector<KeptFile> Agent::kept_files() const {
 }
 
 uint64_t Agent::next_id() const { return shared_->next_id; }
+
+uint64_t Agent::next_sync() const { return shared_->syncs; }
+
+void Agent::take_over_syncs(uint64_t next_sync) {
+  shared_->syncs = std::max(shared_->syncs, next_sync);
+}
 
 void Agent::take_over(const KeptFile& kept, uint64_t next_id) {
   shared_->next_id = std::max(shared_->next_id, next_id);

@@ -27,6 +27,7 @@
 
 #include "base/time.h"
 #include "coherence/dirty_pool.h"
+#include "coherence/file_errors.h"
 #include "coherence/messages.h"
 #include "coherence/mistakes.h"
 
@@ -293,8 +294,9 @@ struct KeptFile {
   bool told_in_use = false;
   bool known_to_kernel = true;
   bool untold_time = false;
-  int32_t write_error = 0;
+  FileErrors::Kept errors;
   bool unsynced = false;
+  uint64_t unsynced_since = 0;    // of sync_begins(); 0: not known
   uint64_t kernel_size_most = 0;  // what the kernel may take the size for
   std::optional<Access> told_access = {};
   std::vector<Recall> recalls;  // not acked
@@ -335,7 +337,10 @@ class Agent {
                   AgentActions& actions);
   // ReplyOpened when the handle may be given out.
   void open(Instant now, Token token, FileId file, Opening opening, AgentActions& actions);
-  void close(Instant now, FileId file, Opening opening, AgentActions& actions);
+  // `handle`: that of flush() and synced().
+  void close(Instant now, FileId file, Opening opening, AgentActions& actions, uint64_t handle = 0);
+  // The same of a directory's stream, of which there is no open().
+  void directory_closed(FileId dir, uint64_t handle);
   // `own`: asked for by SettleSize; answered at once, EAGAIN without a lease.
   void attributes(Instant now, Token token, FileId file, bool own, AgentActions& actions);
   // Takes (or has) an Entries lease on a directory: ReplyEntries.
@@ -352,16 +357,21 @@ class Agent {
   // attribute. The kernel may keep that as long
   // as the attributes.
   bool has_no_xattrs(FileId file);
-  // Everything dirty of the file to the home: ReplyFlushed.
-  void flush(Instant now, Token token, FileId file, AgentActions& actions);
+  // Everything dirty of the file to the home: ReplyFlushed. `asked`: what sync_begins() said when
+  // the caller began to wait, if that was before (a write with O_SYNC).
+  void flush(Instant now, Token token, FileId file, AgentActions& actions, Opener who = {},
+             uint64_t asked = UINT64_MAX);
   // S1, an fsync: when flush() has been answered, the home is asked to sync the file (SyncCall);
   // `begun` tells what sync_begins() said before that was sent. Returns what the fsync is to say:
-  // `error`, or EIO when the home's disk has lost what had been flushed. `asked`: another number
-  // of sync_begins(), of when the caller began to wait, before flush() or the write it is for.
+  // `error`, or what `who` or this very fsync has to hear of (file_errors.h). `by_disk`: `error` is
+  // what the home's disk says, and others are to hear of it, too.
   uint64_t sync_begins() const;
-  int32_t synced(FileId file, uint64_t begun, int32_t error, uint64_t asked = UINT64_MAX);
+  int32_t synced(FileId file, uint64_t begun, int32_t error, uint64_t asked = UINT64_MAX,
+                 Opener who = {}, bool by_disk = false);
   // The home has carried out a call of this node that changes the file: the same counts for it.
-  void changed_at_home(FileId file);
+  // `known`: to the kernel. Nobody can ask for an fsync of another, and it is never forgotten
+  // again.
+  void changed_at_home(FileId file, bool known = true);
   // A size-changing SETATTR (or an O_TRUNC open) is unanswered from here until truncate_done().
   void truncate(Instant now, Token token, FileId file, uint64_t size, AgentActions& actions);
   // `under_lock`: the kernel holds the inode's lock from the request until all is cut (SETATTR; not
@@ -431,6 +441,9 @@ class Agent {
   // Of the daemon before; before any other event. `next_id`: beyond those it has used. What it was
   // asked by the home comes again, by receive(), after took_over().
   void take_over(const KeptFile& kept, uint64_t next_id);
+  // Of the fsyncs of all agents of the home; before take_over().
+  uint64_t next_sync() const;
+  void take_over_syncs(uint64_t next_sync);
   // When the requests the kernel had waiting are here again: begins to purge what it shows.
   // `same_session`: the home knows this node still; otherwise as with reset(Kept).
   void took_over(Instant now, bool same_session, AgentActions& actions);

@@ -1,4 +1,6 @@
 // Scenarios of a file that goes from one daemon of its node to the next.
+#include <cerrno>
+
 #include "coherence/agent.h"
 #include "coherence/agent_test_world.h"
 
@@ -100,6 +102,71 @@ TEST(AgentHandoverTest, DirtyBytesAndHalvesOfAppendsAreNotLeftBehind) {
   w.appends(5, kSize + (1 << 20), 100, 'P').discard();
   sync(w, 6);
   EXPECT_TRUE(w.agent.can_be_handed_over());
+}
+
+// A file that is open twice, with bytes that were flushed to an origin that then lost its power.
+struct Lost : AgentWorld {
+  Lost() {
+    has_attributes(Exclusive, kSize).has(Exclusive, pages(0, 15));
+    opens(1, false).expect("opened 1").opens(2, false).expect("opened 2");
+    writes(3, 0, 4096, 'W').expect("written 3 @0+4096");
+    sync(*this, 4);
+  }
+  void loses() { resets(Agent::Dirty::Kept, true).discard(); }
+};
+const Opener kOne{.handle = 1, .next = 3}, kOther{.handle = 2, .next = 3};
+
+int32_t syncs_now(AgentWorld& w, const Opener& who) {
+  return w.agent.synced(w.file, w.agent.sync_begins(), 0, UINT64_MAX, who);
+}
+
+TEST(AgentHandoverTest, WhoHasNotHeardOfALossHearsOfItFromTheNextDaemon) {
+  Lost before;
+  before.loses();
+  EXPECT_EQ(syncs_now(before, kOne), EIO);
+  AgentWorld w;
+  w.agent.take_over_syncs(before.agent.next_sync());
+  w.takes_over(kept_of(before)).took_over(true).discard();
+  EXPECT_EQ(syncs_now(w, kOne), 0) << "told";
+  EXPECT_EQ(syncs_now(w, kOther), EIO);
+  EXPECT_EQ(syncs_now(w, kOther), 0) << "told";
+}
+
+TEST(AgentHandoverTest, AnFsyncThatHadBegunBeforeTheLossTellsOfItAfterAnUpgrade) {
+  Lost before;
+  const uint64_t asked = before.agent.sync_begins();
+  before.loses();
+  EXPECT_EQ(syncs_now(before, kOne), EIO);
+  AgentWorld w;
+  w.agent.take_over_syncs(before.agent.next_sync());
+  w.takes_over(kept_of(before)).took_over(true).discard();
+  EXPECT_EQ(w.agent.synced(w.file, w.agent.sync_begins(), 0, asked, kOne), EIO);
+  EXPECT_EQ(syncs_now(w, kOne), 0);
+}
+
+// The home has synced what it had when it was asked, and the reply comes to the next daemon.
+TEST(AgentHandoverTest, ASyncOfBeforeSaysNothingOfWhatWasFlushedAfterItBegan) {
+  Lost before;
+  const uint64_t begun = before.agent.sync_begins();
+  before.writes(5, 4096, 4096, 'X').expect("written 5 @4096+4096");
+  sync(before, 6);
+  AgentWorld w;
+  w.agent.take_over_syncs(before.agent.next_sync());
+  w.takes_over(kept_of(before)).took_over(true).discard();
+  EXPECT_EQ(w.agent.synced(w.file, begun, 0), 0);
+  w.resets(Agent::Dirty::Kept, true).discard();
+  EXPECT_EQ(syncs_now(w, kOne), EIO);
+}
+
+TEST(AgentHandoverTest, ASyncOfAllThatWasFlushedCoversItAfterAnUpgrade) {
+  Lost before;
+  const uint64_t begun = before.agent.sync_begins();
+  AgentWorld w;
+  w.agent.take_over_syncs(before.agent.next_sync());
+  w.takes_over(kept_of(before)).took_over(true).discard();
+  EXPECT_EQ(w.agent.synced(w.file, begun, 0), 0);
+  w.resets(Agent::Dirty::Kept, true).discard();
+  EXPECT_EQ(syncs_now(w, kOne), 0);
 }
 
 TEST(AgentHandoverTest, RecallsThatWaitAreKept) {

@@ -120,6 +120,13 @@ TEST(AgentPowerTest, WhatIsToBeToldIsForgottenWithTheFileOnly) {
   EXPECT_EQ(w.agent.counts().files, 0u);
 }
 
+// Of a call whose caller was killed, and whose reply came after that.
+TEST(AgentPowerTest, AFileThatTheKernelDoesNotKnowIsNotKept) {
+  AgentWorld w;
+  w.agent.changed_at_home(w.file, false);
+  EXPECT_EQ(w.agent.counts().files, 0u);
+}
+
 TEST(AgentPowerTest, AllFsyncsUnderWayTellWhatWasLost) {
   Flushed w;
   const uint64_t one = w.agent.sync_begins(), other = w.agent.sync_begins();
@@ -127,6 +134,34 @@ TEST(AgentPowerTest, AllFsyncsUnderWayTellWhatWasLost) {
   EXPECT_EQ(w.agent.synced(w.file, one, 0), EIO);
   EXPECT_EQ(w.agent.synced(w.file, other, 0), EIO);
   EXPECT_EQ(w.agent.synced(w.file, w.agent.sync_begins(), 0), 0) << "told";
+}
+
+// As with Linux's errseq_t.
+TEST(AgentPowerTest, EachFileThatWasOpenHearsOfItOnce) {
+  Flushed w;
+  w.opens(10, false).expect("opened 10");
+  origin_loses_power(w);
+  const Opener one{.handle = 1, .next = 3}, other{.handle = 2, .next = 3}, later{3, 4};
+  w.syncs(3, one).expect("flushed 3 error 5");
+  w.syncs(4, one).expect("flushed 4");
+  w.syncs(5, later).expect("flushed 5");
+  w.syncs(6, other).expect("flushed 6 error 5");
+  w.syncs(7, other).expect("flushed 7");
+}
+
+TEST(AgentPowerTest, WhatTheDiskSaysToOneTheOthersHearToo) {
+  for (const bool by_disk : {true, false}) {
+    Flushed w;
+    const Opener one{.handle = 1, .next = 3}, other{.handle = 2, .next = 3};
+    const uint64_t under_way = w.agent.sync_begins();
+    EXPECT_EQ(w.agent.synced(w.file, w.agent.sync_begins(), ENOSPC, UINT64_MAX, one, by_disk),
+              ENOSPC);
+    EXPECT_EQ(w.agent.synced(w.file, under_way, 0, UINT64_MAX, one), by_disk ? ENOSPC : 0)
+        << "under way beside it";
+    EXPECT_EQ(w.agent.synced(w.file, w.agent.sync_begins(), 0, UINT64_MAX, one), 0) << "told";
+    EXPECT_EQ(w.agent.synced(w.file, w.agent.sync_begins(), 0, UINT64_MAX, other),
+              by_disk ? ENOSPC : 0);
+  }
 }
 
 TEST(AgentPowerTest, WithoutThatOnlyOneTells) {

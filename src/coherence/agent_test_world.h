@@ -94,8 +94,9 @@ class AgentWorld {
     return event(
         [&] { agent.open(now_, token, file, {.reads = true, .may_map = may_map}, actions_); });
   }
-  AgentWorld& closes(bool may_map) {
-    return event([&] { agent.close(now_, file, {.reads = true, .may_map = may_map}, actions_); });
+  AgentWorld& closes(bool may_map, uint64_t handle = 0) {
+    return event(
+        [&] { agent.close(now_, file, {.reads = true, .may_map = may_map}, actions_, handle); });
   }
   AgentWorld& opens_nameless(Token token) {
     return event([&] { agent.open(now_, token, file, {.reads = true, .told = true}, actions_); });
@@ -113,8 +114,8 @@ class AgentWorld {
   AgentWorld& lists(Token token) {
     return event([&] { agent.entries(now_, token, file, actions_); });
   }
-  AgentWorld& syncs(Token token) {
-    return event([&] { agent.flush(now_, token, file, actions_); });
+  AgentWorld& syncs(Token token, Opener who = {}) {
+    return event([&] { agent.flush(now_, token, file, actions_, who); });
   }
   AgentWorld& truncates(Token token, uint64_t size) {
     return event([&] { agent.truncate(now_, token, file, size, actions_); });

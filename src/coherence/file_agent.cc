@@ -136,8 +136,7 @@ bool FileAgent::advance(Instant now, Request& request, AgentActions& actions) {
 }
 
 void FileAgent::answer_flush(const Request& request, AgentActions& actions) {
-  const int32_t told = std::exchange(write_error_, 0);
-  actions.push_back(ReplyFlushed{request.token, request.lost ? EIO : told});
+  actions.push_back(ReplyFlushed{request.token, errors_.tell(request.who, request.asked)});
 }
 
 bool FileAgent::may_write() const {
@@ -212,7 +211,7 @@ bool FileAgent::done() const {
          size_pushes_.empty() && kernel_.purges_in_flight() == 0 && kernel_.resident().empty() &&
          (kernel_size_.nothing_told() || shared_.options.settle_ns == 0) &&
          // What an fsync has to tell is kept as long as the kernel knows the file.
-         (forgotten_ || (write_error_ == 0 && unsynced_ == 0 && lost_at_ == 0));
+         (forgotten_ || (errors_.empty() && unsynced_ == 0));
 }
 
 LeaseMode FileAgent::held(Resource resource, uint64_t page) const {

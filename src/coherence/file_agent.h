@@ -100,12 +100,13 @@ class FileAgent {
   void write_back(Instant now, uint64_t offset, const Bytes& bytes, Timestamp now_wall,
                   AgentActions& actions);
   void open(Token token, Opening opening);
-  void close(Opening opening, AgentActions& actions);
+  void close(Opening opening, uint64_t handle, AgentActions& actions);
+  void directory_closed(uint64_t handle) { errors_.closed(handle, true); }
   void attributes(Instant now, Token token);
   void own_attributes(Token token, AgentActions& actions);
   void entries(Token token);
-  void flush(Instant now, Token token, AgentActions& actions);
-  int32_t synced(uint64_t begun, int32_t error, uint64_t asked);
+  void flush(Token token, AgentActions& actions, Opener who, uint64_t asked);
+  int32_t synced(uint64_t begun, int32_t error, uint64_t asked, Opener who, bool by_disk);
   void changed_at_home() {
     known_to_kernel();
     not_synced();
@@ -164,7 +165,7 @@ class FileAgent {
     return dirty_.empty() && !dirty_attributes_.has_size && !dirty_attributes_.has_mtime &&
            flights_.empty();
   }
-  bool owes() const { return !dirty_.empty() || !flights_.empty() || write_error_ != 0; }
+  bool owes() const { return !dirty_.empty() || !flights_.empty() || errors_.owes(opens_); }
   bool waits_to_flush() const {
     return dirty_.has_unsent() || dirty_attributes_.has_mtime || dirty_attributes_.has_size;
   }
@@ -233,7 +234,8 @@ class FileAgent {
     uint64_t tell = 0;
     bool refused = false;
     uint64_t flush_upto = 0;  // flush: done when no flush up to this id is under way
-    bool lost = false;        // flush: what it may wait for was lost meanwhile (S1)
+    Opener who;               // flush
+    uint64_t asked = 0;       // flush: of sync_begins()
     int32_t error = 0;        // answer with this
   };
   struct PendingRecall {
@@ -322,7 +324,7 @@ class FileAgent {
   void void_data(PageRange range);
   void touch(PageRange range);
   void not_synced() { unsynced_ = shared_.syncs; }
-  void tell_loss();
+  void note_error(int32_t error);
   void answer_flush(const Request& request, AgentActions& actions);
   void known_to_kernel();
   void set_dirty_bytes(uint64_t before);
@@ -459,12 +461,10 @@ class FileAgent {
   uint64_t claim_ = 0;  // under way
   bool claim_held_ = false;
   std::optional<AppendTurn> turn_;
-  int32_t write_error_ = 0;  // a flush failed at the home; told once, at fsync or close
+  FileErrors errors_;  // what fsyncs are to tell: a flush failed, or bytes are lost
   // The home has something of the file that was written or seen here, and that no fsync of this
   // node has brought to its disk: since the fsync of that number; 0: nothing.
   uint64_t unsynced_ = 0;
-  // The first fsync since that was lost: all before it tell of it. 0: never.
-  uint64_t lost_at_ = 0;
   std::list<Request> requests_;  // in order of arrival
   // Whether one of them may be active: thousands of waiting fills need not look for it each.
   bool some_active_ = false;

@@ -74,7 +74,7 @@ void FileAgent::rescue_dirty(AgentActions& actions) {
   }
   const auto rescue = [&](std::vector<Extent> extents) {
     for (const Extent& extent : extents) shared_.statistics.rescued_bytes += extent.bytes.size();
-    write_error_ = EIO;
+    note_error(EIO);
     actions.push_back(Rescue{id_, std::move(extents), attributes});
   };
   for (auto& [id, flight] : flights_) {
@@ -97,21 +97,22 @@ void FileAgent::rescue_dirty(AgentActions& actions) {
 
 // What was learnt while the home synced the file is told, too: a sync after a power failure says
 // nothing of what that took.
-int32_t FileAgent::synced(uint64_t begun, int32_t error, uint64_t asked) {
-  if (error != 0) return error;
+int32_t FileAgent::synced(uint64_t begun, int32_t error, uint64_t asked, Opener who, bool by_disk) {
+  if (error != 0) {
+    // The disk has told it to this one, and will not tell it again.
+    if (by_disk) {
+      note_error(error);
+      (void)errors_.tell(who, shared_.syncs);
+    }
+    return error;
+  }
   if (unsynced_ <= begun) unsynced_ = 0;
-  const int32_t told = std::exchange(write_error_, 0);
-  return std::min(begun, asked) < lost_at_ ? EIO : told;
+  return errors_.tell(who, std::min(begun, asked));
 }
 
-// "Once" is for those that come later: whoever waits already may wait for what is lost, and hears
-// of it beside others.
-void FileAgent::tell_loss() {
-  write_error_ = EIO;
-  if (shared_.options.mistakes.has(Mistake::TellLossToOne)) return;
-  lost_at_ = shared_.syncs;
-  for (Request& request : requests_)
-    if (request.kind == Kind::Flush) request.lost = true;
+// Each fsync has a number of its own: the one that begins next is not less than this.
+void FileAgent::note_error(int32_t error) {
+  errors_.add(error, shared_.options.mistakes.has(Mistake::TellLossToOne) ? 0 : shared_.syncs);
 }
 
 // The file is at least this long, without a word from the home. Others who have the Attributes may

@@ -24,8 +24,9 @@ KeptFile FileAgent::kept() const {
                .told_in_use = told_in_use_,
                .known_to_kernel = !forgotten_,
                .untold_time = untold_time_,
-               .write_error = write_error_,
+               .errors = errors_.kept(),
                .unsynced = unsynced_ != 0,
+               .unsynced_since = unsynced_,
                .kernel_size_most = kernel_size_.at_most(),
                .told_access = told_access_,
                .recalls = {},
@@ -52,8 +53,11 @@ void FileAgent::take_over(const KeptFile& kept) {
   told_in_use_ = kept.told_in_use;
   forgotten_ = !kept.known_to_kernel;
   untold_time_ = kept.untold_time;
-  write_error_ = kept.write_error;
-  if (kept.unsynced) not_synced();
+  errors_.take_over(kept.errors);
+  if (kept.unsynced) {
+    not_synced();
+    if (kept.unsynced_since != 0) unsynced_ = std::min(unsynced_, kept.unsynced_since);
+  }
   if (kept.kernel_size_most > 0) kernel_size_.told(kept.kernel_size_most);
   told_access_ = kept.told_access;
   // Any size that is there is at least this: so the first answer pushes the true one.

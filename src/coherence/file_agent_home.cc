@@ -97,7 +97,7 @@ void FileAgent::flush_acked(const FlushAck& message, AgentActions& actions) {
     not_synced();
   }
   flights_.erase(flight);
-  if (message.error != 0) write_error_ = message.error;
+  if (message.error != 0) note_error(message.error);
   if (shared_.options.mistakes.has(Mistake::StaleOverlay)) return;
   const uint64_t before = dirty_.bytes();
   PageSet clean = dirty_.acked(message.flush);
@@ -136,7 +136,7 @@ void FileAgent::reset(Instant now, Agent::Dirty dirty, AgentActions& actions, bo
   const uint64_t size = size_for_sure();
   if (disk_has_lost && std::exchange(unsynced_, 0) != 0 &&
       !shared_.options.mistakes.has(Mistake::ForgetUnsynced))
-    tell_loss();
+    note_error(EIO);
   PageSet kept = kernel_.resident();
   kept.remove(not_exclusive(kept));
   keep_resident(kept_pages_);

@@ -77,7 +77,7 @@ void FileAgent::write_back(Instant now, uint64_t offset, const Bytes& bytes, Tim
   }
   if (fenced_) {
     shared_.statistics.rescued_bytes += bytes.size();
-    write_error_ = EIO;
+    note_error(EIO);
     actions.push_back(Rescue{id_, {{offset, bytes}}, {.has_mtime = true, .mtime = now_wall}});
     return;
   }
@@ -107,12 +107,13 @@ void FileAgent::open(Token token, Opening opening) {
   requests_.push_back(std::move(request));
 }
 
-void FileAgent::close(Opening opening, AgentActions& actions) {
+void FileAgent::close(Opening opening, uint64_t handle, AgentActions& actions) {
   VR_CHECK(opens_ > 0 && (!opening.may_map || mapping_opens_ > 0) &&
            (!opening.reads || reading_opens_ > 0));
   --opens_;
   if (gone_opens_ > 0) --gone_opens_;  // whose closes come at once
   if (opens_ == 0) turn_.reset();
+  errors_.closed(handle, opens_ > 0);
   if (opening.may_map) --mapping_opens_;
   if (opening.reads) --reading_opens_;
   if (opens_ == 0 && told_in_use_) {
@@ -138,13 +139,16 @@ void FileAgent::entries(Token token) {
   requests_.push_back(std::move(request));
 }
 
-void FileAgent::flush(Instant, Token token, AgentActions& actions) {
+void FileAgent::flush(Token token, AgentActions& actions, Opener who, uint64_t asked) {
+  asked = std::min(asked, shared_.syncs++);
   send_dirty(PageRange::all(), true, actions);
   tell_time();
   Request request;
   request.kind = Kind::Flush;
   request.token = token;
   request.flush_upto = shared_.next_id;
+  request.who = who;
+  request.asked = asked;
   requests_.push_back(std::move(request));
 }
 

@@ -317,7 +317,7 @@ Status NodeDaemon::take_from_guardian() {
       const auto slot = node ? slots.find(*node) : slots.end();
       if (slot == slots.end()) continue;
       table.set_opens(slot->second, {file.opens, file.reading_opens, file.mapping_opens});
-      table.set_owes(slot->second, file.write_error != 0);
+      table.set_owes(slot->second, file.errors.error != 0);
     }
   }
   for (const auto& peer : peers_) tell_guardian_exports(*peer, peer->exports);

@@ -118,17 +118,18 @@ def a_stopped_node_that_was_missed_serves_nothing_old(cluster):
     path = cluster.path("b", "origin", "shared")
     cluster.put(path, "from the beginning")
     reader = cluster.program("""
-fd = os.open(A[0], os.O_RDWR)
+fd, other = os.open(A[0], os.O_RDWR), os.open(A[0], os.O_RDONLY)
 os.pread(fd, 100, 0)
 os.pwrite(fd, b'OLD', 0)
 ready()
 sys.stdin.readline()
 print(os.pread(fd, 9, 0).decode(), flush=True)
-try:
-    os.fsync(fd)
-    print('synced', flush=True)
-except OSError as e:
-    print(errno.errorcode[e.errno], flush=True)
+for each in fd, other, fd:
+    try:
+        os.fsync(each)
+        print('synced', flush=True)
+    except OSError as e:
+        print(errno.errorcode[e.errno], flush=True)
 """, path)
     check(reader.stdout.readline().strip() == "ready", "b has it dirty")
     cluster.signal("b", signal.SIGSTOP)
@@ -138,7 +139,8 @@ except OSError as e:
     time.sleep(0.2)
     cluster.signal("b", signal.SIGCONT)
     check(reader.stdout.readline().strip() == "NEWER FIL", "b sees what c wrote")
-    check(reader.stdout.readline().strip() == "EIO", "fsync tells the loss")
+    check([reader.stdout.readline().strip() for _ in range(3)] == ["EIO", "EIO", "synced"],
+          "fsync tells the loss, once for each open file")
     check(cluster.get(cluster.path("c", "origin", "shared")).startswith("NEWER FILE"), "nothing old came over it")
     listed = wait_until("the bytes are kept", lambda: [
         line for line in cluster.recover("b", "list").stdout.splitlines() if line.endswith("/shared")])
@@ -344,18 +346,43 @@ while line := sys.stdin.readline():
     check(ask("1") == ["ok"] * 4, "a daemon that is started again has lost nothing")
     with open(cluster.disk("origin", "flushed"), "rb") as f:
         wait_until("what was written then is flushed", lambda: os.pread(f.fileno(), 1, 0) == b"y")
-    cluster.kill("origin")
-    life = os.path.join(cluster.nodes["origin"].state, "home", "disk")
-    with open(life) as f:
-        head, body = f.read().split("\n", 1)
-    with open(life, "w") as f:
-        f.write(head + "\nanother-" + body)
-    cluster.start("origin")
-    cluster.wait_ready("origin")
+    cluster.lose_power("origin")
     check(ask("2") == ["ok", "EIO", "ok", "EIO"], "of what had not been synced fsync tells")
     check(ask("3") == ["ok"] * 4, "once")
     child.stdin.close()
     child.wait(60)
+
+
+# Writes more than the disk has through the first of three descriptors, then syncs each twice, and one opened afterwards.
+OVERFLOW = """
+fds = [os.open(A[0], os.O_RDWR | os.O_CREAT, 0o644) for _ in range(3)]
+def told(fd):
+    try:
+        os.fsync(fd)
+        return 'ok'
+    except OSError as e:
+        return errno.errorcode[e.errno]
+for k in range(4):
+    os.pwrite(fds[0], b'x' * (1 << 20), k << 20)
+said = [told(fd) for fd in fds + fds]
+print(*said, told(os.open(A[0], os.O_RDWR)))
+"""
+
+
+@case(nodes=("origin", "b"))
+def a_full_disk_is_told_to_each_open_file_once(cluster):
+    export = cluster.nodes["origin"].export
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", export], check=True)
+    try:
+        cluster.start_all()
+        want = "ENOSPC ENOSPC ENOSPC ok ok ok ok"
+        for node in ("b", "origin"):
+            said = cluster.run(OVERFLOW, cluster.path(node, "origin", "full"))
+            check(said == want, f"at {node}: {said}")
+            os.remove(cluster.disk("origin", "full"))
+    finally:
+        cluster.kill("origin")
+        subprocess.run(["umount", "-l", export], check=False)
 
 
 @case()

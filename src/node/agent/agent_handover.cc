@@ -40,6 +40,7 @@ KeptHome AgentService::kept() {
   for (auto& shard : shards_) {
     std::lock_guard lock(shard->mutex);
     out.next_id = std::max(out.next_id, shard->agent.next_id() + kIdsBetween);
+    out.next_sync = std::max(out.next_sync, shard->agent.next_sync());
     for (KeptFile& file : shard->agent.kept_files()) {
       if (local_) {  // a home that begins anew has given and asked nothing
         file.seen = 0;
@@ -51,6 +52,11 @@ KeptHome AgentService::kept() {
     }
   }
   out.next_call = next_call_.load() + kIdsBetween;
+  {
+    std::lock_guard lock(syncs_mutex_);
+    for (const auto& [request, syncing] : syncs_) out.syncs.push_back(syncing.sync);
+  }
+  std::ranges::sort(out.syncs, {}, &KeptHome::Sync::request);
   // A home on this machine begins anew, has carried out nothing that it has not replied to, and
   // tells itself which locks are held.
   if (local_) return out;
@@ -63,6 +69,15 @@ KeptHome AgentService::kept() {
 }
 
 void AgentService::take_over(const KeptHome& kept) {
+  for (auto& shard : shards_) {
+    std::lock_guard lock(shard->mutex);
+    shard->agent.take_over_syncs(kept.next_sync);
+  }
+  {
+    std::lock_guard lock(syncs_mutex_);
+    for (const KeptHome::Sync& sync : kept.syncs)
+      syncs_.insert_or_assign(sync.request, Syncing{.sync = sync, .inherited = true});
+  }
   for (const KeptFile& file : kept.files) {
     Shard& shard = shard_of(file.file);
     std::lock_guard lock(shard.mutex);

@@ -108,10 +108,16 @@ void AgentService::open(FileId file, Opening opening, Then then, uint32_t tid) {
   });
 }
 
-void AgentService::close(FileId file, Opening opening) {
+void AgentService::close(FileId file, Opening opening, uint64_t handle) {
   with(shard_of(file), [&](Agent& agent, Instant now, AgentActions& actions) {
-    agent.close(now, file, opening, actions);
+    agent.close(now, file, opening, actions, handle);
   });
+}
+
+void AgentService::directory_closed(FileId dir, uint64_t handle) {
+  Shard& shard = shard_of(dir);
+  std::lock_guard lock(shard.mutex);
+  shard.agent.directory_closed(dir, handle);
 }
 
 void AgentService::attributes(Waiting waiting, FileId file, bool own, Then then) {
@@ -126,29 +132,67 @@ void AgentService::attributes(Waiting waiting, FileId file, bool own, Then then)
   });
 }
 
-void AgentService::flush(Waiting waiting, FileId file, Then then) {
-  Shard& shard = shard_of(file);
+void AgentService::flush(Waiting waiting, const Sync& sync, Then then) {
+  uint64_t asked = UINT64_MAX;
+  {
+    std::lock_guard lock(syncs_mutex_);
+    if (auto it = syncs_.find(sync.request); it != syncs_.end()) asked = it->second.sync.asked;
+  }
+  Shard& shard = shard_of(sync.file);
   with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
     agent.flush(
         now,
-        add_pending(shard,
-                    {.file = file, .waiting = waiting, .then = std::move(then), .what = "fsync"}),
-        file, actions);
+        add_pending(
+            shard,
+            {.file = sync.file, .waiting = waiting, .then = std::move(then), .what = "fsync"}),
+        sync.file, actions, sync.who, asked);
   });
 }
 
-uint64_t AgentService::sync_begins(FileId file) {
-  Shard& shard = shard_of(file);
+void AgentService::sync_asked(const Sync& sync) {
+  Shard& shard = shard_of(sync.file);
   std::lock_guard lock(shard.mutex);
-  return shard.agent.sync_begins();
+  std::lock_guard syncs(syncs_mutex_);
+  auto [it, fresh] = syncs_.try_emplace(sync.request);
+  it->second.inherited = false;
+  if (fresh)
+    it->second.sync = {
+        .request = sync.request, .asked = shard.agent.sync_begins(), .begun = UINT64_MAX};
 }
 
-int AgentService::synced(FileId file, uint64_t begun, int error, uint64_t asked) {
-  Shard& shard = shard_of(file);
+void AgentService::sync_begins(const Sync& sync) {
+  Shard& shard = shard_of(sync.file);
   std::lock_guard lock(shard.mutex);
-  const int told = shard.agent.synced(file, begun, error, asked);
-  note_debts(shard.agent, file);
+  std::lock_guard syncs(syncs_mutex_);
+  auto it = syncs_.find(sync.request);
+  // The daemon before may have made the call, and what was flushed since is not in it.
+  if (it != syncs_.end() && it->second.sync.begun == UINT64_MAX)
+    it->second.sync.begun = shard.agent.sync_begins();
+}
+
+int AgentService::synced(const Sync& sync, const Reply& reply) {
+  Shard& shard = shard_of(sync.file);
+  std::lock_guard lock(shard.mutex);
+  KeptHome::Sync moments;
+  {
+    std::lock_guard syncs(syncs_mutex_);
+    auto it = syncs_.find(sync.request);
+    if (it == syncs_.end()) return reply.error;
+    moments = it->second.sync;
+    syncs_.erase(it);
+  }
+  // What was given up here has no number of a call.
+  const bool by_disk =
+      reply.call != 0 && (reply.error == EIO || reply.error == ENOSPC || reply.error == EDQUOT);
+  const int told =
+      shard.agent.synced(sync.file, moments.begun, reply.error, moments.asked, sync.who, by_disk);
+  note_debts(shard.agent, sync.file);
   return told;
+}
+
+void AgentService::sync_ended(const Sync& sync) {
+  std::lock_guard lock(syncs_mutex_);
+  syncs_.erase(sync.request);
 }
 
 bool AgentService::may_be_mapped(FileId file) {

@@ -313,7 +313,8 @@ void AgentService::receive(ToAgent&& message) {
       for (FileId changed : changed_files(pending.call.operation)) {
         Shard& shard = shard_of(changed);
         std::lock_guard lock(shard.mutex);
-        shard.agent.changed_at_home(changed);
+        // As in forget().
+        shard.agent.changed_at_home(changed, environment_.inodes->find(this, changed).has_value());
       }
     pending.then(std::move(*reply));
     return;

@@ -111,15 +111,26 @@ class AgentService {
   bool write_now(Waiting waiting, FileId file, Placement at, std::span<const std::byte> bytes);
   void write_back(FileId file, uint32_t slot, uint64_t offset, Bytes bytes);
   void open(FileId file, coherence::Opening opening, Then then, uint32_t tid = 0);
-  void close(FileId file, coherence::Opening opening);
+  void close(FileId file, coherence::Opening opening, uint64_t handle = 0);
+  void directory_closed(FileId dir, uint64_t handle);
   // `own`: of a thread in OwnView::ask().
   void attributes(Waiting waiting, FileId file, bool own, Then then);
   // Another answer has the kernel take this for the file's size.
   void size_told(FileId file, uint64_t size);
-  void flush(Waiting waiting, FileId file, Then then);
-  // As Agent has them: around the SyncCall that follows a flush.
-  uint64_t sync_begins(FileId file);
-  int synced(FileId file, uint64_t begun, int error, uint64_t asked = UINT64_MAX);
+  // An fsync, or a write with O_SYNC: the request (Waiting::request) by which it came, and by which
+  // the next daemon knows that it had begun before.
+  struct Sync {
+    FileId file;
+    coherence::Opener who;
+    uint64_t request = 0;
+  };
+  // Agent::sync_begins() of when the caller began to wait; ends with synced() or sync_ended().
+  void sync_asked(const Sync& sync);
+  void flush(Waiting waiting, const Sync& sync, Then then);
+  // As Agent has it: before the SyncCall that follows a flush, and after it.
+  void sync_begins(const Sync& sync);
+  int synced(const Sync& sync, const coherence::Reply& reply);
+  void sync_ended(const Sync& sync);
   // `tid`: the thread that waits. Not interruptible: the kernel's side has begun.
   void truncate(uint32_t tid, FileId file, uint64_t size, Then ready);
   // The home has replied, or nobody waits for that: `then` when the kernel may hear of it. `told`:
@@ -323,7 +334,13 @@ class AgentService {
   std::mutex calls_mutex_;
   std::unordered_map<uint64_t, PendingCall> calls_;
   std::unordered_map<uint64_t, uint64_t> inherited_;  // request to call
-  std::vector<coherence::ToAgent> asked_before_;      // by the home; for took_over()
+  struct Syncing {
+    KeptHome::Sync sync;
+    bool inherited = false;  // and its request has not come again
+  };
+  std::mutex syncs_mutex_;                        // with a shard's, or alone
+  std::unordered_map<uint64_t, Syncing> syncs_;   // by request
+  std::vector<coherence::ToAgent> asked_before_;  // by the home; for took_over()
   std::mutex held_mutex_;
   bool holding_ = false;
   std::vector<HelperThreads::Job> held_;

@@ -136,6 +136,10 @@ void AgentService::took_over(bool same_session) {
     std::lock_guard lock(calls_mutex_);
     inherited_.clear();  // all that was waited for is here again
   }
+  {
+    std::lock_guard lock(syncs_mutex_);
+    std::erase_if(syncs_, [](const auto& entry) { return entry.second.inherited; });
+  }
   for (auto& shard : shards_)
     with(*shard, [&](Agent& agent, Instant now, AgentActions& actions) {
       agent.took_over(now, same_session, actions);

@@ -19,6 +19,15 @@ struct KeptHome {
     uint64_t request = 0;  // of the kernel, without the resend bit; 0: of none
   };
   std::vector<Call> calls;  // not replied to
+  // An fsync that is under way, with the moments (Agent::sync_begins()) from when it was asked for,
+  // and from when the home was; UINT64_MAX: not yet. It speaks of what was before them.
+  struct Sync {
+    uint64_t request = 0;
+    uint64_t asked = 0, begun = 0;
+    bool operator==(const Sync&) const = default;
+  };
+  std::vector<Sync> syncs;
+  uint64_t next_sync = 0;
 };
 
 // Of the kernel, beside the inodes.

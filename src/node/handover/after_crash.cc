@@ -76,7 +76,7 @@ Handover handover_of(const Config& config, const Salvage& salvage, const Guardia
     kept.opens = inode.opens.all;
     kept.reading_opens = inode.opens.reading;
     kept.mapping_opens = inode.opens.mapping;
-    kept.write_error = inode.owes ? EIO : 0;
+    kept.errors.error = inode.owes ? EIO : 0;
     kept.kernel_size_most = INT64_MAX;
     out.homes[inode.home].kept.files.push_back(kept);
   }

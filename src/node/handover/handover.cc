@@ -87,13 +87,16 @@ flatbuffers::Offset<fb::KeptFile> Writer::kept_file(const KeptFile& f) {
   for (const ShowSize& s : f.shows) shows.emplace_back(s.show, s.size);
   const auto recall_offset = recalls.empty() ? 0 : builder_.CreateVectorOfStructs(recalls);
   const auto show_offset = shows.empty() ? 0 : builder_.CreateVectorOfStructs(shows);
+  const FileErrors::Kept& e = f.errors;
+  const auto heard_offset = e.heard.empty() ? 0 : builder_.CreateVector(e.heard);
   const fb::File id = file(f.file);
   fb::Access access;
   if (f.told_access) access = {f.told_access->mode, f.told_access->uid, f.told_access->gid};
   return fb::CreateKeptFile(builder_, &id, f.opens, f.reading_opens, f.mapping_opens, f.seen,
-                            f.told_in_use, f.known_to_kernel, f.untold_time, f.write_error,
+                            f.told_in_use, f.known_to_kernel, f.untold_time, e.error,
                             f.kernel_size_most, f.told_access ? &access : nullptr, recall_offset,
-                            show_offset, f.unsynced);
+                            show_offset, f.unsynced, f.unsynced_since, e.at,
+                            e.told_before.has_value(), e.told_before.value_or(0), heard_offset);
 }
 
 flatbuffers::Offset<fb::Session> Writer::session(const net::KeptSession& s) {
@@ -116,13 +119,17 @@ flatbuffers::Offset<fb::Home> Writer::home(const Handover::Home& h) {
     locks.push_back(frame(wire::encode(ToHome(Call{.operation = lock})), 0));
   for (const KeptHome::Call& call : h.kept.calls)
     calls.push_back(frame(wire::encode(ToHome(call.call)), call.request));
+  std::vector<fb::Sync> syncs;
+  for (const KeptHome::Sync& s : h.kept.syncs) syncs.emplace_back(s.request, s.asked, s.begun);
+  const auto sync_offset = syncs.empty() ? 0 : builder_.CreateVectorOfStructs(syncs);
   const auto exports =
       frame(wire::encode(wire::Welcome{.node_name = h.name, .exports = h.exports}), 0);
   const auto session_offset = h.session ? session(*h.session) : Offset<fb::Session>(0);
-  return fb::CreateHome(
-      builder_, builder_.CreateString(h.name), builder_.CreateVector(files), h.kept.next_id,
-      h.kept.next_call, builder_.CreateVector(locks), builder_.CreateVector(calls), session_offset,
-      exports, h.bond.home_incarnation, h.bond.was_broken, h.bond.bringing_back, h.bond.disk_life);
+  return fb::CreateHome(builder_, builder_.CreateString(h.name), builder_.CreateVector(files),
+                        h.kept.next_id, h.kept.next_call, builder_.CreateVector(locks),
+                        builder_.CreateVector(calls), session_offset, exports,
+                        h.bond.home_incarnation, h.bond.was_broken, h.bond.bringing_back,
+                        h.bond.disk_life, sync_offset, h.kept.next_sync);
 }
 
 flatbuffers::Offset<fb::Mount> Writer::mount(const KeptMount& m) {
@@ -222,23 +229,28 @@ Result<wire::Encoded> encoded_of(const fb::Frame& frame) {
 }
 
 Result<KeptFile> file_of(const fb::KeptFile& f) {
-  KeptFile out{.file = id_of(*f.file()),
-               .opens = f.opens(),
-               .reading_opens = f.reading_opens(),
-               .mapping_opens = f.mapping_opens(),
-               .seen = f.seen(),
-               .told_in_use = f.told_in_use(),
-               .known_to_kernel = f.known_to_kernel(),
-               .untold_time = f.untold_time(),
-               .write_error = f.write_error(),
-               .unsynced = f.unsynced(),
-               .kernel_size_most = f.kernel_size_most(),
-               .told_access = {},
-               .recalls = {},
-               .shows = {}};
+  KeptFile out{
+      .file = id_of(*f.file()),
+      .opens = f.opens(),
+      .reading_opens = f.reading_opens(),
+      .mapping_opens = f.mapping_opens(),
+      .seen = f.seen(),
+      .told_in_use = f.told_in_use(),
+      .known_to_kernel = f.known_to_kernel(),
+      .untold_time = f.untold_time(),
+      .errors = {.error = f.write_error(), .at = f.error_at(), .told_before = {}, .heard = {}},
+      .unsynced = f.unsynced(),
+      .unsynced_since = f.unsynced_since(),
+      .kernel_size_most = f.kernel_size_most(),
+      .told_access = {},
+      .recalls = {},
+      .shows = {}};
   if (out.mapping_opens > out.reading_opens || out.reading_opens > out.opens)
     return malformed("handles of a file");
-  if (out.write_error < 0 || out.write_error > kErrnoMax) return malformed("an error");
+  if (out.errors.error < 0 || out.errors.error > kErrnoMax) return malformed("an error");
+  if (f.error_told()) out.errors.told_before = f.error_told_before();
+  if (f.error_heard() != nullptr)
+    out.errors.heard.assign(f.error_heard()->begin(), f.error_heard()->end());
   if (const fb::Access* a = f.told_access())
     out.told_access = Access{a->mode(), a->uid(), a->gid()};
   VR_TRY_VOID(each(f.recalls(), [&](const fb::Recall* r) -> Status {
@@ -306,6 +318,18 @@ Result<Handover::Home> home_of(const fb::Home& h) {
   VR_TRY_VOID(each(h.calls(), [&](const fb::Frame* frame) -> Status {
     VR_TRY(call, call_of(*frame));
     out.kept.calls.push_back({std::move(call), frame->request()});
+    return {};
+  }));
+  out.kept.next_sync = h.next_sync();
+  for (const KeptFile& file : out.kept.files)
+    if (file.errors.at > out.kept.next_sync || file.unsynced_since > out.kept.next_sync)
+      return malformed("a loss");
+  VR_TRY_VOID(each(h.syncs(), [&](const fb::Sync* s) -> Status {
+    // Numbers that are still to come would have every loss told, or none.
+    if (s->asked() >= out.kept.next_sync ||
+        (s->begun() >= out.kept.next_sync && s->begun() != UINT64_MAX))
+      return malformed("an fsync");
+    out.kept.syncs.push_back({s->request(), s->asked(), s->begun()});
     return {};
   }));
   if (h.session() != nullptr) {

@@ -58,8 +58,9 @@ Handover sample() {
                 .told_in_use = true,
                 .known_to_kernel = true,
                 .untold_time = true,
-                .write_error = 5,
+                .errors = {5, 9, 300, {40, 44}},
                 .unsynced = true,
+                .unsynced_since = 8,
                 .kernel_size_most = 8192,
                 .told_access = Access{0100644, 1, 2},
                 .recalls = {},
@@ -69,6 +70,8 @@ Handover sample() {
   other.kept.files = {file};
   other.kept.calls = {
       {Call{.call = 55, .caller = {1, 2, {3}}, .operation = SyncCall{kFile, true}}, 202}};
+  other.kept.syncs = {{202, 7, UINT64_MAX}, {204, 8, 9}};
+  other.kept.next_sync = 10;
   net::KeptSession session{
       .epoch = 8, .welcomed = true, .incarnation = 9, .session = 4, .lanes = {}};
   session.lanes.push_back({.received = 12, .first = 3, .queue = {}});
@@ -129,6 +132,8 @@ TEST(HandoverTest, WhatIsLeftIsFound) {
   EXPECT_EQ(file.file, kFile);
   EXPECT_EQ(file.seen, 17u);
   EXPECT_TRUE(file.unsynced);
+  EXPECT_EQ(file.unsynced_since, 8u);
+  EXPECT_EQ(file.errors, (FileErrors::Kept{5, 9, 300, {40, 44}}));
   EXPECT_EQ(file.told_access, (Access{0100644, 1, 2}));
   ASSERT_EQ(file.recalls.size(), 1u);
   EXPECT_EQ(file.recalls[0].range, (PageRange{3, 9}));
@@ -142,6 +147,8 @@ TEST(HandoverTest, WhatIsLeftIsFound) {
   ASSERT_EQ(other.session->lanes[0].queue.size(), 1u);
   EXPECT_EQ(other.session->lanes[0].queue[0].bulk_size, 5u);
   EXPECT_EQ(other.exports, h.homes[1].exports);
+  EXPECT_EQ(other.kept.syncs, h.homes[1].kept.syncs);
+  EXPECT_EQ(other.kept.next_sync, 10u);
   EXPECT_EQ(other.bond.home_incarnation, 9u);
   EXPECT_TRUE(other.bond.bringing_back);
   EXPECT_EQ(other.bond.disk_life, 77u);
@@ -197,6 +204,12 @@ TEST(HandoverTest, WhatCannotBeIsRefused) {
   h = sample();
   h.homes[1].kept.files[0].opens = 1;
   EXPECT_NE(why_refused(h).find("handles of a file"), std::string::npos) << why_refused(h);
+  h = sample();
+  h.homes[1].kept.syncs[0].asked = 10;
+  EXPECT_NE(why_refused(h).find("an fsync"), std::string::npos) << why_refused(h);
+  h = sample();
+  h.homes[1].kept.files[0].errors.at = 11;
+  EXPECT_NE(why_refused(h).find("a loss"), std::string::npos) << why_refused(h);
 }
 
 TEST(HandoverTest, ItGoesThroughMemory) {

@@ -131,6 +131,8 @@ void HomeService::put(UnpinFile&& a, std::vector<FileId>& touched) {
 void HomeService::put(FileIdle&& a, std::vector<FileId>& touched) {
   push_now(a.file, touched, [this, a] {
     store_of(a.file)->forget(a.file);
+    std::lock_guard lock(unsynced_mutex_);
+    refusals_.forget(a.file);
   });
 }
 

@@ -34,6 +34,9 @@ store::Store* HomeService::store_of(FileId file) const {
 }
 
 void HomeService::receive(NodeId node, ToHome&& message) {
+  for (uint32_t newest = newest_.load();
+       newest < node.value && !newest_.compare_exchange_weak(newest, node.value);) {
+  }
   if (!passes_grace(message)) {
     std::unique_lock lock(grace_mutex_);
     switch (grace_.admit(node, message)) {

@@ -25,6 +25,7 @@
 #include "node/home/file_queues.h"
 #include "node/home/home_state.h"
 #include "node/home/left_behind.h"
+#include "node/home/sync_refusals.h"
 #include "node/home/undone_work.h"
 #include "store/store.h"
 
@@ -273,6 +274,8 @@ class HomeService {
   std::function<uint64_t(NodeId)> incarnation_of_;
   mutable std::mutex unsynced_mutex_;
   coherence::UnsyncedFiles unsynced_;
+  SyncRefusals refusals_;
+  std::atomic<uint32_t> newest_{0};  // of the sessions that were heard of
   bool syncing_all_ = false;
   std::optional<Instant> all_changed_since_;  // seen by sync_when_due()
   std::vector<FileId> pinned_for_grace_;

@@ -30,14 +30,18 @@ Result<Outcome> HomeService::sync(const Running& running) {
   uint64_t begun = 0;
   {
     std::lock_guard lock(unsynced_mutex_);
+    refusals_.seen(NodeId{newest_.load()});
     begun = unsynced_.sync_begins();
     call.data_only = call.data_only && !unsynced_.needs_fsync(file);
   }
   auto outcome = store_of(file)->execute(running.call.caller, Operation(call));
-  if (outcome) {
-    std::lock_guard lock(unsynced_mutex_);
-    unsynced_.synced(file, begun);
-  }
+  const bool by_disk = !outcome && (outcome.error().code == EIO || outcome.error().code == ENOSPC ||
+                                    outcome.error().code == EDQUOT);
+  if (!outcome && !by_disk) return outcome;
+  std::lock_guard lock(unsynced_mutex_);
+  if (outcome) unsynced_.synced(file, begun);
+  const int told = refusals_.tell(file, running.node, outcome ? 0 : outcome.error().code);
+  if (outcome && told != 0) return fail(told, "the disk has refused something of it");
   return outcome;
 }
 

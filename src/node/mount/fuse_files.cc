@@ -276,17 +276,26 @@ void FuseServer::handle(const Context& c, const fuse::Write& r, fuse::ReceiveBuf
                    });
 }
 
+AgentService::Sync FuseServer::sync_by(const Context& c, const Inode& node, uint64_t fh) const {
+  return {
+      .file = node.file,
+      .who = {.handle = fh, .next = next_handle_.load(std::memory_order_relaxed) << kHandleShift},
+      .request = c.request};
+}
+
 void FuseServer::write_synced(const Context& c, const Inode& node, const fuse::Write& r,
                               Bytes bytes) {
   const bool data_only = (r.flags & O_SYNC) != O_SYNC;
-  const uint64_t asked = node.agent->sync_begins(node.file);
+  const AgentService::Sync wait = sync_by(c, node, r.fh);
+  node.agent->sync_asked(wait);
   node.agent->write(c.waiting(), node.file, placement_of(node, r), std::move(bytes),
-                    [this, c, node, data_only, asked](Answer wrote) {
+                    [this, c, node, data_only, wait](Answer wrote) {
                       if (wrote.error != 0) {
+                        node.agent->sync_ended(wait);
                         (void)c.channel->reply_error(c.unique, wrote.error);
                         return;
                       }
-                      sync(c, node, data_only, asked,
+                      sync(c, node, data_only, wait,
                            [c, wrote, half_done = HalfDone(half_done_)](int error) {
                              if (error != 0) {
                                (void)c.channel->reply_error(c.unique, error);
@@ -297,20 +306,24 @@ void FuseServer::write_synced(const Context& c, const Inode& node, const fuse::W
                     });
 }
 
-void FuseServer::sync(const Context& c, const Inode& node, bool data_only, uint64_t asked,
+void FuseServer::sync(const Context& c, const Inode& node, bool data_only,
+                      const AgentService::Sync& wait,
                       std::move_only_function<void(int error)> then) {
   node.agent->flush(
-      c.waiting(), node.file,
-      [this, c, node, data_only, asked, then = std::move(then)](Answer flushed) mutable {
+      c.waiting(), wait,
+      [this, c, node, data_only, wait, then = std::move(then)](Answer flushed) mutable {
         if (flushed.error != 0) {
+          node.agent->sync_ended(wait);
           then(flushed.error);
           return;
         }
-        const uint64_t begun = node.agent->sync_begins(node.file);
-        call(c, node.agent, SyncCall{node.file, data_only},
-             [node, begun, asked, then = std::move(then)](Reply&& reply) mutable {
-               then(node.agent->synced(node.file, begun, reply.error, asked));
-             });
+        node.agent->sync_begins(wait);
+        call(
+            c, node.agent, SyncCall{node.file, data_only},
+            [node, wait, then = std::move(then)](Reply&& reply) mutable {
+              then(node.agent->synced(wait, reply));
+            },
+            {}, [node, wait](Reply&&) { node.agent->sync_ended(wait); });
       });
 }
 
@@ -322,7 +335,7 @@ void FuseServer::handle(const Context& c, const fuse::Flush& r) {
 void FuseServer::handle(const Context& c, const fuse::Release& r) {
   if (auto node = inodes_.get(c.node)) {
     release_handle_locks(*node, r.fh);
-    node->agent->close(node->file, opening_of(r.fh));
+    node->agent->close(node->file, opening_of(r.fh), r.fh);
   }
   (void)c.channel->reply(c.unique);
   // After it: counted off twice it would be too few.
@@ -333,7 +346,9 @@ void FuseServer::handle(const Context& c, const fuse::Release& r) {
 void FuseServer::handle(const Context& c, const fuse::Fsync& r) {
   auto node = inode(c);
   if (!node) return;
-  sync(c, *node, r.data_only, node->agent->sync_begins(node->file), [c](int error) {
+  const AgentService::Sync wait = sync_by(c, *node, r.fh);
+  node->agent->sync_asked(wait);
+  sync(c, *node, r.data_only, wait, [c](int error) {
     if (error != 0) {
       (void)c.channel->reply_error(c.unique, error);
     } else {

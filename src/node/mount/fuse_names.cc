@@ -383,6 +383,7 @@ void FuseServer::handle(const Context& c, const fuse::ReleaseDir& r) {
     std::lock_guard lock(directories_mutex_);
     directories_.erase(r.fh);
   }
+  if (auto node = inodes_.get(c.node)) node->agent->directory_closed(node->file, r.fh);
   (void)c.channel->reply(c.unique);
 }
 
@@ -393,12 +394,21 @@ void FuseServer::handle(const Context& c, const fuse::FsyncDir& r) {
   }
   auto node = inode(c);
   if (!node) return;
-  const uint64_t begun = node->agent->sync_begins(node->file);
-  call(c, node->agent, SyncCall{node->file, r.data_only}, [this, c, node, begun](Reply&& reply) {
-    if (reply.error == ESTALE) reply.error = 0;  // removed: there is nothing to keep
-    reply.error = node->agent->synced(node->file, begun, reply.error);
-    reply_done(c, reply);
-  });
+  AgentService::Sync wait{.file = node->file, .who = {.handle = r.fh}, .request = c.request};
+  {
+    std::lock_guard lock(directories_mutex_);
+    wait.who.next = next_directory_;
+  }
+  node->agent->sync_asked(wait);
+  node->agent->sync_begins(wait);
+  call(
+      c, node->agent, SyncCall{node->file, r.data_only},
+      [this, c, node, wait](Reply&& reply) {
+        if (reply.error == ESTALE) reply.error = 0;  // removed: there is nothing to keep
+        reply.error = node->agent->synced(wait, reply);
+        reply_done(c, reply);
+      },
+      {}, [node, wait](Reply&&) { node->agent->sync_ended(wait); });
 }
 
 void FuseServer::read_root(const Context& c, const fuse::ReadDir& r, bool plus) {

@@ -183,9 +183,10 @@ class FuseServer {
   void truncate(const Context& c, const Inode& inode, coherence::SetAttributesCall call,
                 bool under_lock, AgentService::ThenReply then);
   void write_synced(const Context& c, const Inode& inode, const fuse::Write& r, Bytes bytes);
-  // `asked`: what sync_begins() said when the caller began to wait.
-  void sync(const Context& c, const Inode& inode, bool data_only, uint64_t asked,
+  // `wait`: of sync_asked().
+  void sync(const Context& c, const Inode& inode, bool data_only, const AgentService::Sync& wait,
             std::move_only_function<void(int error)> then);
+  AgentService::Sync sync_by(const Context& c, const Inode& inode, uint64_t fh) const;
 
   // fuse_locks.cc
   void handle(const Context& c, const fuse::GetLk& r);
