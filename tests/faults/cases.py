@@ -353,6 +353,46 @@ while line := sys.stdin.readline():
     child.wait(60)
 
 
+@case(nodes=("origin", "b"))
+def an_fsync_tells_of_lost_bytes_that_were_written_behind_the_mount_and_seen(cluster):
+    cluster.start_all()
+    if not cluster.status("origin")["exports"][0]["watched"]:
+        return  # nothing of this holds there: docs/promise.md
+    child = cluster.program("""
+fd = os.open(A[0], os.O_RDWR | os.O_CREAT, 0o644)
+os.pwrite(fd, b'mine', 0)
+os.fsync(fd)
+ready()
+sys.stdin.readline()
+while os.pread(fd, 4, 0) != b'OUTS':
+    time.sleep(0.01)
+ready()
+for line in sys.stdin:
+    try:
+        os.fsync(fd)
+        print('ok', flush=True)
+    except OSError as e:
+        print(errno.errorcode[e.errno], flush=True)
+""", cluster.path("b", "origin", "seen"))
+    check(child.stdout.readline().strip() == "ready", "the file is there")
+    recalls = cluster.counter("b", "recalls_received")
+    with open(cluster.disk("origin", "seen"), "r+b") as f:
+        f.write(b"OUTS")
+    # Before that a look may show the new bytes, and nobody tells that they are new.
+    wait_until("b is told of the change", lambda: cluster.counter("b", "recalls_received") > recalls)
+    child.stdin.write("look\n")
+    child.stdin.flush()
+    check(child.stdout.readline().strip() == "ready", "b has seen it")
+    cluster.lose_power("origin")
+    for want in ("EIO", "ok"):
+        child.stdin.write("sync\n")
+        child.stdin.flush()
+        said = child.stdout.readline().strip()
+        check(said == want, f"{said} instead of {want}")
+    child.stdin.close()
+    child.wait(60)
+
+
 # Writes more than the disk has through the first of three descriptors, then syncs each twice, and one opened afterwards.
 OVERFLOW = """
 fds = [os.open(A[0], os.O_RDWR | os.O_CREAT, 0o644) for _ in range(3)]

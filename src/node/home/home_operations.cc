@@ -125,6 +125,8 @@ OperationId HomeService::start_taking(Why why, FileId file, std::vector<Operatio
 }
 
 bool HomeService::changed_outside(FileId file, const OutsideChange& change) {
+  // S2. Whoever made it may have synced it since: nobody tells us that.
+  changed(file, change.entries || change.attributes);
   {
     std::lock_guard lock(mutex_);
     if (!home_.knows(file)) return true;
