@@ -88,4 +88,22 @@ refused n5 "node.toml: key 'mount': $dir/n5/mnt is not empty"
 config n6 "$dir/six"
 mkdir -p "$dir/n6/state/control.sock.lock"
 refused n6 "node.toml: key 'state_dir': control socket $dir/n6/state/control.sock: cannot make its lock file"
+
+# A device that is none: the start says what it is, and how to mend it.
+config n7 "$dir/seven"
+touch "$dir/no-device"
+mount --bind "$dir/no-device" /dev/fuse
+refused n7 "/dev/fuse is not the kernel's device of that name: remove what is there"
+umount /dev/fuse
+
+# What the start says, the check says, too; of a node that runs it says nothing.
+config n8 "$dir/eight"
+"$vremote" node --config "$dir/n8/node.toml" --check >"$dir/n8/said" || wrong "n8 is not good"
+start n8
+"$vremote" node --config "$dir/n8/node.toml" --check >>"$dir/n8/said" 2>&1 || { wrong "n8 runs, and is not good"; cat "$dir/n8/said"; }
+kill "$node"
+wait "$node" || wrong "the end of n8"
+touch "$dir/n8/mnt/something"
+"$vremote" node --config "$dir/n8/node.toml" --check >"$dir/n8/said" 2>&1
+[ $? -eq 2 ] && grep -qF "node.toml: key 'mount': $dir/n8/mnt is not empty" "$dir/n8/said" || { wrong "the check of n8"; cat "$dir/n8/said"; }
 exit $failed

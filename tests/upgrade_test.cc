@@ -10,6 +10,7 @@
 
 #include <cstring>
 #include <fstream>
+#include <sstream>
 
 #include "faults_support.h"
 #include "node/handover/handover_version.h"
@@ -89,6 +90,35 @@ TEST_F(UpgradeTest, ProgramsGoOnThroughUpgradesOfBothNodes) {
     EXPECT_EQ(nodes().log(node).find("lost its lock"), std::string::npos) << nodes().log(node);
     EXPECT_NE(nodes().ask(node, "status").find("\"write_backs_without_exclusive\":0"),
               std::string::npos);
+  }
+}
+
+// Nobody has to do anything, and the logs say so: but for the connections that are lost, and these
+// come back.
+TEST_F(UpgradeTest, TheLogsDoNotLookAsIfSomethingHadFailed) {
+  nodes().start_all();
+  const Fd fd(::open(nodes().path(1, 0, "f").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  ASSERT_EQ(1, ::pwrite(fd.get(), "x", 1, 0));
+  size_t before[] = {nodes().log(0).size(), nodes().log(1).size()};
+  upgrade(0);
+  EXPECT_TRUE(eventually([&] {
+    return nodes().log(1).find("node1 has been restarted or upgraded: it is brought back") !=
+           std::string::npos;
+  })) << nodes().log(1);
+  upgrade(1);
+  EXPECT_EQ(0, ::fsync(fd.get()));
+  for (size_t node : {0u, 1u}) {
+    std::istringstream log(nodes().log(node).substr(before[node]));
+    for (std::string line; std::getline(log, line);) {
+      if (line.find(" W node") == std::string::npos && line.find(" E node") == std::string::npos)
+        continue;
+      // What the machine lacks is told by each daemon.
+      EXPECT_TRUE(line.find("onnect") != std::string::npos ||
+                  line.find("PR_SET_IO_FLUSHER") != std::string::npos ||
+                  line.find("not noticed") != std::string::npos ||
+                  line.find("this kernel") != std::string::npos)
+          << line;
+    }
   }
 }
 

@@ -13,6 +13,7 @@
 #include <sstream>
 
 #include "cli/commands.h"
+#include "cli/ports.h"
 #include "control/server.h"
 #include "control/status.h"
 #include "net/key_ring.h"
@@ -21,6 +22,7 @@
 namespace vremote::cli {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 namespace fs = std::filesystem;
 
@@ -153,7 +155,64 @@ TEST_F(AppTest, BadConfigurationIsStatus2AndStartsNothing) {
   EXPECT_EQ(run({"node", "--check", "--config", config_.c_str()}).status, 2);
 }
 
+TEST_F(AppTest, CheckFindsWhatTheStartWouldFind) {
+  auto ports = hold_free_ports(1, static_cast<uint64_t>(::getpid()));
+  ASSERT_TRUE(ports) << ports.error().what;
+  const std::string address = "127.0.0.1:" + std::to_string(ports->front().port);
+  const auto write = [&](const std::string& mount, const std::string& state,
+                         const std::string& listen) {
+    std::ofstream(config_) << "node = 'n1'\nmount = '" << mount << "'\nstate_dir = '" << state
+                           << "'\nlisten = '" << listen << "'\n[cluster]\nname = 'lab'\n";
+  };
+  const auto refusal = [&] {
+    const Outcome outcome = run({"node", "--check", "--config", config_.c_str()});
+    EXPECT_EQ(outcome.status, outcome.err.empty() ? 0 : 2);
+    EXPECT_EQ(outcome.err.empty(), outcome.out == config_ + ": good\n") << outcome.out;
+    return outcome.err;
+  };
+  const std::string mount = root_ / "mnt", state = root_ / "made" / "state";
+  write(mount, state, address);
+  EXPECT_THAT(refusal(), HasSubstr("key 'mount': " + mount + " does not exist: run `mkdir -p"));
+  fs::create_directory(mount);
+  EXPECT_THAT(refusal(), HasSubstr("key 'listen': cannot listen on " + address)) << "it is taken";
+  ports->clear();
+  EXPECT_EQ(refusal(), "");
+  std::ofstream(mount + "/something") << "x";
+  EXPECT_THAT(refusal(), HasSubstr("key 'mount': " + mount + " is not empty"));
+  fs::remove(mount + "/something");
+  write(mount, state, "no such name.invalid:1104");
+  EXPECT_THAT(refusal(), HasSubstr("key 'listen'"));
+  write(mount, state, "nonsense.invalid:1104");
+  EXPECT_THAT(refusal(), AllOf(HasSubstr("key 'listen': cannot resolve 'nonsense.invalid'"),
+                               HasSubstr("name an address that this machine has")));
+  write(mount, state, "192.0.2.1:1104");
+  EXPECT_THAT(refusal(), HasSubstr("take one that this machine has"));
+  write(mount, config_, address);
+  EXPECT_THAT(refusal(), AllOf(HasSubstr("key 'state_dir': control socket"),
+                               HasSubstr("part of this path is no directory")));
+  write(mount, state, address);
+  fs::create_directories(state + "/control.sock.lock");
+  EXPECT_THAT(refusal(), HasSubstr("key 'state_dir': control socket"));
+  EXPECT_EQ(ran_, "");
+}
+
+TEST_F(AppTest, PortsThatDoNotExistAreAMistakeOfTheCommandLine) {
+  const std::string dir = root_ / "play";
+  const Outcome outcome =
+      run({"playground", "--nodes", "2", "--base-port", "65535", "--dir", dir.c_str()});
+  EXPECT_EQ(outcome.status, 2);
+  EXPECT_THAT(outcome.err, HasSubstr("ports 65535 to 65536 do not exist"));
+}
+
 TEST_F(AppTest, CheckAndExampleStartNothing) {
+  fs::create_directory(root_ / "mnt");
+  auto ports = hold_free_ports(1, static_cast<uint64_t>(::getpid()));
+  ASSERT_TRUE(ports) << ports.error().what;
+  std::ofstream(config_) << "node = 'n1'\nmount = '" << (root_ / "mnt").string()
+                         << "'\nstate_dir = '" << (root_ / "state").string()
+                         << "'\nlisten = '127.0.0.1:" << ports->front().port
+                         << "'\n[cluster]\nname = 'lab'\n";
+  ports->clear();
   EXPECT_EQ(run({"node", "--check", "--config", config_.c_str()}).status, 0);
   const Outcome example = run({"node", "--print-config-example"});
   EXPECT_EQ(example.status, 0);

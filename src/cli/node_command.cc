@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "cli/commands.h"
+#include "cli/start_check.h"
 #include "node/config/config.h"
 #include "node/handover/handover_version.h"
 
@@ -32,6 +33,8 @@ int run(const Options& options, const Runners& runners) {
   auto config = node::load_config(options.config);
   if (!config) return complain("node", config.error().what, kExitUsage);
   if (options.check) {
+    if (auto fit = check_start(*config); !fit)
+      return complain("node", fit.error().what, kExitUsage);
     fmt::print("{}: good\n", options.config);
     return 0;
   }
@@ -53,7 +56,8 @@ void add_node_command(CLI::App& app, Context& context) {
   command->add_option("--config", options->config, "The node's configuration, node.toml")
       ->envname("VREMOTE_CONFIG")
       ->type_name("FILE");
-  command->add_flag("--check", options->check, "Only check the configuration");
+  command->add_flag("--check", options->check,
+                    "Only check the configuration, and whether it could start");
   command->add_flag("--print-config-example", options->example,
                     "Print a commented configuration to start from");
   // How a daemon asks another program whether it can take over, and has it do so (vremote upgrade).

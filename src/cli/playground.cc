@@ -385,7 +385,8 @@ int run_playground(const PlaygroundOptions& options) {
   if (!signals) return complained(signals.error().what);
   auto held = options.base_port != 0 ? hold_ports_from(options.base_port, options.nodes)
                                      : hold_free_ports(options.nodes, hash_of(*dir));
-  if (!held) return complained(held.error().what);
+  if (!held)  // EINVAL: whatever else is free, such ports are not
+    return complained(held.error().what, held.error().code == EINVAL ? kExitUsage : kExitFailed);
   std::vector<uint16_t> ports;
   for (const HeldPort& port : *held) ports.push_back(port.port);
   PlaygroundPlan plan = plan_playground(*dir, ports);

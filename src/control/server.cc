@@ -38,6 +38,13 @@ std::unexpected<Error> failed(const std::string& path, const char* what, int cod
               fmt::format("control socket {}: {}: {}{}", path, what, std::strerror(code), mend));
 }
 
+std::unexpected<Error> not_a_socket(const std::string& path) {
+  return fail(
+      EEXIST,
+      fmt::format("control socket {}: something else is there; remove it or choose another path",
+                  path));
+}
+
 // The directory is private from its first moment; an existing one keeps its mode (the user may have
 // chosen it). Others may pass through it to the socket, and not look around.
 Status make_directory(const std::string& path, bool for_others) {
@@ -49,6 +56,21 @@ Status make_directory(const std::string& path, bool for_others) {
     return errno == EEXIST ? Status() : failed(path, "cannot make its directory", errno);
   if (for_others && ::chmod(directory.c_str(), 0711) != 0)
     return failed(path, "cannot set the mode of its directory", errno);
+  return {};
+}
+
+// What make_directory() and take_lock() would come to.
+Status check_directory(const std::string& path) {
+  const std::filesystem::path wanted = std::filesystem::path(path).parent_path();
+  std::filesystem::path there = wanted;
+  struct stat info {};
+  while (::stat(there.c_str(), &info) != 0) {
+    if (errno != ENOENT) return failed(path, "cannot make its directory", errno);
+    there = there.parent_path();
+  }
+  const char* what = there == wanted ? "cannot make its lock file" : "cannot make its directory";
+  if (!S_ISDIR(info.st_mode)) return failed(path, what, ENOTDIR);
+  if (::access(there.c_str(), W_OK | X_OK) != 0) return failed(path, what, errno);
   return {};
 }
 
@@ -72,12 +94,7 @@ Result<Fd> listen_at(const std::string& path, const Access& access) {
   VR_TRY(address, socket_address(path));
   struct stat info {};
   if (::lstat(path.c_str(), &info) == 0) {
-    if (!S_ISSOCK(info.st_mode))
-      return fail(
-          EEXIST,
-          fmt::format(
-              "control socket {}: something else is there; remove it or choose another path",
-              path));
+    if (!S_ISSOCK(info.st_mode)) return not_a_socket(path);
     ::unlink(path.c_str());  // of a dead process: we hold the lock
   }
   Fd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -105,6 +122,16 @@ struct Client {
 };
 
 }  // namespace
+
+Status check_socket_place(const std::string& path) {
+  VR_TRY_VOID(socket_address(path));
+  VR_TRY_VOID(check_directory(path));
+  struct stat info {};
+  if (::lstat((path + ".lock").c_str(), &info) == 0 && !S_ISREG(info.st_mode))
+    return failed(path, "cannot make its lock file", S_ISDIR(info.st_mode) ? EISDIR : ELOOP);
+  if (::lstat(path.c_str(), &info) == 0 && !S_ISSOCK(info.st_mode)) return not_a_socket(path);
+  return {};
+}
 
 class ControlServer::Impl {
  public:

@@ -1,14 +1,18 @@
 #include "fuse/channel.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -31,9 +35,24 @@ constexpr size_t kSmallReply = 256;
 constexpr size_t kNameMax = 1024;  // FUSE_NAME_MAX of every kernel; newer ones take more
 constexpr int kErrnoEnd = 512;     // the kernel refuses replies with errors from here on
 
+constexpr const char* kMend =
+    "remove what is there, then run `mknod -m 666 /dev/fuse c 10 229`; a container needs `--device "
+    "/dev/fuse`";
+
+// mount(2) says no more of another than EINVAL.
+Status is_the_device(const Fd& fd) {
+  struct stat info {};
+  if (::fstat(fd.get(), &info) == 0 && S_ISCHR(info.st_mode) && info.st_rdev == makedev(10, 229))
+    return {};
+  return fail(ENODEV, fmt::format("/dev/fuse is not the kernel's device of that name: {}", kMend));
+}
+
 Result<Fd> open_device() {
   Fd fd(::open(kDevice, O_RDWR | O_CLOEXEC | O_NONBLOCK));
-  if (fd.valid()) return fd;
+  if (fd.valid()) {
+    VR_TRY_VOID(is_the_device(fd));
+    return fd;
+  }
   switch (errno) {
     case ENOENT:
     case ENODEV:
@@ -47,7 +66,7 @@ Result<Fd> open_device() {
           errno,
           "/dev/fuse may not be opened: run as root; a container needs `--device /dev/fuse`");
     default:
-      return fail(errno, "cannot open /dev/fuse");
+      return fail(errno, fmt::format("cannot open /dev/fuse: {}; {}", std::strerror(errno), kMend));
   }
 }
 

@@ -18,6 +18,7 @@
 
 #include "base/check.h"
 #include "fuse/fusectl.h"
+#include "fuse/mount_point.h"
 #include "fuse/mountinfo.h"
 #include "fuse/probe.h"
 
@@ -53,17 +54,18 @@ Result<std::string> resolve(std::string path) {
   return real_path(point);
 }
 
+std::unexpected<Error> is_taken(const MountEntry& mounted) {
+  return fail(EBUSY,
+              fmt::format("a {} file system ({}) is mounted at {}: unmount it, or mount elsewhere",
+                          mounted.type, mounted.source, mounted.point));
+}
+
 // Detaches what dead daemons of ours left at `point`; refuses anything else.
 Status clear_point(const std::string& point) {
   for (int i = 0; i < kStackedMax; ++i) {
     VR_TRY(mounted, mounted_at(point));
     if (!mounted) return {};
-    if (mounted->type != kMountType) {
-      return fail(
-          EBUSY,
-          fmt::format("a {} file system ({}) is mounted at {}: unmount it, or mount elsewhere",
-                      mounted->type, mounted->source, point));
-    }
+    if (mounted->type != kMountType) return is_taken(*mounted);
     switch (probe(point, kProbeMs)) {
       case Liveness::Alive:
         return fail(EBUSY,
@@ -163,6 +165,14 @@ std::string read_ahead_file(uint32_t connection) {
 }
 
 }  // namespace
+
+Result<bool> check_mount_point(const std::string& path) {
+  VR_TRY(point, resolve(path));
+  VR_TRY(mounted, mounted_at(point));
+  if (mounted && mounted->type != kMountType) return is_taken(*mounted);
+  if (!mounted) VR_TRY_VOID(check_directory(point));
+  return mounted.has_value();
+}
 
 Result<Mount> Mount::mount(const std::string& path, const MountOptions& options) {
   VR_TRY(point, resolve(path));

@@ -75,7 +75,10 @@ Result<std::vector<SocketAddress>> resolve(const HostPort& address, bool names, 
   if (error == EAI_NONAME && !names) return fail(EAGAIN);
   if (error != 0) {
     int code = error == EAI_SYSTEM ? errno : EHOSTUNREACH;
-    return fail(code, fmt::format("cannot resolve '{}': {}", host, ::gai_strerror(error)));
+    return fail(code, fmt::format("cannot resolve '{}': {}{}", host, ::gai_strerror(error),
+                                  passive ? "; name an address that this machine has, or 0.0.0.0 "
+                                            "for all of them"
+                                          : ""));
   }
   std::vector<SocketAddress> out;
   for (addrinfo* a = list; a != nullptr && out.size() < 16; a = a->ai_next) {

@@ -312,7 +312,8 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
       if (stopped_ || resetting_) return;
       if (refuse.reason == wire::RefuseReason::SessionUnknown &&
           link.greeted_generation == generation_)
-        return begin_reset_locked("the home does not know the session any more");
+        return begin_reset_locked(
+            "it has been restarted or upgraded, or has ended the session of before");
       report_locked({refuse.reason == wire::RefuseReason::Busy ? EBUSY : ECONNREFUSED,
                      fmt::format("{} refuses us ({}): {}", options_.address,
                                  wire::to_string(refuse.reason), refuse.text)});

@@ -291,10 +291,16 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
 
   // Tells the log once what it tells the guest each time: those who are refused come again.
   void turn_away(Guest guest, wire::RefuseReason reason, const std::string& text) {
-    if (turned_away_.is_news(guest.hello.node_name, host_of(guest.address) + text,
-                             EventLoop::now()))
+    const bool news = turned_away_.is_news(guest.hello.node_name, host_of(guest.address) + text,
+                                           EventLoop::now());
+    if (news && reason == wire::RefuseReason::SessionUnknown) {
+      // So it is after each restart and upgrade of this node: nobody has to do anything.
+      spdlog::info("node {} at {} asks for a session of before ({}): it gets a new one",
+                   guest.hello.node_name, guest.address, text);
+    } else if (news) {
       spdlog::warn("node {} at {} refused ({}): {}", guest.hello.node_name, guest.address,
                    wire::to_string(reason), text);
+    }
     refuse(std::move(guest), reason, text);
   }
 

@@ -97,7 +97,7 @@ Status NodeDaemon::make_peers() {
       }
       if (guardian_ != nullptr) guardian_->table().renew(p.home, GuardianTable::clock().ns);
       p.agent->renew(Instant{});
-      spdlog::warn("{}: {}; the leases it gave are void", p.config.name, why);
+      spdlog::info("{}: {}; what it gave is asked for anew", p.config.name, why);
     };
     p.session = std::make_unique<net::AgentSession>(loops(), options, std::move(callbacks));
     peers_.push_back(std::move(peer));
@@ -144,6 +144,16 @@ void NodeDaemon::connected(Peer& peer, const net::HomeInfo& info) {
         "{} has started anew after a power failure: what was flushed there and not synced may be "
         "lost; fsync tells whom it concerns (EIO)",
         peer.config.name);
+  // Of a session that there was.
+  if (dirty == Agent::Dirty::Kept) {
+    spdlog::info("{} has been restarted or upgraded: it is brought back what this node had",
+                 peer.config.name);
+  } else if (dirty && !peer.nothing_sent) {
+    spdlog::warn(
+        "{} has ended the session of before: what was not flushed to it is kept here (`vremote "
+        "recover`), locks are lost",
+        peer.config.name);
+  }
   if (dirty) {
     recovery_->next(peer.config.name);
     peer.agent->reset(*dirty, std::exchange(peer.nothing_sent, false), disk_has_lost);

@@ -138,6 +138,11 @@ Status read_access(const Section& section, Config& config, ExportConfig& entry) 
   constexpr uint64_t kIdMax = 0xFFFFFFFE;  // the last means "leave it" to chown(2)
   VR_TRY_VOID(section.integer("anonymous_uid", access.anonymous_uid, 1, kIdMax));
   VR_TRY_VOID(section.integer("anonymous_gid", access.anonymous_gid, 1, kIdMax));
+  for (const char* key : {"anonymous_uid", "anonymous_gid"})
+    if (section.has(key) && !access.root_squash)
+      return section.bad(key,
+                         "says whom root of other nodes becomes, and 'root_squash' is not set; "
+                         "add root_squash = true, or remove it");
   if (access.read_only && access.writers && !access.writers->empty())
     return section.bad("write", "names nodes, and 'read_only' is set; remove one of them");
   for (const std::string& writer : access.writers.value_or(std::vector<std::string>()))

@@ -275,6 +275,9 @@ TEST(ConfigTest, RulesOfExportsFitTogether) {
   EXPECT_THAT(refusal(with("read=['n2']\nwrite=['n3']")), HasSubstr("'n3' may write and not read"));
   EXPECT_THAT(refusal(with("read_only=true\nwrite=['n3']")), HasSubstr("'read_only' is set"));
   EXPECT_THAT(refusal(with("anonymous_uid=0")), HasSubstr("out of range"));
+  for (const char* key : {"anonymous_uid", "anonymous_gid"})
+    EXPECT_THAT(refusal(with(std::string(key) + "=5")),
+                HasSubstr(std::string("key 'export[0].") + key + "': says whom root"));
   EXPECT_FALSE(parsed(with("read=[]")).exports[0].access.may_read("n2"));
   // A name is worth nothing without TLS.
   EXPECT_THAT(parsed("node='n'\ncluster.tls='off'\n[[export]]\nname='x'\npath='/x'\nread=['n2']")
