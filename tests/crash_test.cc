@@ -8,6 +8,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -20,6 +21,7 @@
 
 #include "faults_support.h"
 #include "fuse/mountinfo.h"
+#include "node/guardian/guardian_locks.h"
 #include "node/process_setup.h"
 #include "posix_mapping.h"
 #include "upgrade_work.h"
@@ -188,6 +190,41 @@ TEST_F(CrashTest, StoresInMappingsAreKeptAndFsyncSaysSo) {
   mapped[4096] = 'b';
   EXPECT_EQ(0, ::msync(mapped, 8192, MS_SYNC));
   EXPECT_EQ('b', read_all(nodes().path(0, 0, "f"))[4096]);
+}
+
+// The table in which a daemon notes who holds locks has room for so many. With one that found no
+// room nobody can go on: its program would not be told. With room again, all are told.
+TEST_F(CrashTest, WithMoreLocksThanCanBeNotedTheMountIsBegunAnew) {
+  constexpr size_t kNoted = node::GuardianLocks::kMax;
+  const rlimit many{kNoted + 1024, kNoted + 1024};
+  if (::setrlimit(RLIMIT_NOFILE, &many) != 0) GTEST_SKIP() << "no more descriptors";
+  nodes(1).start_all();
+  const std::string path = nodes().path(0, 0, "f");
+  ASSERT_EQ(0, put(path, "bytes"));
+  std::vector<Fd> fds;
+  const auto lock_all = [&] {
+    while (fds.size() < kNoted + 1) {
+      fds.emplace_back(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+      ASSERT_EQ(0, ::flock(fds.back().get(), LOCK_SH)) << fds.size();
+    }
+  };
+  lock_all();
+  fds.erase(fds.begin());  // whose place the last one gets, a moment after close(2)
+  const auto held = [&] {
+    return nodes().ask(0, "status").find("\"home_locks\":16384") != std::string::npos;
+  };
+  static_assert(kNoted == 16384);
+  ASSERT_TRUE(eventually(held)) << nodes().ask(0, "status");
+  kill_and_start(0);
+  EXPECT_NE(nodes().log(0).find("16384 locks that are"), std::string::npos) << nodes().log(0);
+  for (const Fd& fd : fds) ASSERT_EQ(EIO, error_of(::flock(fd.get(), LOCK_SH)));
+  fds.clear();
+  lock_all();
+  kill(0);
+  nodes().start(0);
+  EXPECT_TRUE(eventually([&] { return nodes().ready(0); })) << nodes().log(0);
+  EXPECT_NE(nodes().log(0).find("is begun anew"), std::string::npos) << nodes().log(0);
+  EXPECT_NE(0, error_of(::flock(fds.back().get(), LOCK_SH)));
 }
 
 TEST_F(CrashTest, WhoHeldALockIsToldThatItIsLost) {

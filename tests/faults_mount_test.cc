@@ -1,10 +1,11 @@
-// What a node's configuration says of its mount.
+// What a node's configuration says of its mount, and what its machine allows.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <string>
+#include <vector>
 
 #include "faults_support.h"
 
@@ -57,6 +58,40 @@ TEST_F(FaultsTest, SetUserIdProgramsRunAsTheirOwnerWhereTheMountAllowsIt) {
 
 TEST_F(FaultsTest, SetUserIdProgramsRunAsTheirCallerUnlessTheMountAllowsIt) {
   check(nodes(2), std::to_string(kCaller) + "\n");
+}
+
+// An origin keeps so many files open for others as its descriptors allow, half of that for one
+// node.
+TEST_F(FaultsTest, OneMoreFileWithoutANameThanAnOriginCanKeepIsRefused) {
+  nodes().start(0, 1024);
+  nodes().start(1);
+  ASSERT_TRUE(eventually([&] { return nodes().connected(0) && nodes().connected(1); }));
+  const std::string dir = nodes().path(1, 0);
+  ASSERT_EQ(0, put(dir + "/named", "bytes"));
+  std::vector<Fd> files;
+  int error = 0;
+  while (files.size() < 1024) {
+    Fd fd(::open(dir.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+    if (!fd.valid()) {
+      error = errno;
+      break;
+    }
+    files.push_back(std::move(fd));
+  }
+  if (files.empty() && error == EOPNOTSUPP) GTEST_SKIP() << "no O_TMPFILE here (Linux 6.2)";
+  EXPECT_EQ(ENFILE, error);
+  EXPECT_GE(files.size(), 100u) << "1024 descriptors / 4 / 2, but for what else is open";
+  EXPECT_LE(files.size(), 128u);
+  for (const Fd& fd : files) EXPECT_EQ(1, ::pwrite(fd.get(), "x", 1, 0));
+  // Files with names are opened all the same, and the node itself has a share of its own.
+  const Fd named(::open((dir + "/named").c_str(), O_RDWR | O_CLOEXEC));
+  EXPECT_TRUE(named.valid());
+  const Fd own(::open(nodes().path(0, 0).c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  EXPECT_TRUE(own.valid());
+  files.clear();
+  EXPECT_TRUE(eventually([&] {
+    return Fd(::open(dir.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600)).valid();
+  })) << "room again when they are closed";
 }
 
 }  // namespace

@@ -3,8 +3,10 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -102,6 +104,22 @@ class Peer {
     auto* node = std::get_if<Node>(&reply.outcome);
     return node ? node->file : FileId{};
   }
+  // For what is not answered soon.
+  uint64_t ask(Operation operation) {
+    const uint64_t id = ++last_;
+    send(Call{.call = id, .caller = {}, .operation = std::move(operation)});
+    return id;
+  }
+  bool is_answered(uint64_t id) {
+    return journal_.look([&] { return replies_.contains(id); });
+  }
+  int answer(uint64_t id) {
+    EXPECT_TRUE(journal_.until([&] { return replies_.contains(id); }));
+    return journal_.look([&] { return replies_[id].error; });
+  }
+  bool may_reclaim() {
+    return journal_.look([&] { return info_ && info_->may_reclaim; });
+  }
   Grant lease(FileId file, LeaseMode mode, Resource resource = Resource::Data) {
     const uint64_t id = ++last_;
     send(LeaseRequest{.file = file,
@@ -179,7 +197,7 @@ class StrangersTest : public FaultsTest {
     const std::string name = ::testing::UnitTest::GetInstance()->current_test_info()->name();
     top_ = base + "/" + name;
     ::mkdir(top_.c_str(), 0755);
-    std::string extra;
+    std::string extra = first_lines();
     for (const auto& [e, rule] :
          std::map<std::string, std::string>{{"guarded", "read = []"},
                                             {"shown", "write = []"},
@@ -201,8 +219,49 @@ class StrangersTest : public FaultsTest {
     EXPECT_EQ(read_all(top_ + "/guarded/old"), kSecret);
     EXPECT_EQ(read_all(top_ + "/shown/old"), kSecret);
   }
+  virtual std::string first_lines() const { return {}; }
   std::string top_;
   std::optional<net::ClusterKey> key_;
+};
+
+constexpr PageRange kFirstPages{0, 4};
+LockCall lock_of(FileId file, LockAction action, uint64_t start = 0, uint64_t end = INT64_MAX) {
+  return {.file = file,
+          .action = action,
+          .kind = LockKind::Range,
+          .type = LockType::Write,
+          .owner = 1,
+          .start = start,
+          .end = end};
+}
+
+// The daemon was killed and started again, and waits for "member", which had a session, a file and
+// a lock on it.
+class StrangersInAGraceTest : public StrangersTest {
+ protected:
+  void SetUp() override {
+    StrangersTest::SetUp();
+    {
+      Peer member(nodes().at(0), *key_, "member");
+      ASSERT_TRUE(member.connected());
+      root_ = member.root("node1");
+      file_ = member.made(CreateCall{.dir = root_, .name = "f", .mode = S_IFREG | 0644});
+      EXPECT_EQ(member.lease(file_, LeaseMode::Exclusive).error, 0);
+      EXPECT_EQ(member.error(lock_of(file_, LockAction::Try)), 0);
+    }
+    nodes().signal(0, SIGKILL);
+    nodes().wait_for_end(0);
+    nodes().start(0);
+    ASSERT_TRUE(eventually([&] { return nodes().ready(0); })) << nodes().log(0);
+  }
+  // Longer than any of this takes: that the time is over is not what ends it.
+  std::string first_lines() const override {
+    return "[lease]\nterm_ms = 2000\ngrace_ms = 240000\n";
+  }
+  // In a grace nothing else is answered.
+  static ReclaimCall claim_of(FileId file) { return {.file = file, .pages = {kFirstPages}}; }
+  ReclaimCall all_is_back() const { return {.file = root_, .done = true}; }
+  FileId root_, file_;
 };
 
 TEST_F(StrangersTest, AFileThatWasNeverGivenOutIsStaleWhateverIsAsked) {
@@ -361,6 +420,73 @@ TEST_F(StrangersTest, AnExportThatThereIsNotEndsTheSession) {
   EXPECT_EQ(peer.error(CopyCall{.from = nowhere, .file = peer.root("node1"), .length = 1}), EXDEV);
   peer.send(Fetch{.file = nowhere, .fetch = 1000, .range = {0, 1}});
   EXPECT_TRUE(peer.thrown_out());
+}
+
+// R5, R6: pages and locks are claimed by those who had a session, before anybody was served.
+TEST_F(StrangersInAGraceTest, WhoHadNoSessionClaimsNothing) {
+  Peer evil(nodes().at(0), *key_, "evil");
+  ASSERT_TRUE(evil.connected());
+  EXPECT_FALSE(evil.may_reclaim());
+  const uint64_t waits = evil.ask(LookupCall{root_, "f"});
+  EXPECT_EQ(evil.error(claim_of(file_)), ESTALE);
+  EXPECT_EQ(evil.error(lock_of(file_, LockAction::Reclaim)), EAGAIN);
+  // Nor does its word end what others are waited for.
+  EXPECT_EQ(evil.error(all_is_back()), 0);
+  Peer member(nodes().at(0), *key_, "member");
+  ASSERT_TRUE(member.connected());
+  ASSERT_TRUE(member.may_reclaim());
+  EXPECT_EQ(member.error(claim_of(root_)), ESTALE) << "a directory has no pages";
+  EXPECT_EQ(member.error(claim_of(file_)), 0);
+  EXPECT_EQ(member.error(lock_of(file_, LockAction::Reclaim)), 0);
+  EXPECT_FALSE(evil.is_answered(waits));
+  EXPECT_EQ(member.error(all_is_back()), 0);
+  EXPECT_EQ(evil.answer(waits), 0);
+  // It is over for everybody.
+  for (Peer* peer : {&evil, &member}) {
+    EXPECT_EQ(peer->error(claim_of(file_)), ESTALE);
+    EXPECT_EQ(peer->error(lock_of(file_, LockAction::Reclaim)), EAGAIN);
+  }
+  EXPECT_EQ(evil.error(lock_of(file_, LockAction::Try)), EAGAIN) << "it is the member's";
+  EXPECT_EQ(evil.lease(file_, LeaseMode::Exclusive).error, 0) << "the member gives it back";
+}
+
+// What one node has waiting is bounded, in bytes and in pieces; what others have is kept.
+TEST_F(StrangersInAGraceTest, WhoAsksForTooMuchMeanwhileIsPutOut) {
+  Peer patient(nodes().at(0), *key_, "patient");
+  ASSERT_TRUE(patient.connected());
+  const uint64_t waits = patient.ask(LookupCall{root_, "f"});
+  Peer loud(nodes().at(0), *key_, "loud"), greedy(nodes().at(0), *key_, "greedy");
+  ASSERT_TRUE(loud.connected() && greedy.connected());
+  const Bytes value = Bytes::copy_of(std::vector<std::byte>(kXattrMax));
+  constexpr size_t kTooManyBytes = (size_t{128} << 20) / kXattrMax + 8, kTooMany = 2 * 65536 + 8;
+  for (size_t i = 0; i < kTooManyBytes; ++i)
+    ASSERT_TRUE(loud.sends(SetXattrCall{.file = file_, .name = "user.x", .value = value}));
+  for (size_t i = 0; i < kTooMany; ++i)
+    ASSERT_TRUE(greedy.sends(lock_of(file_, LockAction::Wait, i, i)));
+  EXPECT_TRUE(loud.thrown_out()) << nodes().log(0);
+  EXPECT_TRUE(greedy.thrown_out()) << nodes().log(0);
+  EXPECT_FALSE(patient.is_answered(waits));
+  Peer member(nodes().at(0), *key_, "member");
+  ASSERT_TRUE(member.connected());
+  EXPECT_EQ(member.error(all_is_back()), 0);
+  EXPECT_EQ(patient.answer(waits), 0);
+  EXPECT_EQ(::getxattr((nodes().at(0).mount + "/node1/f").c_str(), "user.x", nullptr, 0), -1)
+      << "nothing of it was done";
+}
+
+// Also in a grace nobody gets more locks than a home keeps of one node.
+TEST_F(StrangersInAGraceTest, LocksAreClaimedAsFarAsTheyWouldBeGiven) {
+  Peer member(nodes().at(0), *key_, "member");
+  ASSERT_TRUE(member.connected());
+  constexpr uint64_t kLocksMax = 262144, kOfAFile = 256;
+  FileId file = file_;
+  for (uint64_t i = 0; i < kLocksMax / kOfAFile; ++i, ++file.inode)
+    for (uint64_t k = 0; k < kOfAFile; ++k)  // apart: each is a range of its own
+      ASSERT_TRUE(member.sends(lock_of(file, LockAction::Reclaim, 2 * k, 2 * k)));
+  EXPECT_EQ(member.error(lock_of(file, LockAction::Reclaim)), ENOLCK);
+  EXPECT_EQ(member.error(lock_of(file, LockAction::Reclaim)), ENOLCK) << "and the session goes on";
+  EXPECT_EQ(member.error(all_is_back()), 0);
+  EXPECT_EQ(member.error(lock_of(file, LockAction::Try)), ENOLCK);
 }
 
 TEST_F(StrangersTest, AGuestIsItselfAndNobodyElse) {

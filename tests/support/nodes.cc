@@ -8,6 +8,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -108,7 +109,7 @@ std::string Nodes::path(size_t node, size_t origin, const std::string& name) con
   return nodes_.at(node).mount + "/" + nodes_.at(origin).name + (name.empty() ? "" : "/" + name);
 }
 
-void Nodes::start(size_t i) {
+void Nodes::start(size_t i, size_t descriptors) {
   Node& node = nodes_.at(i);
   std::fflush(nullptr);
   const pid_t parent = ::getpid();
@@ -117,6 +118,8 @@ void Nodes::start(size_t i) {
   ::prctl(PR_SET_PDEATHSIG, SIGTERM);
   if (::getppid() != parent) ::_exit(127);
   if (places_[i].name_space >= 0 && ::setns(places_[i].name_space, CLONE_NEWNET) != 0) ::_exit(127);
+  const rlimit few{descriptors, descriptors};
+  if (descriptors != 0 && ::setrlimit(RLIMIT_NOFILE, &few) != 0) ::_exit(127);
   const int out = ::open(node.log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   ::dup2(out, STDOUT_FILENO);
   ::dup2(out, STDERR_FILENO);

@@ -39,7 +39,8 @@ class Nodes {
   // A file of the export of `origin`, seen through the mount of `node`.
   std::string path(size_t node, size_t origin, const std::string& name = {}) const;
 
-  void start(size_t i);
+  // `descriptors`: so many it may have; 0: as many as the test.
+  void start(size_t i, size_t descriptors = 0);
   bool ready(size_t i) const;      // mounted, serving
   bool connected(size_t i) const;  // and to all peers
   void start_all();                // and waits until all are connected
