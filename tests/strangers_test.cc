@@ -235,19 +235,20 @@ LockCall lock_of(FileId file, LockAction action, uint64_t start = 0, uint64_t en
           .end = end};
 }
 
-// The daemon was killed and started again, and waits for "member", which had a session, a file and
-// a lock on it.
+// The daemon was killed and started again, and waits for those who had a session.
 class StrangersInAGraceTest : public StrangersTest {
  protected:
-  void SetUp() override {
-    StrangersTest::SetUp();
+  // The first of them has a file, and a lock on it.
+  void begin_grace(const std::vector<std::string>& members) {
     {
-      Peer member(nodes().at(0), *key_, "member");
-      ASSERT_TRUE(member.connected());
-      root_ = member.root("node1");
-      file_ = member.made(CreateCall{.dir = root_, .name = "f", .mode = S_IFREG | 0644});
-      EXPECT_EQ(member.lease(file_, LeaseMode::Exclusive).error, 0);
-      EXPECT_EQ(member.error(lock_of(file_, LockAction::Try)), 0);
+      Peer first(nodes().at(0), *key_, members[0]);
+      ASSERT_TRUE(first.connected());
+      root_ = first.root("node1");
+      file_ = first.made(CreateCall{.dir = root_, .name = "f", .mode = S_IFREG | 0644});
+      EXPECT_EQ(first.lease(file_, LeaseMode::Exclusive).error, 0);
+      EXPECT_EQ(first.error(lock_of(file_, LockAction::Try)), 0);
+      for (size_t i = 1; i < members.size(); ++i)
+        ASSERT_TRUE(Peer(nodes().at(0), *key_, members[i]).connected());
     }
     nodes().signal(0, SIGKILL);
     nodes().wait_for_end(0);
@@ -424,6 +425,7 @@ TEST_F(StrangersTest, AnExportThatThereIsNotEndsTheSession) {
 
 // R5, R6: pages and locks are claimed by those who had a session, before anybody was served.
 TEST_F(StrangersInAGraceTest, WhoHadNoSessionClaimsNothing) {
+  ASSERT_NO_FATAL_FAILURE(begin_grace({"member"}));
   Peer evil(nodes().at(0), *key_, "evil");
   ASSERT_TRUE(evil.connected());
   EXPECT_FALSE(evil.may_reclaim());
@@ -450,8 +452,26 @@ TEST_F(StrangersInAGraceTest, WhoHadNoSessionClaimsNothing) {
   EXPECT_EQ(evil.lease(file_, LeaseMode::Exclusive).error, 0) << "the member gives it back";
 }
 
+// A member may claim what it had, and a home believes it: but nothing twice.
+TEST_F(StrangersInAGraceTest, WhatOneHasClaimedNobodyElseClaims) {
+  ASSERT_NO_FATAL_FAILURE(begin_grace({"member", "liar"}));
+  Peer member(nodes().at(0), *key_, "member"), liar(nodes().at(0), *key_, "liar");
+  ASSERT_TRUE(member.connected() && liar.connected());
+  ASSERT_TRUE(member.may_reclaim() && liar.may_reclaim());
+  EXPECT_EQ(member.error(claim_of(file_)), 0);
+  EXPECT_EQ(member.error(lock_of(file_, LockAction::Reclaim)), 0);
+  EXPECT_EQ(liar.error(claim_of(file_)), EBUSY);
+  EXPECT_EQ(liar.error(ReclaimCall{.file = file_, .pages = {{2, 3}, {100, 200}}}), EBUSY);
+  EXPECT_EQ(liar.error(lock_of(file_, LockAction::Reclaim, 5, 5)), EAGAIN);
+  EXPECT_EQ(member.error(claim_of(file_)), 0) << "its own, once more";
+  EXPECT_EQ(member.error(all_is_back()), 0);
+  EXPECT_EQ(liar.error(all_is_back()), 0);
+  EXPECT_EQ(liar.error(LookupCall{root_, "f"}), 0);
+}
+
 // What one node has waiting is bounded, in bytes and in pieces; what others have is kept.
 TEST_F(StrangersInAGraceTest, WhoAsksForTooMuchMeanwhileIsPutOut) {
+  ASSERT_NO_FATAL_FAILURE(begin_grace({"member"}));
   Peer patient(nodes().at(0), *key_, "patient");
   ASSERT_TRUE(patient.connected());
   const uint64_t waits = patient.ask(LookupCall{root_, "f"});
@@ -476,6 +496,7 @@ TEST_F(StrangersInAGraceTest, WhoAsksForTooMuchMeanwhileIsPutOut) {
 
 // Also in a grace nobody gets more locks than a home keeps of one node.
 TEST_F(StrangersInAGraceTest, LocksAreClaimedAsFarAsTheyWouldBeGiven) {
+  ASSERT_NO_FATAL_FAILURE(begin_grace({"member"}));
   Peer member(nodes().at(0), *key_, "member");
   ASSERT_TRUE(member.connected());
   constexpr uint64_t kLocksMax = 262144, kOfAFile = 256;
