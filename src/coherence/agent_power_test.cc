@@ -223,6 +223,82 @@ TEST(AgentPowerTest, WithoutThatTheyBringTheSizeOfBefore) {
               testing::Contains("flush @0+4096*W size 65536"));
 }
 
+// The home has done a truncation of this node, and it may be on the disk, when the power goes.
+struct CutHere : AgentWorld {
+  explicit CutHere(const AgentOptions& options = {}) : AgentWorld(options) {
+    has_attributes(Exclusive, kSize).has(Exclusive, pages(0, 15));
+    opens(1, true).expect("opened 1");
+    cached(pages(0, 0), 'o');
+    writes_back(0, 'W').expect_nothing();
+    truncates(2, 0).expect("truncate 2");
+  }
+};
+// Found by the simulator (faults, 12057): what it had cut came back, and a size that nobody gave.
+TEST(AgentPowerTest, BytesThatATruncationOnItsWayCutsBringNoSize) {
+  CutHere w;
+  w.recalls_attributes().discard();
+  w.resets(Agent::Dirty::Kept, true);
+  EXPECT_THAT(w.came(), testing::Contains("flush @0+4096*W"));
+}
+TEST(AgentPowerTest, WithoutThatTheyUndoIt) {
+  CutHere w(with(Mistake::UndoTruncations));
+  w.recalls_attributes().discard();
+  w.resets(Agent::Dirty::Kept, true);
+  EXPECT_THAT(w.came(), testing::Contains("flush @0+4096*W size 65536"));
+}
+// Found by the simulator (faults, 15412).
+TEST(AgentPowerTest, NorDoTheyWhenItsCallerDoesNotWaitForItAnyMore) {
+  CutHere w;
+  w.recalls_attributes().discard();
+  w.truncation_goes_on(0).discard();
+  w.resets(Agent::Dirty::Kept, true);
+  EXPECT_THAT(w.came(), testing::Contains("flush @0+4096*W"));
+  w.late_truncation(0, false).discard();
+}
+TEST(AgentPowerTest, OneThatHasNotTakenTheAttributesYetHasCutNothing) {
+  CutHere w;
+  w.resets(Agent::Dirty::Kept, true);
+  EXPECT_THAT(w.came(), testing::Contains("flush @0+4096*W size 65536"));
+}
+// Without a power failure the home knows whether it did it, and does it if not.
+TEST(AgentPowerTest, ASizeThatIsSentAgainAfterItIsNotGreaterThanSuchATruncationLeaves) {
+  for (const bool disk_has_lost : {true, false}) {
+    AgentWorld w;
+    w.has_attributes(Exclusive, kSize).has(Exclusive, pages(0, 31));
+    w.opens(1, false).expect("opened 1");
+    w.writes(2, kSize, 4096, 'W').expect("written 2 @65536+4096");
+    w.truncates(3, 4096).expect("truncate 3");
+    w.recalls_attributes().expect("flush size 69632 time", "ack 0-0 watches");
+    w.resets(Agent::Dirty::Kept, disk_has_lost);
+    EXPECT_THAT(w.came(), testing::Contains(disk_has_lost ? "flush size 4096 time"
+                                                          : "flush size 69632 time"));
+  }
+}
+
+// Found by the simulator (faults, 26185): a grant of pages that the home had made before it knew.
+TEST(AgentPowerTest, AGrantDoesNotForgetHowFarTheFileHasGrownHere) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, kSize).has(Exclusive, pages(1, 31));
+  w.opens(1, false).expect("opened 1");
+  w.writes(2, kSize, 4096, 'W').expect("written 2 @65536+4096");
+  w.has(Exclusive, pages(0, 0));
+  w.recalls_attributes().discard();
+  w.acks_flush().expect_nothing();
+  w.resets(Agent::Dirty::Kept, true);
+  EXPECT_THAT(w.came(), testing::Contains("flush @65536+4096*W size 69632"));
+}
+TEST(AgentPowerTest, NorDoesOneThatTheHomeMadeBeforeItWasTold) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, kSize).has(Exclusive, pages(1, 31));
+  w.opens(1, false).expect("opened 1");
+  w.writes(2, kSize, 4096, 'W').expect("written 2 @65536+4096");
+  w.recalls_attributes().discard();
+  w.has(Exclusive, pages(0, 0));
+  w.acks_flush().expect_nothing();
+  w.resets(Agent::Dirty::Kept, true);
+  EXPECT_THAT(w.came(), testing::Contains("flush @65536+4096*W size 69632"));
+}
+
 // Found by the simulator (faults, 1912): an append whose page another node wanted at that moment.
 TEST(AgentPowerTest, BytesUnderWayOfPagesThatWereGivenUpBringTheirEnd) {
   AgentWorld w;

@@ -114,10 +114,7 @@ class FileAgent {
   void truncate(Token token, uint64_t size);
   void truncate_done(Instant now, bool done, uint64_t size, bool under_lock, AgentActions& actions);
   bool tail_is_shown(uint64_t before, uint64_t size);
-  void truncation_goes_on() {
-    ++going_on_;
-    ++shared_.statistics.truncations_ended;
-  }
+  void truncation_goes_on();
   void truncation_ended(bool done, uint64_t size, AgentActions& actions);
   void size_told(Instant now, uint64_t size, AgentActions& actions);
   void interrupt(Token token, AgentActions& actions);
@@ -335,6 +332,7 @@ class FileAgent {
   void note_flight(const Flush& flush, uint64_t bytes);
   void rescue_dirty(AgentActions& actions);
   uint64_t size_for_sure() const;
+  uint64_t cut_on_the_way() const;
   void bring_size_back(uint64_t size);
   // `Source`: Bytes (whole pages are kept) or a span (copied).
   template <class Source>
@@ -436,10 +434,11 @@ class FileAgent {
   bool forgotten_ = true;
   std::optional<Instant> release_at_;
   Instant stepped_at_;
-  uint32_t truncations_ = 0;  // unanswered (K8)
-  uint32_t going_on_ = 0;     // truncations whose callers do not wait any more
-  uint64_t cut_at_ = 0;       // of cut_off_: what is written back behind this is nothing
-  PageRange zeroing_;         // K20: the page of the old end, behind a truncation of ours
+  uint32_t truncations_ = 0;           // unanswered (K8)
+  uint32_t going_on_ = 0;              // truncations whose callers do not wait any more
+  uint64_t going_on_to_ = UINT64_MAX;  // the smallest size of these
+  uint64_t cut_at_ = 0;                // of cut_off_: what is written back behind this is nothing
+  PageRange zeroing_;                  // K20: the page of the old end, behind a truncation of ours
   // Where that could not be done: bytes that are nothing when they are written back, until the page
   // is gone.
   struct Tail {

@@ -57,7 +57,10 @@ void FileAgent::granted(Instant now, Grant message, AgentActions&) {
         if (asked || leases_.shared().range_count() + leases_.exclusive().range_count() <
                          kUnaskedRangesMax) {
           leases_.raise(message.range, message.mode);
-          size_floor_ = message.size_floor;
+          // The home knows of no growth that is still told here alone.
+          size_floor_ = attributes_mode_ == LeaseMode::None
+                            ? message.size_floor
+                            : std::max(message.size_floor, attributes_.size);
         }
       }
       for (Request& request : requests_) {
@@ -95,6 +98,9 @@ void FileAgent::flush_acked(const FlushAck& message, AgentActions& actions) {
   if (message.error == 0) {
     attributes_.blocks = message.blocks;
     not_synced();
+    // A grant that the home gave before it had this may have said less since.
+    if (flight->second.attributes.has_size)
+      size_floor_ = std::max(size_floor_, flight->second.attributes.size);
   }
   flights_.erase(flight);
   if (message.error != 0) note_error(message.error);
@@ -134,6 +140,10 @@ void FileAgent::suspend(Instant now, AgentActions& actions) {
 void FileAgent::reset(Instant now, Agent::Dirty dirty, AgentActions& actions, bool disk_has_lost) {
   stepped_at_ = now;
   const uint64_t size = size_for_sure();
+  // Of these the home may have had the size before it cut the file. (Without a power failure such a
+  // truncation is made again, and others may see the file before that.)
+  for (auto& [id, flight] : flights_)
+    if (disk_has_lost) flight.attributes.size = std::min(flight.attributes.size, cut_on_the_way());
   if (disk_has_lost && std::exchange(unsynced_, 0) != 0 &&
       !shared_.options.mistakes.has(Mistake::ForgetUnsynced))
     note_error(EIO);

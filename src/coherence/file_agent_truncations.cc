@@ -50,10 +50,29 @@ void FileAgent::truncate_done(Instant now, bool done, uint64_t size, bool under_
   is_cut(size);
 }
 
+void FileAgent::truncation_goes_on() {
+  ++going_on_;
+  ++shared_.statistics.truncations_ended;
+  for (const Request& request : requests_)
+    if (request.kind == Kind::Truncate && request.active)
+      going_on_to_ = std::min(going_on_to_, request.size);
+}
+
+// Where those of this node that are under way leave the end of the file. The home may have done
+// them, unless the Attributes are here, which it takes first.
+uint64_t FileAgent::cut_on_the_way() const {
+  if (attributes_mode_ != LeaseMode::None || shared_.options.mistakes.has(Mistake::UndoTruncations))
+    return UINT64_MAX;
+  uint64_t size = going_on_to_;
+  for (const Request& request : requests_)
+    if (request.kind == Kind::Truncate && request.active) size = std::min(size, request.size);
+  return size;
+}
+
 // As if another node had done it: the kernel has been told that it failed.
 void FileAgent::truncation_ended(bool done, uint64_t size, AgentActions& actions) {
   VR_CHECK(going_on_ > 0);
-  --going_on_;
+  if (--going_on_ == 0) going_on_to_ = UINT64_MAX;
   zeroing_ = {};
   if (!done) return;
   drop_attributes(actions);

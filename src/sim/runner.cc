@@ -65,6 +65,7 @@ void run_share(Slot& slot, uint64_t seed, uint64_t end, unsigned stride, const B
     if (outcome.failure.empty()) continue;
     note_failure(slot, outcome.failure);
     if (!keep_going) return;
+    fmt::print(stderr, "seed {} failed: {}\n", seed, outcome.failure);
   }
 }
 
