@@ -157,6 +157,26 @@ TEST(AgentTest, AnAppendPurgesWhereItReallyGoes) {
   w.returns(pages(2, 2)).expect("written 1 @10000+5");
 }
 
+// Found by the simulator (power, 878): another node had cut the file while the append was on its
+// way, and the kernel's guess of its end was far behind the real one.
+TEST(AgentTest, AnAppendPurgesWhatItsGuessedEndMakesPagesOfTheFile) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, 5'000).has(Exclusive, PageRange::all()).cached(pages(0, 3), 'A');
+  w.appends(1, 12'000, 5, 'R').expect("purge 1-2");
+  w.fills(2, pages(2, 2)).expect("purge 1-1");
+  w.returns(pages(1, 1)).expect("written 1 @5000+5", "data 2 end");
+}
+TEST(AgentTest, WhatIsFilledThereWhileAnAppendIsAnnouncedGoesBeforeItsAnswer) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, 5'000, true).has(Exclusive, PageRange::all());
+  w.opens(9, false).expect("opened 9");
+  w.appends(1, 12'000, 5, 'R').expect("push size 5005", "announce 5005");
+  w.size_is_pushed().expect_nothing();
+  w.fills(2, pages(2, 2)).expect("data 2 end");
+  w.all_know().expect("purge 2-2");
+  w.returns(pages(2, 2)).expect("written 1 @5000+5");
+}
+
 TEST(AgentTest, AppendsOfOneNodeFollowEachOther) {
   AgentWorld w;
   w.has_attributes(Exclusive, 10'000).has(Exclusive, PageRange::all()).cached(pages(2, 2), 'A');

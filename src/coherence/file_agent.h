@@ -306,6 +306,14 @@ class FileAgent {
   PageRange give_around(const PendingRecall& recall) const;
   PageRange behind_end(const PendingRecall& recall) const;
   PageRange tail_shown_by(uint64_t end_of_write) const;
+  // K15: what the kernel's guess of an append's end takes for pages of the file.
+  static PageRange guessed_behind(uint64_t end, uint64_t kernel_end) {
+    const PageRange guessed{((end - 1) >> kPageShift) + 1, ((kernel_end - 1) >> kPageShift) + 1};
+    return guessed.first < guessed.end ? guessed : PageRange{};
+  }
+  static PageRange guessed_behind(const Request& write) {
+    return write.append ? guessed_behind(write.offset + write.size, write.kernel_end) : PageRange{};
+  }
   PageSet purges_wanted(Instant now);
 
   bool need_attributes(Request& request, LeaseMode mode,

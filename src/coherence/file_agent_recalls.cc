@@ -226,6 +226,7 @@ PageSet FileAgent::purges_wanted(Instant now) {
   for (const Request& request : requests_) {
     if (request.kind == Kind::Write && request.active) {
       need.add(request.range);
+      need.add(guessed_behind(request));
       need.add(tail_shown_by(request.offset + request.size));
     }
     if (request.kind == Kind::Truncate && !request.active && flights_.empty() && !may_write())

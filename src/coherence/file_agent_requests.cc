@@ -166,7 +166,9 @@ bool FileAgent::advance_read(Instant now, Request& request, AgentActions& action
       return false;
     if (some_active_) {
       for (const Request& other : requests_) {
-        if (!other.active || !other.range.overlaps(request.range)) continue;
+        if (!other.active || (!other.range.overlaps(request.range) &&
+                              !guessed_behind(other).overlaps(request.range)))
+          continue;
         if (other.kind == Kind::Write || (other.kind == Kind::Truncate && !may_write()))
           return false;
       }
@@ -273,6 +275,7 @@ bool FileAgent::advance_write(Instant now, Request& request, AgentActions& actio
   // of these bytes (K12).
   if (!shared_.options.mistakes.has(Mistake::ApplyBeforePurge) &&
       (kernel_.resident().overlaps(request.range) ||
+       kernel_.resident().overlaps(guessed_behind(request)) ||
        kernel_.resident().overlaps(tail_shown_by(request.offset + request.size))))
     return false;
   // A fill that met the old end left zeroes behind it in its page. A reader that was woken by it
@@ -336,6 +339,8 @@ std::optional<uint64_t> FileAgent::write_now(Instant now, const WriteNowEvent& e
   if (end > size && (kernel_.keep_until({size >> kPageShift, ((end - 1) >> kPageShift) + 1}, now) ||
                      kernel_size_.cutting(now) || kernel_has_attributes_ ||
                      kernel_.resident().overlaps(tail_shown_by(end)) ||
+                     (event.append && kernel_.resident().overlaps(guessed_behind(
+                                          end, event.offset + event.bytes.size()))) ||
                      growth_must_be_known(now, size, end, event.offset + event.bytes.size())))
     return std::nullopt;
   known_to_kernel();

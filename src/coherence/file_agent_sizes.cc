@@ -150,6 +150,12 @@ bool FileAgent::advance_growth(Instant now, Request& request, AgentActions& acti
   if (request.must_announce || (request.announcement != 0 && request.announcement == announcing_) ||
       pushing(request.size_push))
     return false;
+  // Filled while others were told: with our answer the kernel takes them for the file's.
+  request.active = kernel_.resident().overlaps(guessed_behind(request));
+  if (request.active) {
+    some_active_ = true;
+    return false;
+  }
   if (turn_) turn_->until = std::min(turn_->last, now + shared_.options.append_gap_ns);
   answer_write(request, actions);
   return true;
