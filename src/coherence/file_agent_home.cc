@@ -140,12 +140,14 @@ void FileAgent::suspend(Instant now, AgentActions& actions) {
 void FileAgent::reset(Instant now, Agent::Dirty dirty, AgentActions& actions, bool disk_has_lost) {
   stepped_at_ = now;
   const uint64_t size = size_for_sure();
+  const uint64_t cut = disk_has_lost ? cut_on_the_way() : UINT64_MAX;
   // Of these the home may have had the size before it cut the file. (Without a power failure such a
   // truncation is made again, and others may see the file before that.)
   for (auto& [id, flight] : flights_)
-    if (disk_has_lost) flight.attributes.size = std::min(flight.attributes.size, cut_on_the_way());
-  if (disk_has_lost && std::exchange(unsynced_, 0) != 0 &&
-      !shared_.options.mistakes.has(Mistake::ForgetUnsynced))
+    flight.attributes.size = std::min(flight.attributes.size, cut);
+  // What lies behind that may be cut although the truncation came to nothing.
+  const bool loses = disk_has_lost && std::exchange(unsynced_, 0) != 0;
+  if ((loses || cut != UINT64_MAX) && !shared_.options.mistakes.has(Mistake::ForgetUnsynced))
     note_error(EIO);
   PageSet kept = kernel_.resident();
   kept.remove(not_exclusive(kept));
