@@ -21,6 +21,9 @@ class Grace {
     // Of the session, as the node counts them: it takes the next number when a session that it has
     // heard of is over. 0: not known.
     uint64_t epoch = 0;
+    // R5: it was here when the time of an earlier grace was over, and had not brought back all.
+    // What it was told of that session it may hear only now.
+    static constexpr uint64_t kTooLate = UINT64_MAX;
     bool same_daemon(const Member& other) const {
       return node == other.node && incarnation == other.incarnation;
     }
@@ -37,6 +40,20 @@ class Grace {
   bool may_reclaim(const Member& member, Instant now) const {
     return !over(now) && std::ranges::any_of(expected_, [&](const Member& was) {
       return was.same_daemon(member) && (was.epoch == 0 || was.epoch < member.epoch);
+    });
+  }
+  // It has a session now. Who has nothing of before is not waited for; who was too late may be
+  // using what it had claimed until its old leases are over.
+  void came(const Member& member, Instant now) {
+    if (may_reclaim(member, now)) return;
+    std::erase_if(expected_, [&](const Member& was) {
+      return was.node == member.node && !(was.same_daemon(member) && was.epoch == Member::kTooLate);
+    });
+  }
+  // Of `here`, who has a session at the end: what it still brings is from before.
+  bool is_too_late(const Member& here) const {
+    return std::ranges::any_of(expected_, [&](const Member& was) {
+      return was.same_daemon(here) && was.epoch != Member::kTooLate;
     });
   }
   // It has brought back all, has left, or is another now.

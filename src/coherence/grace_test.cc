@@ -139,6 +139,33 @@ TEST(MembersTest, WhoIsWaitedForIsNotedUntilItIsBackOrTooLate) {
   EXPECT_FALSE(members.grace_ended(kEnd)) << "it is told once";
 }
 
+// Found by the simulator (power, 9183): the home died again, the node heard of its session with it
+// only then, and brought back to the next what others had written over since.
+TEST(MembersTest, WhoWasTooLateBringsNothingBackToTheNextDaemonEither) {
+  Members members;
+  members.restarted({{"a", 1, 4}}, kEnd);
+  members.began(NodeId{5}, {"a", 1, 5}, kNow);
+  EXPECT_TRUE(members.may_reclaim({"a", 1, 5}, kNow));
+  ASSERT_TRUE(members.grace_ended(kEnd));
+  const std::vector<Members::Member> noted = members.to_note();
+  Members next;
+  next.restarted(noted, kEnd);
+  EXPECT_FALSE(next.may_reclaim({"a", 1, 6}, kNow));
+  next.began(NodeId{6}, {"a", 1, 6}, kNow);
+  EXPECT_FALSE(next.grace_ended(kNow)) << "pages that it has claimed may be in use until then";
+  const auto missing = next.grace_ended(kEnd);
+  ASSERT_TRUE(missing);
+  EXPECT_THAT(*missing, testing::IsEmpty()) << "its new session is none of before";
+  EXPECT_EQ(next.to_note(), (std::vector<Members::Member>{{"a", 1, 6}}));
+}
+
+TEST(MembersTest, ADaemonThatIsWaitedForIsNotedOnceWithItsOldestSession) {
+  Members members;
+  members.restarted({{"a", 1, 4}}, kEnd);
+  members.began(NodeId{5}, {"a", 1, 5}, kNow);
+  EXPECT_EQ(members.to_note(), (std::vector<Members::Member>{{"a", 1, 4}}));
+}
+
 TEST(MembersTest, ANodeThatWasStartedAnewIsNotWaitedFor) {
   Members members;
   members.restarted({{"a", 1}}, kEnd);

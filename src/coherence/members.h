@@ -31,8 +31,7 @@ class Members {
   }
 
   void began(NodeId session, const Member& member, Instant now) {
-    // It was started anew: it has nothing of before.
-    if (!grace_.may_reclaim(member, now)) grace_.settled(member.node);
+    grace_.came(member, now);
     members_[session] = member;
   }
   void ended(NodeId session) { members_.erase(session); }
@@ -49,16 +48,26 @@ class Members {
     if (!in_grace_ || !grace_.over(now)) return std::nullopt;
     in_grace_ = false;
     std::vector<Member> missing = grace_.expected();
+    std::erase_if(missing, [](const Member& m) { return m.epoch == Member::kTooLate; });
+    for (auto& [session, member] : members_)
+      if (grace_.is_too_late(member)) member.epoch = Member::kTooLate;
     grace_ = Grace();
     return missing;
   }
 
-  // Who has a session, or is waited for.
+  // Who has a session, or is waited for: each daemon once, with its oldest session (as
+  // with_expected()).
   std::vector<Member> to_note() const {
     std::vector<Member> all;
     for (const auto& [session, member] : members_) all.push_back(member);
-    for (const Member& member : grace_.expected())
-      if (std::ranges::find(all, member) == all.end()) all.push_back(member);
+    for (const Member& was : grace_.expected()) {
+      const auto it =
+          std::ranges::find_if(all, [&](const Member& m) { return m.same_daemon(was); });
+      if (it == all.end())
+        all.push_back(was);
+      else
+        it->epoch = std::min(it->epoch, was.epoch);
+    }
     return all;
   }
   const std::vector<Member>& expected() const { return grace_.expected(); }

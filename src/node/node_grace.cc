@@ -126,10 +126,14 @@ void NodeDaemon::end_grace_if_over() {
     std::lock_guard lock(sessions_mutex_);
     if (!in_grace_ || !grace_.over(net::EventLoop::now())) return;
     in_grace_ = false;
-    for (const Grace::Member& member : grace_.expected()) {
+    for (const Grace::Member& member : grace_.expected())
       spdlog::warn("{} did not bring back in time what it had: it is free", member.node);
-      for (const auto& [session, here] : members_)
-        if (here.same_daemon(member)) late.push_back(session);
+    // Noted as such before others get anything: after another restart they may still think that
+    // they can bring it back.
+    for (auto& [session, here] : members_) {
+      if (!grace_.is_too_late(here)) continue;
+      late.push_back(session);
+      here.epoch = Grace::Member::kTooLate;
     }
     grace_ = Grace();
     sessions = sessions_to_save(Sync::Now);

@@ -173,8 +173,7 @@ Status NodeDaemon::start_server() {
       has_had_guests_ = true;
       const Grace::Member member{info.node_name, info.incarnation, info.epoch};
       home_->came_back(info.node_name);
-      // It was started anew: it has nothing of before.
-      if (!grace_.may_reclaim(member, net::EventLoop::now())) grace_.settled(info.node_name);
+      grace_.came(member, net::EventLoop::now());
       members_[info.id] = member;
       sessions = sessions_to_save(Sync::Soon);
     }
