@@ -17,6 +17,8 @@ std::unique_ptr<AnyWorld> make_world(WorldKind kind, uint64_t seed, const Breaks
       return std::make_unique<LockWorld>(seed, breaks);
     case WorldKind::Faults:
       return std::make_unique<FaultWorld>(seed, breaks);
+    case WorldKind::Power:
+      return std::make_unique<FaultWorld>(seed, breaks, true);
   }
   return nullptr;
 }

@@ -181,7 +181,8 @@ bool size_possible(std::span<const SizeOp> ops, const SizeOp& reading) {
 std::optional<std::string> check_sizes(std::span<const SizeOp> ops) {
   using Kind = SizeOp::Kind;
   bool any_set = false;
-  for (const SizeOp& op : ops) any_set |= op.weak || (op.kind == Kind::Set && op.begin != 0);
+  for (const SizeOp& op : ops)
+    any_set |= (op.weak && op.write != 0) || (op.kind == Kind::Set && op.begin != 0);
   for (const SizeOp& read : ops) {
     if (is_source(read)) continue;
     if (!size_possible(ops, read)) {

@@ -8,9 +8,10 @@ namespace vremote::sim {
 
 using namespace coherence;
 
-FaultWorld::FaultWorld(uint64_t seed, const Breaks& breaks)
+FaultWorld::FaultWorld(uint64_t seed, const Breaks& breaks, bool power)
     : scheduler_(std::make_unique<Scheduler>(seed)),
       breaks_(breaks),
+      power_(power),
       more_(seed * 0xD1B54A32D192ED03u + 7),
       setting_{.scheduler = *scheduler_,
                .history = history_,
@@ -68,7 +69,7 @@ void FaultWorld::draw() {
   Prng& random = scheduler_->random();
   machine_count_ = static_cast<uint32_t>(random.between(2, random.chance(70) ? 3 : 4));
   processes_ = static_cast<uint32_t>(random.between(1, 2));
-  const bool truncates = random.chance(30);
+  const bool truncates = random.chance(power_ ? 60 : 30);
   const auto file_count = static_cast<uint32_t>(random.chance(60) ? 1 : 2);
   for (uint32_t f = 0; f < file_count; ++f) {
     FilePlan file;
@@ -105,13 +106,18 @@ void FaultWorld::draw() {
     if (file != FileId{}) return check_file(static_cast<uint32_t>(file.inode) - 1);
     for (uint32_t f = 0; f < setting_.files.size(); ++f) check_file(f);
   };
-  setting_.power = setting_.power_dice.chance(25);
+  setting_.power = setting_.power_dice.chance(25) || power_;
   if (setting_.power)
     for (Habits& habits : habits_) {
       habits.syncs_names = setting_.power_dice.chance(50);
       if (setting_.power_dice.chance(70)) habits.weights[static_cast<size_t>(Act::Fsync)] += 8;
     }
   if (truncates) end_sessions_at_truncations(stores_too, more_.chance(50));
+  if (power_) {
+    processes_ = 3;
+    lose_power_behind_syncs();
+    end_as_sessions_begin_again();
+  }
   steps_max_ = 3'000'000;
   plan_ = fmt::format("{} machines, {} processes each, {} files, {} lanes{}, flush after {} ms",
                       machine_count_, processes_, file_count, setting_.lanes,
@@ -225,12 +231,47 @@ void FaultWorld::draw_power_losses() {
   }
 }
 
+// What was synced is on the disk then, and what came a moment later is not.
+void FaultWorld::lose_power_behind_syncs() {
+  setting_.sync_done = [this, left = 3]() mutable {
+    if (left == 0 || !setting_.power_dice.chance(20)) return;
+    --left;
+    ++faults_;
+    const auto lasts = static_cast<int64_t>(
+        setting_.power_dice.below(static_cast<uint64_t>(setting_.term_ns) * 3 / 2));
+    origin_->kill_after(setting_.power_dice.between(1, 12), false, true);
+    scheduler_->after(lasts / 2, [this] { origin_->kill_if_due(); });
+    scheduler_->after(lasts, [this] { origin_->start_again(); });
+    faults_end_ns_ = std::max(faults_end_ns_, scheduler_->now().ns + lasts + 2 * setting_.term_ns);
+  };
+}
+
+// The node does not hear that it has another session, and the origin ends.
+void FaultWorld::end_as_sessions_begin_again() {
+  setting_.session_begins_again = [this, left = 2](uint32_t m) mutable {
+    if (left == 0 || !setting_.power_dice.chance(70)) return;
+    --left;
+    ++faults_;
+    const auto lasts = static_cast<int64_t>(
+        setting_.power_dice.below(static_cast<uint64_t>(setting_.term_ns) / 2));
+    machines_[m]->cut_off(Machine::Way::Down);
+    scheduler_->after(lasts / 4, [this] { origin_->kill(); });
+    scheduler_->after(lasts, [this, m] {
+      origin_->start_again();
+      machines_[m]->reach_again(Machine::Way::Down);
+    });
+    faults_end_ns_ = std::max(faults_end_ns_, scheduler_->now().ns + lasts + 2 * setting_.term_ns);
+  };
+}
+
 void FaultWorld::draw_breach() {
   const auto m = static_cast<uint32_t>(setting_.dice.below(machine_count_));
   const auto at =
       static_cast<int64_t>(setting_.dice.below(4 * static_cast<uint64_t>(setting_.term_ns)));
   ++faults_;
-  scheduler_->after(at, [this, m] { origin_->give_up(m); });
+  scheduler_->after(at, [this, m] {
+    if (origin_->runs()) origin_->give_up(m);
+  });
   faults_end_ns_ = std::max(faults_end_ns_, at + 2 * setting_.term_ns);
 }
 
@@ -302,7 +343,7 @@ void FaultWorld::start() {
   for (uint32_t m = 0; m < machine_count_; ++m)
     machines_.push_back(std::make_unique<Machine>(setting_, *origin_, m, draw_clock()));
   origin_->meets(machines_);
-  draw_faults();
+  if (!power_ || more_.chance(50)) draw_faults();
   if (setting_.power) draw_power_losses();
   if (setting_.dice.chance(15)) draw_breach();
   if (setting_.dice.chance(30)) draw_broken_connections();

@@ -19,7 +19,9 @@ namespace vremote::sim {
 
 class FaultWorld final : public AnyWorld {
  public:
-  FaultWorld(uint64_t seed, const Breaks& breaks);
+  // `power`: the origin loses its power, in the worst moments, and in half of the worlds that is
+  // all.
+  FaultWorld(uint64_t seed, const Breaks& breaks, bool power = false);
   ~FaultWorld() override;
 
   Scheduler& scheduler() override { return *scheduler_; }
@@ -32,6 +34,8 @@ class FaultWorld final : public AnyWorld {
   Clock draw_clock();
   void draw_faults();
   void draw_power_losses();
+  void lose_power_behind_syncs();
+  void end_as_sessions_begin_again();
   void draw_breach();
   void draw_broken_connections();
   void draw_mapped_truncations();
@@ -49,6 +53,7 @@ class FaultWorld final : public AnyWorld {
 
   std::unique_ptr<Scheduler> scheduler_;
   Breaks breaks_;
+  bool power_;
   Prng more_;  // as FaultSetting::dice, for what was thought of later
   std::string plan_;
   History history_;

@@ -97,8 +97,10 @@ class History {
   // ---- faults ----
   // The home has given away what this node had: from now on others may be shown older bytes.
   void lost(int node);
-  // The node knows of it and has kept what it could not flush (D4).
-  void told_of_loss(int node);
+  // The node knows of it and has kept what it could not flush (D4). `since`: when its session
+  // began; a home that had given nothing away yet, and would have waited for it, has not said
+  // lost().
+  void told_of_loss(int node, uint64_t since);
   void rescued(uint32_t file, uint64_t offset, std::span<const std::byte> bytes);
   // The origin has lost its power (S1): from now on everybody is shown what is left on its disk.
   void power_lost();
@@ -106,6 +108,9 @@ class History {
   // goes.
   void exposed(uint32_t file, std::span<const std::byte> page);
   uint64_t power_losses() const { return power_losses_; }
+  // The node brings bytes back that end there. That is all it knows of the file's size (S1), and
+  // may be a size that nobody gave the file. Until power_lost().
+  void brings_back_to(uint32_t file, int node, uint64_t size);
   void sync_failed(uint32_t file, Interval when);
   // The node's kernel has forgotten the file, and with it what an fsync was still to tell.
   void forgot(uint32_t file, int node) { sync_failed(file, {tick(), tick(), "forget", node}); }

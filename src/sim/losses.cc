@@ -12,7 +12,22 @@ namespace vremote::sim {
 
 void History::lost(int node) { losses_.push_back({node, tick()}); }
 
+void History::brings_back_to(uint32_t number, int node, uint64_t size) {
+  auto it = registers_.find(number);
+  if (it == registers_.end()) return;
+  it->second.sizes.push_back({.begin = tick(),
+                              .end = kNever,
+                              .kind = SizeOp::Kind::Grow,
+                              .size = size,
+                              .what = "bytes brought back",
+                              .node = node,
+                              .weak = true});
+}
+
 void History::power_lost() {
+  for (auto& [number, file] : registers_)
+    for (SizeOp& op : file.sizes)
+      if (op.weak && op.end == kNever) op.end = tick();
   losses_.push_back({.node = -1, .tick = tick(), .power = true});
   ++power_losses_;
 }
@@ -27,7 +42,11 @@ void History::exposed(uint32_t file, std::span<const std::byte> page) {
   }
 }
 
-void History::told_of_loss(int node) {
+void History::told_of_loss(int node, uint64_t since) {
+  if (std::ranges::none_of(losses_, [&](const Loss& loss) {
+        return !loss.power && loss.node == node && loss.tick > since;
+      }))
+    lost(node);
   for (Loss& loss : losses_)
     if (loss.node == node) loss.told = true;
 }
@@ -79,7 +98,8 @@ void History::place_appends(uint32_t number) {
   }
 }
 
-// Whether an fsync told somebody of this node, between these moments, that something was lost.
+// Whether an fsync told somebody of this node, between these moments, that something was lost. (The
+// inode's lock has the fsyncs of a node come one after the other.)
 bool History::told(const RegisterFile& file, int node, uint64_t from, uint64_t to) const {
   return std::ranges::any_of(file.failed_syncs, [&](const Interval& sync) {
     return sync.node == node && sync.end > from && sync.begin < to;
@@ -195,7 +215,8 @@ std::vector<SizeOp> History::sizes_of(const RegisterFile& file) const {
                losses_, [&](const Loss& loss) { return loss.power && loss.tick >= op.begin; });
   };
   for (SizeOp& op : sizes)
-    op.weak = (op.kind == SizeOp::Kind::Grow && op.write != 0 && gone.contains(op.write)) ||
+    op.weak = op.weak ||
+              (op.kind == SizeOp::Kind::Grow && op.write != 0 && gone.contains(op.write)) ||
               may_be_undone(op);
   return sizes;
 }

@@ -24,6 +24,7 @@ void Machine::begin_life(const Habits& habits, uint32_t processes) {
   life.incarnation = uint64_t{number_ + 1} << 32 | lives_.size();
   life.bond = Bond(setting_.breaks.protocol);
   life.attached.assign(setting_.lanes, false);
+  life.greeted.assign(setting_.lanes, Instant{});
   life.renewed.assign(setting_.lanes, Instant{});
   life_ = &life;
   Node::Hooks hooks;
@@ -149,6 +150,7 @@ void Machine::hears(uint64_t incarnation, Event event) {
 }
 
 void Machine::greet(Life& life, uint32_t lane) {
+  life.greeted[lane] = life.node->now();
   up_[lane]->send([this, inc = life.incarnation, lane, epoch = life.epoch, known = life.session,
                    sent = life.node->now(), label = life.label] {
     origin_.hello(number_, label, inc, epoch, lane, sent, known);
@@ -183,7 +185,7 @@ void Machine::welcome(uint64_t incarnation, uint32_t lane, uint32_t epoch, uint3
                       uint64_t home_incarnation, bool may_reclaim, uint64_t disk_life,
                       Instant sent) {
   hears(incarnation, [=, this](Life& life) {
-    if (epoch != life.epoch) return;
+    if (epoch != life.epoch || sent < life.greeted[lane]) return;
     if (life.session != 0 && life.session != session)
       return over(life, "the home has begun another session");
     const bool first = life.session == 0;
@@ -209,10 +211,12 @@ void Machine::connected(Life& life, uint64_t home_incarnation, bool may_reclaim,
                                           .disk_life = disk_life});
   for (ToHome& message : std::exchange(life.before_first, {})) send(life, std::move(message));
   if (dirty) {
-    if (*dirty == Agent::Dirty::Fenced) setting_.history.told_of_loss(life.label);
+    if (*dirty == Agent::Dirty::Fenced)
+      setting_.history.told_of_loss(life.label, life.connected_at);
     setting_.reclaims += *dirty == Agent::Dirty::Kept ? 1 : 0;
     life.node->reset(*dirty, life.bond.disk_has_lost());
   }
+  life.connected_at = setting_.history.tick();
   life.bond.begun();
   renew(life);
 }

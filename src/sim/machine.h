@@ -47,6 +47,9 @@ struct FaultSetting {
   // The origin is about to answer a truncation of this machine.
   std::function<void(uint32_t machine)> truncation_done = {};  // its node will be told
   std::function<void()> truncation_comes = {};                 // to the origin
+  std::function<void()> sync_done = {};                        // at the origin
+  // At the origin, of a machine that had one in the same life; it will be told.
+  std::function<void(uint32_t machine)> session_begins_again = {};
   uint64_t messages = 0, reclaims = 0;
 };
 
@@ -62,10 +65,14 @@ class Machine {
     uint32_t epoch = 1;
     uint32_t session = 0;  // 0: none
     std::vector<bool> attached;
+    // When its last Hello was sent, lane by lane: over another connection than those before, of
+    // which nothing is read any more.
+    std::vector<Instant> greeted;
     std::vector<Instant> renewed;                 // by the machine's clock, lane by lane
     Instant leases_until;                         // the same
     std::vector<coherence::ToHome> before_first;  // until the first session stands
     uint64_t stops = 0;
+    uint64_t connected_at = 0;  // by the history
     std::vector<std::unique_ptr<Process>> processes;
   };
 

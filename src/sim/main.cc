@@ -22,9 +22,11 @@ int main(int argc, char** argv) {
   app.add_option("--seeds", seeds, "How many worlds to try")->capture_default_str();
   app.add_option("--first", first, "The first seed")->capture_default_str();
   std::string world = "pages";
-  app.add_option("--world", world, "What the worlds are of: pages, names, locks or faults")
+  app.add_option("--world", world,
+                 "What the worlds are of: pages, names, locks, faults, or power (faults, mostly of "
+                 "the origin's power)")
       ->capture_default_str()
-      ->check(CLI::IsMember({"pages", "names", "locks", "faults"}));
+      ->check(CLI::IsMember({"pages", "names", "locks", "faults", "power"}));
   app.add_option("--jobs", jobs, "Processes that share the work")
       ->capture_default_str()
       ->check(CLI::Range(1, 256));
@@ -78,7 +80,8 @@ int main(int argc, char** argv) {
   if (statistics && kind == WorldKind::Locks)
     fmt::print("locks: {} waited for, {} circles refused, {} processes died\n", c.lock_waits,
                c.lock_circles, c.lock_deaths);
-  if (statistics && kind == WorldKind::Faults)
+  const bool faults = kind == WorldKind::Faults || kind == WorldKind::Power;
+  if (statistics && faults)
     fmt::print(
         "faults: {}, {} sessions ended, {} times leases ran out, {} bytes rescued, {} "
         "restarts of homes, {} losses of their power, {} nodes brought back what they had and kept "
@@ -86,7 +89,7 @@ int main(int argc, char** argv) {
         "were not waited for\n",
         c.faults, c.fences, c.agent.suspensions, c.agent.rescued_bytes, c.restarts, c.power_losses,
         c.reclaims, c.agent.pages_claimed, c.agent.truncations_ended);
-  if (statistics && (kind == WorldKind::Pages || kind == WorldKind::Faults)) {
+  if (statistics && (kind == WorldKind::Pages || faults)) {
     fmt::print(
         "kernel: {} page hits, {} fills, {} refaults, {} stores, {} write-backs ({} held back), {} "
         "purges ({} blocked), {} reclaims, {} forgets\n",

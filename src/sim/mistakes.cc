@@ -37,12 +37,15 @@ std::string_view name_of(WorldKind kind) {
       return "locks";
     case WorldKind::Faults:
       return "faults";
+    case WorldKind::Power:
+      return "power";
   }
   return "?";
 }
 
 std::optional<WorldKind> world_kind(std::string_view name) {
-  for (WorldKind kind : {WorldKind::Pages, WorldKind::Names, WorldKind::Locks, WorldKind::Faults})
+  for (WorldKind kind :
+       {WorldKind::Pages, WorldKind::Names, WorldKind::Locks, WorldKind::Faults, WorldKind::Power})
     if (name_of(kind) == name) return kind;
   return {};
 }
@@ -59,15 +62,16 @@ WorldKind world_of(std::string_view break_name) {
         Mistake::CountFromAnswer, Mistake::ForgetSentSize, Mistake::RepeatTruncations,
         Mistake::ReclaimBehindTruncation, Mistake::TruncateAfterExpiry, Mistake::LostReclaim,
         Mistake::NoGrace, Mistake::ForgetCalls, Mistake::ForgetUnsynced, Mistake::ForgetLostSize,
-        Mistake::UndoTruncations, Mistake::TellLossToOne, Mistake::ForgetOthersBytes,
-        Mistake::RepeatAfterPowerLoss})
+        Mistake::TellLossToOne, Mistake::ForgetOthersBytes, Mistake::RepeatAfterPowerLoss})
     if (coherence::name_of(m) == break_name) return WorldKind::Faults;
+  if (break_name == coherence::name_of(Mistake::UndoTruncations) || break_name == "forgets-epochs")
+    return WorldKind::Power;
   if (break_name == "no-guardian" || break_name == "purges-before-taking-back" ||
       break_name == "frees-at-once" || break_name == "forgets-unacknowledged" ||
       break_name == "doubles-messages" || break_name == "wild-clocks")
     return WorldKind::Faults;
   return break_name == "deaf-to-death" || break_name == "claims-given-up" ||
-                 break_name == "done-before-claims" || break_name == "forgets-epochs"
+                 break_name == "done-before-claims"
              ? WorldKind::Locks
              : WorldKind::Pages;
 }

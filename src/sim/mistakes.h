@@ -16,6 +16,7 @@ enum class WorldKind : uint8_t {
   Names,   // directories and the kernels' dentries (name_world.h)
   Locks,   // locks of processes (lock_world.h)
   Faults,  // pages again, and everything breaks (fault_world.h)
+  Power,   // of these, in which the origin loses its power at the worst moments
 };
 std::string_view name_of(WorldKind kind);
 std::optional<WorldKind> world_kind(std::string_view name);

@@ -21,6 +21,7 @@ int file_number(FileId file) { return static_cast<int>(file.inode) - 1; }
 Node::Node(Scheduler& scheduler, History& history, const Breaks& breaks, NodeId id,
            const AgentOptions& agent, const KernelOptions& kernel, Hooks hooks, Clock clock)
     : scheduler_(scheduler),
+      history_(history),
       breaks_(breaks),
       id_(id),
       hooks_(std::move(hooks)),

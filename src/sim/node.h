@@ -111,6 +111,7 @@ class Node final : public Daemon {
   void send_call(std::optional<Truncation> truncation, Token waits, coherence::Operation operation);
   void end_truncation(FileId file);
   void end_truncations();
+  void brings_back(const coherence::AgentActions& actions);
   Co<> clear_tail(Truncation truncation, uint64_t before);
   void replied(const coherence::Reply& reply, coherence::AgentActions& actions);
   void take_back();
@@ -126,6 +127,7 @@ class Node final : public Daemon {
   int number() const { return static_cast<int>(id_.value); }
 
   Scheduler& scheduler_;
+  History& history_;
   Breaks breaks_;
   NodeId id_;
   Hooks hooks_;

@@ -1,5 +1,7 @@
 // What becomes of a node in worlds of faults: its session, its daemon, its guardian, its power.
+#include <algorithm>
 #include <cerrno>
+#include <map>
 
 #include "coherence/operation_needs.h"
 #include "sim/node.h"
@@ -13,6 +15,7 @@ void Node::reset(Agent::Dirty dirty, bool disk_has_lost) {
                    dirty == Agent::Dirty::Kept ? "kept" : "rescued");
   AgentActions actions;
   agent_.reset(now(), dirty, actions, disk_has_lost);
+  if (disk_has_lost) brings_back(actions);
   catches_up_ = true;
   take(FileId{}, actions);
   std::vector<uint64_t> again, lost;
@@ -32,6 +35,24 @@ void Node::reset(Agent::Dirty dirty, bool disk_has_lost) {
   for (uint64_t id : again) {
     Call call = calls_.at(id).call;
     hooks_.send(id_, std::move(call));
+  }
+}
+
+// Files may end where these bytes do, not behind the end that a truncation of its own leaves which
+// is on its way.
+void Node::brings_back(const AgentActions& actions) {
+  std::map<FileId, uint64_t> ends;
+  for (const AgentAction& action : actions)
+    if (const auto* send = std::get_if<SendToHome>(&action))
+      if (const auto* flush = std::get_if<Flush>(&send->message))
+        for (const Extent& extent : flush->extents)
+          ends[flush->file] = std::max(ends[flush->file], extent.offset + extent.bytes.size());
+  for (const auto& [file, end] : ends) {
+    const bool cut = std::ranges::any_of(calls_, [&](const auto& entry) {
+      const auto& truncation = entry.second.truncation;
+      return truncation && truncation->file == file && truncation->size < end;
+    });
+    if (!cut) history_.brings_back_to(static_cast<uint32_t>(file.inode) - 1, number(), end);
   }
 }
 

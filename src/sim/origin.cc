@@ -89,7 +89,7 @@ void Origin::lose_power() {
 // As HomeService::give_up().
 void Origin::give_up(uint32_t machine) {
   Session* session = of_machine(machine);
-  if (!daemon_->gate.runs() || session == nullptr || session->silenced) return;
+  if (session == nullptr || session->silenced) return;
   setting_.scheduler.trace(-1, -1, "home    gives session {} of n{} up", session->id,
                            session->label);
   if (setting_.breaks.frees_at_once) return end_session(session->id, "it breaks the protocol");
@@ -213,6 +213,7 @@ void Origin::greeted(uint32_t machine, int label, uint64_t incarnation, uint32_t
       if (std::ranges::find(daemon_->members.expected(), was) == daemon_->members.expected().end())
         not_coming_back(was);
     noted_ = daemon_->members.to_note();
+    if (epoch > 1 && setting_.session_begins_again) setting_.session_begins_again(machine);
   }
   session->heard[lane] = now();
   guest.down(lane).send(
@@ -266,6 +267,8 @@ void Origin::receive_now(NodeId node, ToHome message) {
     truncations_.insert({node.value, call->call});
     if (setting_.truncation_comes) setting_.truncation_comes();
   }
+  if (call != nullptr && std::holds_alternative<SyncCall>(call->operation))
+    syncs_.insert({node.value, call->call});
   const auto* flush = std::get_if<Flush>(&message);
   const bool given_up = std::holds_alternative<RecallAck>(message) ||
                         (flush != nullptr && flush->attributes.has_size);
@@ -304,6 +307,9 @@ void Origin::send(NodeId node, FileId file, ToAgent message) {
   if (session == nullptr || session->silenced) return;
   ++setting_.messages;
   const bool must_arrive = std::holds_alternative<FlushAck>(message);
+  if (const auto* reply = std::get_if<Reply>(&message);
+      reply != nullptr && syncs_.erase({node.value, reply->call}) > 0 && setting_.sync_done)
+    setting_.sync_done();
   if (const auto* reply = std::get_if<Reply>(&message);
       reply != nullptr && truncations_.erase({node.value, reply->call}) > 0 &&
       setting_.truncation_done)

@@ -50,6 +50,7 @@ class Origin {
   // Its node's session must end, as if it had broken the protocol.
   void give_up(uint32_t machine);
   bool lives() const { return !daemon_->gate.dead(); }
+  bool runs() const { return daemon_->gate.runs(); }
 
   // ---- what arrives ----
   void hello(uint32_t machine, int label, uint64_t incarnation, uint32_t epoch, uint32_t lane,
@@ -125,7 +126,7 @@ class Origin {
   HomeDriver::CallLog calls_;
   std::map<uint64_t, int> labels_;  // of incarnations
   uint32_t next_session_ = 1;
-  std::set<std::pair<uint32_t, uint64_t>> truncations_;  // by session and call; not answered yet
+  std::set<std::pair<uint32_t, uint64_t>> truncations_, syncs_;  // by session and call; unanswered
   uint64_t kill_in_ = 0;
   bool kill_by_given_up_ = false;
   bool kill_with_power_ = false;

@@ -35,10 +35,10 @@ std::vector<std::string> findable() {
   std::erase(names, "truncation-seen-elsewhere-first");
   // Not one world in 40,000: OperationNeedsTest.ATruncationIsMadeAgainOnly... instead.
   std::erase(names, "repeat-truncations");
-  // One world of locks in 13,000 notices: LockWorldsTest and GraceTest instead.
-  std::erase(names, "forgets-epochs");
-  // Not one world in 12,000: AgentPowerTest.Without... instead.
+  // Not one world of power failures in 4,000: AgentPowerTest.Without... instead.
   std::erase(names, "undo-truncations");
+  // None can: the inode's lock has the fsyncs of a node come one after the other in the model, as
+  // in the kernel. AgentPowerTest.WithoutThatOnlyOneTells instead.
   std::erase(names, "tell-loss-to-one");
   std::erase(names, "reclaim-behind-truncation");  // costs errors, not coherence: see below
   std::erase(names, "show-tails");       // shows where programs store behind the end: see below

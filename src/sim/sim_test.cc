@@ -58,7 +58,8 @@ TEST(SimulatorTest, TheDangerousThingsHappen) {
 }
 
 TEST(SimulatorTest, TheSameSeedIsTheSameRun) {
-  for (WorldKind kind : {WorldKind::Pages, WorldKind::Names, WorldKind::Locks, WorldKind::Faults}) {
+  for (WorldKind kind : {WorldKind::Pages, WorldKind::Names, WorldKind::Locks, WorldKind::Faults,
+                         WorldKind::Power}) {
     for (uint64_t seed : {3u, 17u, 41u}) {
       const auto once = make_world(kind, seed, {});
       const auto again = make_world(kind, seed, {});
