@@ -166,7 +166,11 @@ TEST(TlsSessionTest, AChangeOfKeysInTheMiddleOfAHandshakeIsNotMissed) {
                       if (n == 2) home_keys->set_keys(both);
                     }});
   proxy.calm();
-  TestAgent agent("127.0.0.1:" + std::to_string(proxy.port()), "n1", 11, agent_with(agent_keys));
+  TestAgent agent("127.0.0.1:" + std::to_string(proxy.port()), "n1", 11,
+                  [&](AgentSessionOptions& o) {
+                    agent_with(agent_keys)(o);
+                    o.lanes = 1;
+                  });
   ASSERT_TRUE(eventually([&] {
     const LaneStats lane = agent.session->stats()[0];
     return lane.connected && !lane.older_key;
