@@ -19,6 +19,7 @@
 
 #include "base/fd.h"
 #include "cli/commands.h"
+#include "node/base/shown_inode.h"
 #include "node/config/config.h"
 #include "node/recovery/recovery_file.h"
 
@@ -29,13 +30,15 @@ constexpr size_t kFilesMax = 100'000;
 
 struct Options {
   std::string config, directory, id, to;
-  bool force = false;
+  std::string mount;  // of the configuration, if there is one
+  bool force = false, damaged = false;
 };
 
-Result<std::string> directory_of(const Options& options) {
+Result<std::string> directory_of(Options& options) {
   if (!options.directory.empty()) return options.directory;
   if (options.config.empty()) return std::string(node::kDefaultRecoveryDir);
   VR_TRY(config, node::read_config(options.config));
+  options.mount = config.mount;
   return config.recovery_dir;
 }
 
@@ -56,13 +59,12 @@ Result<Fd> open_kept(const std::string& directory, const std::string& id) {
   if (id.empty() || id.starts_with('.') || id.find('/') != std::string::npos)
     return fail(EINVAL, fmt::format("'{}' is no id; `vremote recover list` shows them", id));
   const std::string path = fmt::format("{}/{}{}", directory, id, node::kRecoverySuffix);
-  Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
-  if (!fd.valid() && errno == ENOENT)
+  auto fd = node::open_recovery_file(path);
+  if (!fd && fd.error().code == ENOENT)
     return fail(ENOENT,
                 fmt::format("nothing is kept as '{}' in {}; `vremote recover --dir {} list` "
                             "shows what is",
                             id, directory, directory));
-  if (!fd.valid()) return fail(errno, fmt::format("{}: {}", path, std::strerror(errno)));
   return fd;
 }
 
@@ -80,11 +82,33 @@ Result<Kept> look(const std::string& directory, const std::string& id,
   return kept;
 }
 
-std::string name_of(const Kept& kept) {
-  return kept.header.path.empty()
-             ? fmt::format("inode {} of export {} of {}", kept.header.file.inode,
-                           kept.header.file.export_index, kept.header.home)
-             : kept.header.path;
+// How much of a damaged one is left.
+std::string readable(const node::RecoverySummary& summary) {
+  const std::string read = fmt::format("{} bytes in {} pieces", summary.bytes, summary.pieces);
+  return summary.kept
+             ? fmt::format("{} of {} bytes in {}", read, summary.kept->bytes, summary.kept->pieces)
+             : read + ", and nobody can tell how many there were";
+}
+
+uint64_t shown_inode_of(const node::RecoveryHeader& header) {
+  return header.shown_inode != 0
+             ? header.shown_inode
+             : node::shown_inode(header.home, header.file.export_index, header.file.inode);
+}
+
+// How to come to a name.
+std::string how_to_find(const node::RecoveryHeader& header, const Options& options) {
+  const std::string mount = options.mount.empty() ? "MOUNT" : options.mount;
+  return fmt::format(
+      "`find {}/{} -inum {}` on a node finds it, or `find DIR -inum {}` on {}, DIR being what it "
+      "exports",
+      mount, header.export_name.empty() ? "EXPORT" : header.export_name, shown_inode_of(header),
+      header.file.inode, header.home);
+}
+
+// A damaged file may lack what its last record said.
+Timestamp written_at(const Kept& kept) {
+  return std::max(kept.header.written, kept.summary.attributes.mtime);
 }
 
 int list(const std::string& directory, const Options& options) {
@@ -105,9 +129,11 @@ int list(const std::string& directory, const Options& options) {
       status = complain("recover", kept.error().what, kExitFailed);
       continue;
     }
-    fmt::print("{}  {}  {} bytes  {}{}\n", id,
-               time_text(static_cast<int64_t>(kept->header.saved_at)), kept->summary.bytes,
-               name_of(*kept), kept->summary.damaged ? "  (its end is damaged)" : "");
+    fmt::print(
+        "{}  {}  {} bytes  {}{}\n", id, time_text(static_cast<int64_t>(kept->header.saved_at)),
+        kept->summary.bytes, name_of(kept->header),
+        kept->summary.damaged ? fmt::format("  (DAMAGED: {} can be read)", readable(kept->summary))
+                              : "");
   }
   if (ids.empty()) {
     // Nobody must take the emptiness of a place that no node uses for good news.
@@ -124,15 +150,17 @@ int show(const std::string& directory, const Options& options) {
     return {};
   });
   if (!kept) return complain("recover", kept.error().what, kExitFailed);
-  fmt::print("file      {}\nhome      {}\nkept      {}\n", name_of(*kept), kept->header.home,
+  fmt::print("file      {}\nhome      {}\nkept      {}\n", name_of(kept->header), kept->header.home,
              time_text(static_cast<int64_t>(kept->header.saved_at)));
-  if (kept->summary.attributes.has_mtime)
-    fmt::print("written   {}\n", time_text(kept->summary.attributes.mtime.seconds));
+  if (kept->header.path.empty())
+    fmt::print("name      not known; {}\n", how_to_find(kept->header, options));
+  if (const Timestamp written = written_at(*kept); written != Timestamp{})
+    fmt::print("written   {}\n", time_text(written.seconds));
   if (kept->summary.attributes.has_size)
     fmt::print("size      {} (as its writer knew it)\n", kept->summary.attributes.size);
   fmt::print("bytes     {} in {} pieces, up to {}\n", kept->summary.bytes, kept->summary.pieces,
              kept->summary.end);
-  if (kept->summary.damaged) fmt::print("damaged   what followed cannot be read\n");
+  if (kept->summary.damaged) fmt::print("damaged   {} can be read\n", readable(kept->summary));
   return 0;
 }
 
@@ -149,45 +177,88 @@ Status write_piece(const Fd& fd, const node::RecoveryPiece& piece) {
   return {};
 }
 
+// What speaks against writing the bytes of `kept` into this file; empty: nothing.
+std::string objection(const Kept& kept, const std::string& target, const struct stat& st,
+                      const Options& options) {
+  if (shown_inode_of(kept.header) != st.st_ino) {
+    if (options.to.empty())
+      return fmt::format("{} is another file now; name the right one with --to ({})", target,
+                         how_to_find(kept.header, options));
+    if (!options.force)
+      return fmt::format(
+          "{} is not the file that these bytes were written to (its inode is {}, not {}); --force "
+          "writes them there all the same",
+          target, st.st_ino, shown_inode_of(kept.header));
+  }
+  if (options.force) return {};
+  const Timestamp changed{st.st_mtim.tv_sec, static_cast<uint32_t>(st.st_mtim.tv_nsec)};
+  const Timestamp written = written_at(kept);
+  // When they were put aside says little: others may have changed the file before that.
+  if (written == Timestamp{})
+    return fmt::format(
+        "when these bytes were written is not known (they were kept on {}), {} was changed on {}; "
+        "--force writes over it",
+        time_text(static_cast<int64_t>(kept.header.saved_at)), target, time_text(changed.seconds));
+  if (written < changed)
+    return fmt::format(
+        "{} was changed on {}, after these bytes were written ({}); --force writes over it", target,
+        time_text(changed.seconds), time_text(written.seconds));
+  return {};
+}
+
 // Through the mount, like any program: all nodes see it.
 int apply(const std::string& directory, const Options& options) {
   auto kept = look(directory, options.id);
   if (!kept) return complain("recover", kept.error().what, kExitFailed);
-  const std::string target = options.to.empty() ? kept->header.path : options.to;
-  if (target.empty())
+  const node::RecoverySummary& summary = kept->summary;
+  if (summary.bytes == 0)
     return complain(
         "recover",
-        fmt::format("where {} was is not known; name the file with --to", name_of(*kept)),
-        kExitUsage);
+        fmt::format("{}: {}; nothing was written", options.id,
+                    summary.damaged ? fmt::format("damaged, {} can be read", readable(summary))
+                                    : "no bytes are in it, only the size or the time of a file"),
+        kExitFailed);
+  if (summary.damaged && !options.damaged)
+    return complain("recover",
+                    fmt::format("{} is damaged: {} can be read; --damaged writes these, and what "
+                                "cannot be read stays as it is in the file",
+                                options.id, readable(summary)),
+                    kExitFailed);
+  const std::string target = options.to.empty() ? kept->header.path : options.to;
+  if (target.empty())
+    return complain("recover",
+                    fmt::format("where {} was is not known: {}; name it with --to",
+                                name_of(kept->header), how_to_find(kept->header, options)),
+                    kExitUsage);
   Fd fd(::open(target.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
   struct stat st {};
   if (!fd.valid() || ::fstat(fd.get(), &st) != 0)
     return complain("recover", fmt::format("{}: {}", target, std::strerror(errno)), kExitFailed);
   if (!S_ISREG(st.st_mode))
     return complain("recover", fmt::format("{}: not a regular file", target), kExitFailed);
-  if (options.to.empty() && kept->header.shown_inode != 0 && kept->header.shown_inode != st.st_ino)
-    return complain("recover",
-                    fmt::format("{} is another file now; name the right one with --to", target),
-                    kExitFailed);
-  const Timestamp changed{st.st_mtim.tv_sec, static_cast<uint32_t>(st.st_mtim.tv_nsec)};
-  if (!options.force && kept->summary.attributes.has_mtime &&
-      kept->summary.attributes.mtime < changed)
-    return complain(
-        "recover",
-        fmt::format("{} was changed on {}, after these bytes were written ({}); --force "
-                    "writes over it",
-                    target, time_text(changed.seconds),
-                    time_text(kept->summary.attributes.mtime.seconds)),
-        kExitFailed);
-  auto done = look(directory, options.id,
-                   [&](const node::RecoveryPiece& piece) { return write_piece(fd, piece); });
+  if (const std::string why_not = objection(*kept, target, st, options); !why_not.empty())
+    return complain("recover", why_not, kExitFailed);
+  uint64_t written = 0;
+  auto done = look(directory, options.id, [&](const node::RecoveryPiece& piece) -> Status {
+    VR_TRY_VOID(write_piece(fd, piece));
+    written += piece.bytes.size();
+    return {};
+  });
   if (!done)
-    return complain("recover", fmt::format("{}: {}", target, done.error().what), kExitFailed);
+    return complain("recover",
+                    fmt::format("{}: {}; {} of {} bytes were written", target, done.error().what,
+                                written, summary.bytes),
+                    kExitFailed);
   if (::fsync(fd.get()) != 0)
     return complain("recover", fmt::format("{}: fsync: {}", target, std::strerror(errno)),
                     kExitFailed);
+  // Nobody is told to remove the only copy of what may be got out of it yet.
+  if (summary.damaged || done->summary.damaged || written != summary.bytes)
+    return complain("recover",
+                    fmt::format("{}: not all was written: {}", target, readable(done->summary)),
+                    kExitFailed);
   fmt::print("{} bytes written to {}; `vremote recover --dir {} discard {}` removes the copy\n",
-             done->summary.bytes, target, directory, options.id);
+             written, target, directory, options.id);
   return 0;
 }
 
@@ -235,7 +306,9 @@ void add_recover_command(CLI::App& app, Context& context) {
       add("apply", "Write the bytes of one where they belong, through the mount", apply, true);
   apply_command->add_option("--to", options->to, "Into this file")->type_name("FILE");
   apply_command->add_flag("--force", options->force,
-                          "Also when the file was changed after they were written");
+                          "Also when the file was changed after they were written, or is another");
+  apply_command->add_flag("--damaged", options->damaged,
+                          "Also when only a part of them can be read: that part");
   add("discard", "Remove one", discard, true);
   command->footer(
       "Examples:\n"

@@ -132,6 +132,7 @@ class NodeDaemon {
   void bring_back();
   void tick();
   RecoveryWriter::Seen seen(const std::string& home, FileId file);
+  std::string path_in_kernel(AgentService* agent, FileId file);
   std::string control(const std::string& request);
   control::NodeStatus status() const;  // node_status.cc
   net::LaneStats lanes_with(const Peer& peer, const std::vector<net::SessionInfo>& sessions) const;

@@ -66,26 +66,30 @@ void NodeDaemon::tell_guardian() {
 
 // For the recovery file: how people would find the file.
 RecoveryWriter::Seen NodeDaemon::seen(const std::string& home, FileId file) {
-  if (notify_.load() == nullptr) return {};
+  RecoveryWriter::Seen out;
   for (AgentService* agent : agents()) {
     if (agent->home_name() != home) continue;
-    const std::optional<uint64_t> node = inodes_.find(agent, file);
-    if (!node) return {};
-    auto fd = fuse_->mount_view().open(*node);
-    if (!fd) return {};
-    std::array<char, 4096> path;
-    const ssize_t length =
-        ::readlink(fmt::format("/proc/self/fd/{}", fd->get()).c_str(), path.data(), path.size());
-    struct statx st {};
-    RecoveryWriter::Seen out;
-    if (length > 0) out.path.assign(path.data(), static_cast<size_t>(length));
-    if (!out.path.starts_with(config_.mount + "/") || out.path.ends_with(" (deleted)"))
-      out.path.clear();
-    if (::statx(fd->get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &st) == 0)
-      out.inode = st.stx_ino;
-    return out;
+    for (const ExportRoot& known : exports_.all())
+      if (known.agent == agent && known.root.export_index == file.export_index)
+        out.export_name = known.name;
+    out.path = path_in_kernel(agent, file);
   }
-  return {};
+  return out;
+}
+
+std::string NodeDaemon::path_in_kernel(AgentService* agent, FileId file) {
+  if (notify_.load() == nullptr) return {};
+  const std::optional<uint64_t> node = inodes_.find(agent, file);
+  if (!node) return {};
+  auto fd = fuse_->mount_view().open(*node);
+  if (!fd) return {};
+  std::array<char, 4096> text;
+  const ssize_t length =
+      ::readlink(fmt::format("/proc/self/fd/{}", fd->get()).c_str(), text.data(), text.size());
+  if (length <= 0) return {};
+  std::string path(text.data(), static_cast<size_t>(length));
+  if (!path.starts_with(config_.mount + "/") || path.ends_with(" (deleted)")) return {};
+  return path;
 }
 
 // What is still open or mapped must not go on being read from the page cache once nobody keeps it

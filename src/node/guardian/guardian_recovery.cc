@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <filesystem>
 
+#include "node/base/shown_inode.h"
 #include "node/recovery/recovery_file.h"
 
 namespace vremote::node {
@@ -41,6 +42,12 @@ GuardianRecovery::File* GuardianRecovery::file_of(uint64_t node) {
   header.saved_at = static_cast<uint64_t>(::time(nullptr));
   header.home = table_.home_name(inode->home);
   header.file = inode->file;
+  header.shown_inode = shown_inode(header.home, header.file.export_index, header.file.inode);
+  // Its path would have to be asked for at the mount, which this process answers for.
+  if (const auto exports = table_.exports())
+    for (const GuardianTable::Export& known : *exports)
+      if (known.home == inode->home && known.root.export_index == header.file.export_index)
+        header.export_name = known.name;
   for (int attempt = 0; attempt < 1000; ++attempt) {
     File file;
     file.path = fmt::format("{}/{}-{}-{}-{}-guardian{}{}", directory_, header.saved_at,
@@ -53,8 +60,8 @@ GuardianRecovery::File* GuardianRecovery::file_of(uint64_t node) {
       return nullptr;
     }
     file.fd = std::move(*fd);
-    spdlog::error("guardian: what programs had stored in mappings of inode {} of {} is kept in {}",
-                  inode->file.inode, header.home, file.path);
+    spdlog::error("guardian: what programs had stored in mappings of {} is kept in {}",
+                  name_of(header), file.path);
     return &files_.emplace(node, std::move(file)).first->second;
   }
   return nullptr;

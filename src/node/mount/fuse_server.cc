@@ -14,6 +14,7 @@
 #include "base/overload.h"
 #include "fuse/reply.h"
 #include "node/agent/kernel_names.h"
+#include "node/base/shown_inode.h"
 
 namespace vremote::node {
 
@@ -243,11 +244,7 @@ std::optional<Inode> FuseServer::inode(const Context& context, uint64_t node) co
 
 // The same on every node: the origin's number, apart from those of other exports.
 uint64_t FuseServer::shown_inode(const Inode& inode, uint64_t origin_inode) const {
-  uint64_t h = 1469598103934665603u;  // FNV-1a
-  for (char ch : inode.agent->home_name())
-    h = (h ^ static_cast<unsigned char>(ch)) * 1099511628211u;
-  h = (h ^ inode.file.export_index) * 1099511628211u;
-  return origin_inode ^ (h & 0x7FFF) << 48;
+  return node::shown_inode(inode.agent->home_name(), inode.file.export_index, origin_inode);
 }
 
 void FuseServer::forget(uint64_t node, uint64_t lookups) {

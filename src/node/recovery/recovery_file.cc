@@ -1,9 +1,11 @@
 #include "node/recovery/recovery_file.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -11,11 +13,13 @@
 namespace vremote::node {
 namespace {
 
-constexpr std::string_view kMagic = "VRRECOV1";
+constexpr std::string_view kMagicBefore = "VRRECOV1";
+constexpr std::string_view kMagic = "VRRECOV2";
 constexpr size_t kHeaderMax = 16 << 10;
 constexpr size_t kTextMax = 4096;
 constexpr size_t kRecordHead = 4 + 4 + 8 + 4;
-enum RecordType : uint32_t { kData = 1, kAttributes = 2 };
+enum RecordType : uint32_t { kData = 1, kAttributes = 2, kTotals = 3 };
+constexpr size_t kTotalsSize = kRecordHead + 3 * 8;
 
 constexpr std::array<uint32_t, 256> crc_table() {
   std::array<uint32_t, 256> table{};
@@ -89,12 +93,13 @@ class Reader {
   bool good_ = true;
 };
 
-Status write_all(const Fd& fd, std::span<const std::byte> bytes) {
+Status write_all(const Fd& fd, uint64_t at, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    const ssize_t n = ::write(fd.get(), bytes.data(), bytes.size());
+    const ssize_t n = ::pwrite(fd.get(), bytes.data(), bytes.size(), static_cast<off_t>(at));
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return fail(errno, "write");
+    if (n <= 0) return fail(n < 0 ? errno : EIO, "write");
     bytes = bytes.subspan(static_cast<size_t>(n));
+    at += static_cast<uint64_t>(n);
   }
   return {};
 }
@@ -112,19 +117,119 @@ Result<bool> read_exactly(const Fd& fd, uint64_t at, std::span<std::byte> into) 
   return true;
 }
 
-Status append_record(const Fd& fd, RecordType type, uint64_t offset,
-                     std::span<const std::byte> payload) {
+Result<uint64_t> write_record(const Fd& fd, uint64_t at, RecordType type, uint64_t offset,
+                              std::span<const std::byte> payload) {
   Writer head;
   head.number(static_cast<uint32_t>(type));
   head.number(static_cast<uint32_t>(payload.size()));
   head.number(offset);
   head.number(crc(payload, crc(head.bytes())));
   // One write each: whoever dies between them leaves a record that is seen to be cut short.
-  VR_TRY_VOID(write_all(fd, head.bytes()));
-  return write_all(fd, payload);
+  VR_TRY_VOID(write_all(fd, at, head.bytes()));
+  VR_TRY_VOID(write_all(fd, at + kRecordHead, payload));
+  return at + kRecordHead + payload.size();
+}
+
+// What the file had when it was last added to.
+struct Totals {
+  uint64_t length = 0;  // of the file
+  RecoverySummary::Kept kept;
+};
+
+Writer totals_payload(const Totals& totals) {
+  Writer payload;
+  payload.number(totals.length);
+  payload.number(totals.kept.pieces);
+  payload.number(totals.kept.bytes);
+  return payload;
+}
+
+Status write_totals(const Fd& fd, uint64_t at, const Totals& totals) {
+  VR_TRY(end, write_record(fd, at, kTotals, 0, totals_payload(totals).bytes()));
+  (void)end;
+  return {};
+}
+
+Result<std::optional<Totals>> read_totals(const Fd& fd, uint64_t at) {
+  std::array<std::byte, kTotalsSize> bytes;
+  VR_TRY(whole, read_exactly(fd, at, bytes));
+  if (!whole) return std::nullopt;
+  Reader reader(bytes);
+  const auto type = reader.number<uint32_t>();
+  const auto size = reader.number<uint32_t>();
+  (void)reader.number<uint64_t>();
+  const auto sum = reader.number<uint32_t>();
+  const std::span<const std::byte> all(bytes);
+  if (type != kTotals || size != kTotalsSize - kRecordHead ||
+      crc(all.subspan(kRecordHead), crc(all.first(kRecordHead - 4))) != sum)
+    return std::nullopt;
+  Totals totals;
+  totals.length = reader.number<uint64_t>();
+  totals.kept.pieces = reader.number<uint64_t>();
+  totals.kept.bytes = reader.number<uint64_t>();
+  return totals;
+}
+
+// What precedes the records: the magic, and length and check of the header.
+struct Start {
+  bool before = false;  // of the version before
+  uint32_t length = 0, sum = 0;
+  static constexpr uint64_t kSize = kMagic.size() + 8;
+  uint64_t records() const { return kSize + length; }
+};
+
+Result<Start> read_start(const Fd& fd) {
+  std::array<std::byte, Start::kSize> bytes;
+  VR_TRY(whole, read_exactly(fd, 0, bytes));
+  Start start;
+  start.before = std::memcmp(bytes.data(), kMagicBefore.data(), kMagicBefore.size()) == 0;
+  if (!whole || (!start.before && std::memcmp(bytes.data(), kMagic.data(), kMagic.size()) != 0))
+    return fail(EINVAL, "not a recovery file of this version");
+  Reader reader{std::span(bytes).subspan(kMagic.size())};
+  start.length = reader.number<uint32_t>();
+  start.sum = reader.number<uint32_t>();
+  if (start.length > kHeaderMax) return fail(EINVAL, "its header is damaged");
+  return start;
+}
+
+Timestamp read_time(Reader& reader) {
+  Timestamp time;
+  time.seconds = reader.number<int64_t>();
+  time.nanoseconds = reader.number<uint32_t>();
+  return time;
+}
+
+void write_time(Writer& writer, Timestamp time) {
+  writer.number(time.seconds);
+  writer.number(time.nanoseconds);
+}
+
+bool read_attributes(std::span<const std::byte> payload, coherence::DirtyAttributes& into) {
+  Reader r(payload);
+  const bool has_size = r.number<uint8_t>() != 0, has_mtime = r.number<uint8_t>() != 0;
+  const auto size = r.number<uint64_t>();
+  const Timestamp mtime = read_time(r);
+  if (!r.good() || size > uint64_t{INT64_MAX} || mtime.nanoseconds >= 1'000'000'000) return false;
+  if (has_size) {
+    into.has_size = true;
+    into.size = std::max(into.size, size);
+  }
+  if (has_mtime) {
+    into.has_mtime = true;
+    into.mtime = std::max(into.mtime, mtime);
+  }
+  return true;
 }
 
 }  // namespace
+
+std::string name_of(const RecoveryHeader& header) {
+  if (!header.path.empty()) return header.path;
+  return fmt::format("inode {} of export {} of {}", header.file.inode,
+                     header.export_name.empty() ? fmt::format("number {}", header.file.export_index)
+                                                : header.export_name,
+                     header.home);
+}
 
 Result<Fd> begin_recovery_file(const std::string& path, const RecoveryHeader& header) {
   Writer body;
@@ -135,32 +240,68 @@ Result<Fd> begin_recovery_file(const std::string& path, const RecoveryHeader& he
   body.number(header.shown_inode);
   body.text(header.home);
   body.text(header.path);
+  write_time(body, header.written);
+  body.text(header.export_name);
   Writer all;
   all.raw(std::as_bytes(std::span(kMagic)));
   all.number(static_cast<uint32_t>(body.bytes().size()));
   all.number(crc(body.bytes()));
   all.raw(body.bytes());
-  Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600));
+  // Not O_APPEND: the totals are written over.
+  Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd.valid()) return fail(errno, path + ": " + std::strerror(errno));
-  VR_TRY_VOID(write_all(fd, all.bytes()));
-  return fd;
+  const uint64_t records = all.bytes().size();
+  Status begun = write_all(fd, 0, all.bytes());
+  if (begun) begun = write_totals(fd, records, {.length = records + kTotalsSize, .kept = {}});
+  if (begun) return fd;
+  // Nothing is in it.
+  (void)::unlink(path.c_str());
+  return std::unexpected(begun.error());
 }
 
 Status append_recovery(const Fd& fd, const std::vector<coherence::Extent>& extents,
                        const coherence::DirtyAttributes& attributes) {
-  for (const coherence::Extent& extent : extents)
-    for (uint64_t at = 0; at < extent.bytes.size(); at += kRecoveryPieceMax) {
-      const uint64_t n = std::min<uint64_t>(kRecoveryPieceMax, extent.bytes.size() - at);
-      VR_TRY_VOID(append_record(fd, kData, extent.offset + at, extent.bytes.view().subspan(at, n)));
-    }
-  if (!attributes.has_size && !attributes.has_mtime) return {};
-  Writer payload;
-  payload.number(static_cast<uint8_t>(attributes.has_size));
-  payload.number(static_cast<uint8_t>(attributes.has_mtime));
-  payload.number(attributes.size);
-  payload.number(attributes.mtime.seconds);
-  payload.number(attributes.mtime.nanoseconds);
-  return append_record(fd, kAttributes, 0, payload.bytes());
+  VR_TRY(start, read_start(fd));
+  VR_TRY(known, read_totals(fd, start.records()));
+  if (!known) return fail(EIO, "its totals cannot be read");
+  Totals totals = *known;
+  const auto add = [&]() -> Status {
+    for (const coherence::Extent& extent : extents)
+      for (uint64_t at = 0; at < extent.bytes.size(); at += kRecoveryPieceMax) {
+        const uint64_t n = std::min<uint64_t>(kRecoveryPieceMax, extent.bytes.size() - at);
+        VR_TRY(end, write_record(fd, totals.length, kData, extent.offset + at,
+                                 extent.bytes.view().subspan(at, n)));
+        totals.length = end;
+        ++totals.kept.pieces;
+        totals.kept.bytes += n;
+      }
+    if (!attributes.has_size && !attributes.has_mtime) return {};
+    Writer payload;
+    payload.number(static_cast<uint8_t>(attributes.has_size));
+    payload.number(static_cast<uint8_t>(attributes.has_mtime));
+    payload.number(attributes.size);
+    write_time(payload, attributes.mtime);
+    VR_TRY(end, write_record(fd, totals.length, kAttributes, 0, payload.bytes()));
+    totals.length = end;
+    return {};
+  };
+  const Status added = add();
+  // Of the piece that did not fit, nothing stays.
+  if (!added) (void)!::ftruncate(fd.get(), static_cast<off_t>(totals.length));
+  const Status told = write_totals(fd, start.records(), totals);
+  return added ? told : added;
+}
+
+Result<Fd> open_recovery_file(const std::string& path) {
+  // Without O_NONBLOCK a FIFO would be waited for.
+  Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY));
+  struct stat st {};
+  if (fd.valid() && ::fstat(fd.get(), &st) == 0 && S_ISREG(st.st_mode)) return fd;
+  const int error = errno;
+  // A link is ELOOP then, a socket ENXIO.
+  if (fd.valid() || error == ELOOP || error == ENXIO)
+    return fail(EINVAL, path + ": not a regular file, so no recovery file");
+  return fail(error, path + ": " + std::strerror(error));
 }
 
 Result<RecoveryHeader> read_recovery(const Fd& fd,
@@ -170,17 +311,10 @@ Result<RecoveryHeader> read_recovery(const Fd& fd,
   struct stat st {};
   if (::fstat(fd.get(), &st) != 0) return fail(errno, "fstat");
   if (!S_ISREG(st.st_mode)) return fail(EINVAL, "not a regular file");
-  std::array<std::byte, kMagic.size() + 8> start;
-  VR_TRY(whole, read_exactly(fd, 0, start));
-  if (!whole || std::memcmp(start.data(), kMagic.data(), kMagic.size()) != 0)
-    return fail(EINVAL, "not a recovery file of this version");
-  Reader lengths{std::span(start).subspan(kMagic.size())};
-  const auto length = lengths.number<uint32_t>();
-  const auto sum = lengths.number<uint32_t>();
-  if (length > kHeaderMax) return fail(EINVAL, "its header is damaged");
-  std::vector<std::byte> body(length);
-  VR_TRY(has_body, read_exactly(fd, start.size(), body));
-  if (!has_body || crc(body) != sum) return fail(EINVAL, "its header is damaged");
+  VR_TRY(start, read_start(fd));
+  std::vector<std::byte> body(start.length);
+  VR_TRY(has_body, read_exactly(fd, Start::kSize, body));
+  if (!has_body || crc(body) != start.sum) return fail(EINVAL, "its header is damaged");
   Reader reader(body);
   RecoveryHeader header;
   header.saved_at = reader.number<uint64_t>();
@@ -190,50 +324,51 @@ Result<RecoveryHeader> read_recovery(const Fd& fd,
   header.shown_inode = reader.number<uint64_t>();
   header.home = reader.text();
   header.path = reader.text();
-  if (!reader.good()) return fail(EINVAL, "its header is damaged");
+  if (!start.before) {
+    header.written = read_time(reader);
+    header.export_name = reader.text();
+  }
+  if (!reader.good() || header.written.nanoseconds >= 1'000'000'000)
+    return fail(EINVAL, "its header is damaged");
 
+  const auto size_of_file = static_cast<uint64_t>(st.st_size);
+  uint64_t at = start.records();
+  if (!start.before) {
+    VR_TRY(totals, read_totals(fd, at));
+    if (totals) summary.kept = totals->kept;
+    summary.damaged = !totals || totals->length != size_of_file;
+    at += kTotalsSize;
+  }
   std::vector<std::byte> payload;
-  for (uint64_t at = start.size() + length;;) {
+  while (at < size_of_file) {  // it may have grown since
     std::array<std::byte, kRecordHead> head;
-    if (at >= static_cast<uint64_t>(st.st_size)) break;  // it may have grown since
-    summary.damaged = true;                              // unless this record turns out to be whole
     VR_TRY(more, read_exactly(fd, at, head));
-    if (!more) break;
     Reader record(head);
     const auto type = record.number<uint32_t>();
     const auto size = record.number<uint32_t>();
     const auto offset = record.number<uint64_t>();
     const auto record_sum = record.number<uint32_t>();
-    if (size > kRecoveryPieceMax || offset > uint64_t{INT64_MAX} - size) break;
-    payload.resize(size);
-    VR_TRY(complete, read_exactly(fd, at + head.size(), payload));
-    if (!complete || crc(payload, crc(std::span(head).first(kRecordHead - 4))) != record_sum) break;
+    bool good = more && size <= kRecoveryPieceMax && offset <= uint64_t{INT64_MAX} - size;
+    if (good) {
+      payload.resize(size);
+      VR_TRY(complete, read_exactly(fd, at + head.size(), payload));
+      good = complete;
+    }
+    if (!good) {
+      summary.damaged = true;
+      break;
+    }
     at += head.size() + size;
-    summary.damaged = false;
-    if (type == kData) {
+    if (crc(payload, crc(std::span(head).first(kRecordHead - 4))) != record_sum) {
+      // If it is not its length that is wrong, what follows is whole.
+      summary.damaged = true;
+    } else if (type == kData) {
       ++summary.pieces;
       summary.bytes += size;
       summary.end = std::max(summary.end, offset + size);
       if (piece) VR_TRY_VOID(piece({offset, payload}));
-    } else if (type == kAttributes) {
-      Reader r(payload);
-      const bool has_size = r.number<uint8_t>() != 0, has_mtime = r.number<uint8_t>() != 0;
-      const auto new_size = r.number<uint64_t>();
-      Timestamp mtime;
-      mtime.seconds = r.number<int64_t>();
-      mtime.nanoseconds = r.number<uint32_t>();
-      if (!r.good() || new_size > uint64_t{INT64_MAX} || mtime.nanoseconds >= 1'000'000'000) {
-        summary.damaged = true;
-        break;
-      }
-      if (has_size) {
-        summary.attributes.has_size = true;
-        summary.attributes.size = std::max(summary.attributes.size, new_size);
-      }
-      if (has_mtime) {
-        summary.attributes.has_mtime = true;
-        summary.attributes.mtime = std::max(summary.attributes.mtime, mtime);
-      }
+    } else if (type == kAttributes && !read_attributes(payload, summary.attributes)) {
+      summary.damaged = true;
     }
   }
   return header;

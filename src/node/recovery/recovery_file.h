@@ -1,13 +1,16 @@
 // Bytes that a node had promised to write and may not write any more: others may have changed the
 // file since. Kept one file per origin's file, for a person to look at (`vremote recover`).
 //
-// Layout, little-endian: "VRRECOV1", u32 length and u32 CRC of the header, the header, then
-// records: u32 type, u32 length, u64 offset, u32 CRC of all of these and the payload, payload. A
-// file that was cut short is good up to its last whole record.
+// Layout, little-endian: "VRRECOV2", u32 length and u32 CRC of the header, the header, then
+// records: u32 type, u32 length, u64 offset, u32 CRC of all of these and the payload, payload. The
+// first record is rewritten in place after each addition and says how much there is in all: a file
+// that was cut short, even between two records, is seen to be damaged. What can be read of it is
+// read. "VRRECOV1" had neither that record nor the time and the export's name in the header.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -26,8 +29,15 @@ struct RecoveryHeader {
   FileId file;
   uint64_t shown_inode = 0;  // st_ino under the mount; 0: unknown
   std::string path;          // where the kernel knew it under the mount; may be empty, may be old
+  // When its newest bytes were written, as far as was known when the file was begun. Here, too:
+  // what stands behind them is the first thing that a damaged file lacks. {}: not known.
+  Timestamp written;
+  std::string export_name;  // may be empty
   bool operator==(const RecoveryHeader&) const = default;
 };
+
+// For people.
+std::string name_of(const RecoveryHeader& header);
 
 struct RecoveryPiece {
   uint64_t offset = 0;
@@ -37,7 +47,14 @@ struct RecoveryPiece {
 struct RecoverySummary {
   uint64_t pieces = 0, bytes = 0, end = 0;  // end: of the last byte
   coherence::DirtyAttributes attributes;
-  bool damaged = false;  // what follows the last whole record is not readable
+  // Not all that was kept is there, or nobody can tell.
+  bool damaged = false;
+  // How much was kept, if the file tells.
+  struct Kept {
+    uint64_t pieces = 0, bytes = 0;
+    bool operator==(const Kept&) const = default;
+  };
+  std::optional<Kept> kept;
 };
 
 inline constexpr size_t kRecoveryPieceMax = 2 << 20;
@@ -45,10 +62,15 @@ inline constexpr std::string_view kRecoverySuffix = ".recover";
 
 // Begins a file; EEXIST when there is one.
 Result<Fd> begin_recovery_file(const std::string& path, const RecoveryHeader& header);
+// What does not fit any more is an error, and all before it is kept. One writer at a time.
 Status append_recovery(const Fd& fd, const std::vector<coherence::Extent>& extents,
                        const coherence::DirtyAttributes& attributes);
 
-// Reads a file from its beginning; `piece` is called in the order of writing.
+// Opens one to read it. Anybody may have put anything there: nothing but a regular file, and
+// without waiting for it.
+Result<Fd> open_recovery_file(const std::string& path);
+// Reads a file from its beginning; `piece` is called in the order of writing. Leaves out what is
+// damaged.
 Result<RecoveryHeader> read_recovery(const Fd& fd,
                                      const std::function<Status(const RecoveryPiece&)>& piece,
                                      RecoverySummary& summary);

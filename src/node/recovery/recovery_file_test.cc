@@ -2,13 +2,20 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <map>
 
 #include "coherence/test_text.h"
+#include "node/base/shown_inode.h"
+#include "node/recovery/recovery_writer.h"
 
 namespace vremote::node {
 namespace {
@@ -49,7 +56,9 @@ class RecoveryFileTest : public testing::Test {
                          .home = "node2",
                          .file = {.export_index = 1, .generation = 2, .inode = 3},
                          .shown_inode = 33,
-                         .path = "/vremote/data/file"};
+                         .path = "/vremote/data/file",
+                         .written = {5, 6},
+                         .export_name = "data"};
   std::map<uint64_t, char> content_;
   RecoverySummary summary_;
 };
@@ -67,9 +76,10 @@ TEST_F(RecoveryFileTest, WhatWasKeptIsReadBackInOrder) {
   EXPECT_EQ(content_[4195], 'A');
   EXPECT_TRUE(summary_.attributes.has_size);
   EXPECT_EQ(summary_.attributes.size, 4196u);
+  EXPECT_EQ(summary_.kept, (RecoverySummary::Kept{.pieces = 3, .bytes = 160}));
 }
 
-TEST_F(RecoveryFileTest, AFileCutAnywhereIsGoodUpToThere) {
+TEST_F(RecoveryFileTest, AFileCutAnywhereIsSeenToBeAndGoodUpToThere) {
   write_two();
   const auto whole = std::filesystem::file_size(path_);
   for (uint64_t size = 0; size < whole; ++size) {
@@ -78,7 +88,9 @@ TEST_F(RecoveryFileTest, AFileCutAnywhereIsGoodUpToThere) {
     std::filesystem::resize_file(path_, size);
     auto header = read();
     if (header) {
+      EXPECT_TRUE(summary_.damaged) << size;
       EXPECT_LE(summary_.bytes, 160u);
+      EXPECT_EQ(header->written, header_.written) << "what guards newer content is in front";
     }
   }
 }
@@ -96,6 +108,118 @@ TEST_F(RecoveryFileTest, NoFlippedBitGoesUnnoticed) {
     EXPECT_TRUE(!header || summary_.damaged) << "byte " << at;
     ASSERT_EQ(::pwrite(fd.get(), &b, 1, static_cast<off_t>(at)), 1);
   }
+}
+
+TEST_F(RecoveryFileTest, OneDamagedPieceCostsNoOther) {
+  write_two();
+  std::fstream file(path_, std::ios::in | std::ios::out | std::ios::binary);
+  const std::string text(std::istreambuf_iterator<char>(file), {});
+  file.seekp(static_cast<std::streamoff>(text.find("AAAA")));
+  file.put('x');
+  file.close();
+  ASSERT_TRUE(read());
+  EXPECT_TRUE(summary_.damaged);
+  EXPECT_EQ(summary_.bytes, 60u);
+  EXPECT_EQ(summary_.kept, (RecoverySummary::Kept{.pieces = 3, .bytes = 160}));
+  EXPECT_EQ(content_[0], 'B');
+}
+
+TEST_F(RecoveryFileTest, WhatIsBehindTheLastWholeAdditionIsNoMoreThanDamage) {
+  write_two();
+  std::ofstream(path_, std::ios::app) << "torn";
+  ASSERT_TRUE(read());
+  EXPECT_TRUE(summary_.damaged) << "its writer died, or it is being written";
+  EXPECT_EQ(summary_.bytes, 160u);
+  {
+    Fd fd(::open(path_.c_str(), O_RDWR | O_CLOEXEC));
+    ASSERT_TRUE(append_recovery(fd, {{0, coherence::test::repeated('D', 10)}}, {}));
+  }
+  ASSERT_TRUE(read());
+  EXPECT_FALSE(summary_.damaged) << "the next addition goes over it";
+  EXPECT_EQ(content_[0], 'D');
+}
+
+TEST_F(RecoveryFileTest, WhatDoesNotFitLeavesWhatDid) {
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto handler = ::signal(SIGXFSZ, SIG_IGN);
+  using coherence::test::repeated;
+  auto fd = begin_recovery_file(path_, header_);
+  ASSERT_TRUE(fd);
+  const rlimit little{8192, before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &little), 0);
+  const Status kept =
+      append_recovery(*fd, {{0, repeated('A', 100)}, {100, repeated('B', 9000)}}, {});
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  ::signal(SIGXFSZ, handler);
+  ASSERT_FALSE(kept);
+  EXPECT_EQ(kept.error().code, EFBIG);
+  ASSERT_TRUE(read());
+  EXPECT_FALSE(summary_.damaged);
+  EXPECT_EQ(summary_.bytes, 100u);
+}
+
+TEST_F(RecoveryFileTest, FilesOfTheVersionBeforeAreRead) {
+  // Of home "n", export 1, generation 2, inode 3, path "/p": five bytes at 7, and a time.
+  constexpr unsigned char kOld[] = {
+      0x56, 0x52, 0x52, 0x45, 0x43, 0x4f, 0x56, 0x31, 0x27, 0x00, 0x00, 0x00, 0x13, 0x7e,
+      0xf3, 0xc7, 0xe8, 0x03, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00,
+      0x02, 0x00, 0x00, 0x00, 0x03, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x21, 0x00,
+      0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0x00, 0x6e, 0x02, 0x00, 0x2f, 0x70, 0x01,
+      0x00, 0x00, 0x00, 0x05, 0x00, 0x00, 0x00, 0x07, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+      0x00, 0x5a, 0xfd, 0x31, 0xa7, 0x68, 0x65, 0x6c, 0x6c, 0x6f, 0x02, 0x00, 0x00, 0x00,
+      0x16, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x4a, 0xc0,
+      0xec, 0xcb, 0x00, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x09, 0x00,
+      0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x0a, 0x00, 0x00, 0x00};
+  std::ofstream(path_, std::ios::binary).write(reinterpret_cast<const char*>(kOld), sizeof kOld);
+  auto header = read();
+  ASSERT_TRUE(header) << header.error().what;
+  EXPECT_FALSE(summary_.damaged);
+  EXPECT_EQ(summary_.bytes, 5u);
+  EXPECT_EQ(content_[7], 'h');
+  EXPECT_EQ(header->path, "/p");
+  EXPECT_EQ(header->written, Timestamp{});
+  EXPECT_EQ(summary_.attributes.mtime, (Timestamp{9, 10}));
+}
+
+TEST_F(RecoveryFileTest, OnlyARegularFileIsOpened) {
+  ASSERT_EQ(::mkfifo(path_.c_str(), 0600), 0);
+  auto opened = open_recovery_file(path_);
+  ASSERT_FALSE(opened) << "and it is not waited for a writer";
+  EXPECT_EQ(opened.error().code, EINVAL);
+  std::filesystem::remove(path_);
+  std::filesystem::create_symlink("/etc/passwd", path_);
+  opened = open_recovery_file(path_);
+  ASSERT_FALSE(opened);
+  EXPECT_EQ(opened.error().code, EINVAL);
+}
+
+TEST_F(RecoveryFileTest, OnlyRegularFilesAreCounted) {
+  HelperThreads threads("test", 1);
+  RecoveryWriter writer(directory_, threads, {});
+  write_two();
+  ASSERT_EQ(::mkfifo((directory_ + "/pipe.recover").c_str(), 0600), 0);
+  std::filesystem::create_symlink(path_, directory_ + "/link.recover");
+  std::filesystem::create_directory(directory_ + "/directory.recover");
+  EXPECT_EQ(writer.files(), 1u);
+}
+
+TEST_F(RecoveryFileTest, TheWriterPutsTimeAndExportInFront) {
+  HelperThreads threads("test", 1);
+  RecoveryWriter writer(directory_, threads, [](const std::string&, FileId) {
+    return RecoveryWriter::Seen{.path = {}, .export_name = "data"};
+  });
+  writer.keep("n1", {.file = {.export_index = 0, .generation = 1, .inode = 99},
+                     .extents = {{0, coherence::test::repeated('A', 10)}},
+                     .attributes = {.has_mtime = true, .mtime = {77, 5}}});
+  ASSERT_TRUE(writer.wait(60'000));
+  for (const auto& entry : std::filesystem::directory_iterator(directory_)) path_ = entry.path();
+  auto header = read();
+  ASSERT_TRUE(header);
+  EXPECT_EQ(header->written, (Timestamp{77, 5}));
+  EXPECT_EQ(name_of(*header), "inode 99 of export data of n1");
+  EXPECT_EQ(header->shown_inode, shown_inode("n1", 0, 99));
+  threads.stop();
 }
 
 TEST_F(RecoveryFileTest, AnotherFileIsNotOne) {

@@ -12,6 +12,7 @@
 #include <ctime>
 #include <filesystem>
 
+#include "node/base/shown_inode.h"
 #include "node/recovery/recovery_file.h"
 
 namespace vremote::node {
@@ -32,10 +33,12 @@ Status RecoveryWriter::prepare() {
 
 uint64_t RecoveryWriter::files() const {
   uint64_t count = 0;
-  std::error_code error;
+  std::error_code error, ignored;
   for (auto at = std::filesystem::directory_iterator(directory_, error);
        !error && at != std::filesystem::directory_iterator(); at.increment(error))
-    if (at->path().extension() == kRecoverySuffix) ++count;
+    if (at->path().extension() == kRecoverySuffix &&
+        at->symlink_status(ignored).type() == std::filesystem::file_type::regular)
+      ++count;
   return count;
 }
 
@@ -98,7 +101,7 @@ void RecoveryWriter::finish(const std::string& home) {
 void RecoveryWriter::write(Job& job) {
   uint64_t bytes = 0;
   for (const coherence::Extent& extent : job.rescue.extents) bytes += extent.bytes.size();
-  auto open = open_for(job.home, job.rescue.file);
+  auto open = open_for(job.home, job.rescue);
   Status done = open ? append_recovery((*open)->fd, job.rescue.extents, job.rescue.attributes)
                      : Status(std::unexpected(open.error()));
   if (!done)
@@ -106,7 +109,9 @@ void RecoveryWriter::write(Job& job) {
                   job.rescue.file.inode, done.error().what);
 }
 
-Result<RecoveryWriter::Open*> RecoveryWriter::open_for(const std::string& home, FileId file) {
+Result<RecoveryWriter::Open*> RecoveryWriter::open_for(const std::string& home,
+                                                       const coherence::Rescue& rescue) {
+  const FileId file = rescue.file;
   if (auto it = open_.find({home, file}); it != open_.end()) return &it->second;
   if (open_.size() >= kOpenMax) {
     (void)::fdatasync(open_.begin()->second.fd.get());
@@ -116,8 +121,10 @@ Result<RecoveryWriter::Open*> RecoveryWriter::open_for(const std::string& home, 
   const RecoveryHeader header{.saved_at = static_cast<uint64_t>(::time(nullptr)),
                               .home = home,
                               .file = file,
-                              .shown_inode = seen.inode,
-                              .path = seen.path};
+                              .shown_inode = shown_inode(home, file.export_index, file.inode),
+                              .path = seen.path,
+                              .written = rescue.attributes.mtime,
+                              .export_name = seen.export_name};
   for (int attempt = 0; attempt < 10000; ++attempt) {
     Open open;
     open.path =
@@ -131,8 +138,7 @@ Result<RecoveryWriter::Open*> RecoveryWriter::open_for(const std::string& home, 
     spdlog::error(
         "{}: what was written here to {} and had not reached it is kept in {}: the lease was gone; "
         "see to it with `vremote recover --dir {} list`",
-        home, seen.path.empty() ? fmt::format("inode {}", file.inode) : seen.path, open.path,
-        directory_);
+        home, name_of(header), open.path, directory_);
     return &open_.emplace(std::pair(home, file), std::move(open)).first->second;
   }
   return fail(EEXIST, directory_ + ": no free name");

@@ -22,7 +22,7 @@ class RecoveryWriter {
   // What the kernel knows of a file, on a thread that may block.
   struct Seen {
     std::string path;
-    uint64_t inode = 0;
+    std::string export_name;
   };
   using Look = std::function<Seen(const std::string& home, FileId file)>;
 
@@ -53,7 +53,7 @@ class RecoveryWriter {
   };
   void work();
   void write(Job& job);
-  Result<Open*> open_for(const std::string& home, FileId file);
+  Result<Open*> open_for(const std::string& home, const coherence::Rescue& rescue);
   void finish(const std::string& home);
 
   const std::string directory_;
