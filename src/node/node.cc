@@ -181,6 +181,7 @@ void NodeDaemon::tick() {
 bool NodeDaemon::stop(int64_t patience_ms) {
   ready_ = false;
   const Instant deadline = net::EventLoop::now() + patience_ms * 1'000'000;
+  note_paths(std::min<int64_t>(patience_ms, 1000));
   if (mount_) {
     // The kernel writes back what is dirty in mappings: the server goes on serving meanwhile.
     auto how = mount_->unmount();

@@ -133,6 +133,7 @@ class NodeDaemon {
   void tick();
   RecoveryWriter::Seen seen(const std::string& home, FileId file);
   std::string path_in_kernel(AgentService* agent, FileId file);
+  void note_paths(int64_t patience_ms);
   std::string control(const std::string& request);
   control::NodeStatus status() const;  // node_status.cc
   net::LaneStats lanes_with(const Peer& peer, const std::vector<net::SessionInfo>& sessions) const;
@@ -178,6 +179,8 @@ class NodeDaemon {
   std::vector<std::unique_ptr<net::EventLoop>> loops_;
   std::unique_ptr<HelperThreads> disk_threads_, purge_threads_;
   std::unique_ptr<RecoveryWriter> recovery_;
+  std::mutex last_paths_mutex_;
+  std::map<std::pair<std::string, FileId>, std::string> last_paths_;  // before the mount ended
   std::unique_ptr<KernelNames> kernel_names_;
   std::unique_ptr<LockCircles> circles_;
   std::unique_ptr<AgentService> local_agent_;

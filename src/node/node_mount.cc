@@ -74,6 +74,10 @@ RecoveryWriter::Seen NodeDaemon::seen(const std::string& home, FileId file) {
         out.export_name = known.name;
     out.path = path_in_kernel(agent, file);
   }
+  if (out.path.empty()) {
+    std::lock_guard lock(last_paths_mutex_);
+    if (auto it = last_paths_.find({home, file}); it != last_paths_.end()) out.path = it->second;
+  }
   return out;
 }
 
@@ -90,6 +94,28 @@ std::string NodeDaemon::path_in_kernel(AgentService* agent, FileId file) {
   std::string path(text.data(), static_cast<size_t>(length));
   if (!path.starts_with(config_.mount + "/") || path.ends_with(" (deleted)")) return {};
   return path;
+}
+
+// The kernel tells no path any more once the mount is gone, which is before it is known what cannot
+// be flushed.
+void NodeDaemon::note_paths(int64_t patience_ms) {
+  if (notify_.load() == nullptr) return;
+  auto busy = std::make_shared<std::atomic<bool>>(true);
+  const Instant end = net::EventLoop::now() + patience_ms * 1'000'000;
+  purge_threads_->submit([this, busy, end] {
+    for (uint64_t node : inodes_.nodes()) {
+      if (net::EventLoop::now() > end) break;
+      const auto inode = inodes_.get(node);
+      if (!inode || !inode->agent->owes(inode->file)) continue;
+      std::string path = path_in_kernel(inode->agent, inode->file);
+      if (path.empty()) continue;
+      std::lock_guard lock(last_paths_mutex_);
+      last_paths_[{inode->agent->home_name(), inode->file}] = std::move(path);
+    }
+    *busy = false;
+  });
+  while (*busy && net::EventLoop::now() < end)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
 
 // What is still open or mapped must not go on being read from the page cache once nobody keeps it

@@ -221,7 +221,9 @@ def what_a_node_cannot_flush_at_its_end_is_kept(cluster):
     cluster.hold("b", "origin")
     cluster.signal("b", signal.SIGTERM)
     cluster.nodes["b"].daemon.wait(timeout=60)
-    check("bytes" in cluster.recover("b", "list").stdout, "kept: " + cluster.log("b")[-2000:])
+    listed = cluster.recover("b", "list").stdout
+    check("8 bytes" in listed, "kept: " + cluster.log("b")[-2000:])
+    check(listed.rstrip().endswith(cluster.path("b", "origin", "late")), "with its name: " + listed)
 
 
 # ---- the origin

@@ -364,6 +364,12 @@ bool AgentService::idle_dirty() {
   return true;
 }
 
+bool AgentService::owes(FileId file) {
+  Shard& shard = shard_of(file);
+  std::lock_guard lock(shard.mutex);
+  return shard.agent.owes(file);
+}
+
 AgentCounts AgentService::counts() {
   AgentCounts sum;
   for (auto& shard : shards_) {

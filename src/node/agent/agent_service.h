@@ -207,6 +207,7 @@ class AgentService {
 
   void flush_all();
   bool idle_dirty();
+  bool owes(FileId file);  // something of it is not at its home
 
   // ---- the next daemon of this node (docs/architecture.md, "Upgrades") ----
   // While it holds, what may block in the kernel is not begun.
