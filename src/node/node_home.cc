@@ -102,6 +102,9 @@ Status NodeDaemon::open_stores() {
         stop ? server_->pause(node.value) : server_->resume(node.value);
       },
       mistakes_, home_limits(machine, static_cast<uint64_t>(config_.leases_max)));
+  std::vector<std::string> names;
+  for (const ExportConfig& each : config_.exports) names.push_back(each.name);
+  home_->name_exports(std::move(names));
   local_agent_ = std::make_unique<AgentService>(
       config_.node, agent_options(), true,
       [this](FileId, ToHome&& message) { receive_own(std::move(message)); }, environment());

@@ -422,6 +422,8 @@ def a_full_disk_is_told_to_each_open_file_once(cluster):
             said = cluster.run(OVERFLOW, cluster.path(node, "origin", "full"))
             check(said == want, f"at {node}: {said}")
             os.remove(cluster.disk("origin", "full"))
+        said = [line for line in cluster.log("origin").splitlines() if "dirty bytes not written" in line]
+        check(said and all(f"export origin: {export}/full, inode" in line for line in said), f"which file: {said}")
     finally:
         cluster.kill("origin")
         subprocess.run(["umount", "-l", export], check=False)

@@ -78,8 +78,7 @@ void HomeService::put(ApplyAttributes&& a, std::vector<FileId>& touched) {
   push_now(a.file, touched, [this, a] {
     if (auto done = store_of(a.file)->apply(a.file, a.attributes);
         !done && done.error().code != ESTALE)
-      spdlog::error("export {}: size or times of inode {} not stored: {}", a.file.export_index,
-                    a.file.inode, done.error().what);
+      spdlog::error("{}: size or times not stored: {}", described(a.file), done.error().what);
     changed(a.file, false);
   });
 }

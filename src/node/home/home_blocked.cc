@@ -1,4 +1,8 @@
 // Who waits for whom at this origin: for `vremote status --blocked`.
+#include <fmt/format.h>
+
+#include <algorithm>
+
 #include "node/home/home_service.h"
 
 namespace vremote::node {
@@ -63,6 +67,17 @@ std::vector<HomeService::Waits> HomeService::waits(size_t most) {
 std::string HomeService::path_of(FileId file) {
   store::Store* store = store_of(file);
   return store == nullptr ? std::string() : store->path_of(file);
+}
+
+std::string HomeService::described(FileId file) {
+  std::string path = path_of(file);
+  // One line, whatever is in a name.
+  std::ranges::replace_if(
+      path, [](unsigned char c) { return c < ' ' || c == 127; }, '?');
+  return fmt::format("export {}: {}inode {}",
+                     file.export_index < export_names_.size() ? export_names_[file.export_index]
+                                                              : std::to_string(file.export_index),
+                     path.empty() ? "" : path + ", ", file.inode);
 }
 
 }  // namespace vremote::node

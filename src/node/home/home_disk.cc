@@ -86,9 +86,8 @@ bool HomeService::run(ApplyFlush& action, bool may_block) {
       // ESTALE: the last name and the last handle are gone, and with them whoever could have missed
       // the bytes.
       if (ack.error != ESTALE)
-        spdlog::error("export {}: dirty bytes of inode {} not written: {} {}",
-                      flush.file.export_index, flush.file.inode, std::strerror(ack.error),
-                      done.error().what);
+        spdlog::error("{}: dirty bytes not written: {} {}", described(flush.file),
+                      std::strerror(ack.error), done.error().what);
     }
   }
   if (after.has_mtime || after.has_size)

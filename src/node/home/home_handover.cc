@@ -38,8 +38,7 @@ void HomeService::hold(FileId file, Fd descriptor, bool pinned) {
   store::Store* store = store_of(file);
   if (store == nullptr) return;
   if (auto held = store->hold(file, std::move(descriptor), pinned); !held) {
-    spdlog::error("inode {} of export {} cannot be held open: {}", file.inode, file.export_index,
-                  held.error().what);
+    spdlog::error("{} cannot be held open: {}", described(file), held.error().what);
   } else if (pinned) {
     pinned_for_grace_.push_back(file);
   }

@@ -146,6 +146,10 @@ class HomeService {
   };
   std::vector<Waits> waits(size_t most);
   std::string path_of(FileId file);
+  // Before it starts: as the configuration has them.
+  void name_exports(std::vector<std::string> names) { export_names_ = std::move(names); }
+  // For the log; looks at the disk.
+  std::string described(FileId file);
   store::Store::Counts store_counts(size_t export_index) const {
     return stores_[export_index]->counts();
   }
@@ -235,6 +239,7 @@ class HomeService {
   bool run(coherence::ServeFetch& action, bool may_block);
 
   std::vector<std::unique_ptr<store::Store>> stores_;
+  std::vector<std::string> export_names_;
   Metrics& metrics_;
   Deliver deliver_;
   GiveUp give_up_;
