@@ -125,13 +125,40 @@ Status check_nesting(const Config& config, const std::vector<Resolved>& exports)
   return {};
 }
 
+// Where VRemote Storage is mounted, and the path lies there. First by the text of the path: a stat
+// may hang there.
+std::optional<std::string> vremote_mount_of(const std::string& path) {
+  const auto mounts = fuse::read_mountinfo();
+  if (!mounts) return std::nullopt;
+  const auto at = [&mounts](const std::string& where) -> std::optional<std::string> {
+    const fuse::MountEntry* found = nullptr;
+    for (const fuse::MountEntry& entry : *mounts)  // a later one covers an earlier one
+      if (is_within(where, entry.point) &&
+          (found == nullptr || entry.point.size() >= found->point.size()))
+        found = &entry;
+    if (found == nullptr || found->type != "fuse.vremote") return std::nullopt;
+    return found->point;
+  };
+  if (auto there = at(normal_path(path))) return there;
+  return at(resolve_parents(path + "/."));
+}
+
 // The library that writes the log would make the directory without a word, also where only a letter
 // is wrong.
 Status check_log(const Config& config) {
   if (config.log_file.empty()) return {};
+  struct stat info {};
+  const bool is_there = ::stat(config.log_file.c_str(), &info) == 0;
+  if (is_there && S_ISDIR(info.st_mode))
+    return bad(config, "log.file",
+               fmt::format("{} is a directory; name a file in it", config.log_file));
+  if (is_there && S_ISFIFO(info.st_mode))
+    return bad(config, "log.file",
+               fmt::format("{} is a named pipe: the node would wait for whoever reads it; name a "
+                           "file",
+                           config.log_file));
   const std::string parent = config.log_file.substr(0, config.log_file.rfind('/'));
   if (is_within(parent, config.state_dir)) return {};  // the node makes that one
-  struct stat info {};
   if (!parent.empty() && ::stat(parent.c_str(), &info) != 0)
     return bad(config, "log.file",
                errno == ENOENT
@@ -139,9 +166,6 @@ Status check_log(const Config& config) {
                    : fmt::format("{}: {}; correct the path", parent, std::strerror(errno)));
   if (!parent.empty() && !S_ISDIR(info.st_mode))
     return bad(config, "log.file", fmt::format("{} is not a directory; correct the path", parent));
-  if (::stat(config.log_file.c_str(), &info) == 0 && S_ISDIR(info.st_mode))
-    return bad(config, "log.file",
-               fmt::format("{} is a directory; name a file in it", config.log_file));
   return {};
 }
 
@@ -213,6 +237,18 @@ Status check_config(const Config& config) {
         fmt::format("{} lies inside the mount {}: the node would wait for itself; move it out",
                     file.path, config.mount));
   }
+  // What another node shows may hang, or change, with that node.
+  for (const Own& file : own)
+    if (const auto there = file.path.empty() ? std::nullopt : vremote_mount_of(file.path))
+      return bad(config, file.key,
+                 fmt::format("{} lies on {}, where another node shows its files; what a node needs "
+                             "for itself must be on a disk of this machine",
+                             file.path, *there));
+  // The mount itself may be there from before.
+  if (const auto there = vremote_mount_of(config.mount.substr(0, config.mount.rfind('/'))))
+    return bad(config, "mount",
+               fmt::format("{} lies on {}, where another node shows its files; mount beside it",
+                           config.mount, *there));
   VR_TRY_VOID(check_log(config));
   if (!config.control_group.empty())
     if (auto found = group_number(config.control_group); !found)

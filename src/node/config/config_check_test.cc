@@ -1,13 +1,17 @@
 // The rules of the configuration that depend on the machine's directories.
+#include <fcntl.h>
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 #include <fstream>
 
+#include "base/fd.h"
 #include "node/config/config.h"
 #include "node/config/config_paths.h"
 
@@ -116,6 +120,46 @@ TEST_F(CheckConfigTest, TheSameFilesThroughABindMountAreRefused) {
   ASSERT_EQ(::mount((root_ / "srv/more").c_str(), there.c_str(), nullptr, MS_BIND, nullptr), 0);
   EXPECT_EQ(refusal(), "(accepted)");
   ASSERT_EQ(::umount(there.c_str()), 0);
+}
+
+// Nobody answers for that mount: whoever looks into it before the answer waits for ever.
+TEST_F(CheckConfigTest, NothingOfANodeLiesOnAnotherNodesMount) {
+  const Fd device(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
+  if (!device.valid() || ::unshare(CLONE_NEWNS) != 0) GTEST_SKIP() << "needs root, for a mount";
+  ASSERT_EQ(::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr), 0);
+  fs::create_directory(root_ / "other");
+  const std::string options =
+      fmt::format("fd={},rootmode=40000,user_id=0,group_id=0", device.get());
+  ASSERT_EQ(::mount("vremote:n2", (root_ / "other").c_str(), "fuse.vremote", MS_NOSUID | MS_NODEV,
+                    options.c_str()),
+            0);
+  const std::string there = " lies on " + (root_ / "other").string() + ", where another node shows";
+  const Config good = config_;
+  config_.state_dir = root_ / "other/data/state";
+  EXPECT_THAT(refusal(), HasSubstr("key 'state_dir': " + config_.state_dir + there));
+  config_ = good;
+  config_.state_dir = root_ / "srv/../other";
+  EXPECT_THAT(refusal(), HasSubstr("key 'state_dir'"));
+  config_ = good;
+  config_.recovery_dir = root_ / "other/kept";
+  EXPECT_THAT(refusal(), HasSubstr("key 'recovery_dir'"));
+  config_ = good;
+  config_.log_file = root_ / "other/log";
+  EXPECT_THAT(refusal(), HasSubstr("key 'log.file'"));
+  config_ = good;
+  config_.mount = root_ / "other/data/mnt";
+  EXPECT_THAT(refusal(), HasSubstr("key 'mount': " + config_.mount + there));
+  config_.mount = root_ / "other";
+  EXPECT_EQ(refusal(), "(accepted)") << "its own, of a daemon that died";
+  ASSERT_EQ(::umount2((root_ / "other").c_str(), MNT_DETACH), 0);
+}
+
+TEST_F(CheckConfigTest, ALogThatIsAPipeIsNotWaitedFor) {
+  config_.log_file = root_ / "log";
+  ASSERT_EQ(::mkfifo(config_.log_file.c_str(), 0600), 0);
+  EXPECT_THAT(refusal(), HasSubstr("key 'log.file': " + config_.log_file + " is a named pipe"));
+  config_.state_dir = root_;
+  EXPECT_THAT(refusal(), HasSubstr("is a named pipe")) << "where the node keeps its own files, too";
 }
 
 TEST_F(CheckConfigTest, FilesThatChangeByThemselvesAreNoExport) {
