@@ -83,6 +83,12 @@ TEST_F(AppTest, SecondsAreNumbers) {
   EXPECT_EQ(run({"status", "--interval", "0.5"}).status, 1);
 }
 
+TEST_F(AppTest, AnEmptyNameOfTheProgramIsNotTheDefault) {
+  const Outcome refused = run({"upgrade", "--config", config_.c_str(), "--binary", ""});
+  EXPECT_EQ(refused.status, 2);
+  EXPECT_THAT(refused.err, HasSubstr("--binary is empty"));
+}
+
 TEST_F(AppTest, WrongUseIsStatus2WithOneHint) {
   const std::vector<std::vector<const char*>> wrong = {
       {},

@@ -290,9 +290,15 @@ void add_recover_command(CLI::App& app, Context& context) {
       ->type_name("DIR");
   const auto add = [&](const char* name, const char* what, auto act, bool with_id) {
     CLI::App* sub = command->add_subcommand(name, what);
-    if (with_id) sub->add_option("ID", options->id, "As `list` shows it")->required();
-    sub->callback([options, act, &context] {
-      context.action = [options, act] {
+    // Not required(): the library would name that before an argument that it does not know.
+    const CLI::Option* id =
+        with_id ? sub->add_option("ID", options->id, "As `list` shows it") : nullptr;
+    sub->callback([options, act, id, &context] {
+      const bool lacks = id != nullptr && id->count() == 0;
+      context.action = [options, act, lacks] {
+        if (lacks)
+          return complain("recover", "ID is required; `vremote recover list` shows them",
+                          kExitUsage);
         auto directory = directory_of(*options);
         if (!directory) return complain("recover", directory.error().what, kExitUsage);
         return act(*directory, *options);

@@ -192,6 +192,15 @@ TEST_F(RecoverCommandTest, AFileWithoutANameCanBeFound) {
                 AllOf(HasSubstr("find MOUNT/data -inum " + shown), HasSubstr("-inum 77` on n1")));
 }
 
+TEST_F(RecoverCommandTest, AnIdThatLooksLikeAnOptionIsNamed) {
+  const Outcome refused = recover({"show", "-dash"});
+  EXPECT_EQ(refused.status, 2);
+  EXPECT_THAT(refused.err, AllOf(HasSubstr("-dash"), Not(HasSubstr("required"))));
+  const Outcome none = recover({"show"});
+  EXPECT_EQ(none.status, 2);
+  EXPECT_THAT(none.err, HasSubstr("ID is required"));
+}
+
 TEST_F(RecoverCommandTest, WhatIsNoRegularFileIsSaidAndNotWaitedFor) {
   ASSERT_EQ(::mkfifo(kept_file().c_str(), 0600), 0);
   for (const char* verb : {"show", "apply", "discard"}) {

@@ -32,6 +32,7 @@ constexpr auto kSilent = std::chrono::seconds(30);  // then who waits here is to
 struct Options {
   std::string config;
   std::string binary;
+  bool named = false;  // also by an empty name: a variable that is not set must not mean another
 };
 
 // This very program: what somebody runs is what the node becomes.
@@ -71,6 +72,8 @@ bool has_ended(const Fd& process, int ms) {
 
 int run(const Options& options) {
   const auto failed = [](const std::string& why) { return complain("upgrade", why, kExitFailed); };
+  if (options.named && options.binary.empty())
+    return complain("upgrade", "--binary is empty; name the program to become", kExitUsage);
   auto socket = control_socket_for(options.config);
   if (!socket) return complain("upgrade", socket.error().what, kExitUsage);
   auto binary = absolute(options.binary.empty() ? own_path() : options.binary);
@@ -135,7 +138,8 @@ void add_upgrade_command(CLI::App& app, Context& context) {
   command
       ->add_option("--binary", options->binary,
                    "The program to become; by default the one you have just called")
-      ->type_name("PATH");
+      ->type_name("PATH")
+      ->each([options](const std::string&) { options->named = true; });
   command->footer(
       "Examples:\n"
       "  vremote upgrade --config /etc/vremote/node.toml\n"
