@@ -103,6 +103,21 @@ start n8
 "$vremote" node --config "$dir/n8/node.toml" --check >>"$dir/n8/said" 2>&1 || { wrong "n8 runs, and is not good"; cat "$dir/n8/said"; }
 kill "$node"
 wait "$node" || wrong "the end of n8"
+# What another node shows is no place for a node's own files, by whatever path; nor for its mount.
+config n9 "$dir/nine"
+start n9
+config n10 "$dir/ten"
+sed -i "s|^state_dir.*|state_dir = \"$dir/n9/mnt/of-n9/state\"|" "$dir/n10/node.toml"
+refused n10 "node.toml: key 'state_dir': $dir/n9/mnt/of-n9/state lies on $dir/n9/mnt"
+ln -s "$dir/n9/mnt/of-n9" "$dir/link"
+sed -i "s|^state_dir.*|state_dir = \"$dir/link/state\"|" "$dir/n10/node.toml"
+refused n10 "node.toml: key 'state_dir': $dir/link/state lies on $dir/n9/mnt"
+config n11 "$dir/eleven"
+sed -i "s|^mount.*|mount = \"$dir/n9/mnt/of-n9/mnt\"|" "$dir/n11/node.toml"
+refused n11 "node.toml: key 'mount': $dir/n9/mnt/of-n9/mnt lies on $dir/n9/mnt"
+[ -z "$(ls "$dir/nine")" ] || wrong "something was made there"
+kill "$node"
+wait "$node" || wrong "the end of n9"
 touch "$dir/n8/mnt/something"
 "$vremote" node --config "$dir/n8/node.toml" --check >"$dir/n8/said" 2>&1
 [ $? -eq 2 ] && grep -qF "node.toml: key 'mount': $dir/n8/mnt is not empty" "$dir/n8/said" || { wrong "the check of n8"; cat "$dir/n8/said"; }
