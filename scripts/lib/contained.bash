@@ -23,6 +23,8 @@ contained_abort() {
   local minor control=$1/control
   mkdir -p "$control" && mount -t fusectl none "$control" 2>/dev/null || return
   while read -r minor; do
+    # One that has ended meanwhile has left its number to a stranger.
+    contained_connections "$contained_init" | grep -qx "$minor" || continue
     echo 1 2>/dev/null >"$control/$minor/abort"
   done
   umount "$control"

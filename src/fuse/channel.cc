@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -110,6 +111,11 @@ Result<Channel> Channel::clone() const {
                 "cannot clone the /dev/fuse descriptor; that is possible only while it is mounted");
   }
   return Channel(std::move(fd));
+}
+
+bool Channel::is_gone() const {
+  pollfd entry{fd_.get(), 0, 0};
+  return ::poll(&entry, 1, 0) == 1 && (entry.revents & POLLERR) != 0;
 }
 
 Result<size_t> Channel::receive(std::span<std::byte> buffer) const {

@@ -32,6 +32,9 @@ class Channel {
   // For epoll: readable when a request waits, EPOLLERR when the connection is gone.
   int fd() const { return fd_.get(); }
 
+  // Unmounted, or aborted.
+  bool is_gone() const;
+
   // Reads one request into `buffer` (at least kReceiveBufferSize) and returns its length. EAGAIN:
   // none waits. EINTR: a signal. ENODEV: unmounted. ECONNABORTED: aborted.
   Result<size_t> receive(std::span<std::byte> buffer) const;

@@ -328,6 +328,34 @@ TEST_F(FuseKernelTest, AbortEndsWaitingRequestsAndTheConnection) {
   EXPECT_EQ(fs_.wait_for_end(), ECONNABORTED);
 }
 
+// The kernel gives the number of a mount that is gone to the next one: a daemon that went on ending
+// had aborted the connection of a stranger.
+TEST_F(FuseKernelTest, AbortAfterTheUnmountEndsNobodyElse) {
+  ASSERT_NO_FATAL_FAILURE(start());
+  const Channel ours = *fs_.channel().clone();
+  ASSERT_EQ(mount_->unmount(), UnmountHow::Clean);
+  const testing::Scratch other;
+  std::vector<Mount> others;
+  // Mounts of others on this machine may take the number first.
+  for (int i = 0;
+       i < 50 && (others.empty() || others.back().connection_id() != mount_->connection_id());
+       ++i) {
+    const std::string point = other.point() + "/" + std::to_string(i);
+    std::filesystem::create_directory(point);
+    auto next = Mount::mount(point, {});
+    ASSERT_TRUE(next) << next.error().what;
+    others.push_back(std::move(*next));
+  }
+  if (others.back().connection_id() != mount_->connection_id())
+    GTEST_SKIP() << "the number was not given again";
+  const Channel theirs = others.back().take_channel();
+  EXPECT_TRUE(mount_->abort());
+  EXPECT_TRUE(mount_->abort(&ours));
+  EXPECT_FALSE(theirs.is_gone());
+  EXPECT_TRUE(others.back().abort(&theirs));
+  EXPECT_TRUE(theirs.is_gone());
+}
+
 // Of the tests' own safety net: without it a hung caller would stay in D state for good.
 TEST_F(FuseKernelTest, TheWatchdogFreesACallerThatIsNeverAnswered) {
   std::optional<testing::Watchdog> early(std::in_place, scratch_->point(), 1);

@@ -238,15 +238,20 @@ Channel Mount::take_channel() {
   return taken;
 }
 
+bool Mount::is_ours(const MountEntry& entry) const {
+  return entry.point == path_ && entry.type == kMountType && entry.minor == connection_;
+}
+
+bool Mount::is_among(const std::vector<MountEntry>& entries) const {
+  return std::ranges::any_of(entries, [this](const MountEntry& entry) { return is_ours(entry); });
+}
+
 Result<UnmountHow> Mount::unmount() {
   if (!mounted_) return UnmountHow::Clean;
   VR_TRY(top, mounted_at(path_));
-  if (!top || top->type != kMountType || top->minor != connection_) {
+  if (!top || !is_ours(*top)) {
     VR_TRY(entries, read_mountinfo());
-    const bool covered = std::ranges::any_of(entries, [this](const MountEntry& entry) {
-      return entry.point == path_ && entry.type == kMountType && entry.minor == connection_;
-    });
-    if (covered)
+    if (is_among(entries))
       return fail(EBUSY,
                   fmt::format("something else is mounted over {}: unmount that first", path_));
     mounted_ = false;
@@ -263,13 +268,20 @@ Result<UnmountHow> Mount::unmount() {
   return how;
 }
 
-Status Mount::abort() const {
+Status Mount::abort(const Channel* channel) const {
+  if (channel == nullptr && channel_) channel = &*channel_;
+  if (channel != nullptr) {
+    if (channel->is_gone()) return {};
+  } else {
+    VR_TRY(entries, read_mountinfo());
+    if (!is_among(entries)) return {};
+  }
   Status aborted = abort_connection(connection_);
   if (aborted) return {};
   const auto top = mounted_at(path_);
-  const bool ours = top && *top && (*top)->type == kMountType && (*top)->minor == connection_;
   // A forced unmount aborts first; that it then cannot unmount what is in use does not matter here.
-  if (ours && (::umount2(path_.c_str(), MNT_FORCE | UMOUNT_NOFOLLOW) == 0 || errno == EBUSY))
+  if (top && *top && is_ours(**top) &&
+      (::umount2(path_.c_str(), MNT_FORCE | UMOUNT_NOFOLLOW) == 0 || errno == EBUSY))
     return {};
   return aborted;
 }

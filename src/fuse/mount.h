@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "fuse/channel.h"
+#include "fuse/mountinfo.h"
 #include "fuse/protocol.h"
 
 namespace vremote::fuse {
@@ -62,8 +64,11 @@ class Mount {
 
   // Ends every request with an error, and the connection for good; the path answers ENOTCONN until
   // unmounted. Does not need the daemon to answer anything. Where fusectl cannot be had, by a
-  // forced unmount: receive() then says ENODEV.
-  Status abort() const;
+  // forced unmount: receive() then says ENODEV. The kernel knows the connection by a number that it
+  // gives to another mount as soon as this one is gone: then nothing is done. `channel`, one of
+  // this connection, tells that, also of a mount in use that unmount() has detached; without one,
+  // and once the channel was taken, only what is in the tree is ended.
+  Status abort(const Channel* channel = nullptr) const;
 
   // The readahead window in KiB. The reply to INIT may lower it again, so set it after that. At
   // most max_pages * 4 (K6).
@@ -77,6 +82,8 @@ class Mount {
  private:
   Mount(std::string path, uint32_t connection, std::optional<Channel> channel);
   void end();
+  bool is_ours(const MountEntry& entry) const;
+  bool is_among(const std::vector<MountEntry>& entries) const;
 
   std::string path_;
   uint32_t connection_ = 0;

@@ -215,7 +215,7 @@ bool NodeDaemon::stop(int64_t patience_ms) {
       if (const uint64_t left = agent->counts().dirty_bytes; left > 0)
         spdlog::error("{} bytes for {} were not flushed: it could not be reached in time", left,
                       agent->home_name());
-  if (mount_) (void)mount_->abort();
+  if (mount_) (void)mount_->abort(notify_.load());
   if (fuse_) fuse_->join();
   if (!clean) {
     // Nobody will flush them any more.

@@ -34,6 +34,10 @@ uint64_t field(std::string_view status, std::string_view name) {
   return value;
 }
 
+uint64_t pending_of(std::string_view status) {
+  return field(status, "\nSigPnd:") | field(status, "\nShdPnd:");
+}
+
 // Nothing: it is gone, or of a foreign pid namespace.
 std::optional<std::string> proc_text(uint32_t tid, const char* name) {
   if (tid == 0) return std::nullopt;
@@ -48,10 +52,12 @@ std::optional<std::string> status_of(uint32_t tid) { return proc_text(tid, "stat
 
 }  // namespace
 
+bool is_killed(std::string_view status) { return (pending_of(status) & mask_of({SIGKILL})) != 0; }
+
 bool has_fatal_signal(std::string_view status) {
-  const uint64_t pending = field(status, "\nSigPnd:") | field(status, "\nShdPnd:");
   // The kernel turns most fatal signals into SIGKILL for each thread; not those that dump core.
-  if ((pending & mask_of({SIGKILL})) != 0) return true;
+  if (is_killed(status)) return true;
+  const uint64_t pending = pending_of(status);
   const uint64_t spared =
       field(status, "\nSigBlk:") | field(status, "\nSigIgn:") | field(status, "\nSigCgt:");
   return (pending & ~spared & ~kHarmless) != 0;

@@ -10,8 +10,12 @@ namespace vremote::node {
 // True when a signal is pending that ends the process. `status` is the text of /proc/TID/status.
 bool has_fatal_signal(std::string_view status);
 
-// The same of thread `tid`. Also true when nothing is known of it (0: it belongs to a foreign pid
-// namespace; or it is gone): better a call that ends early than a process nobody can end.
+// True when SIGKILL is pending.
+bool is_killed(std::string_view status);
+
+// As has_fatal_signal(), of thread `tid`. Also true when nothing is known of it (0: it belongs to a
+// foreign pid namespace; or it is gone): better a call that ends early than a process nobody can
+// end.
 bool is_being_killed(uint32_t tid);
 
 // What is for a file's owner: to give it away, which others need CAP_CHOWN for, and to change its

@@ -50,8 +50,16 @@ bool is_a_corpse(pid_t pid) {
   std::ifstream file(fmt::format("/proc/{}/status", pid));
   std::ostringstream text;
   text << file.rdbuf();
-  return !file || text.view().find("\nState:\tZ") != std::string_view::npos ||
-         has_fatal_signal(text.view());
+  return !file || is_a_corpse(text.view());
+}
+
+bool is_a_corpse(std::string_view status) {
+  const auto says = [&](std::string_view line) {
+    return status.find(line) != std::string_view::npos;
+  };
+  // What ends a process comes to each of its threads as SIGKILL, but for one that dumps its memory.
+  return says("\nState:\tZ") || says("\nState:\tX") || says("\nCoreDumping:\t1") ||
+         is_killed(status);
 }
 
 }  // namespace vremote::node

@@ -1,5 +1,7 @@
 // The parts of the guardian that need no kernel.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,6 +15,7 @@
 #include "node/base/handle.h"
 #include "node/guardian/guardian_corpse.h"
 #include "node/guardian/guardian_ledger.h"
+#include "node/guardian/guardian_process.h"
 #include "node/guardian/guardian_purge.h"
 #include "node/guardian/guardian_sweep.h"
 #include "node/guardian/guardian_table.h"
@@ -472,6 +475,21 @@ TEST(GuardianPurgeTest, InodesWhosePurgeHangsDoNotHoldUpOthers) {
   looker.join();
   EXPECT_TRUE(reached);
   pages.unlock_all();
+}
+
+TEST(IsACorpseTest, ADaemonThatHasYetToTakeASignalIsNotDead) {
+  const auto corpse = [](std::string_view state, uint64_t pending, int dumps = 0) {
+    return is_a_corpse(
+        fmt::format("Name:\tvremote\nState:\t{}\nCoreDumping:\t{}\n"
+                    "SigPnd:\t{:016x}\nShdPnd:\t{:016x}\nSigBlk:\t0000000000000000\n",
+                    state, dumps, 0, pending));
+  };
+  EXPECT_FALSE(corpse("S (sleeping)", 0));
+  for (int signal : {SIGUSR1, SIGUSR2, SIGTERM, SIGINT, SIGHUP})
+    EXPECT_FALSE(corpse("R (running)", uint64_t{1} << (signal - 1))) << signal;
+  EXPECT_TRUE(corpse("D (disk sleep)", uint64_t{1} << (SIGKILL - 1)));
+  EXPECT_TRUE(corpse("Z (zombie)", 0));
+  EXPECT_TRUE(corpse("D (disk sleep)", 0, 1));
 }
 
 }  // namespace
