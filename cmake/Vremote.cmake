@@ -26,6 +26,10 @@ add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor> $<$<COMPILE_LA
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # GCC 12 warns falsely of std::variant and std::optional, at -O2 and under sanitizers.
   add_compile_options(-Wno-maybe-uninitialized)
+  if(CMAKE_BUILD_TYPE STREQUAL "Release")
+    # And of "text" + std::to_string(n) where all of it is inlined (GCC bug 105651).
+    add_compile_options(-Wno-restrict)
+  endif()
 endif()
 if(VREMOTE_SANITIZE)
   add_compile_options(-fsanitize=${VREMOTE_SANITIZE} -fno-sanitize-recover=all -D_GLIBCXX_ASSERTIONS)
