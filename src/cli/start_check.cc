@@ -1,19 +1,14 @@
 #include "cli/start_check.h"
 
-#include <fmt/format.h>
-
 #include <cerrno>
 
 #include "control/socket_path.h"
 #include "fuse/mount_point.h"
 #include "net/address.h"
+#include "node/config/config_error.h"
 
 namespace vremote::cli {
 namespace {
-
-std::unexpected<Error> bad_key(const node::Config& config, const char* key, const Error& error) {
-  return fail(error.code, fmt::format("{}: key '{}': {}", config.file, key, error.what));
-}
 
 // `runs`: it may be the node itself that listens.
 Status check_listen(const node::Endpoint& endpoint, bool runs) {

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/random_number.h"
+#include "node/config/config_error.h"
 #include "node/process_setup.h"
 
 namespace vremote::node {
@@ -155,7 +156,7 @@ AgentService::Environment NodeDaemon::environment() {
 
 // What the user mends there.
 std::unexpected<Error> NodeDaemon::bad_key(const std::string& key, const Error& error) const {
-  return fail(error.code, fmt::format("{}: key '{}': {}", config_.file, key, error.what));
+  return node::bad_key(config_, key, error);
 }
 
 void NodeDaemon::tick() {

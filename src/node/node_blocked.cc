@@ -79,9 +79,7 @@ void NodeDaemon::add_blocked(AgentService& agent, const std::string& home, Peer*
     entry.why = why;
     entry.for_ms = ms_since(now, wait.since_ns);
     if (entry.for_ms < kWorthTelling) continue;
-    for (const ExportRoot& root : exports_.all())
-      if (root.agent == &agent && root.root.export_index == wait.file.export_index)
-        entry.export_name = root.name;
+    entry.export_name = exports_.name_of(&agent, wait.file.export_index);
     found.push_back({std::move(entry), wait.file, &agent});
   }
 }

@@ -215,8 +215,7 @@ Status NodeDaemon::start_server() {
   };
   server_ = std::make_unique<net::HomeServer>(loops(), options, std::move(callbacks));
   watch_nodes();  // before the first message comes
-  if (auto listening = server_->start(); !listening)
-    return fail(listening.error().code, config_.file + ": key 'listen': " + listening.error().what);
+  if (auto listening = server_->start(); !listening) return bad_key("listen", listening.error());
   for (auto& loop : loops_) loop->start();
   return {};
 }

@@ -69,9 +69,7 @@ RecoveryWriter::Seen NodeDaemon::seen(const std::string& home, FileId file) {
   RecoveryWriter::Seen out;
   for (AgentService* agent : agents()) {
     if (agent->home_name() != home) continue;
-    for (const ExportRoot& known : exports_.all())
-      if (known.agent == agent && known.root.export_index == file.export_index)
-        out.export_name = known.name;
+    out.export_name = exports_.name_of(agent, file.export_index);
     out.path = path_in_kernel(agent, file);
   }
   if (out.path.empty()) {

@@ -108,8 +108,7 @@ Status NodeDaemon::make_peers() {
 Status NodeDaemon::start_peers() {
   for (const auto& peer : peers_)
     if (auto started = peer->session->start(); !started)
-      return fail(started.error().code,
-                  config_.file + ": key 'peer.address': " + started.error().what);
+      return bad_key("peer.address", started.error());
   return {};
 }
 

@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "node/config/config_error.h"
 #include "node/privileges.h"
 
 #ifndef PR_SET_IO_FLUSHER
@@ -50,7 +51,7 @@ Status start_log(const Config& config) {
       logger = std::make_shared<spdlog::logger>(
           config.node, std::make_shared<spdlog::sinks::basic_file_sink_mt>(config.log_file));
     } catch (const spdlog::spdlog_ex& error) {
-      return fail(EINVAL, config.file + ": key 'log.file': " + error.what());
+      return bad_key(config, "log.file", {EINVAL, error.what()});
     }
   }
   logger->set_pattern("%Y-%m-%d %H:%M:%S.%e %L %n: %v");

@@ -56,8 +56,8 @@ bool is_killed(std::string_view status) { return (pending_of(status) & mask_of({
 
 bool has_fatal_signal(std::string_view status) {
   // The kernel turns most fatal signals into SIGKILL for each thread; not those that dump core.
-  if (is_killed(status)) return true;
   const uint64_t pending = pending_of(status);
+  if ((pending & mask_of({SIGKILL})) != 0) return true;
   const uint64_t spared =
       field(status, "\nSigBlk:") | field(status, "\nSigIgn:") | field(status, "\nSigCgt:");
   return (pending & ~spared & ~kHarmless) != 0;

@@ -13,6 +13,7 @@
 #include <optional>
 #include <vector>
 
+#include "fuse/mount.h"
 #include "fuse/mountinfo.h"
 #include "node/config/config.h"
 #include "node/config/config_paths.h"
@@ -53,10 +54,10 @@ std::optional<fuse::MountEntry> mount_of(const std::string& path) {
 // What has no files that lie still until somebody writes them: a cache of it is wrong at once. And
 // what is VRemote Storage already: its other nodes' writes would not be told to ours.
 bool cannot_be_exported(const std::string& type) {
-  constexpr std::array kTypes = {"proc",        "sysfs",       "cgroup",     "cgroup2",   "devpts",
-                                 "debugfs",     "tracefs",     "configfs",   "fusectl",   "bpf",
-                                 "pstore",      "efivarfs",    "securityfs", "selinuxfs", "nsfs",
-                                 "binfmt_misc", "fuse.vremote"};
+  constexpr std::array kTypes = {
+      "proc",       "sysfs",     "cgroup",  "cgroup2",     "devpts",        "debugfs",
+      "tracefs",    "configfs",  "fusectl", "bpf",         "pstore",        "efivarfs",
+      "securityfs", "selinuxfs", "nsfs",    "binfmt_misc", fuse::kMountType};
   return std::ranges::find(kTypes, type) != kTypes.end();
 }
 
@@ -136,7 +137,7 @@ std::optional<std::string> vremote_mount_of(const std::string& path) {
       if (is_within(where, entry.point) &&
           (found == nullptr || entry.point.size() >= found->point.size()))
         found = &entry;
-    if (found == nullptr || found->type != "fuse.vremote") return std::nullopt;
+    if (found == nullptr || found->type != fuse::kMountType) return std::nullopt;
     return found->point;
   };
   if (auto there = at(normal_path(path))) return there;

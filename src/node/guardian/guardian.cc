@@ -330,7 +330,7 @@ void Guardian::look_whether_it_has_all() {
 void Guardian::end_connection(const std::string& why) {
   quit_ = true;
   // Its number may be another mount's already.
-  if (!channel_ || connection_is_gone() || channel_->is_gone()) return;
+  if (!channel_ || channel_->is_gone()) return;
   spdlog::warn("guardian: {} is ended: {}", mount_, why);
   if (auto ended = fuse::abort_connection(connection_); !ended)
     spdlog::error("guardian: {}", ended.error().what);

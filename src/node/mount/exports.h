@@ -39,9 +39,14 @@ class Exports {
   }
   bool read_only(const AgentService* agent, uint32_t export_index) const {
     std::lock_guard lock(mutex_);
-    for (const auto& [name, root] : roots_)
-      if (root.agent == agent && root.root.export_index == export_index) return root.read_only;
-    return false;
+    const ExportRoot* root = root_of(agent, export_index);
+    return root != nullptr && root->read_only;
+  }
+  // Empty when it is not shown.
+  std::string name_of(const AgentService* agent, uint32_t export_index) const {
+    std::lock_guard lock(mutex_);
+    const ExportRoot* root = root_of(agent, export_index);
+    return root == nullptr ? std::string() : root->name;
   }
   std::vector<ExportRoot> all() const {
     std::lock_guard lock(mutex_);
@@ -51,6 +56,13 @@ class Exports {
   }
 
  private:
+  // With mutex_.
+  const ExportRoot* root_of(const AgentService* agent, uint32_t export_index) const {
+    for (const auto& [name, root] : roots_)
+      if (root.agent == agent && root.root.export_index == export_index) return &root;
+    return nullptr;
+  }
+
   mutable std::mutex mutex_;
   std::map<std::string, ExportRoot, std::less<>> roots_;
 };
