@@ -9,6 +9,7 @@
 #include <asio/posix/stream_descriptor.hpp>
 #include <asio/post.hpp>
 #include <asio/steady_timer.hpp>
+#include <asio/strand.hpp>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -26,6 +27,9 @@ struct EventLoop::Impl {
   std::string name;
   asio::io_context context{1};  // one thread runs it
   asio::executor_work_guard<asio::io_context::executor_type> work = asio::make_work_guard(context);
+  // Of what is posted: the context itself runs what its own thread posts later than what another
+  // posted after that.
+  asio::strand<asio::io_context::executor_type> in_order{context.get_executor()};
   std::thread thread;
   std::atomic<std::thread::id> loop_thread{};  // empty while nothing runs the loop
   std::atomic<bool> running{false};            // from start() until the thread is done
@@ -161,7 +165,7 @@ void EventLoop::join() {
   if (impl_->thread.joinable()) impl_->thread.join();
 }
 
-void EventLoop::post(Task task) { asio::post(impl_->context, std::move(task)); }
+void EventLoop::post(Task task) { asio::post(impl_->in_order, std::move(task)); }
 
 void EventLoop::run_and_wait(Task task) {
   if (on_loop_thread() || !impl_->running) return task();

@@ -66,7 +66,8 @@ class EventLoop {
   void stop();   // any thread; returns at once, what is queued does not run any more
   void join();   // waits for the thread of start()
 
-  // Runs `task` on the loop's thread, later; in order among the posts of one thread. Any thread.
+  // Runs `task` on the loop's thread, later, after all that was posted before by whichever thread
+  // (asio::strand). Any thread.
   void post(Task task);
   // The same, and waits until it ran. Runs it in place on the loop's own thread, or while the loop
   // is not running.

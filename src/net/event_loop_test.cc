@@ -42,6 +42,19 @@ TEST(EventLoopTest, PostsRunInOrderOnTheLoopsThread) {
   EXPECT_FALSE(loop.on_loop_thread());
 }
 
+TEST(EventLoopTest, WhatTheLoopItselfPostsRunsBeforeWhatAnotherThreadPostsLater) {
+  EventLoop loop("test");
+  loop.start();
+  std::vector<int> order;
+  loop.run_and_wait([&] {
+    loop.post([&] { order.push_back(1); });
+    std::thread([&] { loop.post([&] { order.push_back(2); }); }).join();
+    loop.post([&] { order.push_back(3); });
+  });
+  loop.run_and_wait([] {});
+  EXPECT_EQ(order, (std::vector{1, 2, 3}));
+}
+
 TEST(EventLoopTest, AWatchIsCalledAgainWhileItsDescriptorStaysReadable) {
   EventLoop loop("test");
   Pipe pipe;
