@@ -266,21 +266,19 @@ void NodeDaemon::watch_nodes() {
     return it == session_names_.end() ? fmt::format("session {}", node.value) : it->second;
   };
   watch.fence = [this, name_of](const Patience::Verdict& v) {
-    spdlog::error("{} is put out: {} (inode {} of export {}; {:.1f} s)", name_of(v.node), v.why,
-                  v.file.inode, v.file.export_index, static_cast<double>(v.waited_ns) / 1e9);
+    spdlog::error("{} is put out: {} ({}; {:.1f} s)", name_of(v.node), v.why,
+                  home_->described(v.file), static_cast<double>(v.waited_ns) / 1e9);
     server_->end_session(v.node.value, v.why);
   };
   watch.silence = [this, name_of](const Patience::Verdict& v) {
     spdlog::error(
-        "{}: {} (inode {} of export {}; {:.1f} s): it is not heard any more, and put out "
-        "when its leases are over",
-        name_of(v.node), v.why, v.file.inode, v.file.export_index,
-        static_cast<double>(v.waited_ns) / 1e9);
+        "{}: {} ({}; {:.1f} s): it is not heard any more, and put out when its leases are over",
+        name_of(v.node), v.why, home_->described(v.file), static_cast<double>(v.waited_ns) / 1e9);
     server_->silence(v.node.value);
   };
-  watch.report = [name_of](const Patience::Verdict& v) {
-    spdlog::warn("{}: {} for {:.1f} s (inode {} of export {}); others wait", name_of(v.node), v.why,
-                 static_cast<double>(v.waited_ns) / 1e9, v.file.inode, v.file.export_index);
+  watch.report = [this, name_of](const Patience::Verdict& v) {
+    spdlog::warn("{}: {} for {:.1f} s ({}); others wait", name_of(v.node), v.why,
+                 static_cast<double>(v.waited_ns) / 1e9, home_->described(v.file));
   };
   home_->watch(std::move(watch));
 }
