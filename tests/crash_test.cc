@@ -7,68 +7,21 @@
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
-#include <atomic>
 #include <cstring>
 #include <set>
 
-#include "faults_support.h"
-#include "fuse/mountinfo.h"
+#include "crash_support.h"
 #include "node/guardian/guardian_locks.h"
-#include "node/process_setup.h"
 #include "posix_mapping.h"
-#include "upgrade_work.h"
 
 namespace vremote::live {
 namespace {
-
-constexpr int kResend = 6009;  // Linux 6.9
-
-class CrashTest : public FaultsTest {
- protected:
-  void SetUp() override {
-    if (node::kernel_version() < kResend)
-      GTEST_SKIP() << "this kernel cannot deliver requests again (Linux 6.9)";
-  }
-  void kill(size_t node) {
-    nodes().signal(node, SIGKILL);
-    nodes().wait_for_end(node);
-  }
-  // The next daemon goes on with the mount of this one.
-  void kill_and_start(size_t node) {
-    kill(node);
-    start(node);
-  }
-  void start(size_t node) {
-    nodes().start(node);
-    EXPECT_TRUE(eventually([&] { return nodes().connected(node); })) << nodes().log(node);
-    ++started_;
-    EXPECT_TRUE(eventually([&] { return went_on(node) == started_; })) << nodes().log(node);
-  }
-  size_t went_on(size_t node) {
-    size_t count = 0;
-    const std::string log = nodes().log(node);
-    for (size_t at = 0; (at = log.find("went on with the mount", at)) != log.npos; ++at) ++count;
-    return count;
-  }
-  void removed_files_stay_open(size_t user, size_t killed);
-  size_t started_ = 0;
-};
-
-int error_of(ssize_t result) { return result < 0 ? errno : 0; }
-
-int exit_status(pid_t pid) {
-  int status = 0;
-  if (!eventually([&] { return ::waitpid(pid, &status, WNOHANG) == pid; })) return -1;  // it hangs
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
-}
 
 struct flock whole(short type) {
   struct flock lock {};
@@ -377,186 +330,6 @@ TEST_F(CrashTest, AListingGoesOnWhereItWas) {
     EXPECT_EQ(kFiles + 2, std::set<std::string>(names.begin(), names.end()).size());
     ::closedir(dir);
   }
-}
-
-// What is certain through every crash: what was synced, what others wrote, and that whoever lost
-// something was told.
-Work::Round syncs(const std::string& path) {
-  auto fd = std::make_shared<Fd>(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
-  auto synced = std::make_shared<uint64_t>(0);
-  return [fd, synced](uint64_t round) -> std::string {
-    const auto failed = [](const char* what) {
-      return errno == EIO ? std::string() : fmt::format("{}: {}", what, std::strerror(errno));
-    };
-    uint64_t found = 0;
-    const ssize_t n = ::pread(fd->get(), &found, sizeof found, 0);
-    if (n < 0) return failed("pread");
-    if (n == sizeof found && (found < *synced || found > round + 1))
-      return fmt::format("{} is there, {} was synced, round {}", found, *synced, round);
-    const uint64_t next = round + 1;
-    if (::pwrite(fd->get(), &next, sizeof next, 0) != sizeof next) return failed("pwrite");
-    if (::fsync(fd->get()) != 0) return failed("fsync");
-    *synced = next;
-    return "";
-  };
-}
-
-// Reads what another node counts up in a file: by read(2) and in a mapping.
-Work::Round follows(const std::string& path) {
-  struct Both {
-    Fd fd;
-    const std::atomic<uint64_t>* mapped;
-    uint64_t last = 0;
-  };
-  auto both = std::make_shared<Both>();
-  both->fd = Fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  both->mapped = static_cast<const std::atomic<uint64_t>*>(
-      ::mmap(nullptr, 4096, PROT_READ, MAP_SHARED, both->fd.get(), 0));
-  return [both](uint64_t round) -> std::string {
-    uint64_t found = 0;
-    if (round % 2 == 0) {
-      found = *both->mapped;
-    } else if (::pread(both->fd.get(), &found, sizeof found, 0) != sizeof found) {
-      return fmt::format("pread: {}", std::strerror(errno));
-    }
-    if (found < both->last) return fmt::format("{} after {}", found, both->last);
-    both->last = found;
-    return "";
-  };
-}
-Work::Round counts_up(const std::string& path) {
-  auto fd = std::make_shared<Fd>(::open(path.c_str(), O_RDWR | O_CLOEXEC));
-  return [fd](uint64_t round) -> std::string {
-    const uint64_t next = round + 1;
-    return ::pwrite(fd->get(), &next, sizeof next, 0) == sizeof next
-               ? ""
-               : fmt::format("pwrite: {}", std::strerror(errno));
-  };
-}
-Work::Round makes(const std::string& directory, const std::string& who) {
-  auto dir = std::make_shared<Fd>(::open(directory.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-  return [dir, who](uint64_t round) -> std::string {
-    const std::string name = fmt::format("{}-{}", who, round);
-    const Fd fd(::openat(dir->get(), name.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0644));
-    if (!fd.valid() && errno != EIO) return fmt::format("open: {}", std::strerror(errno));
-    if (::unlinkat(dir->get(), name.c_str(), 0) != 0 && errno != EIO && errno != ENOENT)
-      return fmt::format("unlink: {}", std::strerror(errno));
-    return "";
-  };
-}
-
-class CrashesTest : public CrashTest {
- protected:
-  void ten_times_in_the_middle_of_work(size_t killed);
-};
-
-TEST_F(CrashesTest, OfAnotherNodeInTheMiddleOfWork) { ten_times_in_the_middle_of_work(1); }
-TEST_F(CrashesTest, OfTheOriginInTheMiddleOfWork) { ten_times_in_the_middle_of_work(0); }
-
-void CrashesTest::ten_times_in_the_middle_of_work(size_t killed) {
-  nodes(2, "[lease]\nterm_ms = 3000\n").start_all();
-  ASSERT_EQ(0, ::mkdir(nodes().path(0, 0, "made").c_str(), 0755));
-  ASSERT_EQ(0, ::mkdir(nodes().path(0, 0, "list").c_str(), 0755));
-  constexpr unsigned kFiles = 500;
-  for (unsigned i = 0; i < kFiles; ++i)
-    ASSERT_EQ(0, put(nodes().path(0, 0, fmt::format("list/{}", i)), ""));
-  ASSERT_EQ(0, put(nodes().path(0, 0, "counted"), std::string(4096, '\0')));
-  Work work;
-  for (unsigned n : {0u, 1u}) {
-    const auto path = [&](const std::string& name) { return nodes().path(n, 0, name); };
-    const std::string on = fmt::format("-on-{}", n);
-    work.add("syncs" + on, [&] { return syncs(path("synced" + on)); });
-    work.add("follows" + on, [&] { return follows(path("counted")); });
-    work.add("lists" + on, [&] { return lists(path("list"), kFiles); });
-    work.add("makes" + on, [&] { return makes(path("made"), "by" + on); });
-  }
-  // On the node that lives: what it has written and not synced it still has.
-  work.add("counts", [&] { return counts_up(nodes().path(1 - killed, 0, "counted")); });
-  work.add("nameless",
-           [&] { return uses_a_nameless_file(nodes().path(1 - killed, 0, "nameless")); });
-  EXPECT_EQ("", work.who_stands_still(2));
-  for (int round = 0; round < 10 && !HasFailure(); ++round) {
-    kill_and_start(killed);
-    ::usleep(700'000);  // those that die at once are not followed for ever
-    EXPECT_EQ("", work.who_stands_still(2)) << "after crash " << round << "\n"
-                                            << nodes().log(0) << nodes().log(1);
-  }
-  EXPECT_EQ("", work.stop()) << nodes().log(0) << nodes().log(1);
-}
-
-void CrashTest::removed_files_stay_open(size_t user, size_t killed) {
-  nodes().start_all();
-  constexpr off_t kBig = 9 << 20;
-  const auto path = [&](const char* name) { return nodes().path(user, 0, name); };
-  const int flags = O_RDWR | O_CREAT | O_CLOEXEC;
-  std::vector<Fd> fds;
-  fds.emplace_back(::open(path("by its node").c_str(), flags, 0644));
-  fds.emplace_back(::open(path("by another").c_str(), flags, 0644));
-  fds.emplace_back(::open(path("replaced").c_str(), flags, 0644));
-  fds.emplace_back(::open(nodes().path(user, 0).c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
-  if (!fds.back().valid()) fds.pop_back();  // from Linux 6.2 on
-  for (size_t i = 0; i < fds.size(); ++i) {
-    ASSERT_EQ(5, ::pwrite(fds[i].get(), "bytes", 5, 0));
-    // More than what is kept of a file that nobody has open.
-    const std::string some(kBig, 'b');
-    const size_t more = i == 1 ? 0 : kBig;
-    ASSERT_EQ(more, ::pwrite(fds[i].get(), some.data(), more, 4096));
-    ASSERT_EQ(0, ::fsync(fds[i].get()));
-  }
-  ASSERT_EQ(0, ::unlink(path("by its node").c_str()));
-  ASSERT_EQ(0, ::unlink(nodes().path(1 - user, 0, "by another").c_str()));
-  ASSERT_EQ(0, put(path("new"), "new"));
-  ASSERT_EQ(0, ::rename(path("new").c_str(), path("replaced").c_str()));
-  for (int round = 0; round < 2; ++round) {
-    kill_and_start(killed);
-    ASSERT_TRUE(eventually([&] { return nodes().connected(1 - killed); }));
-    for (size_t i = 0; i < fds.size(); ++i) {
-      char text[8] = {};
-      EXPECT_EQ(5, ::pread(fds[i].get(), text, 5, 0))
-          << i << std::strerror(errno) << nodes().log(0) << nodes().log(1);
-      EXPECT_STREQ(round == 0 ? "bytes" : "again", text);
-      EXPECT_EQ(5, ::pwrite(fds[i].get(), "again", 5, 0)) << std::strerror(errno);
-      EXPECT_EQ(0, ::fsync(fds[i].get())) << i << std::strerror(errno);
-      struct stat st {};
-      EXPECT_EQ(0, ::fstat(fds[i].get(), &st));
-      EXPECT_EQ(0u, st.st_nlink) << i;
-      EXPECT_EQ(i == 1 ? 5 : 4096 + kBig, st.st_size) << i;
-    }
-  }
-  fds.clear();
-  EXPECT_EQ("new", read_all(nodes().path(1 - user, 0, "replaced")));
-  ASSERT_EQ(0, put(path("by its node"), "another"));
-  EXPECT_EQ("another", read_all(nodes().path(1 - user, 0, "by its node")));
-}
-
-TEST_F(CrashTest, ARemovedFileThatWasOpenStaysOpen) { removed_files_stay_open(1, 1); }
-TEST_F(CrashTest, ARemovedFileOutlivesTheDaemonOfItsOrigin) { removed_files_stay_open(1, 0); }
-TEST_F(CrashTest, ARemovedFileOutlivesTheDaemonOfItsOwnNode) { removed_files_stay_open(0, 0); }
-
-// Whoever removes it must get from the dead node what that may have cached, and waits for it.
-TEST_F(CrashTest, AFileThatIsRemovedMeanwhileStaysOpen) {
-  nodes(2, "[lease]\nterm_ms = 60000\n").start_all();
-  const std::string some(9 << 20, 'b');
-  const Fd fd(::open(nodes().path(1, 0, "f").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
-  ASSERT_EQ(ssize_t(some.size()), ::pwrite(fd.get(), some.data(), some.size(), 0));
-  ASSERT_EQ(0, ::fsync(fd.get()));
-  kill(1);
-  const std::string name = nodes().path(0, 0, "f");
-  const pid_t remover = in_child([&] { return error_of(::unlink(name.c_str())); });
-  EXPECT_TRUE(eventually([&] { return nodes().ask(0, "blocked").find('{') != std::string::npos; }));
-  start(1);
-  EXPECT_EQ(0, exit_status(remover)) << nodes().log(0);
-  EXPECT_FALSE(exists(name));
-  char byte = 0;
-  EXPECT_EQ(1, ::pread(fd.get(), &byte, 1, ssize_t(some.size()) - 1))
-      << std::strerror(errno) << nodes().log(0) << nodes().log(1);
-  EXPECT_EQ('b', byte);
-  EXPECT_EQ(1, ::pwrite(fd.get(), "c", 1, 0));
-  EXPECT_EQ(0, ::fsync(fd.get())) << std::strerror(errno);
-  struct stat st {};
-  EXPECT_EQ(0, ::fstat(fd.get(), &st));
-  EXPECT_EQ(0u, st.st_nlink);
-  EXPECT_EQ(ssize_t(some.size()), st.st_size);
 }
 
 TEST_F(CrashTest, ANodeThatIsAnotherBeginsAnew) {

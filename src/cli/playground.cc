@@ -190,7 +190,7 @@ class Playground {
   }
 
   struct Lack {
-    std::string text;  // empty: nothing, the node is ready and connected to all others
+    std::string text;             // empty: nothing, the node is ready and connected to all others
     std::optional<size_t> other;  // the first that it is not connected to
   };
   Lack lacking(const NodeProcess& process) const {

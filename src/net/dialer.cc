@@ -69,8 +69,8 @@ bool Dialer::try_other_key() {
   return true;
 }
 
-// The home has got a newer key between its refusal of ours and this welcome: no change of keys would
-// follow that made this connection anew. Once only, for the newer key of each may be another.
+// The home has got a newer key between its refusal of ours and this welcome: no change of keys
+// would follow that made this connection anew. Once only, for the newer key of each may be another.
 bool Dialer::try_newest_again(const wire::Welcome& welcome) {
   if (!welcome.newer_key || key_ == 0 || insisted_) return false;
   finish();

@@ -319,4 +319,10 @@ import errno, fcntl, mmap, os, sys, time
 A = sys.argv[1:]
 def ready():
     print("ready", flush=True)
+def told(fd):
+    try:
+        os.fsync(fd)
+        return "ok"
+    except OSError as e:
+        return errno.errorcode[e.errno]
 """
