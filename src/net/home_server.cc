@@ -32,7 +32,7 @@ struct Session {
   std::atomic<bool> silenced{false};
   std::atomic<uint64_t> features{0};  // grow when the node's daemon is upgraded
 
-  // The first loop's.
+  // The door's.
   bool ending = false;
   std::string end_why;
   std::vector<Guest> waiting;  // for the end: the node has come back as another
@@ -43,15 +43,17 @@ struct Session {
 
 }  // namespace
 
-// The first loop accepts, keeps the list of sessions and runs their callbacks; each lane lives on a
-// loop of its own.
+// The door accepts, keeps the list of sessions and runs their callbacks; each lane lives on a loop
+// of its own.
 class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
  public:
-  Impl(std::vector<EventLoop*> loops, HomeServerOptions options, Callbacks callbacks)
-      : loops_(std::move(loops)),
+  Impl(EventLoop& door, std::vector<EventLoop*> loops, HomeServerOptions options,
+       Callbacks callbacks)
+      : door_(door),
+        loops_(std::move(loops)),
         options_(std::move(options)),
         callbacks_(std::move(callbacks)),
-        knocks_(*loops_.at(0), options_.handshake_timeout_ms, options_.tls,
+        knocks_(door_, options_.handshake_timeout_ms, options_.tls,
                 [this](Guest guest) { greet(std::move(guest)); }) {}
 
   Status start() {
@@ -70,13 +72,13 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     port_ = port.port;
     spdlog::info("listening on {}", local.text());
     Status watching;
-    loops_[0]->run_and_wait([&] { watching = watch_listener(); });
+    door_.run_and_wait([&] { watching = watch_listener(); });
     return watching;
   }
 
   void stop() {
     if (stopped_.exchange(true)) return;
-    loops_[0]->run_and_wait([this] {
+    door_.run_and_wait([this] {
       listening_.reset();
       pause_.cancel();
       listener_.reset();
@@ -87,7 +89,7 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     for (auto& [name, session] : by_name_)
       for (auto& lane : session->lanes) lane->loop().run_and_wait([&lane] { lane->close(); });
     // A callback that is running now ends first; those still posted find `stopped_`.
-    loops_[0]->run_and_wait([] {});
+    door_.run_and_wait([] {});
   }
 
   uint16_t port() const { return port_; }
@@ -125,7 +127,7 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
   }
 
   void end_session(SessionId id, const std::string& why) {
-    loops_[0]->post([self = shared_from_this(), id, why] {
+    door_.post([self = shared_from_this(), id, why] {
       if (self->stopped_) return;
       if (auto session = self->find(id)) self->begin_end(session, why);
     });
@@ -165,10 +167,10 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     return it == by_id_.end() ? nullptr : it->second;
   }
 
-  // ---- accepting, on the first loop ----
+  // ---- accepting, at the door ----
 
   Status watch_listener() {
-    VR_TRY(watch, loops_[0]->watch(listener_.get(), [this] { accept_all(); }));
+    VR_TRY(watch, door_.watch(listener_.get(), [this] { accept_all(); }));
     listening_ = std::move(watch);
     return {};
   }
@@ -194,7 +196,7 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
   void pause(const std::string& why) {
     spdlog::warn("not accepting connections for a moment: {}", why);
     listening_.reset();
-    pause_ = loops_[0]->call_after(200'000'000, [this] {
+    pause_ = door_.call_after(200'000'000, [this] {
       if (auto status = watch_listener(); !status) pause(status.error().what);
     });
   }
@@ -427,13 +429,13 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     bool after = session.connected > 0;
     if (before == after || !callbacks_.on_connection) return;
     // Posted under the lock: in the order of the changes.
-    loops_[0]->post([self = shared_from_this(), id = session.info.id, after] {
+    door_.post([self = shared_from_this(), id = session.info.id, after] {
       if (!self->stopped_ && self->find(id)) self->callbacks_.on_connection(id, after);
     });
   }
 
   void end_later(const Session& session, const std::string& why) {
-    loops_[0]->post([self = shared_from_this(), id = session.info.id, why] {
+    door_.post([self = shared_from_this(), id = session.info.id, why] {
       if (self->stopped_) return;
       auto found = self->find(id);
       if (!found) return;
@@ -442,7 +444,7 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     });
   }
 
-  // ---- the end of a session, on the first loop: its lanes are closed on their loops, then the
+  // ---- the end of a session, at the door: its lanes are closed on their loops, then the
   // layer above is told ----
 
   void begin_end(const SessionPtr& session, const std::string& why) {
@@ -460,7 +462,7 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
       lane->loop().post([self = shared_from_this(), session, lane, left] {
         lane->close();
         if (left->fetch_sub(1) != 1) return;
-        self->loops_[0]->post([self, session] { self->finish_end(session); });
+        self->door_.post([self, session] { self->finish_end(session); });
       });
     }
   }
@@ -472,13 +474,14 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
     for (Guest& guest : waiting) greet(std::move(guest));
   }
 
+  EventLoop& door_;
   const std::vector<EventLoop*> loops_;
   const HomeServerOptions options_;
   const Callbacks callbacks_;
   std::atomic<bool> stopped_{false};
   uint16_t port_ = 0;
 
-  // The first loop's.
+  // The door's.
   Fd listener_;
   Watch listening_;
   Timer pause_;
@@ -491,9 +494,10 @@ class HomeServer::Impl : public std::enable_shared_from_this<HomeServer::Impl> {
   std::unordered_map<SessionId, SessionPtr> by_id_;
 };
 
-HomeServer::HomeServer(std::vector<EventLoop*> loops, HomeServerOptions options,
+HomeServer::HomeServer(EventLoop& door, std::vector<EventLoop*> loops, HomeServerOptions options,
                        Callbacks callbacks)
-    : impl_(std::make_shared<Impl>(std::move(loops), std::move(options), std::move(callbacks))) {}
+    : impl_(std::make_shared<Impl>(door, std::move(loops), std::move(options),
+                                   std::move(callbacks))) {}
 HomeServer::~HomeServer() { stop(); }
 
 Status HomeServer::start() { return impl_->start(); }

@@ -56,12 +56,12 @@ struct HomeServerOptions {
 
 class HomeServer {
  public:
-  // on_message runs on the lane's loop (lane % loops), the others on the first loop. All of them
-  // may call send().
+  // on_message runs on the lane's loop (lane % loops), the others at the door. All of them may call
+  // send().
   struct Callbacks {
     // Asked at every handshake: what the node `name` is told of.
     std::function<std::vector<wire::Export>(const std::string& name)> exports;
-    // Whether a node may bring back what it had before this home restarted. On the first loop.
+    // Whether a node may bring back what it had before this home restarted.
     std::function<bool(const SessionInfo&)> may_reclaim = {};
     // A new session, before its first message.
     std::function<void(const SessionInfo&)> on_session;
@@ -71,14 +71,18 @@ class HomeServer {
     std::function<void(SessionId, const std::string& why)> on_reset;
     // The session cannot go on: the node breaks the rules again and again, does not take what it
     // asked for, or has begun another although its leases may be good. Who is told silences it, and
-    // ends it when what the node has may be given to others. Unset: it ends at once. On the first
-    // loop, perhaps more than once.
+    // ends it when what the node has may be given to others. Unset: it ends at once. Perhaps more
+    // than once.
     std::function<void(SessionId, const std::string& why)> on_hopeless = {};
     // The session's first lane came up, or its last went down (for status). Optional.
     std::function<void(SessionId, bool connected)> on_connection;
   };
 
-  HomeServer(std::vector<EventLoop*> loops, HomeServerOptions options, Callbacks callbacks);
+  // At `door`, strangers and guests are answered and sessions begin and end. Its callbacks may wait
+  // for a disk, then those who come wait; a loop that also carries lanes would keep all nodes
+  // waiting, until they believe that the home is dead.
+  HomeServer(EventLoop& door, std::vector<EventLoop*> loops, HomeServerOptions options,
+             Callbacks callbacks);
   HomeServer(const HomeServer&) = delete;
   HomeServer& operator=(const HomeServer&) = delete;
   ~HomeServer();  // stop()

@@ -61,6 +61,7 @@ TestHome::TestHome(uint64_t incarnation, uint16_t port,
                                       .path = "/srv/data"}};
   };
   callbacks.on_session = [this](const SessionInfo& info) {
+    if (on_session) on_session(info);
     journal.note([&] {
       seen.events.push_back("session " + std::to_string(info.id) + " " + info.node_name);
     });
@@ -78,7 +79,7 @@ TestHome::TestHome(uint64_t incarnation, uint16_t port,
       ++seen.count;
     });
   };
-  server = std::make_unique<HomeServer>(loops.all(), options, callbacks);
+  server = std::make_unique<HomeServer>(*door.all()[0], loops.all(), options, callbacks);
   auto status = server->start();
   VR_CHECK_MSG(status.has_value(), status ? "" : status.error().what.c_str());
 }

@@ -74,7 +74,8 @@ struct TestHome {
   Seen seen;  // through journal
   // Called after a message was noted; may send.
   std::function<void(SessionId, uint32_t, const coherence::ToHome&)> on_message;
-  Loops loops{2, "home"};
+  std::function<void(const SessionInfo&)> on_session;  // called before it is noted
+  Loops door{1, "door"}, loops{2, "home"};
   std::unique_ptr<HomeServer> server;
 };
 

@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <future>
 #include <thread>
 
 #include "net/net_world.h"
@@ -57,6 +58,30 @@ TEST(SessionTest, TheAgentLearnsWhoTheHomeIsAndWhatItExports) {
   EXPECT_EQ(info.features, wire::kFeatures);
   EXPECT_EQ(home.server->features(1), wire::kFeatures);
   EXPECT_EQ(home.server->features(2), 0u) << "nobody";
+}
+
+TEST(SessionTest, ASessionThatTakesLongToBeginKeepsNoOtherWaiting) {
+  TestHome home;
+  std::promise<void> begun, may_go_on;
+  home.on_session = [&](const SessionInfo& info) {
+    if (info.node_name != "n2") return;
+    begun.set_value();
+    may_go_on.get_future().wait();  // for a disk
+  };
+  TestAgent agent(home.address());
+  const auto send_on_all_lanes = [&](uint64_t number) {
+    for (uint32_t lane = 0; lane < 3; ++lane)
+      ASSERT_TRUE(agent.session->send(lane, numbered_to_home(number)));
+  };
+  send_on_all_lanes(1);
+  ASSERT_TRUE(home.journal.until([&] { return home.seen.count == 3; }));
+  TestAgent other(home.address(), "n2", 12);
+  begun.get_future().wait();
+  send_on_all_lanes(2);
+  EXPECT_TRUE(home.journal.until([&] { return home.seen.count == 6; }));
+  EXPECT_FALSE(other.session->connected());
+  may_go_on.set_value();
+  EXPECT_TRUE(other.journal.until([&] { return !other.seen.infos.empty(); }));
 }
 
 // `vremote upgrade`: another process of the node goes on where one has stopped.
@@ -337,7 +362,7 @@ TEST(SessionTest, ABadOrTakenAddressIsAClearError) {
   TestHome home;
   auto start = [&](std::string address) {
     HomeServer server(
-        home.loops.all(),
+        *home.door.all()[0], home.loops.all(),
         {.address = std::move(address), .cluster = "lab", .node_name = "h2", .incarnation = 1}, {});
     auto status = server.start();
     return status ? Error{0, ""} : status.error();

@@ -81,6 +81,7 @@ Status NodeDaemon::start(std::function<void()> ended) {
         "is as coherent as ever");
   for (unsigned i = 0; i < config_.loops; ++i)
     loops_.push_back(std::make_unique<net::EventLoop>("vremote-net" + std::to_string(i)));
+  door_ = std::make_unique<net::EventLoop>("vremote-door");
   disk_threads_ = std::make_unique<HelperThreads>("vremote-disk", kDiskThreads);
   purge_threads_ = std::make_unique<HelperThreads>("vremote-purge", HelperThreads::kUnbounded);
   recovery_ = std::make_unique<RecoveryWriter>(
@@ -254,6 +255,10 @@ bool NodeDaemon::stop(int64_t patience_ms) {
   for (auto& loop : loops_) {
     loop->stop();
     loop->join();
+  }
+  if (door_) {
+    door_->stop();
+    door_->join();
   }
   purge_threads_->stop();
   disk_threads_->stop();

@@ -177,6 +177,7 @@ class NodeDaemon {
   InodeTable inodes_;
   Exports exports_;
   std::vector<std::unique_ptr<net::EventLoop>> loops_;
+  std::unique_ptr<net::EventLoop> door_;  // of other nodes' sessions here; may wait for the disk
   std::unique_ptr<HelperThreads> disk_threads_, purge_threads_;
   std::unique_ptr<RecoveryWriter> recovery_;
   std::mutex last_paths_mutex_;

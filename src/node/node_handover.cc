@@ -37,18 +37,20 @@ void sleep_ms(int64_t ms) { std::this_thread::sleep_for(std::chrono::millisecond
 // While it lives, no loop runs anything; what was posted before has run.
 class NodeDaemon::LoopsBlocked {
  public:
-  explicit LoopsBlocked(std::vector<std::unique_ptr<net::EventLoop>>& loops)
+  // In this order: who is told things by others comes after them.
+  explicit LoopsBlocked(const std::vector<net::EventLoop*>& loops)
       : state_(std::make_shared<State>()) {
-    // The first is told things by the others, so it is the last.
-    for (size_t i = loops.size(); i-- > 0;) {
-      loops[i]->post([state = state_] {
+    size_t blocked = 0;
+    for (net::EventLoop* loop : loops) {
+      loop->post([state = state_] {
         std::unique_lock lock(state->mutex);
         ++state->blocked;
         state->changed.notify_all();
         state->changed.wait(lock, [&] { return state->released; });
       });
+      ++blocked;
       std::unique_lock lock(state_->mutex);
-      state_->changed.wait(lock, [&] { return state_->blocked == loops.size() - i; });
+      state_->changed.wait(lock, [&] { return state_->blocked == blocked; });
     }
   }
   ~LoopsBlocked() {
@@ -169,7 +171,10 @@ Error NodeDaemon::hand_over(const std::string& binary) {
     const Instant began = net::EventLoop::now();
     if (!fuse_->pause(kPauseMs)) continue;
     if (wait_until_quiet(pause_ms, why.what)) {
-      const LoopsBlocked blocked(loops_);
+      std::vector<net::EventLoop*> all = loops();
+      std::ranges::reverse(all);
+      all.push_back(door_.get());
+      const LoopsBlocked blocked(all);
       // What they had begun ends; nothing new can begin but a look at changes made outside, which
       // the next daemon need not know of.
       for (int64_t waited = 0; waited < kLoopsMs && (disk_is_busy() || !not_quiet().empty());

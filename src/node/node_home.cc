@@ -213,10 +213,11 @@ Status NodeDaemon::start_server() {
   callbacks.on_hopeless = [this](net::SessionId session, const std::string& why) {
     home_->give_up(NodeId{session}, why);
   };
-  server_ = std::make_unique<net::HomeServer>(loops(), options, std::move(callbacks));
+  server_ = std::make_unique<net::HomeServer>(*door_, loops(), options, std::move(callbacks));
   watch_nodes();  // before the first message comes
   if (auto listening = server_->start(); !listening) return bad_key("listen", listening.error());
   for (auto& loop : loops_) loop->start();
+  door_->start();
   return {};
 }
 
