@@ -303,6 +303,7 @@ Status NodeDaemon::take_over_mount() {
 // For a daemon that comes after a crash of this one.
 void NodeDaemon::tell_guardian_exports(const Peer& peer, const std::vector<wire::Export>& exports) {
   std::vector<GuardianTable::Export> all;
+  all.reserve(exports.size());
   for (const wire::Export& e : exports) all.push_back({e.name, peer.home, e.root, e.read_only});
   guardian_->table().set_exports(peer.home, all);
 }

@@ -168,10 +168,10 @@ Status NodeDaemon::start_server() {
       for (const auto& peer : peers_)
         if (peer->config.name == info.node_name) peer->session->hurry();
     SessionsToSave sessions;
+    const auto rights = std::make_shared<const NodeRights>(access_, info.node_name);
     {
       std::lock_guard lock(sessions_mutex_);
-      node_sessions_[info.id] = {info.lanes,
-                                 std::make_shared<const NodeRights>(access_, info.node_name)};
+      node_sessions_[info.id] = {info.lanes, rights};
       session_names_[info.id] = info.node_name;
       has_had_guests_ = true;
       const Grace::Member member{info.node_name, info.incarnation, info.epoch};
