@@ -10,8 +10,33 @@ namespace {
 
 // Judgements come several times a second: after such a gap we have been stopped ourselves.
 constexpr int64_t kStopped = 1'500'000'000;
+// The part of it that counts all the same. A home that stumbles on and on would never get to the
+// end of any term otherwise.
+constexpr int64_t kCounts = 3;
 
 }  // namespace
+
+int64_t Patience::silent(Instant now, Instant heard) const {
+  const Instant since = std::max(heard, begun_);
+  int64_t silence = now - since;
+  for (const Stop& stop : stops_)
+    if (stop.end > since) silence -= std::min(stop.lost_ns, stop.end - since);
+  return silence;
+}
+
+void Patience::look_for_a_stop(Instant now) {
+  const Instant before = std::exchange(judged_, now);
+  if (before == Instant{}) begun_ = now;
+  const int64_t longest = std::min(kStopped, options_.term_ns / 2);
+  if (before == Instant{} || now - before <= longest) return;
+  const int64_t lost = now - before - longest / kCounts;
+  stops_.push_back({now, lost});
+  while (silent(now, stops_.front().end) > options_.term_ns) stops_.erase(stops_.begin());
+  for (auto& [id, known] : recalls_) {
+    known.since = std::min(known.since + lost, now);
+    known.moved = std::min(known.moved + lost, now);
+  }
+}
 
 bool Patience::expired(Instant now, Instant heard) const {
   return silent(now, heard) > (options_.hasty ? options_.term_ns / 8 : options_.term_ns);
@@ -29,11 +54,7 @@ void Patience::give_up(NodeId node, Instant now, std::string why) {
 
 std::vector<Patience::Verdict> Patience::judge(Instant now, const std::vector<Blocker>& blockers,
                                                const Heard& heard) {
-  if (judged_ == Instant{} || now - judged_ > std::min(kStopped, options_.term_ns / 2)) {
-    awake_since_ = now;
-    for (auto& [id, known] : recalls_) known.since = known.moved = now;
-  }
-  judged_ = now;
+  look_for_a_stop(now);
   std::vector<Verdict> verdicts;
   std::set<NodeId> fenced;
   for (auto& [id, known] : recalls_) known.present = false;

@@ -67,9 +67,15 @@ class Patience {
   bool expired(Instant now, Instant heard) const;
 
  private:
-  // Since when it was silent, as far as we could hear: what came while this very process was
-  // stopped is read only after that.
-  int64_t silent(Instant now, Instant heard) const { return now - std::max(heard, awake_since_); }
+  // A time in which this very process was stopped, up to `end`: what came meanwhile is read only
+  // after that. `lost`: how much of it is nobody's silence.
+  struct Stop {
+    Instant end;
+    int64_t lost_ns = 0;
+  };
+  void look_for_a_stop(Instant now);
+  // For how long it was silent, as far as we could hear.
+  int64_t silent(Instant now, Instant heard) const;
 
   struct Known {
     NodeId node;
@@ -82,7 +88,8 @@ class Patience {
   Options options_;
   std::map<uint64_t, Known> recalls_;
   std::map<NodeId, Known> silenced_;
-  Instant judged_, awake_since_;
+  Instant begun_, judged_;
+  std::vector<Stop> stops_;  // as far as anybody's term may reach back
 };
 
 }  // namespace vremote::coherence

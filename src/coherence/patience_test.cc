@@ -120,6 +120,54 @@ TEST_F(PatienceTest, AHomeThatWasStoppedHearsItsNodesFirst) {
   EXPECT_GT(waits(3, {recall}, false).fences, 0);
 }
 
+// It could not hear them for a while, but for most of the time it could.
+TEST_F(PatienceTest, AHomeThatIsStoppedAgainAndAgainFencesNevertheless) {
+  const Patience::Blocker recall{.recall = 9, .node = kNode, .file = kFile};
+  const Instant begin = now_;
+  int fences = 0;
+  while (fences == 0 && now_ - begin < 100 * kSecond) {
+    fences += waits(6, {recall}, false).fences;
+    now_.ns += 2 * kSecond;
+  }
+  EXPECT_GT(now_ - begin, 10 * kSecond);
+  EXPECT_LT(now_ - begin, 20 * kSecond);
+}
+
+TEST_F(PatienceTest, AHomeThatHardlyGetsToRunFencesInTheEnd) {
+  const Patience::Blocker recall{.recall = 9, .node = kNode, .file = kFile};
+  const auto heard = [this](NodeId) { return std::optional(heard_); };
+  int judged = 0;
+  for (; judged < 1000; ++judged) {
+    now_.ns += 2 * kSecond;
+    if (!patience_.judge(now_, {recall}, heard).empty()) break;
+  }
+  EXPECT_GT(judged, 10);
+  EXPECT_LT(judged, 30);
+}
+
+// The stop was nobody's silence, also if one is heard of as it ends and then no more.
+TEST_F(PatienceTest, WhoIsHeardAsAStopEndsHasTheWholeTerm) {
+  const Patience::Blocker recall{.recall = 9, .node = kNode, .file = kFile};
+  EXPECT_EQ(waits(1, {recall}, true).fences, 0);
+  now_.ns += 60 * kSecond;
+  heard_ = now_;
+  const Seen seen = waits(20, {recall}, false);
+  EXPECT_GT(seen.fenced_after_ns, 10 * kSecond);
+  EXPECT_LT(seen.fenced_after_ns, 11 * kSecond);
+}
+
+TEST_F(PatienceTest, ARecallsDeadlineComesAlsoForAHomeThatIsStoppedAgainAndAgain) {
+  const Patience::Blocker recall{.recall = 9, .node = kNode, .file = kFile};
+  const Instant begin = now_;
+  int silenced = 0;
+  while (silenced == 0 && now_ - begin < 1000 * kSecond) {
+    silenced += waits(6, {recall}, true).silenced;
+    now_.ns += 2 * kSecond;
+  }
+  EXPECT_GT(now_ - begin, 60 * kSecond);
+  EXPECT_LT(now_ - begin, 90 * kSecond);
+}
+
 TEST_F(PatienceTest, ANodeWithoutASessionIsNotFenced) {
   for (int i = 0; i < 100; ++i) {
     now_.ns += kSecond / 4;
