@@ -166,14 +166,24 @@ const History::Loss* History::lost_with_power(const RegisterFile& file, std::spa
   if (power_losses_ == 0 || write.node < 0 || !may_go_with_power(file, ops, write) ||
       secured_on_disk(file, ops, write))
     return nullptr;
-  uint64_t last_seen = 0;  // by anybody
+  std::vector<const PageOp*> seen;
   for (const PageOp& op : ops)
     for (uint64_t c = 0; c < kCells && !op.write; ++c)
       if (((op.cells & write.cells) >> c & 1) != 0 && write.values[c] != 0 &&
           op.values[c] == write.values[c])
-        last_seen = std::max(last_seen, op.begin);
-  for (const Loss& loss : losses_)
-    if (loss.power && loss.tick >= write.begin && last_seen < loss.tick) return &loss;
+        seen.push_back(&op);
+  // Gone from the disk it may be left in a page that a node has claimed (R6). Nobody else sees it
+  // then, and it goes with that node's session.
+  const Loss* power = nullptr;
+  for (const Loss& loss : losses_) {
+    if (loss.tick < write.begin) continue;
+    if (loss.power) power = &loss;
+    if (power != nullptr && std::ranges::none_of(seen, [&](const PageOp* read) {
+          return read->begin >= loss.tick ||
+                 (read->begin >= power->tick && read->node != loss.node);
+        }))
+      return &loss;
+  }
   return nullptr;
 }
 
