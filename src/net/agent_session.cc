@@ -209,6 +209,10 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
 
   // ---- dialling, on the lane's loop ----
 
+  // The first lane begins the session, the others join it: a Hello that may begin one is sent only
+  // when what the one before it brought is heard no more. So a node that has heard of a session, be
+  // it of a home that is no more, has asked no other home for one of the same epoch since.
+  bool may_dial_locked(const Link& link) const { return link.index == 0 || welcomed_.has_value(); }
   void post_dial(Link& link) {
     link.lane->loop().post([self = shared_from_this(), l = &link] { self->dial(*l); });
   }
@@ -216,7 +220,7 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     link.redial_waits = false;
     {
       std::lock_guard lock(mutex_);
-      if (stopped_ || resetting_) return;
+      if (stopped_ || resetting_ || !may_dial_locked(link)) return;
     }
     link.dialer->dial();
   }
@@ -288,6 +292,8 @@ class AgentSession::Impl : public std::enable_shared_from_this<AgentSession::Imp
     link.attached_at = EventLoop::now();
     bool fresh = !welcomed_.has_value();
     welcomed_ = who;
+    if (fresh)
+      for (size_t i = 1; i < links_.size(); ++i) post_dial(*links_[i]);
     if (connected_++ > 0) return;
     reported_.clear();
     spdlog::debug("home {} ({}) connected, session {}{}", w.node_name, options_.address, w.session,

@@ -1,8 +1,12 @@
-// What a home hears from those who do not speak its protocol, or speak it badly.
+// What a home hears from those who do not speak its protocol, or speak it badly; and what a node
+// says to one.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
+
+#include <optional>
 
 #include "base/prng.h"
 #include "net/address.h"
@@ -22,6 +26,8 @@ class Stranger {
     socket_ = std::move(*begin_connect(address->at(0)));
     wait(POLLOUT);
   }
+  // Who has called.
+  explicit Stranger(Fd socket) : socket_(std::move(socket)) {}
   void say(std::span<const std::byte> bytes) {
     // A home that has closed already is none of our business.
     (void)::send(socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
@@ -202,6 +208,48 @@ TEST(StrangerTest, ANodeThatClaimsToHaveReceivedTheFutureLosesItsSession) {
   EXPECT_TRUE(shown_the_door(home, false, 5, {}));
   ASSERT_TRUE(home.journal.until([&] { return home.seen.events.size() == 2; }));
   EXPECT_EQ(home.seen.events[1], "reset 1");
+}
+
+// A Welcome of a home that is no more may be heard late. Had another lane meanwhile begun a session
+// of the same epoch with the next home, that had noted a session which the node has not heard of as
+// the one that it has.
+TEST(StrangerTest, ANodeBeginsASessionOverOneLaneAndTheOthersJoinIt) {
+  Fd home(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{
+      .sin_family = AF_INET, .sin_port = 0, .sin_addr = {htonl(INADDR_LOOPBACK)}, .sin_zero = {}};
+  socklen_t length = sizeof address;
+  ASSERT_EQ(::bind(home.get(), reinterpret_cast<sockaddr*>(&address), length), 0);
+  ASSERT_EQ(::listen(home.get(), 16), 0);
+  ASSERT_EQ(::getsockname(home.get(), reinterpret_cast<sockaddr*>(&address), &length), 0);
+  TestAgent agent("127.0.0.1:" + std::to_string(ntohs(address.sin_port)), "n1", 11,
+                  [](AgentSessionOptions& options) {
+                    options.tls = nullptr;
+                    options.home_name.clear();
+                  });
+  const auto guest = [&](int patience_ms) -> std::optional<std::pair<Stranger, wire::Hello>> {
+    pollfd p{.fd = home.get(), .events = POLLIN, .revents = 0};
+    if (::poll(&p, 1, patience_ms) != 1) return std::nullopt;
+    Stranger caller(Fd(::accept4(home.get(), nullptr, nullptr, SOCK_CLOEXEC)));
+    auto [type, header] = caller.hear_frame();
+    EXPECT_EQ(type, wire::FrameType::Hello);
+    auto said = wire::decode_hello(header);
+    EXPECT_TRUE(said);
+    return std::pair(std::move(caller), *said);
+  };
+  auto first = guest(20000);
+  ASSERT_TRUE(first);
+  EXPECT_EQ(first->second.lane, 0u);
+  EXPECT_FALSE(first->second.resume);
+  ASSERT_FALSE(guest(100)) << "before the first has been welcomed";
+  wire::Welcome welcome{.node_name = "home", .incarnation = 5, .session = 1, .exports = {}};
+  first->first.say(*wire::encode(welcome));
+  for (int i = 1; i < 3; ++i) {
+    auto other = guest(20000);
+    ASSERT_TRUE(other);
+    EXPECT_NE(other->second.lane, 0u);
+    EXPECT_TRUE(other->second.resume);
+    EXPECT_EQ(other->second.session_epoch, first->second.session_epoch);
+  }
 }
 
 }  // namespace

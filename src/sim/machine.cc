@@ -149,7 +149,9 @@ void Machine::hears(uint64_t incarnation, Event event) {
                             [life = life_, event = std::move(event)]() mutable { event(*life); });
 }
 
+// As AgentSession::Impl::may_dial_locked().
 void Machine::greet(Life& life, uint32_t lane) {
+  if (lane != 0 && life.session == 0) return;
   life.greeted[lane] = life.node->now();
   up_[lane]->send([this, inc = life.incarnation, lane, epoch = life.epoch, known = life.session,
                    sent = life.node->now(), label = life.label] {
@@ -193,6 +195,7 @@ void Machine::welcome(uint64_t incarnation, uint32_t lane, uint32_t epoch, uint3
     life.attached[lane] = true;
     life.renewed[lane] = std::max(life.renewed[lane], sent);
     if (first) {
+      for (uint32_t other = 1; other < setting_.lanes; ++other) greet(life, other);
       connected(life, home_incarnation, may_reclaim, disk_life);
     } else {
       renew(life);

@@ -2,8 +2,8 @@
 // Refuse.
 //
 // A session is one agent node at one home; its lanes (parallel connections) share it. The agent
-// invents the session's epoch, so that all its first Hellos name the same session, and a later one
-// than before, so that a Hello that is late ends no session.
+// invents the session's epoch, a later one than before, so that a Hello that is late ends no
+// session. It begins it over lane 0 alone.
 // `resume` says that the home has welcomed some lane of it before: a home that does not know it any
 // more must refuse (SessionUnknown) rather than begin afresh behind the agent's back.
 #pragma once
