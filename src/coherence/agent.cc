@@ -310,9 +310,10 @@ void Agent::receive(Instant now, const FlushAck& message, AgentActions& actions)
   release_throttled(actions);
 }
 
-// Bytes leave memory not by flushes alone: a truncation drops them, a recall takes them.
+// Bytes leave memory not by flushes alone: a truncation drops them, a recall takes them. Or nobody
+// is to wait for that any more (soft_ns).
 void Agent::release_throttled(AgentActions& actions) {
-  while (!shared_->throttled.empty() && shared_->has_room(0)) {
+  while (!shared_->throttled.empty() && (shared_->has_room(0) || shared_->failing)) {
     const AgentShared::Throttled& write = shared_->throttled.front();
     actions.push_back(ReplyWritten{write.token, write.offset, write.length});
     shared_->throttled.pop_front();
@@ -425,10 +426,23 @@ void Agent::look_at_time(Instant now, AgentActions& actions) {
     shared_->over_at.reset();
     shared_->over = true;
     suspend(now, actions);
-  } else if (shared_->fail_at && *shared_->fail_at <= now && !shared_->failing) {
-    shared_->failing = true;
-    settle_all(now, actions);
+  } else {
+    look_at_patience(now, actions);
   }
+}
+
+void Agent::look_at_patience(Instant now, AgentActions& actions) {
+  if (shared_->options.soft_ns == 0 || shared_->failing) return;
+  // A daemon that has just started counts from the first who waits.
+  if (!shared_->fail_at) shared_->fail_at = now + shared_->options.soft_ns;
+  if (now < *shared_->fail_at) return;
+  shared_->failing = true;
+  settle_all(now, actions);
+}
+
+bool Agent::out_of_patience(Instant now, AgentActions& actions) {
+  look_at_time(now, actions);
+  return shared_->failing;
 }
 
 void Agent::suspend(Instant now, AgentActions& actions) {

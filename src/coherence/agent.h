@@ -429,6 +429,8 @@ class Agent {
   void renew(Instant now, Instant until, AgentActions& actions);
   // For answers that the driver itself gives from what goes with a lease.
   bool leases_good(Instant now) const;
+  // Leases have not been good for so long that what waits fails (soft_ns). Calls should fail, too.
+  bool out_of_patience(Instant now, AgentActions& actions);
   void tick(Instant now, AgentActions& actions);
   std::optional<Instant> next_deadline() const;
 
@@ -469,6 +471,7 @@ class Agent {
   void release_throttled(AgentActions& actions);
   void set_deadline(FileId id, std::optional<Instant> at);
   void look_at_time(Instant now, AgentActions& actions);
+  void look_at_patience(Instant now, AgentActions& actions);
   void suspend(Instant now, AgentActions& actions);
   // `step` for each file, and what follows from it; a file may go with that.
   template <typename Step>

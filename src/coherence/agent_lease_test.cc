@@ -322,6 +322,41 @@ TEST(AgentLeaseTest, ASoftMountFailsWhatHasWaitedTooLong) {
   w.writes(4, 0, 4096, 'X').expect("written 4 @0+4096");
 }
 
+TEST(AgentLeaseTest, ASoftMountThatHasNotHeardOfItsHomeYetFailsToo) {
+  AgentOptions options = remote();
+  options.soft_ns = 3'000'000'000;
+  AgentWorld w(options);
+  w.stats(1).expect_nothing();
+  EXPECT_EQ(w.ms_to_deadline(), 3000);
+  w.later_ms(3000).expect("error 1 5");
+}
+
+// What is done is not called failed: its answer waited for memory alone.
+TEST(AgentLeaseTest, ASoftMountDoesNotWaitForRoomEither) {
+  AgentOptions options = remote();
+  options.soft_ns = 3'000'000'000;
+  options.dirty_max_bytes = 4096;
+  AgentWorld w(options);
+  w.renews_for_ms(7000).has_attributes(Exclusive, kSize).has(Exclusive, pages(0, 15));
+  w.writes(1, 0, 4096, 'A').expect("written 1 @0+4096");
+  w.writes(2, 4096, 4096, 'B').expect("flush @0+4096*A @4096+4096*B", "flush time");
+  w.later_ms(7000).expect_nothing();
+  w.later_ms(3000).expect("written 2 @4096+4096");
+}
+
+// No program waits to be told a failure there: other nodes would not learn that this one watches.
+TEST(AgentLeaseTest, ASoftMountTellsTheNextHomeWhatItWatches) {
+  AgentOptions options = remote();
+  options.soft_ns = 3'000'000'000;
+  AgentWorld w(options);
+  w.renews_for_ms(7000).has_attributes(Exclusive, kSize).has(Exclusive, pages(0, 15));
+  w.opens(1, false).came();
+  w.later_ms(7000).came();
+  w.later_ms(3000).came();
+  w.resets().came();
+  w.renews_for_ms(7000).expect("ask Shared attributes");
+}
+
 TEST(AgentLeaseTest, AHardMountWaits) {
   AgentWorld w(remote());
   w.renews_for_ms(7000).has_attributes(Exclusive, kSize).has(Exclusive, pages(0, 15));

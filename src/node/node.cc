@@ -64,7 +64,6 @@ NodeDaemon::NodeDaemon(const Config& config, Mistakes mistakes, GuardianLink* gu
       incarnation_(before_ && !before_->crash ? before_->incarnation : random_number()),
       home_incarnation_(random_number()),
       started_(net::EventLoop::now()),
-      lease_clock_started_(AgentService::lease_clock()),
       allow_mmap_(kernel_version() >= kPurgeWaitsForWriteBacks),
       access_(access_of(config)),
       own_rights_(NodeRights::own(access_)),
@@ -167,10 +166,7 @@ void NodeDaemon::tick() {
   end_grace_if_over();
   bring_back();
   if (config_.soft_timeout_ms > 0)
-    for (auto& peer : peers_)
-      if (AgentService::lease_clock() >
-          std::max(leases_end(*peer), lease_clock_started_) + config_.soft_timeout_ms * 1'000'000)
-        peer->agent->fail_calls();
+    for (auto& peer : peers_) peer->agent->fail_late_calls();
   if (now - swept_ > kSweepNs) {
     swept_ = now;
     for (const net::SessionInfo& session : server_->sessions())

@@ -110,8 +110,6 @@ class NodeDaemon {
   coherence::AgentOptions agent_options();
   AgentService::Environment environment();
   void connected(Peer& peer, const net::HomeInfo& info);
-  // When the leases of a peer's home must not be used any more (T3).
-  static Instant leases_end(Peer& peer);
   void renew(Peer& peer, uint32_t generation);
   void watch_nodes();
   // What the homes here remember of an earlier incarnation, and note for a later one.
@@ -163,7 +161,7 @@ class NodeDaemon {
   DiskLife disk_life_;
   std::atomic<bool> disk_life_is_known_ = true;  // to the next daemon
   std::atomic<bool> has_had_guests_{false};
-  const Instant started_, lease_clock_started_;
+  const Instant started_;
   Metrics metrics_;
   bool allow_mmap_ = false;
   std::atomic<bool> ready_{false};

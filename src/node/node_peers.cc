@@ -175,11 +175,6 @@ void NodeDaemon::connected(Peer& peer, const net::HomeInfo& info) {
     (void)channel->invalidate_attributes(FUSE_ROOT_ID);  // one directory more in it
 }
 
-Instant NodeDaemon::leases_end(Peer& peer) {
-  std::lock_guard lock(peer.bond_mutex);
-  return Bond::leases_end(peer.session->renewed_at(), peer.bond.term_ns());
-}
-
 void NodeDaemon::renew(Peer& peer, uint32_t generation) {
   std::optional<Instant> until;
   {

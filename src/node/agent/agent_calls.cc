@@ -68,7 +68,12 @@ uint64_t AgentService::reserve_call(uint64_t request, size_t kind) {
   return next_call_.fetch_add(1, std::memory_order_relaxed);
 }
 
-void AgentService::fail_calls() {
+void AgentService::fail_late_calls() {
+  bool late = false;
+  with(*shards_.front(), [&](Agent& agent, Instant now, AgentActions& actions) {
+    late = agent.out_of_patience(now, actions);
+  });
+  if (!late) return;
   std::vector<ThenReply> failed;
   std::vector<FileId> truncated;
   {
@@ -76,6 +81,11 @@ void AgentService::fail_calls() {
     for (auto it = calls_.begin(); it != calls_.end();) {
       if (const auto* cut = truncation(it->second.call.operation)) {
         if (!it->second.goes_on) truncated.push_back(cut->file);
+        ++it;
+        continue;
+      }
+      // No program waits for it, and what the home makes of it must be heard.
+      if (is_claim(it->second.call.operation)) {
         ++it;
         continue;
       }

@@ -202,8 +202,8 @@ class AgentService {
   // A wait for a lock: it ends with EDEADLK, unless it has ended.
   void refuse_wait(FileId file, uint64_t call);
   bool holds_range(uint64_t owner);  // not of this machine's own home
-  // Ends what waits for the home with EIO: a soft mount's patience is over.
-  void fail_calls();
+  // Ends what waits for the home with EIO when a soft mount's patience is over.
+  void fail_late_calls();
 
   void flush_all();
   bool idle_dirty();
