@@ -71,7 +71,9 @@ bool FileAgent::advance(Instant now, Request& request, AgentActions& actions) {
   // What was begun goes on when the leases are good again: nobody else has been granted anything of
   // it, or the session is void and it begins anew.
   if (shared_.suspended && request.error == 0) {
-    if (request.kind == Kind::Flush && flights_.empty() && !shared_.failing) {
+    if (request.kind == Kind::Flush &&
+        ((flights_.empty() && !shared_.failing) ||
+         (shared_.failing && shared_.options.mistakes.has(Mistake::SyncWithoutPatience)))) {
       answer_flush(request, actions);
       return true;
     }

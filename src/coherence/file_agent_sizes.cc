@@ -2,6 +2,7 @@
 // or store behind the size that a kernel has for the file is SIGBUS, sendfile(2), splice(2) and
 // copy_file_range(2) end there, and that kernel asks nobody before.
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
 #include "coherence/file_agent.h"
@@ -144,7 +145,10 @@ bool FileAgent::advance_growth(Instant now, Request& request, AgentActions& acti
   }
   // Nobody is heard of, and programs are not to wait for that (soft_ns).
   if (shared_.failing) {
-    answer_write(request, actions);
+    if (shared_.options.mistakes.has(Mistake::FailAppliedWrites))
+      actions.push_back(ReplyError{request.token, EIO});
+    else
+      answer_write(request, actions);
     return true;
   }
   if (request.must_announce || (request.announcement != 0 && request.announcement == announcing_) ||

@@ -55,6 +55,8 @@ enum class Mistake : uint8_t {
   TellLossToOne,      // S1: of several fsyncs under way only the first tells what was lost
   ForgetOthersBytes,  // S2: the same, of bytes of other nodes that were seen here
   RepeatAfterPowerLoss,  // S3: calls are made again by a home whose notes of them may be lost
+  FailAppliedWrites,     // of a soft mount: a write is told to have failed that has been done
+  SyncWithoutPatience,   // the same: an fsync is told 0 when it has waited for long enough
   kCount,
 };
 
@@ -156,6 +158,10 @@ constexpr std::string_view name_of(Mistake m) {
       return "forget-others-bytes";
     case Mistake::RepeatAfterPowerLoss:
       return "repeat-after-power-loss";
+    case Mistake::FailAppliedWrites:
+      return "fail-applied-writes";
+    case Mistake::SyncWithoutPatience:
+      return "sync-without-patience";
     case Mistake::kCount:
       break;
   }

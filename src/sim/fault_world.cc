@@ -17,6 +17,7 @@ FaultWorld::FaultWorld(uint64_t seed, const Breaks& breaks, bool power)
                .history = history_,
                .dice = Prng(seed * 0x9E3779B97F4A7C15u + 1),
                .power_dice = Prng(seed * 0xA0761D6478BD642Fu + 3),
+               .soft_dice = Prng(seed * 0x8CB92BA72F3D8DD7u + 5),
                .breaks = breaks,
                .agent = {},
                .kernel = {},
@@ -118,10 +119,23 @@ void FaultWorld::draw() {
     lose_power_behind_syncs();
     end_as_sessions_begin_again();
   }
+  const bool soft = draw_soft_mounts();
   steps_max_ = 3'000'000;
-  plan_ = fmt::format("{} machines, {} processes each, {} files, {} lanes{}, flush after {} ms",
+  plan_ = fmt::format("{} machines, {} processes each, {} files, {} lanes{}{}, flush after {} ms",
                       machine_count_, processes_, file_count, setting_.lanes,
-                      truncates ? ", truncations" : "", agent.flush_after_ns / 1'000'000);
+                      truncates ? ", truncations" : "", soft ? ", soft mounts" : "",
+                      agent.flush_after_ns / 1'000'000);
+}
+
+// By dice of their own: a world without them is the one that its seed always was.
+bool FaultWorld::draw_soft_mounts() {
+  Prng& dice = setting_.soft_dice;
+  if (!dice.chance(25)) return false;
+  for (Habits& habits : habits_)
+    if (dice.chance(60))
+      habits.soft_ns = static_cast<int64_t>(
+          dice.between(1, static_cast<uint64_t>(setting_.term_ns) * (dice.chance(50) ? 1 : 3) / 2));
+  return true;
 }
 
 // Most of them last about as long as it takes until somebody notices.

@@ -39,6 +39,7 @@ class FaultWorld final : public AnyWorld {
   void draw_breach();
   void draw_broken_connections();
   void draw_mapped_truncations();
+  bool draw_soft_mounts();
   void end_sessions_at_truncations(bool often, bool at_origin);
   void start();
   Co<> background(uint32_t machine);

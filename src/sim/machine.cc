@@ -36,9 +36,14 @@ void Machine::begin_life(const Habits& habits, uint32_t processes) {
                                e.bytes.view());
   };
   hooks.syncs = setting_.power;
+  AgentOptions agent = setting_.agent;
+  KernelOptions kernel = setting_.kernel;
+  agent.soft_ns = habits.soft_ns;
+  kernel.soft = habits.soft_ns > 0;
   life.node = std::make_unique<Node>(setting_.scheduler, setting_.history, setting_.breaks,
-                                     NodeId{static_cast<uint32_t>(life.label)}, setting_.agent,
-                                     setting_.kernel, std::move(hooks), clock_);
+                                     NodeId{static_cast<uint32_t>(life.label)}, agent, kernel,
+                                     std::move(hooks), clock_);
+  life.soft = kernel.soft;
   setting_.scheduler.trace(life.label, -1, "starts");
   for (uint32_t lane = 0; lane < setting_.lanes; ++lane) greet(life, lane);
   tick(life);
@@ -163,6 +168,7 @@ void Machine::tick(Life& life) {
   setting_.scheduler.after(clock_.world_ns(setting_.term_ns / 5), [this, &life] {
     if (setting_.over) return;
     life.node->gate().enter(Door::Own, [this, &life] {
+      if (life.soft) life.node->look_at_patience();
       // As NodeDaemon::bring_back().
       if (life.bond.bringing_back() && life.node->brings_back()) {
         life.bond.brought_back();

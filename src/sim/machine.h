@@ -31,6 +31,7 @@ struct FaultSetting {
   // its seed always was.
   Prng dice;
   Prng power_dice;
+  Prng soft_dice;
   Breaks breaks;
   coherence::AgentOptions agent;
   KernelOptions kernel;
@@ -71,6 +72,7 @@ class Machine {
     std::vector<Instant> renewed;                 // by the machine's clock, lane by lane
     Instant leases_until;                         // the same
     std::vector<coherence::ToHome> before_first;  // until the first session stands
+    bool soft = false;                            // its mount
     uint64_t stops = 0;
     uint64_t connected_at = 0;  // by the history
     std::vector<std::unique_ptr<Process>> processes;

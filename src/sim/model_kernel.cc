@@ -93,6 +93,12 @@ void ModelKernel::answer(Token token, Answer answer) {
   if (call.waiter) scheduler_.resume_after(scheduler_.draw(Delay::WakeUp), call.waiter);
 }
 
+void ModelKernel::may_fail(const char* what, int32_t error) {
+  if (error != 0 && !options_.soft)
+    scheduler_.fail(
+        fmt::format("no errors in this world: {} on n{} was answered {}", what, node_, error));
+}
+
 Co<> ModelKernel::lock(Inode& in) {
   while (in.locked) co_await in.lock.wait();
   in.locked = true;
@@ -143,6 +149,7 @@ void ModelKernel::start_fill(Inode& in, uint64_t page, uint64_t window) {
   uint64_t end = page;
   std::vector<uint64_t> ids;
   while (end < end_of_file && end - page < window && !in.folios.contains(end)) {
+    in.failed.erase(end);
     Folio& folio = in.folios[end++];
     folio.id = next_folio_++;
     ids.push_back(folio.id);
@@ -183,6 +190,7 @@ void ModelKernel::fill_answered(const Fill& fill, const Answer& answer) {
                  "a locked folio left the page cache");
     if (answer.error != 0) {
       in.folios.erase(fill.first + i);
+      in.failed.insert(fill.first + i);
     } else {
       folio->bytes.assign(kPageSize, std::byte{0});
       const uint64_t at = i << kPageShift;
@@ -198,11 +206,8 @@ void ModelKernel::fill_answered(const Fill& fill, const Answer& answer) {
   scheduler_.trace(node_, static_cast<int>(in.number),
                    "kernel  filled pages {}-{} with {} bytes error {}", fill.first,
                    fill.first + fill.count - 1, answer.bytes.size(), answer.error);
-  if (answer.error != 0) {
-    scheduler_.fail(
-        fmt::format("no errors in this world: a fill on n{} was answered {}", node_, answer.error));
-    return;
-  }
+  may_fail("a fill", answer.error);
+  if (answer.error != 0) return;
   // A short answer is the end of the file, unless the attributes changed since the request was sent
   // (fuse_short_read).
   const uint64_t end = (fill.first << kPageShift) + answer.bytes.size();

@@ -12,6 +12,8 @@
 
 #include <map>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -76,6 +78,7 @@ struct KernelOptions {
   bool size_races = false;
   bool tails = false;   // stores behind the end of a file, inside its last page, are done
   bool errors = false;  // the daemon may answer FSYNC with one
+  bool soft = false;    // ... everything with EIO: a soft mount's patience is over
 };
 
 struct KernelCounts {
@@ -113,8 +116,8 @@ class ModelKernel {
               const KernelOptions& options);
 
   // ---- system calls; each returns 0 or an errno ----
-  Co<Handle*> open(uint32_t file, Handle::Kind kind);
-  Co<> close(uint32_t file, Handle* handle);  // a descriptor; mappings keep the handle
+  Co<Handle*> open(uint32_t file, Handle::Kind kind);  // null: EIO
+  Co<> close(uint32_t file, Handle* handle);           // a descriptor; mappings keep the handle
   struct Read {
     std::vector<std::byte> bytes;
     int32_t error = 0;
@@ -130,7 +133,8 @@ class ModelKernel {
   };
   Co<Written> write_direct(uint32_t file, uint64_t offset, Bytes bytes, bool append,
                            bool interrupted);
-  Co<Attributes> stat(uint32_t file);
+  Co<std::optional<Attributes>> stat(uint32_t file);  // nothing: EIO
+  // ETIME stands for the EIO of a soft mount, which has told of no loss.
   Co<int32_t> fsync(uint32_t file);
   Co<int32_t> truncate(uint32_t file, uint64_t size);
   Co<> map(uint32_t file, Handle* handle);
@@ -167,6 +171,12 @@ class ModelKernel {
   // What a guardian purges: all but what is locked and empty, and what is known of any file.
   std::vector<std::pair<FileId, uint64_t>> cached_pages() const;
   void drop_all_attributes();
+  // Of a soft mount: whether something asked before `token` has no answer yet.
+  Token next_token() const { return next_token_; }
+  bool waits_since_before(Token token) const {
+    return (!upcalls_.empty() && upcalls_.begin()->first < token) ||
+           (!fills_.empty() && fills_.begin()->first < token);
+  }
   // By the guardian: truncations that wait for an answer fail. Which they are.
   std::vector<Token> end_truncations();
   // Whatever still runs here is not heard of.
@@ -212,6 +222,7 @@ class ModelKernel {
     bool fresh = false;    // the attributes (here: the size) may be told without asking
     bool size_unstable = false;
     std::map<uint64_t, Folio> folios;
+    std::set<uint64_t> failed;  // pages whose last fill was answered with an error
     std::vector<Waiter> waiters;
     bool locked = false;  // inode lock
     Condition lock;
@@ -270,10 +281,13 @@ class ModelKernel {
   Co<> write_back_and_wait(Inode& in, PageRange range);
   Co<> invalidate(Inode& in, PageRange range);
   Co<> truncate_page_cache(Inode& in, uint64_t size);
-  Co<bool> fault(Inode& in, uint64_t page);
+  enum class Fault : uint8_t { There, BehindEnd, Failed };
+  Co<Fault> fault(Inode& in, uint64_t page);
   void set_size(Inode& in, uint64_t size);
-  Co<> look_up(Inode& in);  // every call comes through it: counts a user
-  Co<> refresh_attributes(Inode& in, Attributes& out, bool own = false);
+  // Every call comes through it: counts a user, unless it fails.
+  Co<int32_t> look_up(Inode& in);
+  Co<int32_t> refresh_attributes(Inode& in, Attributes& out, bool own = false);
+  void may_fail(const char* what, int32_t error);
   Co<> drop_handle(Inode& in, Handle* handle);
   Co<> release(Inode& in, bool reads, bool may_map);
   void bus_error(const Inode& in, uint64_t begin, uint64_t page, const char* what);

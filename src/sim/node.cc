@@ -108,8 +108,9 @@ void Node::perform(FileId file, AgentAction& action) {
             scheduler_.trace(number(), f, "agent   error t{} {}", a.token, a.error);
             if (truncations_.erase(a.token) > 0 && !hooks_.rescue)
               scheduler_.fail("no errors in this world: a truncation failed");
-            fsyncs_.erase(a.token);
-            if (!ended_.contains(a.token)) kernel_.answer(a.token, Answer{.error = a.error});
+            // The judge must know that no loss was told.
+            const int32_t error = fsyncs_.erase(a.token) > 0 ? ETIME : a.error;
+            if (!ended_.contains(a.token)) kernel_.answer(a.token, Answer{.error = error});
           },
           [&](StartPurge& a) {
             scheduler_.trace(number(), f, "agent   purge p{} pages {}-{}", a.purge, a.range.first,
@@ -315,6 +316,7 @@ void Node::replied(const Reply& reply, AgentActions& actions) {
     return;
   }
   if (call.truncation && call.told) {
+    size_untold_ = size_untold_ || reply.error == 0;
     agent_.truncation_ended(now(), call.truncation->file, reply.error == 0, call.truncation->size,
                             actions);
     return;
@@ -443,7 +445,9 @@ void Node::on_write(Token token, FileId file, uint64_t offset, Bytes bytes, bool
 
 bool Node::takes_write_backs() const { return guardian_ || gate_.runs(); }
 
-bool Node::is_shown_growth() const { return !hooks_.rescue || (leases_good() && !catches_up_); }
+bool Node::is_shown_growth() const {
+  return !hooks_.rescue || (leases_good() && !catches_up_ && !size_untold_);
+}
 
 void Node::on_write_back(FileId file, uint64_t offset, Bytes bytes) {
   if (gate_.dead()) {  // the guardian keeps it

@@ -47,6 +47,9 @@ class Node final : public Daemon {
   // AgentService::brings_back()).
   bool brings_back();
   void renew(Instant until);
+  // Of a soft mount, now and then: what waits fails when its patience is over (as
+  // AgentService::fail_late_calls()). Nothing may still wait the next time.
+  void look_at_patience();
   // The daemon is stopped or dead, and the guardian answers the kernel in its place.
   void guardian_takes_over();
   void stop();
@@ -144,6 +147,9 @@ class Node final : public Daemon {
   std::map<uint64_t, std::pair<uint64_t, FileId>> claims_;  // by call
   std::map<Token, FileId> fsyncs_;                          // not answered
   std::map<Token, NameResult> name_waits_;
+  // A truncation was done whose caller had an error: the kernel is not told how long the file is.
+  bool size_untold_ = false;
+  std::optional<Token> failed_before_;  // what was asked by then, and not later, has failed
   Token next_name_ = 1;
   uint64_t next_call_ = 1;
   uint64_t purges_running_ = 0;

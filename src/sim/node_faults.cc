@@ -1,7 +1,10 @@
 // What becomes of a node in worlds of faults: its session, its daemon, its guardian, its power.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <map>
+#include <set>
 
 #include "coherence/operation_needs.h"
 #include "sim/node.h"
@@ -36,6 +39,34 @@ void Node::reset(Agent::Dirty dirty, bool disk_has_lost) {
     Call call = calls_.at(id).call;
     hooks_.send(id_, std::move(call));
   }
+}
+
+void Node::look_at_patience() {
+  AgentActions actions;
+  const bool over = agent_.out_of_patience(now(), actions);
+  take(FileId{}, actions);
+  if (!over) return failed_before_.reset();
+  std::vector<uint64_t> late;
+  std::set<FileId> truncated;
+  for (const auto& [id, pending] : calls_) {
+    if (pending.truncation && !pending.told) truncated.insert(pending.truncation->file);
+    if (!pending.truncation && !is_claim(pending.call.operation)) late.push_back(id);
+  }
+  for (FileId file : truncated) end_truncation(file);
+  for (uint64_t id : late) {
+    const PendingCall call = std::move(calls_.extract(id).mapped());
+    if (call.fsync != 0) {
+      fsyncs_.erase(call.fsync);
+      kernel_.answer(call.fsync, Answer{.error = ETIME});
+    } else if (call.waits != 0) {
+      NameResult& result = name_waits_.at(call.waits);
+      result.error = EIO;
+      scheduler_.resume_after(scheduler_.draw(Delay::WakeUp), result.handle);
+    }
+  }
+  if (failed_before_ && kernel_.waits_since_before(*failed_before_))
+    scheduler_.fail(fmt::format("a soft mount does not wait: n{} is out of patience", number()));
+  failed_before_ = kernel_.next_token();
 }
 
 // Files may end where these bytes do, not behind the end that a truncation of its own leaves which

@@ -102,14 +102,20 @@ Co<> Process::run() {
 Co<> Process::audit() {
   for (uint32_t file = 0; file < files_.size(); ++file) {
     const uint64_t pages = std::min<uint64_t>(files_[file].pages, 8);
-    if (!files_[file].append_only) {
-      const uint64_t begin = history_.tick();
-      doing_ = fmt::format("stat f{}", file);
-      const Attributes attributes = co_await node_.kernel().stat(file);
-      history_.saw_size(file, {begin, history_.tick(), "stat", node_number_}, attributes.size);
+    // A soft mount may still fail at first. It must not for ever.
+    bool seen = files_[file].append_only;
+    while (!seen) {
+      seen = co_await stat(file);
+      if (!seen) co_await scheduler_.sleep(Delay::Think);
     }
-    co_await read_cached(file, 0, pages * kPageSize);
-    co_await read_direct(file, 0, pages * kPageSize);
+    for (seen = false; !seen;) {
+      seen = co_await read_cached(file, 0, pages * kPageSize);
+      if (!seen) co_await scheduler_.sleep(Delay::Think);
+    }
+    for (seen = false; !seen;) {
+      seen = co_await read_direct(file, 0, pages * kPageSize);
+      if (!seen) co_await scheduler_.sleep(Delay::Think);
+    }
     for (uint64_t which = 0; which < 3; ++which) co_await close_one(file, which);
   }
   doing_ = "nothing";
@@ -123,15 +129,15 @@ Co<> Process::act(Act what, uint32_t file) {
   switch (what) {
     case Act::ReadCached:
       pick_cells(file, habits_.read_cells_max, offset, length);
-      co_await read_cached(file, offset, length);
+      (void)co_await read_cached(file, offset, length);
       break;
     case Act::Splice:
       pick_cells(file, habits_.read_cells_max, offset, length);
-      co_await read_cached(file, offset, length, true);
+      (void)co_await read_cached(file, offset, length, true);
       break;
     case Act::ReadDirect:
       pick_cells(file, habits_.read_cells_max, offset, length);
-      co_await read_direct(file, offset, length);
+      (void)co_await read_direct(file, offset, length);
       break;
     case Act::Write:
       if (append_only) {
@@ -152,7 +158,8 @@ Co<> Process::act(Act what, uint32_t file) {
       if (append_only) break;
       const uint64_t page = some_page(file);
       const uint64_t cell = random.below(kCells);
-      co_await map(file, what == Act::Store);
+      const bool mapped = co_await map(file, what == Act::Store);
+      if (!mapped) break;
       doing_ = fmt::format("{} f{} page {} cell {}", what == Act::Store ? "store" : "load", file,
                            page, cell);
       if (what == Act::Store) {
@@ -171,14 +178,9 @@ Co<> Process::act(Act what, uint32_t file) {
     case Act::Names:
       co_await make_and_remove();
       break;
-    case Act::Stat: {
-      const uint64_t begin = history_.tick();
-      doing_ = fmt::format("stat f{}", file);
-      const Attributes attributes = co_await node_.kernel().stat(file);
-      if (!dead_)
-        history_.saw_size(file, {begin, history_.tick(), "stat", node_number_}, attributes.size);
+    case Act::Stat:
+      (void)co_await stat(file);
       break;
-    }
     case Act::CloseOne:
       co_await close_one(file, random.below(3));
       break;
@@ -188,7 +190,7 @@ Co<> Process::act(Act what, uint32_t file) {
     case Act::Reopen:
       co_await close_one(file, 0);
       co_await close_one(file, 1);
-      co_await open_for_reading(file);
+      (void)co_await open_for_reading(file);
       break;
     case Act::kCount:
       break;
@@ -203,6 +205,7 @@ Co<> Process::sync(uint32_t file) {
   const History::Interval when{begin, history_.tick(), "fsync", node_number_};
   scheduler_.trace(node_number_, static_cast<int>(file), "process {} fsync error {} [{}, {}]",
                    number_, error, when.begin, when.end);
+  if (error == ETIME) co_return;  // out of patience: it says nothing of what was lost
   if (error != 0) {
     history_.sync_failed(file, when);
   } else {
@@ -238,41 +241,55 @@ Co<> Process::make_and_remove() {
                                 node_number_, name));
 }
 
-Co<> Process::open_for_reading(uint32_t file) {
-  if (slots_[file].reading != nullptr) co_return;
+Co<bool> Process::stat(uint32_t file) {
+  const uint64_t begin = history_.tick();
+  doing_ = fmt::format("stat f{}", file);
+  const std::optional<Attributes> attributes = co_await node_.kernel().stat(file);
+  if (attributes && !dead_)
+    history_.saw_size(file, {begin, history_.tick(), "stat", node_number_}, attributes->size);
+  co_return attributes.has_value();
+}
+
+Co<bool> Process::open_for_reading(uint32_t file) {
+  if (slots_[file].reading != nullptr) co_return true;
   doing_ = fmt::format("open f{} O_RDONLY", file);
   ModelKernel::Handle* handle = co_await node_.kernel().open(file, Kind::ReadOnly);
   slots_[file].reading = handle;
+  co_return handle != nullptr;
 }
 
-Co<> Process::open_for_writing(uint32_t file, bool read_write) {
+Co<bool> Process::open_for_writing(uint32_t file, bool read_write) {
   ModelKernel::Handle* have = slots_[file].writing;
-  if (have != nullptr && (!read_write || have->kind == Kind::ReadWrite)) co_return;
+  if (have != nullptr && (!read_write || have->kind == Kind::ReadWrite)) co_return true;
   if (have != nullptr) co_await close_one(file, 1);
   doing_ = fmt::format("open f{} {}", file, read_write ? "O_RDWR" : "O_WRONLY");
   ModelKernel::Handle* handle =
       co_await node_.kernel().open(file, read_write ? Kind::ReadWrite : Kind::WriteOnly);
   slots_[file].writing = handle;
+  co_return handle != nullptr;
 }
 
-Co<> Process::map(uint32_t file, bool writable) {
+Co<bool> Process::map(uint32_t file, bool writable) {
   Slots& slots = slots_[file];
-  if (slots.mapped != nullptr && (!writable || slots.mapped->kind == Kind::ReadWrite)) co_return;
+  if (slots.mapped != nullptr && (!writable || slots.mapped->kind == Kind::ReadWrite))
+    co_return true;
   if (slots.mapped != nullptr) co_await close_one(file, 2);
   // Read-only mappings may be of either kind of handle.
   if (writable || (slots.writing != nullptr && slots.writing->kind == Kind::ReadWrite &&
                    scheduler_.random().chance(50))) {
-    co_await open_for_writing(file, true);
+    (void)co_await open_for_writing(file, true);
     slots.mapped = slots.writing;
   } else {
-    co_await open_for_reading(file);
+    (void)co_await open_for_reading(file);
     slots.mapped = slots.reading;
   }
+  if (slots.mapped == nullptr) co_return false;
   doing_ = fmt::format("mmap f{}", file);
   co_await node_.kernel().map(file, slots.mapped);
   // Mappings outlive close().
   if (scheduler_.random().chance(30))
     co_await close_one(file, slots.mapped == slots.writing ? 1 : 0);
+  co_return true;
 }
 
 Co<> Process::close_one(uint32_t file, uint64_t which) {
@@ -305,14 +322,18 @@ void Process::report_read(uint32_t file, History::Interval when, uint64_t offset
 
 // sendfile, splice and the source of copy_file_range are reads of the page cache, too, of direct
 // handles as well, and do not ask for the size.
-Co<> Process::read_cached(uint32_t file, uint64_t offset, uint64_t length, bool splice) {
+Co<bool> Process::read_cached(uint32_t file, uint64_t offset, uint64_t length, bool splice) {
   const ModelKernel::Handle* have = slots_[file].writing;
-  if (!splice || have == nullptr || have->kind != Kind::ReadWrite) co_await open_for_reading(file);
+  if (!splice || have == nullptr || have->kind != Kind::ReadWrite) {
+    const bool open = co_await open_for_reading(file);
+    if (!open) co_return false;
+  }
   const char* const what = splice ? "splice" : "cached read";
   doing_ = fmt::format("{} f{} {}+{}", what, file, offset, length);
   const uint64_t begin = history_.tick();
   ModelKernel::Read read = co_await node_.kernel().read_cached(file, offset, length, !splice);
   const History::Interval when{begin, history_.tick(), what, node_number_};
+  if (read.error != 0) length = read.bytes.size();
   // Where it ends without having asked is judged by the size alone: while a call that makes the
   // file longer is under way, some kernels know and others do not (promise.md, Limits).
   if (splice && !files_[file].append_only) {
@@ -321,28 +342,34 @@ Co<> Process::read_cached(uint32_t file, uint64_t offset, uint64_t length, bool 
     length = read.bytes.size();
   }
   report_read(file, when, offset, length, read.bytes);
+  co_return read.error == 0;
 }
 
-Co<> Process::read_direct(uint32_t file, uint64_t offset, uint64_t length) {
+Co<bool> Process::read_direct(uint32_t file, uint64_t offset, uint64_t length) {
   // O_DIRECT on a cached handle, or a plain read through an O_RDWR one.
+  bool open = false;
   if (scheduler_.random().chance(50)) {
-    co_await open_for_reading(file);
+    open = co_await open_for_reading(file);
   } else {
-    co_await open_for_writing(file, true);
+    open = co_await open_for_writing(file, true);
   }
+  if (!open) co_return false;
   doing_ = fmt::format("direct read f{} {}+{}", file, offset, length);
   const uint64_t begin = history_.tick();
   ModelKernel::Read read = co_await node_.kernel().read_direct(file, offset, length, signal());
-  if (read.error == EINTR) co_return;
+  if (read.error == EINTR) co_return true;
+  if (fails_softly(read.error)) co_return false;
   if (read.error != 0)
     scheduler_.fail(fmt::format("no errors in this world: a read on n{} was answered {}",
                                 node_number_, read.error));
   report_read(file, {begin, history_.tick(), "direct read", node_number_}, offset, length,
               read.bytes);
+  co_return true;
 }
 
 Co<> Process::write(uint32_t file) {
-  co_await open_for_writing(file, scheduler_.random().chance(50));
+  const bool open = co_await open_for_writing(file, scheduler_.random().chance(50));
+  if (!open) co_return;
   uint64_t offset = 0, length = 0;
   pick_cells(file, habits_.write_cells_max, offset, length);
   doing_ = fmt::format("write f{} {}+{}", file, offset, length);
@@ -359,7 +386,8 @@ Co<> Process::write(uint32_t file) {
       co_await node_.kernel().write_direct(file, offset, Bytes::copy_of(content), false, signal());
   if (dead_) co_return;
   under_way_.reset();
-  if (written.error == EINTR) co_return;  // nothing of it was done
+  // Nothing of it was done.
+  if (written.error == EINTR || fails_softly(written.error)) co_return;
   if (written.error != 0)
     scheduler_.fail(fmt::format("no errors in this world: a write on n{} was answered {}",
                                 node_number_, written.error));
@@ -372,7 +400,8 @@ Co<> Process::write(uint32_t file) {
 // An append in a register file: its bytes name their place only when the place is known, so the
 // place is guessed and, when the guess was wrong, the cells say so by their write's number alone.
 Co<> Process::append(uint32_t file) {
-  co_await open_for_writing(file, scheduler_.random().chance(50));
+  const bool open = co_await open_for_writing(file, scheduler_.random().chance(50));
+  if (!open) co_return;
   const uint64_t begin = history_.tick();
   doing_ = fmt::format("append f{}", file);
   const uint64_t number = history_.new_write();
@@ -385,7 +414,7 @@ Co<> Process::append(uint32_t file) {
       co_await node_.kernel().write_direct(file, 0, Bytes::copy_of(content), true, signal());
   if (dead_) co_return;
   under_way_.reset();
-  if (written.error == EINTR) co_return;
+  if (written.error == EINTR || fails_softly(written.error)) co_return;
   if (written.error != 0)
     scheduler_.fail(fmt::format("no errors in this world: an append on n{} was answered {}",
                                 node_number_, written.error));
@@ -397,7 +426,7 @@ Co<> Process::append(uint32_t file) {
 }
 
 Co<> Process::append_record(uint32_t file) {
-  co_await open_for_writing(file, scheduler_.random().chance(50));
+  (void)co_await open_for_writing(file, scheduler_.random().chance(50));
   Prng& random = scheduler_.random();
   std::vector<std::byte> record = History::record(
       history_.new_write(), random.between(1, random.chance(20) ? 3 * kPageSize : 700));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <cerrno>
 #include <optional>
 #include <string>
 #include <vector>
@@ -46,6 +47,7 @@ struct Habits {
   int64_t pause_ns = 0;
   bool faults = false;
   bool syncs_names = false;  // its directory, after it has made one
+  int64_t soft_ns = 0;       // of the mount: calls that wait for so long fail; 0: none does
 };
 
 // The one directory of worlds with faults.
@@ -75,11 +77,15 @@ class Process {
   };
 
   Co<> act(Act what, uint32_t file);
-  Co<> open_for_reading(uint32_t file);
-  Co<> open_for_writing(uint32_t file, bool read_write);
-  Co<> map(uint32_t file, bool writable);
-  Co<> read_cached(uint32_t file, uint64_t offset, uint64_t length, bool splice = false);
-  Co<> read_direct(uint32_t file, uint64_t offset, uint64_t length);
+  // False: EIO, of a soft mount.
+  Co<bool> open_for_reading(uint32_t file);
+  Co<bool> open_for_writing(uint32_t file, bool read_write);
+  Co<bool> map(uint32_t file, bool writable);
+  Co<bool> read_cached(uint32_t file, uint64_t offset, uint64_t length, bool splice = false);
+  Co<bool> read_direct(uint32_t file, uint64_t offset, uint64_t length);
+  Co<bool> stat(uint32_t file);
+  // What has failed so was not done, and never is.
+  bool fails_softly(int32_t error) const { return error == EIO && habits_.soft_ns > 0; }
   Co<> write(uint32_t file);
   Co<> append(uint32_t file);
   Co<> append_record(uint32_t file);

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 
 #include "base/check.h"
@@ -10,10 +11,10 @@
 namespace vremote::sim {
 
 // The LOOKUP that makes the inode brings its attributes; nobody touches the inode before.
-Co<> ModelKernel::look_up(Inode& in) {
+Co<int32_t> ModelKernel::look_up(Inode& in) {
   ++in.users;
   while (in.looking) co_await in.looked_up.wait();
-  if (in.known) co_return;
+  if (in.known) co_return 0;
   in.looking = true;
   Upcall call;
   co_await scheduler_.sleep(Delay::KernelQueue);
@@ -21,17 +22,24 @@ Co<> ModelKernel::look_up(Inode& in) {
   scheduler_.trace(node_, static_cast<int>(in.number), "kernel  LOOKUP t{}", token);
   daemon_.on_get_attributes(token, in.id, false);
   co_await AnswerWait{call};
+  in.looking = false;
+  in.looked_up.wake_all();
+  if (const int32_t error = call.answer.error; error != 0) {
+    may_fail("a LOOKUP", error);
+    --in.users;
+    co_return error;
+  }
   if (options_.size_races) in.size = call.answer.attributes.size;
   ++in.version;
   in.fresh = false;
   in.known = true;
-  in.looking = false;
-  in.looked_up.wake_all();
+  co_return 0;
 }
 
 Co<ModelKernel::Handle*> ModelKernel::open(uint32_t file, Handle::Kind kind) {
   Inode& in = inode(file);
-  co_await look_up(in);
+  const int32_t unknown = co_await look_up(in);
+  if (unknown != 0) co_return nullptr;
   Upcall call;
   co_await scheduler_.sleep(Delay::KernelQueue);
   const Token token = upcall(in, call);
@@ -39,6 +47,11 @@ Co<ModelKernel::Handle*> ModelKernel::open(uint32_t file, Handle::Kind kind) {
                    kind == Handle::Kind::ReadWrite ? " read-write" : "");
   daemon_.on_open(token, in.id, kind != Handle::Kind::WriteOnly, kind == Handle::Kind::ReadWrite);
   co_await AnswerWait{call};
+  if (call.answer.error != 0) {
+    may_fail("an OPEN", call.answer.error);
+    --in.users;
+    co_return nullptr;
+  }
   auto handle = std::make_unique<Handle>();
   handle->kind = kind;
   Handle* raw = handle.get();
@@ -73,11 +86,11 @@ Co<> ModelKernel::close(uint32_t file, Handle* handle) {
   co_await drop_handle(in, handle);
 }
 
-Co<> ModelKernel::refresh_attributes(Inode& in, Attributes& out, bool own) {
+Co<int32_t> ModelKernel::refresh_attributes(Inode& in, Attributes& out, bool own) {
   if (in.fresh && !own) {  // fuse_update_get_attr
     out.size = in.size;
     ++counts_.attribute_hits;
-    co_return;
+    co_return 0;
   }
   const uint64_t version = in.version;
   Upcall call;
@@ -87,24 +100,28 @@ Co<> ModelKernel::refresh_attributes(Inode& in, Attributes& out, bool own) {
                    own ? " of our own" : "");
   daemon_.on_get_attributes(token, in.id, own);
   co_await AnswerWait{call};
-  if (call.answer.error != 0) co_return;
+  if (!own) may_fail("a GETATTR", call.answer.error);
+  if (call.answer.error != 0) co_return call.answer.error;
   out = call.answer.attributes;
   if (in.version > version || in.size_unstable)
-    co_return;  // an older truth than what is known (fuse_change_attributes)
+    co_return 0;  // an older truth than what is known (fuse_change_attributes)
   in.fresh = call.answer.may_cache;
-  if (!options_.size_races) co_return;
+  if (!options_.size_races) co_return 0;
   ++in.version;
   const uint64_t before = in.size;
   in.size = out.size;
   if (before != in.size) co_await truncate_page_cache(in, out.size);
+  co_return 0;
 }
 
-Co<Attributes> ModelKernel::stat(uint32_t file) {
+Co<std::optional<Attributes>> ModelKernel::stat(uint32_t file) {
   Inode& in = inode(file);
-  co_await look_up(in);
+  const int32_t unknown = co_await look_up(in);
+  if (unknown != 0) co_return std::nullopt;
   Attributes attributes;
-  co_await refresh_attributes(in, attributes);
+  const int32_t error = co_await refresh_attributes(in, attributes);
   --in.users;
+  if (error != 0) co_return std::nullopt;
   co_return attributes;
 }
 
@@ -113,7 +130,7 @@ Co<> ModelKernel::own_stat(FileId file) {
   if (!in.known) co_return;
   ++in.users;
   Attributes attributes;
-  co_await refresh_attributes(in, attributes, true);
+  (void)co_await refresh_attributes(in, attributes, true);
   --in.users;
 }
 
@@ -141,17 +158,27 @@ Co<> ModelKernel::inode_lock_passes(FileId file) {
 Co<ModelKernel::Read> ModelKernel::read_cached(uint32_t file, uint64_t offset, uint64_t length,
                                                bool asks) {
   Inode& in = inode(file);
-  co_await look_up(in);
   Read result;
+  result.error = co_await look_up(in);
+  if (result.error != 0) co_return result;
   if (asks && offset + length > in.size) {
     Attributes attributes;
-    co_await refresh_attributes(in, attributes);
+    result.error = co_await refresh_attributes(in, attributes);
+    if (result.error != 0) {
+      --in.users;
+      co_return result;
+    }
   }
   uint64_t at = offset;
   bool waited = false;
   while (at < offset + length && at < in.size) {
     const uint64_t page = at >> kPageShift;
     Folio* folio = find(in, page);
+    if (folio == nullptr && waited && in.failed.contains(page)) {
+      // What was read before is told, where it ends means nothing.
+      result.error = EIO;
+      break;
+    }
     if (folio == nullptr) {
       if (waited) ++counts_.refaults;
       start_fill(in, page, scheduler_.random().between(1, options_.readahead_max));
@@ -180,7 +207,8 @@ Co<ModelKernel::Read> ModelKernel::read_cached(uint32_t file, uint64_t offset, u
 Co<ModelKernel::Read> ModelKernel::read_direct(uint32_t file, uint64_t offset, uint64_t length,
                                                bool interrupted) {
   Inode& in = inode(file);
-  co_await look_up(in);
+  const int32_t unknown = co_await look_up(in);
+  if (unknown != 0) co_return Read{.bytes = {}, .error = unknown};
   co_await write_back_and_wait(in, PageRange::of_bytes(offset, length));
   Upcall call;
   co_await scheduler_.sleep(Delay::KernelQueue);
@@ -206,7 +234,8 @@ Co<ModelKernel::Read> ModelKernel::read_direct(uint32_t file, uint64_t offset, u
 Co<ModelKernel::Written> ModelKernel::write_direct(uint32_t file, uint64_t offset, Bytes bytes,
                                                    bool append, bool interrupted) {
   Inode& in = inode(file);
-  co_await look_up(in);
+  const int32_t unknown = co_await look_up(in);
+  if (unknown != 0) co_return Written{.error = unknown};
   co_await lock(in);
   if (append) offset = in.size;
   const PageRange range = PageRange::of_bytes(offset, bytes.size());
@@ -254,7 +283,8 @@ Co<ModelKernel::Written> ModelKernel::write_direct(uint32_t file, uint64_t offse
 
 Co<int32_t> ModelKernel::fsync(uint32_t file) {
   Inode& in = inode(file);
-  co_await look_up(in);
+  const int32_t unknown = co_await look_up(in);
+  if (unknown != 0) co_return ETIME;
   co_await lock(in);
   co_await write_back_and_wait(in, PageRange::all());
   Upcall call;
@@ -274,7 +304,8 @@ Co<int32_t> ModelKernel::fsync(uint32_t file) {
 // fuse_do_setattr() with a size.
 Co<int32_t> ModelKernel::truncate(uint32_t file, uint64_t size) {
   Inode& in = inode(file);
-  co_await look_up(in);
+  const int32_t unknown = co_await look_up(in);
+  if (unknown != 0) co_return unknown;
   co_await lock(in);
   in.no_write = true;
   while (in.writes_in_flight != 0) co_await in.writes_idle.wait();
@@ -318,23 +349,24 @@ Co<> ModelKernel::unmap(uint32_t file, Handle* handle) {
   co_await drop_handle(in, handle);
 }
 
-// True: at this instant the page is there and readable. False: SIGBUS.
-Co<bool> ModelKernel::fault(Inode& in, uint64_t page) {
+// There: at this instant, and readable. Else: SIGBUS.
+Co<ModelKernel::Fault> ModelKernel::fault(Inode& in, uint64_t page) {
   bool waited = false;
   for (;;) {
-    if (page >= (in.size + kPageSize - 1) >> kPageShift) co_return false;
+    if (page >= (in.size + kPageSize - 1) >> kPageShift) co_return Fault::BehindEnd;
     Folio* folio = find(in, page);
+    if (folio == nullptr && waited && in.failed.contains(page)) co_return Fault::Failed;
     if (folio == nullptr) {
       if (waited) ++counts_.refaults;
       start_fill(in, page, scheduler_.random().between(1, options_.readahead_max));
     } else if (folio->state != State::Locked && folio->state != State::Laundry) {
       // The page is mapped; before the instruction runs again it may be gone, and faults anew.
-      if (!waited) co_return true;
+      if (!waited) co_return Fault::There;
       const uint64_t id = folio->id;
       co_await scheduler_.sleep(Delay::WakeUp);
       folio = find(in, page);
       if (folio != nullptr && folio->id == id)
-        co_return page < (in.size + kPageSize - 1) >> kPageShift;
+        co_return page < (in.size + kPageSize - 1) >> kPageShift ? Fault::There : Fault::BehindEnd;
       continue;
     }
     waited = true;
@@ -356,8 +388,9 @@ void ModelKernel::bus_error(const Inode& in, uint64_t begin, uint64_t page, cons
 Co<bool> ModelKernel::load(uint32_t file, uint64_t page, uint64_t cell) {
   Inode& in = inode(file);
   const uint64_t begin = history_.tick();
-  const bool there = co_await fault(in, page);
-  if (!there) bus_error(in, begin, page, "SIGBUS of a load");
+  const Fault found = co_await fault(in, page);
+  const bool there = found == Fault::There;
+  if (found == Fault::BehindEnd) bus_error(in, begin, page, "SIGBUS of a load");
   // Beyond the end of the file, inside its last page, a mapping shows anything: a truncation cuts
   // the size first and the page later.
   if (!there || (page << kPageShift) + cell * kCell >= in.size || !power_) co_return false;
@@ -389,9 +422,9 @@ Co<bool> ModelKernel::store(uint32_t file, uint64_t page, uint64_t cell) {
   Inode& in = inode(file);
   const uint64_t begin = history_.tick();
   for (;;) {
-    const bool there = co_await fault(in, page);
-    if (!there) bus_error(in, begin, page, "SIGBUS of a store");
-    if (!there || !power_) co_return false;
+    const Fault found = co_await fault(in, page);
+    if (found == Fault::BehindEnd) bus_error(in, begin, page, "SIGBUS of a store");
+    if (found != Fault::There || !power_) co_return false;
     Folio* folio = find(in, page);
     if (folio->state == State::Clean || folio->state == State::Dirty) {
       // What is stored beyond the end of the file, inside its last page, is nothing, and nobody
