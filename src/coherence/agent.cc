@@ -392,6 +392,12 @@ bool Agent::brought_back() const {
   return true;
 }
 
+bool Agent::must_purge(Instant now) const {
+  const bool good = leases_good(now);
+  return std::ranges::any_of(files_,
+                             [&](const auto& entry) { return entry.second->must_be_purged(good); });
+}
+
 void Agent::claim_held_back(Instant now, AgentActions& actions) {
   look_at_time(now, actions);
   for (auto& [id, f] : files_) f->claim_held_back(actions);

@@ -427,6 +427,8 @@ class Agent {
   std::vector<FileId> open_files() const;
   // Leases are good until then (T1); a time that is past: they are not, from now on.
   void renew(Instant now, Instant until, AgentActions& actions);
+  // Leases are over, or the home has restarted and waits: purges that nothing may put off.
+  bool must_purge(Instant now) const;
   // For answers that the driver itself gives from what goes with a lease.
   bool leases_good(Instant now) const;
   // Leases have not been good for so long that what waits fails (soft_ns). Calls should fail, too.

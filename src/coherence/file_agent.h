@@ -174,6 +174,10 @@ class FileAgent {
   }
   // No page of before a reset is left, or the home knows of it, and has all the bytes.
   bool brought_back() const { return (!is_giving_up_all() || claim_held_) && clean(); }
+  // The kernel may show what this node has no right to any more: purges that nothing may put off.
+  bool must_be_purged(bool leases_good) const {
+    return (!leases_good && !kernel_.resident().empty()) || (is_giving_up_all() && !claim_held_);
+  }
   void claim_held_back(AgentActions& actions);
   void claimed(uint64_t claim, bool held);
   bool is_open() const { return opens_ > 0; }

@@ -100,6 +100,8 @@ class NodeDaemon {
   Status begin_after_takeover(std::function<void()> ended);
   void settle_own();
   Error hand_over(const std::string& binary);
+  bool must_let_go();
+  void let_go(Instant end);
   bool wait_until_quiet(int64_t patience_ms, std::string& why);
   std::string not_quiet();
   class LoopsBlocked;

@@ -21,8 +21,8 @@ using namespace coherence;
 
 namespace {
 
-// How long a moment is looked for in which nothing is half done. Purges for other nodes wait
-// meanwhile, well below what they are patient for (recall_warn_ms).
+// How long a moment is looked for in which nothing is half done. Purges for other nodes' requests
+// wait meanwhile; not those of leases that are over (let_go()).
 constexpr int64_t kPatienceMs = 8'000;
 // How long the kernel's requests may wait before another look; more each time.
 constexpr int64_t kPauseMs = 200;
@@ -118,6 +118,8 @@ std::string NodeDaemon::not_quiet() {
   if (!fuse_->can_be_handed_over())
     return "an operation is done and its caller not told yet: another node does not answer";
   for (AgentService* agent : agents()) {
+    if (agent->must_let_go())
+      return fmt::format("what is cached of {} has to go first", agent->home_name());
     if (!agent->idle_dirty())
       return fmt::format("written bytes do not get to {}: is it away?", agent->home_name());
     if (!agent->can_be_handed_over())
@@ -133,13 +135,26 @@ std::string NodeDaemon::not_quiet() {
   return {};
 }
 
+bool NodeDaemon::must_let_go() {
+  return std::ranges::any_of(agents(), [](AgentService* agent) { return agent->must_let_go(); });
+}
+
+// While leases are good, other nodes wait for the purges that are held. When they are over nobody
+// does, and an origin that has restarted does not serve this node before these purges are done.
+void NodeDaemon::let_go(Instant end) {
+  if (!must_let_go()) return;
+  for (AgentService* agent : agents()) agent->hold(false);
+  while (net::EventLoop::now() < end && must_let_go()) sleep_ms(1);
+  for (AgentService* agent : agents()) agent->hold(true);
+}
+
 bool NodeDaemon::wait_until_quiet(int64_t patience_ms, std::string& why) {
   for (int64_t waited = 0;; ++waited) {
     if (waited % 16 == 0)
       for (AgentService* agent : agents()) agent->flush_all();
     why = not_quiet();
     if (why.empty()) return true;
-    if (waited >= patience_ms) return false;
+    if (waited >= patience_ms || must_let_go()) return false;
     sleep_ms(1);
   }
 }
@@ -157,27 +172,33 @@ Error NodeDaemon::hand_over(const std::string& binary) {
   const Instant end = net::EventLoop::now() + kPatienceMs * 1'000'000;
   Error why{EBUSY, "the node is too busy"};
   for (int64_t pause_ms = kPauseMs; net::EventLoop::now() < end; pause_ms *= 2) {
+    let_go(end);
     // First while programs go on.
     for (AgentService* agent : agents()) agent->flush_all();
     for (Instant soon = net::EventLoop::now() + kPauseMs * 1'000'000;
-         net::EventLoop::now() < soon && purge_threads_->busy();)
+         net::EventLoop::now() < soon && purge_threads_->busy() && !must_let_go();)
       sleep_ms(1);
     // exec(2) would wait for its thread, with the programs.
-    while (home_->is_syncing() && net::EventLoop::now() < end) sleep_ms(2);
+    while (home_->is_syncing() && net::EventLoop::now() < end) {
+      let_go(end);
+      sleep_ms(2);
+    }
     if (home_->is_syncing()) {
       why.what = "the disk of an export is busy";
       break;
     }
     const Instant began = net::EventLoop::now();
     if (!fuse_->pause(kPauseMs)) continue;
-    if (wait_until_quiet(pause_ms, why.what)) {
+    const int64_t left_ms = (end - net::EventLoop::now()) / 1'000'000;
+    if (wait_until_quiet(std::min(pause_ms, left_ms), why.what)) {
       std::vector<net::EventLoop*> all = loops();
       std::ranges::reverse(all);
       all.push_back(door_.get());
       const LoopsBlocked blocked(all);
       // What they had begun ends; nothing new can begin but a look at changes made outside, which
       // the next daemon need not know of.
-      for (int64_t waited = 0; waited < kLoopsMs && (disk_is_busy() || !not_quiet().empty());
+      for (int64_t waited = 0;
+           waited < kLoopsMs && (disk_is_busy() || !not_quiet().empty()) && !must_let_go();
            ++waited)
         sleep_ms(1);
       why.what = disk_is_busy() ? "the disk does not end what was asked of it" : not_quiet();

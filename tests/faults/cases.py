@@ -184,6 +184,78 @@ def a_node_that_does_not_hear_serves_nothing_old(cluster):
     cut_off(cluster, to_home=False, from_home=True)
 
 
+# Writes to c's file what cannot get there: while b is cut off from c, no upgrade of b finds a good moment.
+def upgrade_that_looks_for_a_moment(cluster):
+    child = cluster.program(HOLDER + "os.pwrite(fd, b'later', 0)\nready()\ntime.sleep(1000)\n", cluster.path("b", "c", "kept"), "x")
+    check(child.stdout.readline().strip() == "ready", "the file is there")
+    cluster.hold("b", "c")
+    child.stdin.close()
+    check(child.stdout.readline().strip() == "ready", "and dirty")
+    upgrade = cluster.upgrade("b")
+    wait_until("it is begun", lambda: "upgrade to" in cluster.log("b"))
+    return upgrade
+
+
+@case()
+def a_node_that_is_cut_off_while_it_is_upgraded_serves_nothing_old(cluster):
+    cluster.start_all()
+    path = cluster.path("b", "origin", "shared")
+    cluster.put(path, "version 1")
+    reader = cluster.program("""
+mapped = mmap.mmap(os.open(A[0], os.O_RDONLY), 9, prot=mmap.PROT_READ)
+print(mapped[:].decode(), flush=True)
+sys.stdin.readline()
+print(mapped[:].decode(), flush=True)
+""", path)
+    check(reader.stdout.readline().strip() == "version 1", "cached at b")
+    upgrade = upgrade_that_looks_for_a_moment(cluster)
+    cluster.hold("b", "origin")
+    cluster.put(cluster.path("c", "origin", "shared"), "version 2")
+    reader.stdin.write("now\n")
+    reader.stdin.flush()
+    time.sleep(0.3)
+    check(upgrade.poll() is None, "it was looked for a moment all the time: the machine is too slow for this test")
+    cluster.release("b", "origin")
+    check(reader.stdout.readline().strip() == "version 2", "a load sees what c wrote")
+    upgrade.wait(100)
+
+
+@case()
+def an_origin_that_restarts_gets_back_what_a_node_has_that_is_upgraded(cluster):
+    cluster.start_all()
+    path = cluster.path("b", "origin", "stored")
+    child = cluster.program("""
+fd = os.open(A[0], os.O_RDWR | os.O_CREAT, 0o644)
+os.ftruncate(fd, 8192)
+mapped = mmap.mmap(fd, 8192)
+mapped[:6] = b'before'
+fcntl.lockf(fd, fcntl.LOCK_EX)
+ready()
+sys.stdin.readline()
+mapped[4096:4102] = b'stored'
+ready()
+sys.stdin.readline()
+os.fsync(fd)
+print('synced', flush=True)
+""", path)
+    check(child.stdout.readline().strip() == "ready", "b has it mapped")
+    upgrade = upgrade_that_looks_for_a_moment(cluster)
+    child.stdin.write("now\n")
+    child.stdin.flush()
+    check(child.stdout.readline().strip() == "ready", "and dirty")
+    cluster.kill("origin")
+    cluster.start("origin")
+    wait_until("the origin serves again", lambda: "requests are served" in cluster.log("origin"))
+    check(upgrade.poll() is None, "it was looked for a moment all the time: the machine is too slow for this test")
+    check("b did not bring back" not in cluster.log("origin"), "b is not given up")
+    child.stdin.write("now\n")
+    child.stdin.flush()
+    check(child.stdout.readline().strip() == "synced", "nothing is lost")
+    check(cluster.get(cluster.path("c", "origin", "stored"))[4096:4102] == "stored", "c sees it")
+    check(cluster.counter("b", "recovery_files") == 0, "nothing was put aside")
+    upgrade.wait(100)
+
+
 @case()
 def a_soft_mount_fails_instead_of_waiting(cluster):
     cluster.configure("b", soft_timeout_ms=500)

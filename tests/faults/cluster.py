@@ -218,6 +218,12 @@ class Cluster:
         self.relays[a, b].release()
         self.relays[b, a].release()
 
+    def upgrade(self, name):
+        child = subprocess.Popen([self.vremote, "upgrade", "--config", self.nodes[name].config],
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.children.append(child)
+        return child
+
     def recover(self, name, *args):
         return subprocess.run([self.vremote, "recover", "--config", self.nodes[name].config, *args],
                               capture_output=True, text=True, timeout=60, check=False)

@@ -25,6 +25,20 @@ void AgentService::hold(bool on) {
   for (HelperThreads::Job& job : held) environment_.purge_threads->submit(std::move(job));
 }
 
+bool AgentService::must_let_go() {
+  const Instant now = lease_clock();
+  bool good = true;
+  for (auto& shard : shards_) {
+    std::lock_guard lock(shard->mutex);
+    if (shard->agent.must_purge(now)) return true;
+    good = good && shard->agent.leases_good(now);
+  }
+  if (good) return false;
+  // Names, of which the agents do not know.
+  std::lock_guard lock(held_mutex_);
+  return !held_.empty();
+}
+
 bool AgentService::can_be_handed_over() {
   for (auto& shard : shards_) {
     std::lock_guard lock(shard->mutex);

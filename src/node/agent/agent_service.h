@@ -210,8 +210,10 @@ class AgentService {
   bool owes(FileId file);  // something of it is not at its home
 
   // ---- the next daemon of this node (docs/architecture.md, "Upgrades") ----
-  // While it holds, what may block in the kernel is not begun.
+  // While it holds, what may block in the kernel is not begun. Not for long where must_let_go().
   void hold(bool on);
+  // What the kernel shows of this home must go, or a home that has restarted waits for it.
+  bool must_let_go();
   bool can_be_handed_over();
   KeptHome kept();
   // Before any request. Then the requests that the kernel delivers again, then took_over().
