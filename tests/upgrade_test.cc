@@ -312,6 +312,13 @@ TEST_F(UpgradeTest, WhatCannotTakeOverIsRefusedInOneLine) {
   const std::string was = read_all(config);
   ASSERT_EQ(0, put(config, "loops = 3\n" + was));
   EXPECT_NE(refused(1, VREMOTE_PROGRAM).find("key 'loops'"), std::string::npos);
+  // ... and what a start would refuse.
+  const size_t listen = was.find("listen = ");
+  ASSERT_NE(listen, std::string::npos);
+  std::string elsewhere = was;
+  elsewhere.replace(listen, was.find('\n', listen) - listen, "listen = \"192.0.2.7:1104\"");
+  ASSERT_EQ(0, put(config, elsewhere));
+  EXPECT_NE(refused(1, VREMOTE_PROGRAM).find("key 'listen'"), std::string::npos);
   ASSERT_EQ(0, put(config, was));
   EXPECT_EQ("kept", read_all(nodes().path(1, 0, "f")));
   EXPECT_EQ(0, ::kill(before, 0));

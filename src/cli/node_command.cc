@@ -32,9 +32,10 @@ int run(const Options& options, const Runners& runners) {
                     kExitUsage);
   auto config = node::load_config(options.config);
   if (!config) return complain("node", config.error().what, kExitUsage);
-  if (options.check) {
+  if (options.check || options.handover_check)
     if (auto fit = check_start(*config); !fit)
       return complain("node", fit.error().what, kExitUsage);
+  if (options.check) {
     fmt::print("{}: good\n", options.config);
     return 0;
   }

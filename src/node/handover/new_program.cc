@@ -141,6 +141,7 @@ Status check_same_config(const Config& running) {
   same("mount", now.mount == running.mount);
   same("state_dir", now.state_dir == running.state_dir);
   same("home", now.home_dir == running.home_dir);
+  same("listen", now.listen == running.listen);
   same("loops", now.loops == running.loops);
   same("mount_suid", now.mount_suid == running.mount_suid);
   bool exports = now.exports.size() == running.exports.size();
