@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "posix_support.h"
+#include "support/nodes.h"
 
 namespace vremote::live {
 namespace {
@@ -123,6 +124,24 @@ class Silence {
   pid_t pid_ = 0;
 };
 
+int lock_all(const Fd& fd, int command) {
+  struct flock whole {};
+  whole.l_type = F_WRLCK;
+  return ::fcntl(fd.get(), command, &whole);
+}
+
+// What ends cannot be killed: it must not wait for anybody.
+TEST_F(PosixTest, AProcessWithoutLocksEndsBesideASilentNode) {
+  Fd locked = open_at(b("f"), O_CREAT | O_RDWR);
+  ASSERT_OK(lock_all(locked, F_SETLK));
+  Silence silence;
+  ASSERT_TRUE(silence.works());
+  const pid_t pid = in_child([] { return 0; });  // closes the file
+  int status = -1;
+  EXPECT_TRUE(eventually([&] { return ::waitpid(pid, &status, WNOHANG) == pid; }));
+  EXPECT_EQ(0, status);
+}
+
 TEST_F(PosixTest, WhoWaitsForASilentNodeCanBeKilledAlsoAfterAnotherSignal) {
   ASSERT_EQ(0, put(a("f"), "x"));
   ASSERT_EQ(0, put(a("g"), "x"));
@@ -136,6 +155,8 @@ TEST_F(PosixTest, WhoWaitsForASilentNodeCanBeKilledAlsoAfterAnotherSignal) {
       [&] { return ::mkdir(b("new").c_str(), 0777); },
       [&] { return ::chmod(b("g").c_str(), 0600); },
       [&] { return ::fsync(written.get()); },
+      [&] { return lock_all(written, F_SETLK); },
+      [&] { return ::flock(written.get(), LOCK_EX | LOCK_NB); },
       [&] {
         disturb(30'000);  // the kernel tells of the first signal only
         return ::unlink(b("g").c_str());

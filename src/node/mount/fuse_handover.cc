@@ -64,7 +64,9 @@ KeptMount FuseServer::kept() {
     std::lock_guard lock(locks_mutex_);
     for (const auto& [handle, locks] : handle_locks_)
       for (const auto& [kind, owner] : locks.owners) out.locked.push_back({handle, kind, owner});
-    out.locked_nodes.assign(locked_nodes_.begin(), locked_nodes_.end());
+    std::set<uint64_t> locked = locked_nodes_;
+    for (const auto& [node, owner] : range_owners_) locked.insert(node);
+    out.locked_nodes.assign(locked.begin(), locked.end());
     for (const auto& [handle, lost] : lost_locks_)
       for (const auto& [kind, owner] : lost.owners)
         out.lost.push_back({handle, lost.node, kind, owner});

@@ -60,9 +60,10 @@ void FuseServer::set_lock(const Context& c, const fuse::FileLock& lock, bool wai
     std::lock_guard guard(locks_mutex_);
     if (operation.type != LockType::Unlock) {
       handle_locks_[lock.fh].owners.insert({operation.kind, operation.owner});
-      locked_nodes_.insert(c.node);
+      if (operation.kind == LockKind::Range) range_owners_.insert({c.node, operation.owner});
     }
-    if (wait) lock_waits_[c.unique] = {node->agent, node->file, id, {c.channel, c.pid}, false};
+    // One that does not wait has nothing to cancel.
+    lock_waits_[c.unique] = {node->agent, node->file, id, {c.channel, c.pid}, !wait};
   }
   if (wait && ranges) options_.circles->begins(node->agent, node->file, id, operation.owner);
   node->agent->call_as(
@@ -71,7 +72,7 @@ void FuseServer::set_lock(const Context& c, const fuse::FileLock& lock, bool wai
         if (wait && ranges) options_.circles->ends(agent, id);
         {
           std::lock_guard guard(locks_mutex_);
-          if (wait) lock_waits_.erase(c.unique);
+          lock_waits_.erase(c.unique);
           if (reply.error == 0) note_lock(c.node, fh, operation);
         }
         reply_done(c, reply);
@@ -88,7 +89,8 @@ bool FuseServer::flush_locks(const Context& c, const fuse::Flush& r) {
   {
     std::lock_guard guard(locks_mutex_);
     note_no_lock({c.node, LockKind::Range, r.lock_owner});
-    if (!locked_nodes_.contains(c.node)) return false;
+    if (range_owners_.erase({c.node, r.lock_owner}) == 0 && !locked_nodes_.contains(c.node))
+      return false;
     // The handle's RELEASE comes later: it must not take what this process locks through another
     // handle meanwhile.
     if (auto it = handle_locks_.find(r.fh); it != handle_locks_.end())
@@ -117,7 +119,10 @@ void FuseServer::release_handle_locks(const Inode& inode, uint64_t fh) {
     if (it == handle_locks_.end()) return;
     taken = std::move(it->second);
     handle_locks_.erase(it);
-    for (const auto& [kind, owner] : taken.owners) note_no_lock({inode.node, kind, owner});
+    for (const auto& [kind, owner] : taken.owners) {
+      note_no_lock({inode.node, kind, owner});
+      if (kind == LockKind::Range) range_owners_.erase({inode.node, owner});
+    }
     if (guardian_table() != nullptr) guardian_table()->locks().drop(fh);
   }
   for (const auto& [kind, owner] : taken.owners)

@@ -255,6 +255,8 @@ void FuseServer::forget(uint64_t node, uint64_t lookups) {
   {
     std::lock_guard lock(locks_mutex_);
     locked_nodes_.erase(node);
+    range_owners_.erase(range_owners_.lower_bound({node, 0}),
+                        range_owners_.upper_bound({node, UINT64_MAX}));
   }
   gone->agent->forget(gone->file);
 }

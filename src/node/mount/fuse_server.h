@@ -284,10 +284,12 @@ class FuseServer {
         owners;  // that took a lock through the handle
   };
   std::mutex locks_mutex_;
-  std::map<uint64_t, LockWait> lock_waits_;       // SETLKW requests, by unique
+  std::map<uint64_t, LockWait> lock_waits_;       // SETLK and SETLKW requests, by unique
   std::map<uint64_t, HandleLocks> handle_locks_;  // by file handle
-  std::set<uint64_t> locked_nodes_;  // node numbers of files with a lock taken here at some time:
-                                     // FLUSH asks for them only
+  // Who has asked for a lock of a range: node number and owner. FLUSH of nobody else tells the
+  // origin, which may be away while a process ends, and that cannot be killed.
+  std::set<std::pair<uint64_t, uint64_t>> range_owners_;
+  std::set<uint64_t> locked_nodes_;  // files for which the daemon before knew such owners
   HeldRanges held_ranges_;
   // Of handles through which locks were held that died with a daemon: until they are closed.
   struct LostLock {
