@@ -142,6 +142,33 @@ TEST_F(PosixTest, AProcessWithoutLocksEndsBesideASilentNode) {
   EXPECT_EQ(0, status);
 }
 
+TEST_F(PosixTest, AProcessWithLocksEndsBesideASilentNode) {
+  Fd file = open_at(b("f"), O_CREAT | O_RDWR);
+  int ends[2] = {};
+  ASSERT_OK(::pipe2(ends, O_CLOEXEC));
+  Fd told(ends[0]), go_on(ends[1]);
+  const pid_t pid = in_child([&] {
+    char byte = 0;
+    go_on.reset();
+    return lock_all(file, F_SETLK) != 0 || ::read(told.get(), &byte, 1) != 0;
+  });
+  struct flock whole {};
+  whole.l_type = F_WRLCK;
+  ASSERT_TRUE(eventually([&] {
+    whole.l_type = F_WRLCK;
+    return ::fcntl(file.get(), F_GETLK, &whole) == 0 && whole.l_type != F_UNLCK;
+  }));
+  {
+    Silence silence;
+    ASSERT_TRUE(silence.works());
+    go_on.reset();
+    int status = -1;
+    EXPECT_TRUE(eventually([&] { return ::waitpid(pid, &status, WNOHANG) == pid; }));
+    EXPECT_EQ(0, status);
+  }
+  EXPECT_TRUE(eventually([&] { return lock_all(file, F_SETLK) == 0; })) << "it is free";
+}
+
 TEST_F(PosixTest, WhoWaitsForASilentNodeCanBeKilledAlsoAfterAnotherSignal) {
   ASSERT_EQ(0, put(a("f"), "x"));
   ASSERT_EQ(0, put(a("g"), "x"));

@@ -165,8 +165,10 @@ void NodeDaemon::tick() {
   if (has_had_guests_) home_->sync_when_due(now);
   end_grace_if_over();
   bring_back();
-  if (config_.soft_timeout_ms > 0)
-    for (auto& peer : peers_) peer->agent->fail_late_calls();
+  for (auto& peer : peers_) {
+    if (config_.soft_timeout_ms > 0) peer->agent->fail_late_calls();
+    peer->agent->let_closers_go();
+  }
   if (now - swept_ > kSweepNs) {
     swept_ = now;
     for (const net::SessionInfo& session : server_->sessions())

@@ -1,5 +1,6 @@
 // Operations at the home: each is answered once.
 #include <cerrno>
+#include <utility>
 
 #include "coherence/operation_needs.h"
 #include "node/agent/agent_service.h"
@@ -95,6 +96,24 @@ void AgentService::fail_late_calls() {
   }
   for (FileId file : truncated) end_truncation(file);
   for (ThenReply& then : failed) then(Reply{.call = 0, .error = EIO, .outcome = {}});
+}
+
+void AgentService::let_closers_go() {
+  {
+    std::lock_guard lock(shards_.front()->mutex);
+    if (shards_.front()->agent.leases_good(lease_clock())) return;
+  }
+  std::vector<ThenReply> closers;
+  {
+    std::lock_guard lock(calls_mutex_);
+    for (auto& [id, pending] : calls_) {
+      const auto* release = std::get_if<LockCall>(&pending.call.operation);
+      if (release == nullptr || release->action != LockAction::Release || pending.goes_on) continue;
+      pending.goes_on = true;
+      closers.push_back(std::exchange(pending.then, [](Reply&&) {}));
+    }
+  }
+  for (ThenReply& then : closers) then(Reply{.call = 0, .error = 0, .outcome = {}});
 }
 
 }  // namespace vremote::node

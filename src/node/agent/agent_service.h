@@ -204,6 +204,9 @@ class AgentService {
   bool holds_range(uint64_t owner);  // not of this machine's own home
   // Ends what waits for the home with EIO when a soft mount's patience is over.
   void fail_late_calls();
+  // When the leases are over nobody waits until the home knows that locks went with a file that was
+  // closed: a process that closes its files as it ends cannot be killed.
+  void let_closers_go();
 
   void flush_all();
   bool idle_dirty();
@@ -320,7 +323,7 @@ class AgentService {
     ThenReply then;
     Waiting waiting;  // the kernel's request that an interrupt may end, or its thread alone
     int64_t started_ns = 0;
-    bool goes_on = false;  // a truncation whose caller has its answer
+    bool goes_on = false;  // a truncation or a close whose caller has its answer
   };
   void reclaim_locks(coherence::Agent::Dirty dirty);
   void tell_open_files();
