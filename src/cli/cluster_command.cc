@@ -121,6 +121,8 @@ Result<std::string> read_text() {
 int join(const node::Config& config) {
   auto text = read_text();
   if (!text) return complained(text.error().what);
+  if (text->find_first_not_of(" \t\r\n") == std::string::npos)
+    return complained("standard input is empty: has 'vremote cluster invite' failed?", kExitUsage);
   auto keys = net::KeyRing::parse(*text);
   OPENSSL_cleanse(text->data(), text->size());
   if (!keys) return complained("standard input " + keys.error().what, kExitUsage);

@@ -292,7 +292,7 @@ void add_recover_command(CLI::App& app, Context& context) {
     CLI::App* sub = command->add_subcommand(name, what);
     // Not required(): the library would name that before an argument that it does not know.
     const CLI::Option* id =
-        with_id ? sub->add_option("ID", options->id, "As `list` shows it") : nullptr;
+        with_id ? sub->add_option("ID", options->id, "As `list` shows it; needed") : nullptr;
     sub->callback([options, act, id, &context] {
       const bool lacks = id != nullptr && id->count() == 0;
       context.action = [options, act, lacks] {

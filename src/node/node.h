@@ -132,7 +132,7 @@ class NodeDaemon {
   void bring_back();
   void tick();
   RecoveryWriter::Seen seen(const std::string& home, FileId file);
-  std::string path_in_kernel(AgentService* agent, FileId file);
+  std::string path_in_kernel(AgentService* agent, FileId file) const;
   void note_paths(int64_t patience_ms);
   std::string control(const std::string& request);
   control::NodeStatus status() const;  // node_status.cc

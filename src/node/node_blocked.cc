@@ -1,10 +1,7 @@
 // The control request "blocked": both sides' accounts of who waits, with names for people.
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <climits>
 #include <condition_variable>
 #include <fstream>
 
@@ -42,15 +39,6 @@ uint32_t process_of(uint32_t tid) {
 
 int64_t ms_since(Instant now, int64_t ns) {
   return std::max<int64_t>(0, (now.ns - ns) / 1'000'000);
-}
-
-std::string path_in_mount(fuse::OwnView& view, uint64_t node) {
-  auto file = view.open(node);
-  if (!file) return {};
-  std::array<char, PATH_MAX> text;
-  const ssize_t length =
-      ::readlink(fmt::format("/proc/self/fd/{}", file->get()).c_str(), text.data(), text.size());
-  return length > 0 ? std::string(text.data(), static_cast<size_t>(length)) : std::string();
 }
 
 }  // namespace
@@ -132,8 +120,8 @@ void NodeDaemon::name_files(std::vector<Blocked>& found) const {
       std::string path;
       if (named.agent == nullptr) {
         path = home_->path_of(named.file);
-      } else if (const auto node = inodes_.find(named.agent, named.file)) {
-        if (notify_.load() != nullptr) path = path_in_mount(fuse_->mount_view(), *node);
+      } else {
+        path = path_in_kernel(named.agent, named.file);
       }
       std::lock_guard lock(paths->mutex);
       paths->known.push_back(std::move(path));

@@ -162,7 +162,10 @@ Status NodeDaemon::start_server() {
     return out;
   };
   callbacks.on_session = [this](const net::SessionInfo& info) {
-    spdlog::info("{} at {} opens session {}", info.node_name, info.address, info.id);
+    const bool is_peer =
+        std::ranges::find(config_.peers, info.node_name, &PeerConfig::name) != config_.peers.end();
+    spdlog::info("{} at {} opens session {}{}", info.node_name, info.address, info.id,
+                 is_peer ? "" : "; no [[peer]] here has its name: what it exports is not shown");
     // It has a key that is good here, so ours may be good there.
     if (ready_)
       for (const auto& peer : peers_)

@@ -79,7 +79,7 @@ RecoveryWriter::Seen NodeDaemon::seen(const std::string& home, FileId file) {
   return out;
 }
 
-std::string NodeDaemon::path_in_kernel(AgentService* agent, FileId file) {
+std::string NodeDaemon::path_in_kernel(AgentService* agent, FileId file) const {
   if (notify_.load() == nullptr) return {};
   const std::optional<uint64_t> node = inodes_.find(agent, file);
   if (!node) return {};

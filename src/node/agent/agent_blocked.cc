@@ -27,7 +27,9 @@ const char* name_of(const Operation& operation) {
                [](const RemoveXattrCall&) { return "removexattr"; },
                [](const AllocateCall&) { return "fallocate"; },
                [](const SeekCall&) { return "lseek"; },
-               [](const LockCall&) { return "lock"; },
+               [](const LockCall& lock) {
+                 return lock.action == LockAction::Release ? "close" : "lock";
+               },
                [](const LeaveCall&) { return "leave"; },
                [](const ReclaimCall&) { return "reclaim"; },
                [](const CopyCall&) { return "copy"; }},
