@@ -354,6 +354,35 @@ print(n, flush=True)
 
 
 @case()
+def a_call_is_carried_out_once_however_often_its_origin_restarts(cluster):
+    for name in cluster.nodes:
+        cluster.configure(name, term_ms=20000)
+    cluster.start_all()
+    path = cluster.path("b", "origin", "file")
+    child = cluster.program("""
+fd = os.open(A[0], os.O_RDWR | os.O_CREAT, 0o644)
+ready()
+sys.stdin.readline()
+os.setxattr(fd, 'trusted.vremote', b'x', os.XATTR_CREATE)
+print('done', flush=True)
+""", path)
+    check(child.stdout.readline().strip() == "ready", "b has it open")
+    # So that b has no lease which the call would take from it: it could not be told.
+    cluster.run("os.chmod(A[0], 0o600)", cluster.path("c", "origin", "file"))
+    cluster.relays["b", "origin"].hold(to_home=False)
+    child.stdin.write("now\n")
+    child.stdin.flush()
+    wait_until("it is carried out", lambda: "trusted.vremote" in os.listxattr(cluster.disk("origin", "file")))
+    for _ in range(3):
+        cluster.kill("origin")
+        cluster.start("origin")
+        wait_until("the origin is there again", lambda: cluster.status("origin"))
+    cluster.relays["b", "origin"].cut()
+    cluster.release("b", "origin")
+    check(child.stdout.readline().strip() == "done", "b hears that it has made it")
+
+
+@case()
 def unflushed_bytes_come_back_before_anybody_else(cluster):
     cluster.start_all()
     path = cluster.path("b", "origin", "file")

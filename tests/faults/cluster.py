@@ -52,6 +52,15 @@ class Relay:
         for flow in self.flows:
             flow.set()
 
+    def cut(self):
+        """Ends all connections; what was held back is lost."""
+        with self.lock:
+            for s in self.sockets:
+                try:
+                    s.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+
     def close(self):
         self.listener.close()
         with self.lock:

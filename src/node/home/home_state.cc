@@ -25,6 +25,7 @@ constexpr std::string_view kSessionsHead = "vremote sessions 2";
 constexpr std::string_view kSessionsHeadBefore = "vremote sessions 1";  // without epochs
 // Of one file; two are kept. A node may have as many calls under way at once.
 constexpr uint64_t kRecordsMax = 128 << 10;
+constexpr size_t kRecordsAtOnce = 4096;
 
 struct Record {
   uint64_t incarnation, call, value;
@@ -140,18 +141,36 @@ std::vector<coherence::Grace::Member> with_expected(
 Status CallLog::open(const std::string& path, std::function<void()> on_loss) {
   path_ = path;
   on_loss_ = std::move(on_loss);
-  for (const std::string& name : {path + ".1", path}) {
-    const Fd fd(::open(name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
-    if (!fd.valid()) continue;
-    Record r;
-    for (uint64_t i = 0; i < kRecordsMax; ++i) {
-      const ssize_t n = ::pread(fd.get(), &r, sizeof r, static_cast<off_t>(i * sizeof r));
-      if (n != sizeof r || r.check != check_of(r)) break;
+  (void)read_file(path + ".1");
+  records_ = read_file(path);
+  // Behind what is there: a node may be away while several daemons of this one come and go, so it
+  // is the number of calls, not of daemons, that ends what is remembered.
+  fd_ = Fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK,
+                  0600));
+  struct stat st {};
+  if (fd_.valid() && ::fstat(fd_.get(), &st) == 0 && S_ISREG(st.st_mode) &&
+      ::ftruncate(fd_.get(), static_cast<off_t>(records_ * sizeof(Record))) == 0)
+    return {};
+  return begin_file();
+}
+
+// Returns how many records are whole: half a one hides those behind it.
+uint64_t CallLog::read_file(const std::string& name) {
+  const Fd fd(::open(name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  if (!fd.valid()) return 0;
+  std::vector<Record> some(kRecordsAtOnce);
+  for (uint64_t whole = 0;;) {
+    const ssize_t n = ::pread(fd.get(), some.data(), some.size() * sizeof(Record),
+                              static_cast<off_t>(whole * sizeof(Record)));
+    const size_t count = n > 0 ? static_cast<size_t>(n) / sizeof(Record) : 0;
+    if (count == 0) return whole;
+    for (size_t i = 0; i < count; ++i) {
+      const Record& r = some[i];
+      if (whole == kRecordsMax || r.check != check_of(r)) return whole;
       earlier_[{r.incarnation, r.call}] = {r.ended != 0, r.error, r.value};
+      ++whole;
     }
   }
-  // What follows goes into a new file; the old ones are read once more if this process dies soon.
-  return begin_file();
 }
 
 Status CallLog::begin_file() {

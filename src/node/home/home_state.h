@@ -51,7 +51,7 @@ class CallLog {
   };
   using Done = coherence::CallDone;
 
-  // Reads what an earlier incarnation noted, and goes on in the same file. `on_loss`: from now on
+  // Reads what earlier incarnations noted, and goes on in the same file. `on_loss`: from now on
   // calls are not noted, so that the next incarnation does not know what was carried out; called
   // before any such call is.
   Status open(const std::string& path, std::function<void()> on_loss = {});
@@ -61,6 +61,7 @@ class CallLog {
 
  private:
   Status begin_file();
+  uint64_t read_file(const std::string& name);
   void note(Key key, Done done);
 
   std::string path_;

@@ -95,6 +95,41 @@ TEST_F(HomeStateTest, CallsOfAnEarlierIncarnationAreKnown) {
   EXPECT_FALSE(log.earlier({8, 1}));
 }
 
+// A node that is away meanwhile makes its calls again when it is back.
+TEST_F(HomeStateTest, CallsAreKnownHoweverManyIncarnationsHaveComeSince) {
+  {
+    CallLog log;
+    ASSERT_TRUE(log.open(path("c")));
+    log.begin({7, 1});
+    log.end({7, 1}, 0, 0);
+  }
+  for (uint64_t i = 2; i < 6; ++i) {
+    CallLog log;
+    ASSERT_TRUE(log.open(path("c")));
+    for (uint64_t call = 1; call < i; ++call) {
+      ASSERT_TRUE(log.earlier({7, call}));
+      EXPECT_TRUE(log.earlier({7, call})->ended);
+    }
+    log.begin({7, i});
+    log.end({7, i}, 0, 0);
+  }
+}
+
+TEST_F(HomeStateTest, CallsAreNotNotedWithoutBounds) {
+  constexpr uint64_t kCalls = 200'000;
+  for (uint64_t half = 0; half < 2; ++half) {
+    CallLog log;
+    ASSERT_TRUE(log.open(path("c")));
+    for (uint64_t i = 0; i < kCalls / 2; ++i) log.end({7, half * (kCalls / 2) + i}, 0, 0);
+  }
+  CallLog log;
+  ASSERT_TRUE(log.open(path("c")));
+  EXPECT_TRUE(log.earlier({7, kCalls - 1}));
+  EXPECT_TRUE(log.earlier({7, kCalls - 140'000})) << "two files are kept";
+  EXPECT_LT(std::filesystem::file_size(path("c")), 6u << 20);
+  EXPECT_LT(std::filesystem::file_size(path("c.1")), 6u << 20);
+}
+
 TEST_F(HomeStateTest, APipeIsNotWaitedFor) {
   ASSERT_EQ(0, ::mkfifo(path("c").c_str(), 0600));
   for (int i = 0; i < 2; ++i) {
@@ -139,10 +174,16 @@ TEST_F(HomeStateTest, ARecordThatWasCutShortCountsForNothing) {
     log.end({7, 1}, 0, 0);
   }
   std::filesystem::resize_file(path("c"), std::filesystem::file_size(path("c")) - 1);
+  {
+    CallLog log;
+    ASSERT_TRUE(log.open(path("c")));
+    ASSERT_TRUE(log.earlier({7, 1}));
+    EXPECT_FALSE(log.earlier({7, 1})->ended);
+    log.begin({7, 2});
+  }
   CallLog log;
   ASSERT_TRUE(log.open(path("c")));
-  ASSERT_TRUE(log.earlier({7, 1}));
-  EXPECT_FALSE(log.earlier({7, 1})->ended);
+  EXPECT_TRUE(log.earlier({7, 2})) << "it hides nothing that came later";
 }
 
 }  // namespace
