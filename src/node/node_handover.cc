@@ -24,8 +24,8 @@ namespace {
 // How long a moment is looked for in which nothing is half done. Purges for other nodes' requests
 // wait meanwhile; not those of leases that are over (let_go()).
 constexpr int64_t kPatienceMs = 8'000;
-// How long the kernel's requests may wait before another look; more each time.
-constexpr int64_t kPauseMs = 200;
+// How long the kernel's requests may wait before another look; more each time, up to the latter.
+constexpr int64_t kPauseMs = 200, kPauseMaxMs = 1600;
 constexpr int64_t kLoopsMs = 500;
 
 void sleep_ms(int64_t ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
@@ -171,7 +171,8 @@ Error NodeDaemon::hand_over(const std::string& binary) {
   for (AgentService* agent : agents()) agent->hold(true);
   const Instant end = net::EventLoop::now() + kPatienceMs * 1'000'000;
   Error why{EBUSY, "the node is too busy"};
-  for (int64_t pause_ms = kPauseMs; net::EventLoop::now() < end; pause_ms *= 2) {
+  for (int64_t pause_ms = kPauseMs; net::EventLoop::now() < end;
+       pause_ms = std::min(pause_ms * 2, kPauseMaxMs)) {
     let_go(end);
     // First while programs go on.
     for (AgentService* agent : agents()) agent->flush_all();
