@@ -220,7 +220,7 @@ bool NodeDaemon::stop(int64_t patience_ms) {
   if (!clean) {
     // Nobody will flush them any more.
     for (auto& peer : peers_)
-      if (!peer->agent->idle_dirty()) peer->agent->reset(Agent::Dirty::Fenced);
+      if (!peer->agent->idle_dirty()) peer->agent->reset(Agent::Dirty::Fenced, {});
     if (!recovery_->wait(std::max<int64_t>(patience_ms, 1000)))
       spdlog::error("some of them could not be kept in {}: they are lost", config_.recovery_dir);
   }

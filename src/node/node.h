@@ -73,8 +73,7 @@ class NodeDaemon {
     Instant since;
     std::string last_error;
     std::vector<wire::Export> exports;
-    std::atomic<uint32_t> generation{0};  // of the session: HomeInfo::generation
-    bool nothing_sent = false;            // there was no session yet, and programs wait already
+    bool nothing_sent = false;  // there was no session yet, and programs wait already
     std::mutex bond_mutex;
     coherence::Bond bond;
   };

@@ -107,7 +107,8 @@ Status NodeDaemon::open_stores() {
   home_->name_exports(std::move(names));
   local_agent_ = std::make_unique<AgentService>(
       config_.node, agent_options(), true,
-      [this](FileId, ToHome&& message) { receive_own(std::move(message)); }, environment());
+      [this](FileId, ToHome&& message, uint32_t) { receive_own(std::move(message)); },
+      environment());
   local_agent_->can_follow(true);
   circles_->add(local_agent_.get(), [this](uint64_t owner) {
     return home_->holds_range({.node = NodeId{0}, .id = owner});

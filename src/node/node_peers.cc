@@ -35,6 +35,7 @@ Status NodeDaemon::make_peers() {
     options.tls = tls_;
     options.incarnation = incarnation_;
     options.lanes = config_.loops;
+    uint32_t first_session = 0;
     const auto* home = [&]() -> const Handover::Home* {
       if (!before_) return nullptr;
       auto it = std::ranges::find(before_->homes, config.name, &Handover::Home::name);
@@ -43,7 +44,7 @@ Status NodeDaemon::make_peers() {
     if (before_ && before_->crash) {
       p.bond.take_over({.was_broken = true});
       if (home != nullptr) p.exports = home->exports;
-      p.generation = ~0u;
+      first_session = ~0u;
       p.nothing_sent = true;
     } else if (home != nullptr) {
       if (!home->session || home->session->lanes.size() != options.lanes)
@@ -53,7 +54,7 @@ Status NodeDaemon::make_peers() {
       p.exports = home->exports;
       // What it had sent belongs to the session that goes on; of one that is over nothing is sent
       // before the next has begun.
-      p.generation = home->bond.was_broken ? ~0u : 1;
+      first_session = home->bond.was_broken ? ~0u : 1;
     }
     const uint32_t lanes = config_.loops;
     AgentOptions agent = agent_options();
@@ -65,11 +66,12 @@ Status NodeDaemon::make_peers() {
     };
     p.agent = std::make_unique<AgentService>(
         config.name, agent, false,
-        [&p, lanes](FileId file, ToHome&& message) {
-          if (auto sent = p.session->send(lane_of(file, lanes), message, p.generation); !sent)
+        [&p, lanes](FileId file, ToHome&& message, uint32_t session) {
+          if (auto sent = p.session->send(lane_of(file, lanes), message, session); !sent)
             spdlog::error("a message cannot be sent: {}", sent.error().what);
         },
         std::move(environment_of_peer));
+    p.agent->begin_session(first_session);
     circles_->add(p.agent.get(),
                   [agent = p.agent.get()](uint64_t owner) { return agent->holds_range(owner); });
     if (guardian_ != nullptr) {
@@ -123,9 +125,6 @@ void NodeDaemon::connected(Peer& peer, const net::HomeInfo& info) {
     peer.last_error.clear();
     peer.exports = info.exports;
   }
-  // Before this, what the agent sends still belongs to the old session and is dropped; from here on
-  // it goes to the new one. The reset asks for everything anew.
-  peer.generation = info.generation;
   peer.agent->can_follow((info.features & wire::kFollowsWaits) != 0);
   std::optional<Agent::Dirty> dirty;
   bool disk_has_lost = false;
@@ -155,7 +154,13 @@ void NodeDaemon::connected(Peer& peer, const net::HomeInfo& info) {
   }
   if (dirty) {
     recovery_->next(peer.config.name);
-    peer.agent->reset(*dirty, std::exchange(peer.nothing_sent, false), disk_has_lost);
+    // Until then, what the agent sends still belongs to the old session and is dropped. This asks
+    // for everything anew.
+    peer.agent->reset(*dirty, {.session = info.generation,
+                               .nothing_sent = std::exchange(peer.nothing_sent, false),
+                               .disk_has_lost = disk_has_lost});
+  } else {
+    peer.agent->begin_session(info.generation);
   }
   {
     std::lock_guard lock(peer.bond_mutex);

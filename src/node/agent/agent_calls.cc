@@ -33,24 +33,24 @@ void AgentService::call_as(uint64_t id, Caller caller, Operation operation, Then
     environment_.metrics->record(Latency::Call, net::EventLoop::now().ns - started);
     then(std::move(reply));
   };
-  {
-    std::lock_guard lock(calls_mutex_);
-    auto [it, fresh] = calls_.try_emplace(id);
-    it->second.then = std::move(timed);
-    it->second.waiting = waiting;
-    it->second.started_ns = started;
-    if (!fresh) return;  // the daemon before has made it
-    it->second.call = message;
-  }
-  // In order with what the file's agent sends.
+  // In order with what the file's agent sends, and with its reset: that sends again what is here.
   Shard& shard = shard_of(file);
   {
     std::lock_guard lock(shard.mutex);
+    {
+      std::lock_guard calls_lock(calls_mutex_);
+      auto [it, fresh] = calls_.try_emplace(id);
+      it->second.then = std::move(timed);
+      it->second.waiting = waiting;
+      it->second.started_ns = started;
+      if (!fresh) return;  // the daemon before has made it
+      it->second.call = message;
+    }
     if (local_) {
       std::lock_guard outbox(shard.outbox_mutex);
       shard.outbox.emplace_back(file, std::move(message));
     } else {
-      send_(file, std::move(message));
+      send_(file, std::move(message), shard.session);
     }
   }
   if (local_) deliver_outbox(shard);

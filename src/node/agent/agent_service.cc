@@ -131,7 +131,7 @@ void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<Af
                 std::lock_guard lock(shard.outbox_mutex);
                 shard.outbox.emplace_back(file, std::move(a.message));
               } else {
-                send_(file, std::move(a.message));
+                send_(file, std::move(a.message), shard.session);
               }
             },
             [&](Rescue& a) {
@@ -278,7 +278,7 @@ void AgentService::deliver_outbox(Shard& shard) {
     auto [file, message] = std::move(shard.outbox.front());
     shard.outbox.pop_front();
     lock.unlock();
-    send_(file, std::move(message));
+    send_(file, std::move(message), shard.session);
     lock.lock();
   }
   shard.delivering = false;
@@ -339,7 +339,7 @@ void AgentService::receive(ToAgent&& message) {
 void AgentService::follow(FollowWait&& message) {
   if (!can_follow_ || (environment_.backlogged && environment_.backlogged())) return;
   const FileId file = message.file;
-  send_(file, std::move(message));
+  send_(file, std::move(message), shard_of(file).session);
 }
 
 void AgentService::refuse_wait(FileId file, uint64_t call) {

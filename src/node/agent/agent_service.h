@@ -69,8 +69,9 @@ class AgentService {
   static constexpr int64_t kPushPatience = coherence::AgentOptions{}.push_patience_ns;
   using ThenReply = std::move_only_function<void(coherence::Reply&&)>;
   // Sends to the home. Remote: never blocks, and is called under a shard's lock. For this machine's
-  // own home `local` is set and messages are handed over in order without a lock.
-  using Send = std::function<void(FileId file, coherence::ToHome&& message)>;
+  // own home `local` is set and messages are handed over in order without a lock. `session`: that
+  // the message belongs to (begin_session(), reset()), 0 for any; in another it is dropped.
+  using Send = std::function<void(FileId file, coherence::ToHome&& message, uint32_t session)>;
   struct Environment {
     InodeTable* inodes = nullptr;
     HelperThreads* purge_threads = nullptr;
@@ -185,10 +186,17 @@ class AgentService {
 
   // ---- the network ----
   void receive(coherence::ToAgent&& message);
+  // What is sent from here on belongs to this session.
+  void begin_session(uint32_t session);
   // The session is another (coherence::Agent::reset). Calls that may be repeated are, the others
   // end with EIO.
   // `nothing_sent`: there was no session before; all calls are. `disk_has_lost`: S1.
-  void reset(coherence::Agent::Dirty dirty, bool nothing_sent = false, bool disk_has_lost = false);
+  struct Begun {
+    uint32_t session = 0;
+    bool nothing_sent = false;
+    bool disk_has_lost = false;
+  };
+  void reset(coherence::Agent::Dirty dirty, Begun begun);
   // After a reset that keeps what is dirty, again and again: whether the home has all of it, and
   // the kernel shows nothing of before but what the home knows of.
   bool brings_back();
@@ -262,6 +270,9 @@ class AgentService {
     std::optional<Instant> armed;
     uint64_t written_now = 0;
     size_t index = 0;
+    // Changes under the lock, with the agent's reset: what it has sent before is of the session
+    // before, and what is sent since is not sent once more.
+    std::atomic<uint32_t> session{0};
     // Messages for the home of this very machine, in order; handed over by one thread at a time.
     std::mutex outbox_mutex;
     std::deque<std::pair<FileId, coherence::ToHome>> outbox;

@@ -94,22 +94,31 @@ bool AgentService::brings_back() {
   return all;
 }
 
-void AgentService::reset(Agent::Dirty dirty, bool nothing_sent, bool disk_has_lost) {
-  if (!nothing_sent) home_restarted_ = true;
+void AgentService::begin_session(uint32_t session) {
+  for (auto& shard : shards_) {
+    std::lock_guard lock(shard->mutex);
+    shard->session = session;
+  }
+}
+
+void AgentService::reset(Agent::Dirty dirty, Begun begun) {
+  if (!begun.nothing_sent) home_restarted_ = true;
+  std::vector<uint64_t> again, lost;
+  const bool kept = dirty == Agent::Dirty::Kept || begun.nothing_sent;
   for (auto& shard : shards_)
     with(*shard, [&](Agent& agent, Instant now, AgentActions& actions) {
-      agent.reset(now, dirty, actions, disk_has_lost);
+      shard->session = begun.session;
+      agent.reset(now, dirty, actions, begun.disk_has_lost);
       shard->recalls.clear();
       shard->under_way.clear();
+      std::lock_guard lock(calls_mutex_);
+      for (const auto& [id, pending] : calls_) {
+        const Operation& operation = pending.call.operation;
+        if (&shard_of(file_of(operation)) != shard.get()) continue;
+        (is_made_again(operation, kept, begun.disk_has_lost) ? again : lost).push_back(id);
+      }
     });
   // In the order in which they were made: of two for one file the later must not come first.
-  std::vector<uint64_t> again, lost;
-  const bool kept = dirty == Agent::Dirty::Kept || nothing_sent;
-  {
-    std::lock_guard lock(calls_mutex_);
-    for (const auto& [id, pending] : calls_)
-      (is_made_again(pending.call.operation, kept, disk_has_lost) ? again : lost).push_back(id);
-  }
   std::ranges::sort(again);
   reclaim_locks(dirty);
   tell_open_files();
@@ -127,7 +136,7 @@ void AgentService::reset(Agent::Dirty dirty, bool nothing_sent, bool disk_has_lo
       message = it->second.call;
     }
     const FileId file = file_of(message.operation);
-    send_(file, std::move(message));
+    send_(file, std::move(message), begun.session);
   }
 }
 
