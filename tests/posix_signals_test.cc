@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <thread>
@@ -106,6 +107,16 @@ TEST_F(PosixTest, WhoWaitsForALockMayBeInterruptedOrKilled) {
   EXPECT_OK(::flock(other.get(), LOCK_EX | LOCK_NB));
 }
 
+// Each thread gets to know of a SIGSTOP by itself.
+bool has_stopped(pid_t pid) {
+  for (const auto& task :
+       std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/task")) {
+    const std::string stat = read_all(task.path() / "stat");
+    if (stat.find(") T ") == std::string::npos) return false;
+  }
+  return true;
+}
+
 // The origin's daemon, stopped for as long as this lives.
 class Silence {
  public:
@@ -113,15 +124,17 @@ class Silence {
     const std::string text = PosixTest::cluster->status(0);
     const size_t at = text.find("\"pid\":");
     if (at != std::string::npos) pid_ = std::stoi(text.substr(at + 6));
-    if (pid_ > 0) ::kill(pid_, SIGSTOP);
+    works_ =
+        pid_ > 0 && ::kill(pid_, SIGSTOP) == 0 && eventually([&] { return has_stopped(pid_); });
   }
   ~Silence() {
     if (pid_ > 0) ::kill(pid_, SIGCONT);
   }
-  bool works() const { return pid_ > 0; }
+  bool works() const { return works_; }
 
  private:
   pid_t pid_ = 0;
+  bool works_ = false;
 };
 
 int lock_all(const Fd& fd, int command) {
