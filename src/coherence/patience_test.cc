@@ -35,6 +35,18 @@ class PatienceTest : public testing::Test {
     return seen;
   }
 
+  // Six seconds at work and two stopped, in turn, until `what` has come: after how long.
+  int64_t stumbles_until(int Seen::*what, bool heard) {
+    const Patience::Blocker recall{.recall = 9, .node = kNode, .file = kFile};
+    const Instant begin = now_;
+    int seen = 0;
+    while (seen == 0 && now_ - begin < 1000 * kSecond) {
+      seen += waits(6, {recall}, heard).*what;
+      now_.ns += 2 * kSecond;
+    }
+    return now_ - begin;
+  }
+
   Instant now_{100 * kSecond};
   Instant heard_{100 * kSecond};
   bool deaf_ = false;  // as it was told to be
@@ -122,15 +134,9 @@ TEST_F(PatienceTest, AHomeThatWasStoppedHearsItsNodesFirst) {
 
 // It could not hear them for a while, but for most of the time it could.
 TEST_F(PatienceTest, AHomeThatIsStoppedAgainAndAgainFencesNevertheless) {
-  const Patience::Blocker recall{.recall = 9, .node = kNode, .file = kFile};
-  const Instant begin = now_;
-  int fences = 0;
-  while (fences == 0 && now_ - begin < 100 * kSecond) {
-    fences += waits(6, {recall}, false).fences;
-    now_.ns += 2 * kSecond;
-  }
-  EXPECT_GT(now_ - begin, 10 * kSecond);
-  EXPECT_LT(now_ - begin, 20 * kSecond);
+  const int64_t took = stumbles_until(&Seen::fences, false);
+  EXPECT_GT(took, 10 * kSecond);
+  EXPECT_LT(took, 20 * kSecond);
 }
 
 TEST_F(PatienceTest, AHomeThatHardlyGetsToRunFencesInTheEnd) {
@@ -157,15 +163,9 @@ TEST_F(PatienceTest, WhoIsHeardAsAStopEndsHasTheWholeTerm) {
 }
 
 TEST_F(PatienceTest, ARecallsDeadlineComesAlsoForAHomeThatIsStoppedAgainAndAgain) {
-  const Patience::Blocker recall{.recall = 9, .node = kNode, .file = kFile};
-  const Instant begin = now_;
-  int silenced = 0;
-  while (silenced == 0 && now_ - begin < 1000 * kSecond) {
-    silenced += waits(6, {recall}, true).silenced;
-    now_.ns += 2 * kSecond;
-  }
-  EXPECT_GT(now_ - begin, 60 * kSecond);
-  EXPECT_LT(now_ - begin, 90 * kSecond);
+  const int64_t took = stumbles_until(&Seen::silenced, true);
+  EXPECT_GT(took, 60 * kSecond);
+  EXPECT_LT(took, 90 * kSecond);
 }
 
 TEST_F(PatienceTest, ANodeWithoutASessionIsNotFenced) {
