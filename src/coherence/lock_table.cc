@@ -43,6 +43,14 @@ bool LockTable::holds_range(const LockOwner& owner) const {
   return found != owners_.end() && found->second.held > 0;
 }
 
+bool LockTable::holds_some_of(const Request& request) const {
+  const auto found = files_.find(request.file);
+  return found != files_.end() &&
+         std::ranges::any_of(found->second.held[index(request.kind)], [&](const HeldLock& lock) {
+           return lock.owner == request.owner && lock.range.overlaps(request.range);
+         });
+}
+
 bool LockTable::holds_too_many(const Request& request, size_t most) const {
   const auto of_node = held_of_.find(request.owner.node);
   if (of_node == held_of_.end() || of_node->second < most) return false;

@@ -128,6 +128,8 @@ class LockTable {
   Ways in_the_way(FileId file, Ticket ticket, uint64_t since, size_t most,
                   size_t longest = SIZE_MAX) const;
   bool holds_range(const LockOwner& owner) const;
+  // Whether its owner holds anything of what it asks for.
+  bool holds_some_of(const Request& request) const;
 
   // Locks of one node that requests of another wait for.
   struct Blocker {

@@ -77,23 +77,32 @@ void AgentService::fail_late_calls() {
   if (!late) return;
   std::vector<ThenReply> failed;
   std::vector<FileId> truncated;
+  std::vector<LockCall> taken_back;
   {
     std::lock_guard lock(calls_mutex_);
     for (auto it = calls_.begin(); it != calls_.end();) {
-      if (const auto* cut = truncation(it->second.call.operation)) {
-        if (!it->second.goes_on) truncated.push_back(cut->file);
+      PendingCall& pending = it->second;
+      const auto* lock_call = std::get_if<LockCall>(&pending.call.operation);
+      if (const auto* cut = truncation(pending.call.operation)) {
+        if (!pending.goes_on) truncated.push_back(cut->file);
         ++it;
-        continue;
-      }
-      // No program waits for it, and what the home makes of it must be heard.
-      if (is_claim(it->second.call.operation)) {
+      } else if (is_claim(pending.call.operation)) {
+        ++it;  // no program waits for it
+      } else if (lock_call != nullptr && lock_call->action != LockAction::Test) {
+        if (!pending.goes_on && lock_call->action != LockAction::Release) {
+          failed.push_back(pending.go_on());
+          for (LockCall& next : locks_.to_take_back(*lock_call, it->first))
+            taken_back.push_back(std::move(next));
+        }
         ++it;
-        continue;
+      } else {
+        failed.push_back(std::move(pending.then));
+        it = calls_.erase(it);  // its reply, if there is ever any, finds nobody
       }
-      failed.push_back(std::move(it->second.then));
-      it = calls_.erase(it);  // its reply, if there is ever any, finds nobody
     }
   }
+  // Before their callers can ask for these locks again.
+  for (LockCall& next : taken_back) call({}, std::move(next), [](Reply&&) {});
   for (FileId file : truncated) end_truncation(file);
   for (ThenReply& then : failed) then(Reply{.call = 0, .error = EIO, .outcome = {}});
 }
@@ -109,8 +118,7 @@ void AgentService::let_closers_go() {
     for (auto& [id, pending] : calls_) {
       const auto* release = std::get_if<LockCall>(&pending.call.operation);
       if (release == nullptr || release->action != LockAction::Release || pending.goes_on) continue;
-      pending.goes_on = true;
-      closers.push_back(std::exchange(pending.then, [](Reply&&) {}));
+      closers.push_back(pending.go_on());
     }
   }
   for (ThenReply& then : closers) then(Reply{.call = 0, .error = 0, .outcome = {}});

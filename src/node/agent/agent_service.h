@@ -210,7 +210,9 @@ class AgentService {
   // A wait for a lock: it ends with EDEADLK, unless it has ended.
   void refuse_wait(FileId file, uint64_t call);
   bool holds_range(uint64_t owner);  // not of this machine's own home
-  // Ends what waits for the home with EIO when a soft mount's patience is over.
+  // Ends what waits for the home with EIO when a soft mount's patience is over. What it has asked
+  // about locks goes on: both sides must agree on who holds which. Locks that it may get yet are
+  // given back.
   void fail_late_calls();
   // When the leases are over nobody waits until the home knows that locks went with a file that was
   // closed: a process that closes its files as it ends cannot be killed.
@@ -334,7 +336,13 @@ class AgentService {
     ThenReply then;
     Waiting waiting;  // the kernel's request that an interrupt may end, or its thread alone
     int64_t started_ns = 0;
-    bool goes_on = false;  // a truncation or a close whose caller has its answer
+    bool goes_on = false;  // its caller has an answer; what the home makes of it must be heard
+    // Once: returns whom to answer now. `next` hears the reply.
+    ThenReply go_on(ThenReply next = [](coherence::Reply&&) {}) {
+      goes_on = true;
+      waiting = {};
+      return std::exchange(then, std::move(next));
+    }
   };
   void reclaim_locks(coherence::Agent::Dirty dirty);
   void tell_open_files();

@@ -141,10 +141,8 @@ void AgentService::end_truncation(FileId file) {
     for (auto& [id, pending] : calls_) {
       const auto* cut = truncation(pending.call.operation);
       if (cut == nullptr || cut->file != file || pending.goes_on) continue;
-      pending.goes_on = true;
-      then = std::exchange(pending.then, [ended, size = cut->size](Reply&& reply) {
-        ended(reply.error == 0, size);
-      });
+      then = pending.go_on(
+          [ended, size = cut->size](Reply&& reply) { ended(reply.error == 0, size); });
       break;
     }
   }

@@ -26,6 +26,25 @@ std::vector<LocksAtHome::Held> LocksAtHome::to_reclaim(std::span<const LockCall>
   return locks_to_reclaim(locks_, under_way);
 }
 
+std::vector<LockCall> LocksAtHome::to_take_back(const LockCall& late, uint64_t call) {
+  std::vector<LockCall> out;
+  const bool waits = late.action == LockAction::Wait, tries = late.action == LockAction::Try;
+  if (late.type == LockType::Unlock || (!waits && !tries)) return out;
+  if (waits) out.push_back({.file = late.file, .action = LockAction::Cancel, .waiting_call = call});
+  std::lock_guard lock(mutex_);
+  if (locks_.holds_some_of({.file = late.file,
+                            .kind = late.kind,
+                            .owner = {{}, late.owner},
+                            .range = {late.start, late.end},
+                            .ticket = {}}))
+    return out;
+  LockCall unlock = late;
+  unlock.action = LockAction::Try;
+  unlock.type = LockType::Unlock;
+  out.push_back(unlock);
+  return out;
+}
+
 std::vector<LocksAtHome::Held> LocksAtHome::take_all() {
   std::lock_guard lock(mutex_);
   std::vector<Held> held = locks_.all();
