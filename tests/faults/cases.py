@@ -283,6 +283,37 @@ while True:
 
 
 @case()
+def a_lock_that_a_soft_mount_did_not_wait_for_is_nobodys(cluster):
+    cluster.configure("b", soft_timeout_ms=500)
+    cluster.start_all()
+    cluster.put(cluster.path("c", "origin", "locked"), "some")
+    child = cluster.program("""
+fd = os.open(A[0], os.O_RDWR)
+ready()
+sys.stdin.readline()
+try:
+    fcntl.lockf(fd, fcntl.LOCK_EX)
+    print('locked', flush=True)
+except OSError as e:
+    print(errno.errorcode[e.errno], flush=True)
+sys.stdin.readline()
+""", cluster.path("b", "origin", "locked"))
+    check(child.stdout.readline().strip() == "ready", "b has it open")
+    cluster.hold("b", "origin")
+    child.stdin.write("now\n")
+    child.stdin.flush()
+    check(child.stdout.readline().strip() == "EIO", "b does not wait")
+    cluster.release("b", "origin")
+    wait_until("b is back", lambda: cluster.counter("b", "leases_suspended") == 0)
+    locks = "fcntl.lockf(os.open(A[0], os.O_RDWR), fcntl.LOCK_EX)"
+    cluster.run(locks, cluster.path("c", "origin", "locked"))
+    check(child.poll() is None, "while b has it open")
+    child.stdin.write("now\n")
+    child.stdin.flush()
+    child.wait(20)
+
+
+@case()
 def what_a_node_cannot_flush_at_its_end_is_kept(cluster):
     cluster.start_all()
     holder(cluster, cluster.path("b", "origin", "late"), "too late").kill()
