@@ -99,23 +99,22 @@ Co<> Process::run() {
   done_ = true;
 }
 
+// A soft mount may still fail at first. It must not for ever.
+template <class Look>
+Co<> Process::until_seen(Look look) {
+  for (;;) {
+    const bool seen = co_await look();
+    if (seen) co_return;
+    co_await scheduler_.sleep(Delay::Think);
+  }
+}
+
 Co<> Process::audit() {
   for (uint32_t file = 0; file < files_.size(); ++file) {
     const uint64_t pages = std::min<uint64_t>(files_[file].pages, 8);
-    // A soft mount may still fail at first. It must not for ever.
-    bool seen = files_[file].append_only;
-    while (!seen) {
-      seen = co_await stat(file);
-      if (!seen) co_await scheduler_.sleep(Delay::Think);
-    }
-    for (seen = false; !seen;) {
-      seen = co_await read_cached(file, 0, pages * kPageSize);
-      if (!seen) co_await scheduler_.sleep(Delay::Think);
-    }
-    for (seen = false; !seen;) {
-      seen = co_await read_direct(file, 0, pages * kPageSize);
-      if (!seen) co_await scheduler_.sleep(Delay::Think);
-    }
+    if (!files_[file].append_only) co_await until_seen([this, file] { return stat(file); });
+    co_await until_seen([=, this] { return read_cached(file, 0, pages * kPageSize); });
+    co_await until_seen([=, this] { return read_direct(file, 0, pages * kPageSize); });
     for (uint64_t which = 0; which < 3; ++which) co_await close_one(file, which);
   }
   doing_ = "nothing";

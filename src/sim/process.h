@@ -84,6 +84,8 @@ class Process {
   Co<bool> read_cached(uint32_t file, uint64_t offset, uint64_t length, bool splice = false);
   Co<bool> read_direct(uint32_t file, uint64_t offset, uint64_t length);
   Co<bool> stat(uint32_t file);
+  template <class Look>
+  Co<> until_seen(Look look);
   // What has failed so was not done, and never is.
   bool fails_softly(int32_t error) const { return error == EIO && habits_.soft_ns > 0; }
   Co<> write(uint32_t file);
