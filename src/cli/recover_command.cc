@@ -145,10 +145,7 @@ int list(const std::string& directory, const Options& options) {
 }
 
 int show(const std::string& directory, const Options& options) {
-  auto kept = look(directory, options.id, [](const node::RecoveryPiece& piece) -> Status {
-    fmt::print("  {} bytes at {}\n", piece.bytes.size(), piece.offset);
-    return {};
-  });
+  auto kept = look(directory, options.id);
   if (!kept) return complain("recover", kept.error().what, kExitFailed);
   fmt::print("file      {}\nhome      {}\nkept      {}\n", name_of(kept->header), kept->header.home,
              time_text(static_cast<int64_t>(kept->header.saved_at)));
@@ -161,6 +158,12 @@ int show(const std::string& directory, const Options& options) {
   fmt::print("bytes     {} in {} pieces, up to {}\n", kept->summary.bytes, kept->summary.pieces,
              kept->summary.end);
   if (kept->summary.damaged) fmt::print("damaged   {} can be read\n", readable(kept->summary));
+  // Read once more: there may be more of them than should be remembered.
+  auto pieces = look(directory, options.id, [](const node::RecoveryPiece& piece) -> Status {
+    fmt::print("  {} bytes at {}\n", piece.bytes.size(), piece.offset);
+    return {};
+  });
+  if (!pieces) return complain("recover", pieces.error().what, kExitFailed);
   return 0;
 }
 

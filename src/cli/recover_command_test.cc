@@ -192,6 +192,18 @@ TEST_F(RecoverCommandTest, AFileWithoutANameCanBeFound) {
                 AllOf(HasSubstr("find MOUNT/data -inum " + shown), HasSubstr("-inum 77` on n1")));
 }
 
+TEST_F(RecoverCommandTest, PiecesAreShownBelowWhatTheyBelongTo) {
+  keep();
+  const std::string told = recover({"show", "one"}).out;
+  EXPECT_TRUE(told.starts_with("file      " + target_ + "\n")) << told;
+  EXPECT_TRUE(told.ends_with("  10 bytes at 0\n  10 bytes at 100\n")) << told;
+  // Of what cannot be read nothing is shown.
+  fs::resize_file(kept_file(), 5);
+  const Outcome refused = recover({"show", "one"});
+  EXPECT_EQ(refused.out, "");
+  EXPECT_EQ(refused.status, 1);
+}
+
 TEST_F(RecoverCommandTest, AnIdThatLooksLikeAnOptionIsNamed) {
   const Outcome refused = recover({"show", "-dash"});
   EXPECT_EQ(refused.status, 2);
