@@ -57,7 +57,9 @@ Status Section::only(std::initializer_list<std::string_view> keys) const {
     if (std::ranges::find(keys, key) != keys.end()) continue;
     auto nearest =
         std::ranges::min_element(keys, {}, [key](auto known) { return edit_distance(known, key); });
-    std::string mend = edit_distance(*nearest, key) <= 2
+    // Two changes make most short words of any other.
+    const size_t changes = edit_distance(*nearest, key);
+    std::string mend = changes <= 2 && changes * 2 < nearest->size()
                            ? fmt::format("did you mean '{}'?", *nearest)
                            : fmt::format("known here: {}", fmt::join(keys, ", "));
     return bad_at(value, prefix_ + std::string(key), "unknown key; " + mend);

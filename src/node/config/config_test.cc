@@ -154,6 +154,8 @@ TEST(ConfigTest, UnknownKeysAreRefusedWithPlaceAndMend) {
   EXPECT_THAT(refusal("node='n'\n[cache]\nx = 1"), HasSubstr("key 'cache.x'"));
   EXPECT_THAT(refusal("node='n'\n[control]\nsoket = '/x'"),
               HasSubstr("key 'control.soket': unknown key; did you mean 'socket'?"));
+  EXPECT_THAT(refusal("node='n'\n[lg]\nlevel='info'"), HasSubstr("did you mean 'log'?"));
+  EXPECT_THAT(refusal("node='n'\n[foo]\nx=1"), HasSubstr("key 'foo': unknown key; known here: "));
   EXPECT_THAT(refusal("node='n'\n[[export]]\nname='a'\npath='/a'\nro=true"),
               HasSubstr("key 'export[0].ro'"));
   EXPECT_THAT(refusal("node='n'\n[[peer]]\nname='a'\naddress='b'\n[[peer]]\nport=1"),
