@@ -96,6 +96,11 @@ mount --bind "$dir/no-device" /dev/fuse
 refused n7 "/dev/fuse is not the kernel's device of that name: remove what is there"
 umount /dev/fuse
 
+# Who may not mount is told so before a start.
+config n12 "$dir/twelve"
+setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin -- "$vremote" node --config "$dir/n12/node.toml" --check >"$dir/n12/said" 2>&1
+[ $? -eq 2 ] && grep -qF "node.toml: key 'mount': this user may not mount" "$dir/n12/said" || { wrong "the check of who may not mount"; cat "$dir/n12/said"; }
+
 # What the start says, the check says, too; of a node that runs it says nothing.
 config n8 "$dir/eight"
 "$vremote" node --config "$dir/n8/node.toml" --check >"$dir/n8/said" || wrong "n8 is not good"
@@ -116,6 +121,13 @@ config n11 "$dir/eleven"
 sed -i "s|^mount.*|mount = \"$dir/n9/mnt/of-n9/mnt\"|" "$dir/n11/node.toml"
 refused n11 "node.toml: key 'mount': $dir/n9/mnt/of-n9/mnt lies on $dir/n9/mnt"
 [ -z "$(ls "$dir/nine")" ] || wrong "something was made there"
+# A link to where nobody answers: the check ends, and names it.
+kill -STOP "$node"
+sed -i "s|^state_dir.*|state_dir = \"$dir/link/not-seen-yet/state\"|" "$dir/n10/node.toml"
+timeout 30 "$vremote" node --config "$dir/n10/node.toml" --check >"$dir/n10/said" 2>&1
+[ $? -eq 2 ] && grep -qF "node.toml: key 'state_dir': $dir/link/not-seen-yet/state leads to a file system that does not answer" "$dir/n10/said" ||
+  { wrong "the check of a hung directory"; cat "$dir/n10/said"; }
+kill -CONT "$node"
 kill "$node"
 wait "$node" || wrong "the end of n9"
 touch "$dir/n8/mnt/something"

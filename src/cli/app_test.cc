@@ -14,8 +14,10 @@
 
 #include "cli/commands.h"
 #include "cli/ports.h"
+#include "cli/start_check.h"
 #include "control/server.h"
 #include "control/status.h"
+#include "fuse/mount_point.h"
 #include "net/key_ring.h"
 #include "node/config/config.h"
 
@@ -24,6 +26,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 namespace fs = std::filesystem;
 
 struct Outcome {
@@ -182,7 +185,9 @@ TEST_F(AppTest, CheckFindsWhatTheStartWouldFind) {
   fs::create_directory(mount);
   EXPECT_THAT(refusal(), HasSubstr("key 'listen': cannot listen on " + address)) << "it is taken";
   ports->clear();
-  EXPECT_EQ(refusal(), "");
+  const bool may_mount = fuse::check_may_mount().has_value();
+  EXPECT_THAT(refusal(), HasSubstr(may_mount ? "" : "key 'mount': "));
+  EXPECT_EQ(refusal().empty(), may_mount);
   std::ofstream(mount + "/something") << "x";
   EXPECT_THAT(refusal(), HasSubstr("key 'mount': " + mount + " is not empty"));
   fs::remove(mount + "/something");
@@ -196,10 +201,36 @@ TEST_F(AppTest, CheckFindsWhatTheStartWouldFind) {
   write(mount, config_, address);
   EXPECT_THAT(refusal(), AllOf(HasSubstr("key 'state_dir': control socket"),
                                HasSubstr("part of this path is no directory")));
+  // What the node would do without, and warn of.
   write(mount, state, address);
+  fs::create_directories(state);
+  for (const std::string name : {"/home", "/recovery"}) {
+    std::ofstream(state + name) << "x";
+    EXPECT_THAT(refusal(),
+                AllOf(HasSubstr(name == "/home" ? "key 'state_dir': " : "key 'recovery_dir': "),
+                      HasSubstr(state + name + " is not a directory")));
+    EXPECT_THAT(run({"node", "--handover-check", "--config", config_.c_str()}).err,
+                Not(HasSubstr("is not a directory")));
+    fs::remove(state + name);
+  }
   fs::create_directories(state + "/control.sock.lock");
   EXPECT_THAT(refusal(), HasSubstr("key 'state_dir': control socket"));
   EXPECT_EQ(ran_, "");
+}
+
+TEST_F(AppTest, ACheckThatHangsIsNotWaitedFor) {
+  EXPECT_TRUE(check_in_time([] { return Status(); }, 10'000));
+  const Status refused = check_in_time([] { return Status(fail(ENOENT, "no: such")); }, 10'000);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ENOENT);
+  EXPECT_EQ(refused.error().what, "no: such");
+  const Status late = check_in_time(
+      []() -> Status {
+        for (;;) ::pause();
+      },
+      50);
+  ASSERT_FALSE(late);
+  EXPECT_EQ(late.error().code, ETIMEDOUT);
 }
 
 TEST_F(AppTest, PortsThatDoNotExistAreAMistakeOfTheCommandLine) {
@@ -219,7 +250,8 @@ TEST_F(AppTest, CheckAndExampleStartNothing) {
                          << "'\nlisten = '127.0.0.1:" << ports->front().port
                          << "'\n[cluster]\nname = 'lab'\n";
   ports->clear();
-  EXPECT_EQ(run({"node", "--check", "--config", config_.c_str()}).status, 0);
+  const bool may_mount = fuse::check_may_mount().has_value();
+  EXPECT_EQ(run({"node", "--check", "--config", config_.c_str()}).status, may_mount ? 0 : 2);
   const Outcome example = run({"node", "--print-config-example"});
   EXPECT_EQ(example.status, 0);
   EXPECT_TRUE(node::parse_config(example.out, "example"));

@@ -30,19 +30,19 @@ int run(const Options& options, const Runners& runners) {
                     "no configuration; name it with --config FILE or VREMOTE_CONFIG "
                     "(--print-config-example shows one)",
                     kExitUsage);
+  if (options.check || options.handover_check) {
+    const auto who = options.check ? CheckFor::People : CheckFor::Start;
+    if (auto fit = check_start(options.config, who); !fit)
+      return complain("node", fit.error().what, kExitUsage);
+    if (options.check) {
+      fmt::print("{}: good\n", options.config);
+    } else {
+      fmt::print("{} {}\n", node::kHandoverWord, node::kHandoverVersion);
+    }
+    return 0;
+  }
   auto config = node::load_config(options.config);
   if (!config) return complain("node", config.error().what, kExitUsage);
-  if (options.check || options.handover_check)
-    if (auto fit = check_start(*config); !fit)
-      return complain("node", fit.error().what, kExitUsage);
-  if (options.check) {
-    fmt::print("{}: good\n", options.config);
-    return 0;
-  }
-  if (options.handover_check) {
-    fmt::print("{} {}\n", node::kHandoverWord, node::kHandoverVersion);
-    return 0;
-  }
   return runners.run_node(*config, options.take_over);
 }
 

@@ -2,8 +2,10 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/capability.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -119,6 +121,8 @@ unsigned long kernel_flags(const MountOptions& options) {
   return flags;
 }
 
+constexpr const char* kMend = "run as root (CAP_SYS_ADMIN)";
+
 Status attach(const std::string& point, const MountOptions& options, int fd) {
   const std::string data = kernel_options(options, fd);
   if (::mount(options.name.c_str(), point.c_str(), kMountType, kernel_flags(options),
@@ -126,7 +130,7 @@ Status attach(const std::string& point, const MountOptions& options, int fd) {
     return {};
   switch (errno) {
     case EPERM:
-      return fail(EPERM, fmt::format("may not mount on {}: run as root (CAP_SYS_ADMIN)", point));
+      return fail(EPERM, fmt::format("may not mount on {}: {}", point, kMend));
     case ENODEV:
       return fail(ENODEV, "this kernel has no FUSE: run `modprobe fuse`");
     default:
@@ -172,6 +176,16 @@ Result<bool> check_mount_point(const std::string& path) {
   if (mounted && mounted->type != kMountType) return is_taken(*mounted);
   if (!mounted) VR_TRY_VOID(check_directory(point));
   return mounted.has_value();
+}
+
+Status check_may_mount() {
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  std::array<__user_cap_data_struct, 2> has{};
+  if (::syscall(SYS_capget, &header, has.data()) == 0 &&
+      (has[0].effective & 1u << CAP_SYS_ADMIN) == 0)
+    return fail(EPERM, fmt::format("this user may not mount: {}", kMend));
+  VR_TRY_VOID(Channel::open());
+  return {};
 }
 
 Result<Mount> Mount::mount(const std::string& path, const MountOptions& options) {
