@@ -78,6 +78,8 @@ grep -qF "export of-n4: $dir/disk is on a file system that is mounted read-only"
 [ "$(cat "$dir/n4/mnt/of-n4/file")" = kept ] || wrong "its file cannot be read"
 said=$( (echo lost >"$dir/n4/mnt/of-n4/file") 2>&1)
 [[ $said == *"Read-only file system"* ]] || wrong "writing there is not refused at once: $said"
+# access(2) is answered by the kernel, from the mode alone (docs/promise.md).
+[ -w "$dir/n4/mnt/of-n4/file" ] || wrong "access(2) knows of read-only exports: say so in docs/promise.md"
 kill "$node"
 wait "$node" || wrong "the end of n4"
 
