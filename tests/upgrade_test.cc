@@ -385,6 +385,30 @@ TEST_F(UpgradeTest, AProgramThatDoesNotComeUpIsADaemonThatDied) {
   EXPECT_EQ("bytes", read_all(nodes().path(1, 0, "f")));
 }
 
+// It holds none of what keeps another from starting but the mount: other nodes must not reach that
+// one before it finds out.
+TEST_F(UpgradeTest, BesideAProgramThatHangsNoOtherDaemonListens) {
+  nodes().start_all();
+  const std::string hangs = pretender(nodes().at(1), "", "exec sleep 1000");
+  const pid_t upgrader = in_child([&] {
+    ::execl(VREMOTE_PROGRAM, "vremote", "upgrade", "--config", nodes().at(1).config.c_str(),
+            "--binary", hangs.c_str(), nullptr);
+    return 127;
+  });
+  EXPECT_TRUE(eventually(
+      [&] { return read_all(fmt::format("/proc/{}/comm", nodes().at(1).pid)) == "sleep\n"; }));
+  const Ended second = run({"vremote", "node", "--config", nodes().at(1).config});
+  EXPECT_EQ(2, second.status);
+  EXPECT_NE(second.text.find("key 'state_dir': another node runs with"), std::string::npos)
+      << second.text;
+  ::kill(upgrader, SIGKILL);
+  ::waitpid(upgrader, nullptr, 0);
+  nodes().signal(1, SIGKILL);
+  nodes().wait_for_end(1);
+  nodes().start(1);
+  EXPECT_TRUE(eventually([&] { return nodes().connected(1); })) << nodes().log(1);
+}
+
 TEST_F(UpgradeTest, WhoWaitsForAnUpgradeCanBeInterrupted) {
   nodes().start_all();
   // One that thinks for ever before it says whether it can take over.

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstdio>
 
+#include "node/config/config_error.h"
 #include "node/guardian/guardian_door.h"
 #include "node/guardian/guardian_link.h"
 #include "node/handover/handover.h"
@@ -24,11 +25,28 @@ constexpr int kExitFailed = 1;
 constexpr int kExitConfig = 2;
 constexpr int64_t kStopPatienceMs = 8000;
 
-// Ends what the last daemon has left, its mount with it.
-void retire(const GuardianOptions& options) {
+// Ends what the last daemon has left, its mount with it. An error: that one lives.
+Status retire(const Config& config, const GuardianOptions& options) {
   auto retired = retire_guardian(options.socket);
-  if (retired && *retired) spdlog::info("the guardian of the last daemon has ended its connection");
-  if (!retired) spdlog::error("{}", retired.error().what);
+  if (!retired) {
+    spdlog::error("{}", retired.error().what);
+    return {};
+  }
+  if (*retired == Retired::Guardian)
+    spdlog::info("the guardian of the last daemon has ended its connection");
+  if (*retired != Retired::DaemonLives) return {};
+  return bad_key(config, "state_dir",
+                 {EADDRINUSE, fmt::format("another node runs with {}, or the program that it has "
+                                          "become hangs; stop it or give this one a state_dir of "
+                                          "its own",
+                                          config.state_dir)});
+}
+
+int refuse_start(const Config& config, const Error& why) {
+  spdlog::error("{}", why.what);
+  if (!config.log_file.empty())
+    std::fputs(fmt::format("vremote node: {}\n", why.what).c_str(), stderr);
+  return kExitConfig;
 }
 
 std::unique_ptr<GuardianLink> start_guardian(const GuardianOptions& options) {
@@ -98,7 +116,10 @@ int run_node(const Config& config, coherence::Mistakes mistakes, int handover) {
     // First, so that it does not have what the next line gets.
     guardian = start_guardian(guarding);
     if (guardian != nullptr) before = salvage_mount(config, guarding.socket);
-    if (!before) retire(guarding);
+    // Now: one that hangs while it takes over has no other lock, and this one would listen for
+    // other nodes before it found the mount in use.
+    if (!before)
+      if (auto alone = retire(config, guarding); !alone) return refuse_start(config, alone.error());
   }
   if (guardian != nullptr && handover < 0)
     guardian->table().identify(identity_of(config), before ? before->mount.generation : 0);
@@ -106,13 +127,11 @@ int run_node(const Config& config, coherence::Mistakes mistakes, int handover) {
   const bool after_crash = takes_over && before->crash != nullptr;
   NodeDaemon node(config, mistakes, guardian.get(), std::move(before));
   if (auto started = node.start([] { kill(getpid(), SIGUSR1); }); !started) {
-    spdlog::error("{}", started.error().what);
-    if (!config.log_file.empty())
-      std::fputs(fmt::format("vremote node: {}\n", started.error().what).c_str(), stderr);
+    const int refused = refuse_start(config, started.error());
     // Nothing of the mount may be touched: its guardian does what has to be done.
     if (takes_over) ::_exit(after_crash ? kExitConfig : kExitFailed);
     node.stop(0);
-    return kExitConfig;
+    return refused;
   }
   for (;;) {
     int which = 0;

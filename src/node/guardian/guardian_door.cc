@@ -135,10 +135,10 @@ Result<std::optional<Fd>> knock(const std::string& path) {
 
 // Whoever could put another guardian of ours there can end a mount by it whose daemon is dead, not
 // more; not asking would keep the next daemon from mounting until the guardian gives up.
-Result<bool> retire_guardian(const std::string& socket) {
+Result<Retired> retire_guardian(const std::string& socket) {
   for (int attempt = 0;; ++attempt) {
     VR_TRY(door, reach(socket));
-    if (!door) return false;
+    if (!door) return Retired::Nobody;
     const Fd fd = std::move(*door);
     char letter = static_cast<char>(VisitorWord::Retire);
     pollfd wait{fd.get(), POLLIN, 0};
@@ -149,10 +149,10 @@ Result<bool> retire_guardian(const std::string& socket) {
     if (static_cast<VisitorAnswer>(letter) == VisitorAnswer::Retired) {
       if (auto place = judge_place(socket); !place)
         spdlog::warn("the mount of the last daemon is begun anew: {}", place.error().what);
-      return true;
+      return Retired::Guardian;
     }
     // Lives, or was killed this instant.
-    if (attempt == kLivesRetries) return false;
+    if (attempt == kLivesRetries) return Retired::DaemonLives;
     ::poll(nullptr, 0, kLivesRetryMs);
   }
 }

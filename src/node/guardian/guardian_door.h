@@ -42,9 +42,13 @@ void answer(const Fd& visitor, VisitorAnswer answer);
 // of this node's last daemon, and gets no word.
 Result<std::optional<Fd>> knock(const std::string& path);
 
-// Ends the guardian of a dead daemon, and with it the connection and the mount. True when there was
-// one; false also when its daemon lives. Asks also where knock() would give no word, as others can
-// write to the directory; not who is of another user.
-Result<bool> retire_guardian(const std::string& socket);
+// Ends the guardian of a dead daemon, and with it the connection and the mount. Asks also where
+// knock() would give no word, as others can write to the directory; not who is of another user.
+enum class Retired : uint8_t {
+  Nobody,       // was there
+  Guardian,     // has ended
+  DaemonLives,  // and so does its guardian
+};
+Result<Retired> retire_guardian(const std::string& socket);
 
 }  // namespace vremote::node

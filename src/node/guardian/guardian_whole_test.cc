@@ -360,7 +360,7 @@ TEST(GuardianDoorTest, WhoCouldBePutThereByOthersIsNotBelieved) {
     });
     auto retired = retire_guardian(path);
     guardian.join();
-    EXPECT_TRUE(retired && *retired) << mode;
+    EXPECT_TRUE(retired && *retired == Retired::Guardian) << mode;
   }
   ASSERT_EQ(0, ::chmod(directory.path().c_str(), 0700));
   if (::geteuid() != 0) return;
