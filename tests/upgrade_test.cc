@@ -409,6 +409,21 @@ TEST_F(UpgradeTest, BesideAProgramThatHangsNoOtherDaemonListens) {
   EXPECT_TRUE(eventually([&] { return nodes().connected(1); })) << nodes().log(1);
 }
 
+// What the guardian and the mount go on with.
+TEST_F(UpgradeTest, AKeyThatWaitsForARestartIsNamed) {
+  nodes().start_all();
+  const std::string was = read_all(nodes().at(1).config);
+  upgrade(1);
+  EXPECT_EQ(nodes().log(1).find("has to wait for a restart"), std::string::npos) << nodes().log(1);
+  ASSERT_EQ(0, put(nodes().at(1).config,
+                   was + "[guardian]\nrestart_wait_s = 7\n[cache]\nreadahead_kib = 64\n"));
+  upgrade(1);
+  EXPECT_NE(
+      nodes().log(1).find("guardian.restart_wait_s, cache.readahead_kib has to wait for a restart"),
+      std::string::npos)
+      << nodes().log(1);
+}
+
 TEST_F(UpgradeTest, WhoWaitsForAnUpgradeCanBeInterrupted) {
   nodes().start_all();
   // One that thinks for ever before it says whether it can take over.

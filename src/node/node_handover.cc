@@ -167,6 +167,11 @@ Error NodeDaemon::hand_over(const std::string& binary) {
             "node instead"};
   if (auto same = check_same_config(config_); !same) return same.error();
   if (auto checked = check_new_program(binary, config_); !checked) return checked.error();
+  if (const std::string later = keys_of_a_restart(config_); !later.empty())
+    spdlog::warn(
+        "of what was changed in {} since the node was started, {} has to wait for a restart of the "
+        "node: an upgrade leaves its guardian and its mount as they are",
+        config_.file, later);
 
   for (AgentService* agent : agents()) agent->hold(true);
   const Instant end = net::EventLoop::now() + kPatienceMs * 1'000'000;

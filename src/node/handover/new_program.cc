@@ -158,6 +158,20 @@ Status check_same_config(const Config& running) {
                                   changed, running.file));
 }
 
+std::string keys_of_a_restart(const Config& running) {
+  const auto now = read_config(running.file);
+  if (!now) return {};
+  std::vector<std::string_view> changed;
+  const auto same = [&](std::string_view key, bool is) {
+    if (!is) changed.push_back(key);
+  };
+  same("guardian.restart_wait_s", now->restart_wait_ms == running.restart_wait_ms);
+  same("lease.soft_timeout_ms", now->soft_timeout_ms == running.soft_timeout_ms);
+  same("recovery_dir", now->recovery_dir == running.recovery_dir);
+  same("cache.readahead_kib", now->readahead_kib == running.readahead_kib);
+  return fmt::format("{}", fmt::join(changed, ", "));
+}
+
 Error become(const std::string& binary, const Config& config, const std::vector<int>& keep,
              int memory) {
   const auto set = [&](int flags) {
