@@ -116,6 +116,9 @@ TEST_F(CrashTest, OnlyWhereBytesWereLostFsyncSaysSo) {
   EXPECT_EQ(0, ::fsync(lost.get())) << "once";
   EXPECT_EQ(0, ::fsync(kept.get())) << nodes().log(1);
   EXPECT_EQ(0, ::fsync(cut.get())) << nodes().log(1);
+  const std::string told = nodes().path(1, 0, "lost") + " (inode ";
+  EXPECT_TRUE(eventually([&] { return nodes().log(1).find(told) != std::string::npos; }))
+      << nodes().log(1);
   EXPECT_NE(nodes().log(1).find("died with the last daemon"), std::string::npos);
   // Also when another daemon dies before anybody has asked.
   ASSERT_EQ(5, ::pwrite(lost.get(), "again", 5, 0));

@@ -96,6 +96,7 @@ class NodeDaemon {
   void hold_files();
   Status take_over_mount();
   Status take_from_guardian();
+  size_t tell_losses();
   Status begin_after_takeover(std::function<void()> ended);
   void settle_own();
   Error hand_over(const std::string& binary);
@@ -112,6 +113,7 @@ class NodeDaemon {
   AgentService::Environment environment();
   void connected(Peer& peer, const net::HomeInfo& info);
   void renew(Peer& peer, uint32_t generation);
+  std::string name_of_session(NodeId node) const;
   void watch_nodes();
   // What the homes here remember of an earlier incarnation, and note for a later one.
   void remember();

@@ -14,6 +14,7 @@
 
 #include "node/handover/new_program.h"
 #include "node/node.h"
+#include "node/recovery/recovery_file.h"
 
 namespace vremote::node {
 
@@ -27,6 +28,7 @@ constexpr int64_t kPatienceMs = 8'000;
 // How long the kernel's requests may wait before another look; more each time, up to the latter.
 constexpr int64_t kPauseMs = 200, kPauseMaxMs = 1600;
 constexpr int64_t kLoopsMs = 500;
+constexpr size_t kLossesNamed = 20;
 
 void sleep_ms(int64_t ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
 
@@ -361,6 +363,29 @@ Status NodeDaemon::take_from_guardian() {
   return {};
 }
 
+// Whose bytes died with the daemon before; how many there are. Names are asked of the kernel, which
+// asks this daemon.
+size_t NodeDaemon::tell_losses() {
+  std::vector<std::pair<std::string, FileId>> lost;
+  for (const Handover::Home& home : before_->homes)
+    for (const KeptFile& file : home.kept.files)
+      if (file.errors.error != 0) lost.emplace_back(home.name, file.file);
+  const size_t count = lost.size();
+  lost.resize(std::min(count, kLossesNamed));
+  purge_threads_->submit([this, lost = std::move(lost)] {
+    for (const auto& [home, file] : lost) {
+      const RecoveryWriter::Seen known = seen(home, file);
+      spdlog::error(
+          "{} (inode {} of {}): bytes that programs had written and not flushed died with the "
+          "last daemon: fsync tells them (EIO)",
+          name_of(
+              {.home = home, .file = file, .path = known.path, .export_name = known.export_name}),
+          file.inode, home);
+    }
+  });
+  return count;
+}
+
 // First all that was known, then all that was asked, then the purges, then other nodes.
 Status NodeDaemon::begin_after_takeover(std::function<void()> ended) {
   VR_TRY_VOID(take_over_homes());
@@ -375,7 +400,7 @@ Status NodeDaemon::begin_after_takeover(std::function<void()> ended) {
     spdlog::warn(
         "went on with the mount of the last daemon, which was killed: {} inodes; {} with bytes "
         "that are lost, {} locks that are",
-        before_->inodes.size(), before_->crash->files_that_lost, before_->mount.lost.size());
+        before_->inodes.size(), tell_losses(), before_->mount.lost.size());
     before_.reset();
     return {};
   }

@@ -92,9 +92,9 @@ Status NodeDaemon::open_stores() {
       },
       [this](NodeId node, const std::string& reason) {
         spdlog::error(
-            "session {} breaks the protocol: {}; it is not heard any more, and ends when its "
+            "{} breaks the protocol: {}; it is not heard any more, and its session ends when its "
             "leases are over",
-            node.value, reason);
+            name_of_session(node), reason);
         if (node.value != 0) server_->silence(node.value);
       },
       [this](NodeId node, bool stop) {
@@ -195,7 +195,6 @@ Status NodeDaemon::start_server() {
     receive_from(session, std::move(message));
   };
   callbacks.on_reset = [this](net::SessionId session, const std::string& why) {
-    spdlog::warn("session {} is over: {}; its leases are free", session, why);
     std::string name;
     bool is_back = false;
     std::optional<SessionsToSave> sessions;
@@ -210,6 +209,7 @@ Status NodeDaemon::start_server() {
         is_back = is_back || others_name == name;
       if (members_.erase(session) > 0) sessions = sessions_to_save(Sync::Now);
     }
+    spdlog::warn("session {} of {} is over: {}; its leases are free", session, name, why);
     // Before anybody gets what it had; one that has left had nothing.
     if (sessions) save_sessions(*sessions);
     home_->node_gone(NodeId{session}, name, is_back);
@@ -258,6 +258,12 @@ uint32_t NodeDaemon::lane_of(FileId file, uint32_t lanes) {
   return static_cast<uint32_t>(FileIdHash{}(file) / 7 % lanes);
 }
 
+std::string NodeDaemon::name_of_session(NodeId node) const {
+  std::lock_guard lock(sessions_mutex_);
+  auto it = session_names_.find(node.value);
+  return it == session_names_.end() ? fmt::format("session {}", node.value) : it->second;
+}
+
 void NodeDaemon::watch_nodes() {
   HomeService::Watch watch;
   watch.options.term_ns = config_.lease_term_ms * 1'000'000;
@@ -265,11 +271,7 @@ void NodeDaemon::watch_nodes() {
   watch.options.deadline_ns = config_.recall_deadline_ms * 1'000'000;
   watch.options.hasty = mistakes_.has(Mistake::HandOnTooEarly);
   watch.heard = [this](NodeId node) { return server_->last_heard(node.value); };
-  const auto name_of = [this](NodeId node) {
-    std::lock_guard lock(sessions_mutex_);
-    auto it = session_names_.find(node.value);
-    return it == session_names_.end() ? fmt::format("session {}", node.value) : it->second;
-  };
+  const auto name_of = [this](NodeId node) { return name_of_session(node); };
   watch.fence = [this, name_of](const Patience::Verdict& v) {
     spdlog::error("{} is put out: {} ({}; {:.1f} s)", name_of(v.node), v.why,
                   home_->described(v.file), static_cast<double>(v.waited_ns) / 1e9);

@@ -22,7 +22,6 @@ namespace {
 
 constexpr int kPatienceMs = 20'000;
 constexpr int kRetries = 10, kRetryMs = 100;
-constexpr size_t kLogged = 20;
 
 // The guardian that has something to give, when there is one. Of one that is not believed tells who
 // would retire it.
@@ -115,14 +114,6 @@ std::optional<Handover> salvage_mount(const Config& config, const std::string& s
   out.crash =
       std::make_shared<AfterCrash>(std::move(guardian), salvage->early_deaths + 1,
                                    std::unordered_set<uint64_t>(unseen.begin(), unseen.end()));
-  for (const GuardianTable::Inode& inode : salvage->inodes) {
-    if (!inode.owes) continue;
-    if (++out.crash->files_that_lost <= kLogged)
-      spdlog::error(
-          "inode {} of {}: bytes that programs had written and not flushed died with the last "
-          "daemon: fsync tells them (EIO)",
-          inode.file.inode, salvage->homes[inode.home]);
-  }
   for (KeptNameless& kept : nameless)
     out.held.push_back({kept.file, kept.descriptor.release(), true});
   // From here on they are the mount's.

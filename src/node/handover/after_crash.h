@@ -29,7 +29,6 @@ class AfterCrash {
 
   const uint32_t early_deaths;  // with this one
   std::unordered_set<uint64_t> unseen;
-  size_t files_that_lost = 0;
 
  private:
   Fd guardian_;
