@@ -124,7 +124,8 @@ int join(const node::Config& config) {
   if (text->find_first_not_of(" \t\r\n") == std::string::npos)
     return complained("standard input is empty: has 'vremote cluster invite' failed?", kExitUsage);
   auto keys = net::KeyRing::parse(*text);
-  OPENSSL_cleanse(text->data(), text->size());
+  std::string& secret = *text;
+  OPENSSL_cleanse(secret.data(), secret.size());
   if (!keys) return complained("standard input " + keys.error().what, kExitUsage);
   const net::ClusterKey& key = keys->newest();
   if (key.cluster() != config.cluster)

@@ -252,7 +252,7 @@ Status Channel::push_size(uint64_t node, uint64_t size) const {
   out.nodeid = node;
   out.offset = size - 1;
   out.size = 1;
-  const Status pushed =
+  Status pushed =
       notify(FUSE_NOTIFY_STORE, {bytes_of(out), std::span<const std::byte>(unreadable(), 1)});
   if (!pushed && pushed.error().code == EFAULT)
     return {};  // the size is raised, nothing was copied

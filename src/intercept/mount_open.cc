@@ -85,7 +85,7 @@ Result<std::string> follow_inside(
       current.resize(slash == std::string::npos ? 0 : slash);
       continue;
     }
-    std::string next = current.empty() ? part : current + "/" + part;
+    std::string next = current.empty() ? part : fmt::format("{}/{}", current, part);
     std::optional<std::string> text;
     if (!todo.empty() || follow_last) text = read_link(next);
     if (!text) {

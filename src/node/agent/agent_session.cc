@@ -30,6 +30,7 @@ void AgentService::reclaim_locks(Agent::Dirty dirty) {
         under_way.emplace(id, *call);
   }
   std::vector<LockCall> calls;
+  calls.reserve(under_way.size());
   for (const auto& [id, call] : under_way) calls.push_back(call);
   if (dirty == Agent::Dirty::Fenced) {
     for (const LockTable::Held& h : locks_.take_all())

@@ -507,7 +507,9 @@ int Guardian::run() {
 
 int run_guardian(const GuardianOptions& options, GuardianTable& table, Fd link) {
   // Never destroyed: threads that purge for it may hang in the kernel until the process is gone.
-  return std::make_unique<Guardian>(options, table, std::move(link)).release()->run();
+  static Guardian* guardian = nullptr;
+  guardian = std::make_unique<Guardian>(options, table, std::move(link)).release();
+  return guardian->run();
 }
 
 }  // namespace vremote::node

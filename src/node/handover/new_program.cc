@@ -42,6 +42,7 @@ Result<Said> run(const std::string& binary, const std::vector<std::string>& argu
   if (::pipe2(ends.data(), O_CLOEXEC) != 0) return fail(errno, std::strerror(errno));
   Fd out(ends[0]), in(ends[1]);
   std::vector<char*> argv;
+  argv.reserve(arguments.size() + 1);
   for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
   argv.push_back(nullptr);
   posix_spawn_file_actions_t files;
