@@ -1,11 +1,15 @@
 // What a home does with a call that it may have carried out before its restart (R4). It notes of
-// each call that must not be done twice that it begins, and how it ended.
+// each call that must not be done twice that it begins, and how it ended. A note stays until the
+// call is made no more: its node says with each such call which of its earlier ones are not.
 #pragma once
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <optional>
+#include <vector>
 
+#include "base/check.h"
 #include "coherence/mistakes.h"
 #include "coherence/operation_needs.h"
 
@@ -28,5 +32,28 @@ inline std::optional<int32_t> answer_again(const std::optional<CallDone>& noted,
   if (!noted->ended) return EIO;
   return noted->error;
 }
+
+// A node's side: its calls that a home notes and that may be made once more. In the order of their
+// numbers: they are taken and told here under one lock, so that no number is passed by that is to
+// be used yet.
+class UnheardCalls {
+ public:
+  void made(uint64_t call) {
+    VR_CHECK(calls_.empty() || calls_.back() < call);
+    calls_.push_back(call);
+  }
+  // It is answered, or nobody waits for that.
+  void heard(uint64_t call) {
+    const auto it = std::ranges::lower_bound(calls_, call);
+    if (it != calls_.end() && *it == call) calls_.erase(it);
+  }
+  // What to say with this call (Call::heard_below).
+  uint64_t heard_below(uint64_t call) const {
+    return calls_.empty() ? call : std::min(call, calls_.front());
+  }
+
+ private:
+  std::vector<uint64_t> calls_;  // few: what programs have under way at once
+};
 
 }  // namespace vremote::coherence

@@ -1,9 +1,12 @@
 #include "coherence/grace.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cerrno>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "coherence/call_memory.h"
@@ -179,6 +182,19 @@ TEST(CallMemoryTest, ACallIsDoneOnce) {
   EXPECT_EQ(answer_again(CallDone{.ended = true, .error = 0}), 0);
   EXPECT_EQ(answer_again(CallDone{.ended = true, .error = EEXIST}), EEXIST);
   EXPECT_EQ(answer_again(CallDone{.ended = false}), EIO) << "it may have happened";
+}
+
+TEST(UnheardCallsTest, SayBelowWhichNumberAllIsHeard) {
+  UnheardCalls calls;
+  EXPECT_EQ(calls.heard_below(9), 9u) << "nothing is under way";
+  for (uint64_t call : {3, 5, 8}) calls.made(call);
+  EXPECT_EQ(calls.heard_below(8), 3u);
+  EXPECT_EQ(calls.heard_below(2), 2u) << "never more than itself";
+  calls.heard(5);
+  EXPECT_EQ(calls.heard_below(8), 3u);
+  calls.heard(3);
+  calls.heard(3);
+  EXPECT_EQ(calls.heard_below(8), 8u);
 }
 
 }  // namespace

@@ -386,6 +386,9 @@ struct Call {
   uint64_t call = 0;
   Caller caller;
   Operation operation;
+  // Of one that the home notes (call_memory.h): of those of this incarnation below it none is made
+  // again. Never more than `call`; 0: not known (of older agents).
+  uint64_t heard_below = 0;
 };
 
 struct Node {

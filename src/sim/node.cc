@@ -289,6 +289,8 @@ void Node::send_call(std::optional<Truncation> truncation, Token waits, Operatio
   Call call{.call = id, .caller = {}, .operation = std::move(operation)};
   PendingCall& pending = calls_[id] = PendingCall{call, truncation, waits};
   if (std::holds_alternative<SyncCall>(call.operation)) pending.sync_begun = agent_.sync_begins();
+  if (is_noted(call.operation)) unheard_.made(id);
+  call.heard_below = unheard_.heard_below(id);
   hooks_.send(id_, std::move(call));
 }
 
@@ -300,6 +302,7 @@ void Node::replied(const Reply& reply, AgentActions& actions) {
   }
   const PendingCall call = std::move(it->second);
   calls_.erase(it);
+  unheard_.heard(reply.call);
   int32_t error = reply.error;
   if (error == 0)
     for (FileId changed : changed_files(call.call.operation)) agent_.changed_at_home(changed);

@@ -11,6 +11,7 @@
 #include <memory>
 
 #include "coherence/agent.h"
+#include "coherence/call_memory.h"
 #include "sim/alarm.h"
 #include "sim/gate.h"
 #include "sim/mistakes.h"
@@ -144,6 +145,7 @@ class Node final : public Daemon {
   std::map<Token, Truncation> truncations_;  // asked of the agent
   std::set<Token> ended_;                    // truncations that the guardian has answered
   std::map<uint64_t, PendingCall> calls_;    // sent to the home
+  coherence::UnheardCalls unheard_;          // of these
   std::map<uint64_t, std::pair<uint64_t, FileId>> claims_;  // by call
   std::map<Token, FileId> fsyncs_;                          // not answered
   std::map<Token, NameResult> name_waits_;

@@ -37,6 +37,7 @@ void Node::reset(Agent::Dirty dirty, bool disk_has_lost) {
   }
   for (uint64_t id : again) {
     Call call = calls_.at(id).call;
+    call.heard_below = unheard_.heard_below(id);
     hooks_.send(id_, std::move(call));
   }
 }
@@ -55,6 +56,7 @@ void Node::look_at_patience() {
   for (FileId file : truncated) end_truncation(file);
   for (uint64_t id : late) {
     const PendingCall call = std::move(calls_.extract(id).mapped());
+    unheard_.heard(id);
     if (call.fsync != 0) {
       fsyncs_.erase(call.fsync);
       kernel_.answer(call.fsync, Answer{.error = ETIME});

@@ -71,6 +71,11 @@ Call call_of(Operation operation) {
 }
 
 TEST(CodecTest, TheSenderRefusesWhatTheReceiverWouldRefuse) {
+  Call passed_by = call_of(RemoveCall{{}, "x", false});
+  passed_by.heard_below = 1;
+  EXPECT_EQ(send_error(passed_by), 0);
+  passed_by.heard_below = 2;
+  EXPECT_EQ(send_error(passed_by), EINVAL);
   EXPECT_EQ(send_error(call_of(LookupCall{{}, std::string(kNameMax, 'x')})), 0);
   EXPECT_EQ(send_error(call_of(LookupCall{{}, std::string(kNameMax + 1, 'x')})), EMSGSIZE);
   EXPECT_EQ(send_error(call_of(LookupCall{{}, ""})), EINVAL);

@@ -103,6 +103,8 @@ Result<FollowOwner> decode(const fb::FollowOwner& m) {
 Result<Call> decode(const fb::CallFrame& m, const Bytes& bulk) {
   Call out;
   out.call = m.call();
+  out.heard_below = m.heard_below();
+  if (out.heard_below > out.call) return malformed("a call that is not made again");
   out.caller.uid = m.uid();
   out.caller.gid = m.gid();
   if (m.groups() != nullptr) {

@@ -70,11 +70,13 @@ class Encoder {
   }
   Result<Encoded> operator()(const Call& m) {
     if (m.caller.groups.size() > kGroupsMax) return fail(EMSGSIZE, "too many groups");
+    if (m.heard_below > m.call) return impossible("a call that is not made again");
     VR_TRY(operation, encode_operation(m.operation, b, bulk));
     flatbuffers::Offset<flatbuffers::Vector<uint32_t>> groups;
     if (!m.caller.groups.empty()) groups = b.CreateVector(m.caller.groups);
-    return done(FrameType::Call, fb::CreateCallFrame(b, m.call, m.caller.uid, m.caller.gid, groups,
-                                                     operation.type, operation.table));
+    return done(FrameType::Call,
+                fb::CreateCallFrame(b, m.call, m.caller.uid, m.caller.gid, groups, operation.type,
+                                    operation.table, m.heard_below));
   }
 
   Result<Encoded> operator()(const Grant& m) {

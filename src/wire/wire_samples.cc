@@ -152,6 +152,7 @@ class Printer {
   void operator()(const Call& m) {
     fields("Call", m.call, m.caller.uid, m.caller.gid, m.caller.groups.size());
     for (uint32_t g : m.caller.groups) field(g);
+    field(m.heard_below);
     std::visit(*this, m.operation);
   }
   void operator()(const LookupCall& c) { fields("Lookup", c.dir, c.name); }
@@ -297,7 +298,11 @@ std::vector<ToHome> sample_to_home() {
   for (Operation& operation : operations()) {
     Caller caller{.uid = 1000, .gid = 100, .groups = {}};
     if (id % 2 == 0) caller.groups = {1, 2, ~uint32_t{0}};
-    all.push_back(Call{.call = id++, .caller = caller, .operation = std::move(operation)});
+    all.push_back(Call{.call = id,
+                       .caller = caller,
+                       .operation = std::move(operation),
+                       .heard_below = id % 3 == 0 ? 0 : id - id % 3 + 1});
+    ++id;
   }
   return all;
 }

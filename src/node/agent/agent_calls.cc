@@ -10,7 +10,7 @@ namespace vremote::node {
 using namespace coherence;
 
 uint64_t AgentService::call(Caller caller, Operation operation, ThenReply then, Waiting waiting) {
-  const uint64_t id = reserve_call(waiting.request, operation.index());
+  const uint64_t id = reserve_call(waiting.request, operation);
   call_as(id, std::move(caller), std::move(operation), std::move(then), waiting);
   return id;
 }
@@ -19,7 +19,9 @@ void AgentService::call_as(uint64_t id, Caller caller, Operation operation, Then
                            Waiting waiting) {
   const auto is_under_way = [&] {
     std::lock_guard lock(calls_mutex_);
-    return calls_.contains(id);
+    if (calls_.contains(id)) return true;
+    unheard_.heard(id);
+    return false;
   };
   if (environment_.backlogged && !gives_up(operation) && environment_.backlogged() &&
       !is_under_way()) {
@@ -45,6 +47,7 @@ void AgentService::call_as(uint64_t id, Caller caller, Operation operation, Then
       it->second.started_ns = started;
       if (!fresh) return;  // the daemon before has made it
       it->second.call = message;
+      message.heard_below = heard_below(message);
     }
     if (local_) {
       std::lock_guard outbox(shard.outbox_mutex);
@@ -56,17 +59,26 @@ void AgentService::call_as(uint64_t id, Caller caller, Operation operation, Then
   if (local_) deliver_outbox(shard);
 }
 
-uint64_t AgentService::reserve_call(uint64_t request, size_t kind) {
+uint64_t AgentService::heard_below(const Call& call) const {
+  return is_noted(call.operation) ? unheard_.heard_below(call.call) : 0;
+}
+
+uint64_t AgentService::reserve_call(uint64_t request, const Operation& operation) {
+  const bool noted = is_noted(operation);
+  if (!noted && request == 0) return next_call_.fetch_add(1, std::memory_order_relaxed);
+  std::lock_guard lock(calls_mutex_);
   if (request != 0) {
-    std::lock_guard lock(calls_mutex_);
     if (auto it = inherited_.find(request); it != inherited_.end()) {
       const uint64_t id = it->second;
       inherited_.erase(it);
       auto call = calls_.find(id);
-      if (call != calls_.end() && call->second.call.operation.index() == kind) return id;
+      if (call != calls_.end() && call->second.call.operation.index() == operation.index())
+        return id;
     }
   }
-  return next_call_.fetch_add(1, std::memory_order_relaxed);
+  const uint64_t id = next_call_.fetch_add(1, std::memory_order_relaxed);
+  if (noted) unheard_.made(id);
+  return id;
 }
 
 void AgentService::fail_late_calls() {
@@ -97,6 +109,7 @@ void AgentService::fail_late_calls() {
         ++it;
       } else {
         failed.push_back(std::move(pending.then));
+        unheard_.heard(it->first);
         it = calls_.erase(it);  // its reply, if there is ever any, finds nobody
       }
     }

@@ -104,6 +104,7 @@ void AgentService::take_over(const KeptHome& kept) {
   std::lock_guard lock(calls_mutex_);
   for (const KeptHome::Call& kept_call : kept.calls) {
     const uint64_t id = kept_call.call.call;
+    if (is_noted(kept_call.call.operation)) unheard_.made(id);
     // Whoever waited for it says so when its request comes again; it may be gone.
     calls_.insert_or_assign(id, PendingCall{.call = kept_call.call,
                                             .then = [](Reply&&) {},

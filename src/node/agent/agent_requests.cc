@@ -240,6 +240,7 @@ void AgentService::interrupt(uint64_t unique) {
     for (auto it = calls_.begin(); it != calls_.end(); ++it) {
       if (it->second.waiting.unique != unique) continue;
       then = std::move(it->second.then);
+      unheard_.heard(it->first);
       calls_.erase(it);  // its reply, if there is ever one, finds nobody
       break;
     }

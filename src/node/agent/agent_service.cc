@@ -304,6 +304,7 @@ void AgentService::receive(ToAgent&& message) {
       if (it == calls_.end()) return;
       pending = std::move(it->second);
       calls_.erase(it);
+      unheard_.heard(reply->call);
     }
     if (const auto* lock = std::get_if<LockCall>(&pending.call.operation);
         lock != nullptr && !local_)

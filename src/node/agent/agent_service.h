@@ -26,6 +26,7 @@
 #include "base/metrics.h"
 #include "base/result.h"
 #include "coherence/agent.h"
+#include "coherence/call_memory.h"
 #include "coherence/name_cache.h"
 #include "fuse/channel.h"
 #include "fuse/own_view.h"
@@ -169,7 +170,7 @@ class AgentService {
                 Waiting waiting = {});
   // For those who must know the id before the reply can come. That of the daemon before, when it
   // had made a call of this kind for the same request of the kernel.
-  uint64_t reserve_call(uint64_t request, size_t kind);
+  uint64_t reserve_call(uint64_t request, const coherence::Operation& operation);
   void call_as(uint64_t id, coherence::Caller caller, coherence::Operation operation,
                ThenReply then, Waiting waiting = {});
   // The same for one that changes names in directories: what is remembered of them is not used
@@ -344,6 +345,7 @@ class AgentService {
       return std::exchange(then, std::move(next));
     }
   };
+  uint64_t heard_below(const coherence::Call& call) const;  // under calls_mutex_
   void reclaim_locks(coherence::Agent::Dirty dirty);
   void tell_open_files();
   // The operation, if it gives a file another size.
@@ -358,6 +360,7 @@ class AgentService {
   LocksAtHome locks_;  // what the home has given
   std::mutex calls_mutex_;
   std::unordered_map<uint64_t, PendingCall> calls_;
+  coherence::UnheardCalls unheard_;                   // of these, and of those that are reserved
   std::unordered_map<uint64_t, uint64_t> inherited_;  // request to call
   struct Syncing {
     KeptHome::Sync sync;

@@ -135,6 +135,7 @@ void AgentService::reset(Agent::Dirty dirty, Begun begun) {
       auto it = calls_.find(id);
       if (it == calls_.end()) continue;
       message = it->second.call;
+      message.heard_below = heard_below(message);
     }
     const FileId file = file_of(message.operation);
     send_(file, std::move(message), begun.session);

@@ -1,11 +1,13 @@
 // What a node sends to a home while one session follows the other.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -171,6 +173,137 @@ TEST_F(LateLocks, AnUnlockIsHeardOfHoweverLate) {
   answer_all();
   EXPECT_EQ(ended_, (std::vector<int32_t>{0, EIO}));
   EXPECT_EQ(sent_in_the_next_session(), "");
+}
+
+// What an agent says it has heard: a home forgets what it did of those calls.
+class HeardTest : public testing::Test {
+ protected:
+  HeardTest() {
+    environment_.metrics = &metrics_;
+    environment_.backlogged = [this] { return backlogged_.load(); };
+    agent_.emplace(
+        "home", AgentOptions{}, false,
+        [this](FileId, ToHome&& message, uint32_t) {
+          const auto* call = std::get_if<Call>(&message);
+          if (call == nullptr) return;
+          std::lock_guard lock(mutex_);
+          // This one was not answered when those before it were sent.
+          EXPECT_LE(most_heard_, call->call);
+          EXPECT_LE(call->heard_below, call->call);
+          most_heard_ = std::max(most_heard_, call->heard_below);
+          sent_.push_back({call->call, call->heard_below});
+        },
+        environment_);
+    agent_->begin_session(1);
+  }
+  static Operation removal() { return RemoveCall{kFile, "name", false}; }
+  uint64_t removes(Waiting waiting = {}) {
+    return agent_->call(
+        {}, removal(), [](Reply&&) {}, waiting);
+  }
+  void answers(uint64_t call) {
+    agent_->receive(Reply{.call = call, .error = ENOENT, .outcome = {}});
+  }
+  // With the call that was sent last.
+  uint64_t heard_below() const { return sent_.back().second; }
+
+  static constexpr FileId kFile{.export_index = 0, .generation = 1, .inode = 2};
+  Metrics metrics_;
+  std::atomic<bool> backlogged_{false};
+  AgentService::Environment environment_;
+  std::mutex mutex_;
+  uint64_t most_heard_ = 0;
+  std::vector<std::pair<uint64_t, uint64_t>> sent_;  // calls, and what was heard
+  std::optional<AgentService> agent_;
+};
+
+TEST_F(HeardTest, ACallThatIsNotAnsweredIsNotPassed) {
+  const uint64_t first = removes(), second = removes();
+  EXPECT_EQ(heard_below(), first);
+  answers(second);
+  removes();
+  EXPECT_EQ(heard_below(), first);
+  answers(first);
+  const uint64_t last = removes();
+  EXPECT_EQ(heard_below(), last - 1);
+}
+
+TEST_F(HeardTest, ANumberThatIsTakenAndNotUsedYetIsNotPassed) {
+  const uint64_t reserved = agent_->reserve_call(0, removal());
+  answers(removes());
+  removes();
+  EXPECT_EQ(heard_below(), reserved);
+  agent_->call_as(reserved, {}, removal(), [](Reply&&) {});
+  EXPECT_EQ(sent_.back(), std::pair(reserved, reserved));
+}
+
+TEST_F(HeardTest, ACallThatIsRefusedHereIsNotWaitedFor) {
+  backlogged_ = true;
+  removes();
+  backlogged_ = false;
+  const uint64_t next = removes();
+  EXPECT_EQ(heard_below(), next);
+}
+
+TEST_F(HeardTest, AnInterruptedCallIsNotMadeAgain) {
+  removes({.unique = 8});
+  agent_->interrupt(8);
+  const uint64_t next = removes();
+  EXPECT_EQ(heard_below(), next);
+}
+
+// It may wait for days, and homes keep no note of it.
+TEST_F(HeardTest, AWaitForALockHoldsNothingUp) {
+  agent_->call({}, LockCall{.file = kFile, .action = LockAction::Wait}, [](Reply&&) {});
+  const uint64_t next = removes();
+  EXPECT_EQ(heard_below(), next);
+}
+
+TEST_F(HeardTest, InTheNextSessionTheSameIsSaid) {
+  const uint64_t first = removes(), second = removes(), third = removes();
+  answers(first);
+  agent_->reset(Agent::Dirty::Kept, {.session = 2});
+  ASSERT_EQ(sent_.size(), 5u);
+  EXPECT_EQ(sent_[3], std::pair(second, second));
+  EXPECT_EQ(sent_[4], std::pair(third, second));
+}
+
+TEST_F(HeardTest, CallsOfTheDaemonBeforeAreNotPassed) {
+  KeptHome kept;
+  kept.next_call = 100;
+  for (uint64_t id : {5, 9})
+    kept.calls.push_back(
+        {.call = {.call = id, .caller = {}, .operation = removal()}, .request = id});
+  agent_->take_over(kept);
+  EXPECT_EQ(agent_->reserve_call(9, removal()), 9u);
+  answers(9);
+  removes();
+  EXPECT_EQ(heard_below(), 5u);
+  answers(5);
+  removes();
+  EXPECT_EQ(heard_below(), 100u);
+}
+
+TEST_F(HeardTest, SoItIsWhateverHappensAtOnce) {
+  constexpr uint64_t kThreads = 3, kCalls = 3000;
+  std::vector<std::thread> programs;
+  for (uint64_t thread = 0; thread < kThreads; ++thread)
+    programs.emplace_back([&] {
+      for (uint64_t i = 0; i < kCalls; ++i) removes();
+    });
+  for (uint64_t answered = 0; answered < kThreads * kCalls;) {
+    std::vector<std::pair<uint64_t, uint64_t>> sent;
+    {
+      std::lock_guard lock(mutex_);
+      sent.assign(sent_.begin() + static_cast<ptrdiff_t>(answered), sent_.end());
+    }
+    answered += sent.size();
+    for (const auto& [call, heard] : sent) answers(call);
+    if (sent.empty()) std::this_thread::yield();
+  }
+  for (std::thread& program : programs) program.join();
+  const uint64_t last = removes();
+  EXPECT_EQ(heard_below(), last);
 }
 
 }  // namespace

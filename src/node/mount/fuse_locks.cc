@@ -55,7 +55,7 @@ void FuseServer::set_lock(const Context& c, const fuse::FileLock& lock, bool wai
   const bool ranges = operation.kind == LockKind::Range && operation.type != LockType::Unlock;
   operation.holds_elsewhere =
       ranges && options_.circles->holds_elsewhere(node->agent, operation.owner);
-  const uint64_t id = node->agent->reserve_call(c.request, Operation(operation).index());
+  const uint64_t id = node->agent->reserve_call(c.request, operation);
   {
     std::lock_guard guard(locks_mutex_);
     if (operation.type != LockType::Unlock) {
