@@ -6,7 +6,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
+#include <map>
 #include <optional>
+#include <ranges>
+#include <set>
 #include <vector>
 
 #include "base/check.h"
@@ -55,5 +58,44 @@ class UnheardCalls {
  private:
   std::vector<uint64_t> calls_;  // few: what programs have under way at once
 };
+
+// The home's: that a call begins, or how it ended.
+struct CallNote {
+  uint64_t incarnation = 0;  // of the asking node
+  uint64_t call = 0;
+  CallDone done;
+  uint64_t heard_below = 0;  // as it came with the call; not of an end
+};
+
+// Of one node; of those that do not say what they have heard, together. Two for each call that may
+// wait here at once (kRequestsMax).
+inline constexpr size_t kNotesThatStayMax = 2 * 65536;
+
+// Of `notes`, the oldest first, those that must not be forgotten, in the same order. `askers`: who
+// has a session or is waited for after a restart; no other makes its calls again.
+//
+// What a node has heard is found in its notes: the one that says most stays itself, for a call
+// never says it of itself.
+inline std::vector<CallNote> notes_that_stay(const std::vector<CallNote>& notes,
+                                             const std::set<uint64_t>& askers,
+                                             Mistakes mistakes = {}) {
+  if (mistakes.has(Mistake::ForgetUnheardCalls)) return {};
+  std::map<uint64_t, uint64_t> heard_below;
+  for (const CallNote& note : notes) {
+    if (!askers.contains(note.incarnation)) continue;
+    uint64_t& below = heard_below[note.incarnation];
+    below = std::max(below, note.heard_below);
+  }
+  std::map<uint64_t, size_t> kept;  // 0: of those that do not say
+  std::vector<CallNote> stay;
+  for (const CallNote& note : notes | std::views::reverse) {
+    const auto node = heard_below.find(note.incarnation);
+    if (node == heard_below.end() || note.call < node->second) continue;
+    if (++kept[node->second == 0 ? 0 : note.incarnation] > kNotesThatStayMax) continue;
+    stay.push_back(note);
+  }
+  std::ranges::reverse(stay);
+  return stay;
+}
 
 }  // namespace vremote::coherence

@@ -197,5 +197,60 @@ TEST(UnheardCallsTest, SayBelowWhichNumberAllIsHeard) {
   EXPECT_EQ(calls.heard_below(8), 8u);
 }
 
+class NotesTest : public testing::Test {
+ protected:
+  void begins(uint64_t incarnation, uint64_t call, uint64_t heard_below) {
+    notes_.push_back({incarnation, call, {}, heard_below});
+  }
+  void ends(uint64_t incarnation, uint64_t call) {
+    notes_.push_back({incarnation, call, {.ended = true}, 0});
+  }
+  // "incarnation:call", with a dot when it had ended.
+  std::string stay(const std::set<uint64_t>& askers) {
+    notes_ = notes_that_stay(notes_, askers);
+    std::string text;
+    for (const CallNote& note : notes_)
+      text += fmt::format("{}{}:{}{}", text.empty() ? "" : " ", note.incarnation, note.call,
+                          note.done.ended ? "." : "");
+    return text;
+  }
+  std::vector<CallNote> notes_;
+};
+
+TEST_F(NotesTest, OfWhatANodeHasNotHeardStay) {
+  begins(7, 1, 1);
+  ends(7, 1);
+  begins(7, 4, 2);
+  begins(7, 2, 2);
+  ends(7, 4);
+  begins(8, 1, 1);
+  EXPECT_EQ(stay({7, 8}), "7:4 7:2 7:4. 8:1");
+  EXPECT_EQ(stay({7, 8}), "7:4 7:2 7:4. 8:1") << "what it had heard is still known";
+  begins(7, 6, 4);
+  EXPECT_EQ(stay({7, 8}), "7:4 7:4. 8:1 7:6");
+  EXPECT_EQ(stay({7}), "7:4 7:4. 7:6") << "8 has left";
+}
+
+TEST_F(NotesTest, OfThoseThatDoNotSayTheLastStay) {
+  begins(9, 1, 1);
+  for (uint64_t call = 1; call <= kNotesThatStayMax; ++call) begins(7 + call % 2, call, 0);
+  stay({7, 8, 9});
+  EXPECT_EQ(notes_.size(), 1 + kNotesThatStayMax);
+  begins(7, kNotesThatStayMax + 1, 0);
+  stay({7, 8, 9});
+  ASSERT_EQ(notes_.size(), 1 + kNotesThatStayMax) << "of all of them together";
+  EXPECT_EQ(notes_[0].incarnation, 9u) << "not at the cost of those that do";
+  EXPECT_EQ(notes_[1].call, 2u);
+}
+
+TEST_F(NotesTest, ANodeThatHearsNothingHasItsLast) {
+  begins(9, 1, 1);
+  for (uint64_t call = 1; call <= 3 * kNotesThatStayMax; ++call) begins(7, call, 1);
+  stay({7, 9});
+  ASSERT_EQ(notes_.size(), 1 + kNotesThatStayMax);
+  EXPECT_EQ(notes_[0].incarnation, 9u);
+  EXPECT_EQ(notes_[1].call, 2 * kNotesThatStayMax + 1);
+}
+
 }  // namespace
 }  // namespace vremote::coherence

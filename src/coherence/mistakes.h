@@ -57,6 +57,7 @@ enum class Mistake : uint8_t {
   RepeatAfterPowerLoss,  // S3: calls are made again by a home whose notes of them may be lost
   FailAppliedWrites,     // of a soft mount: a write is told to have failed that has been done
   SyncWithoutPatience,   // the same: an fsync is told 0 when it has waited for long enough
+  ForgetUnheardCalls,    // R4: a note of a call goes although its node may make it again
   kCount,
 };
 
@@ -162,6 +163,8 @@ constexpr std::string_view name_of(Mistake m) {
       return "fail-applied-writes";
     case Mistake::SyncWithoutPatience:
       return "sync-without-patience";
+    case Mistake::ForgetUnheardCalls:
+      return "forget-unheard-calls";
     case Mistake::kCount:
       break;
   }

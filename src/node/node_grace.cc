@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <set>
 
 #include "base/durable_file.h"
 #include "base/random_number.h"
@@ -34,7 +35,14 @@ void NodeDaemon::remember() {
     disk_life_is_known_ = false;
     (void)::unlink((config_.home_dir + "/disk").c_str());
   };
-  if (auto opened = log->open(config_.home_dir + "/calls", forget_life); !opened) {
+  const auto askers = [this] {
+    std::set<uint64_t> incarnations;
+    std::lock_guard lock(sessions_mutex_);
+    for (const auto& [id, member] : members_) incarnations.insert(member.incarnation);
+    for (const Grace::Member& member : grace_.expected()) incarnations.insert(member.incarnation);
+    return incarnations;
+  };
+  if (auto opened = log->open(config_.home_dir + "/calls", askers, forget_life); !opened) {
     forget_life();
     spdlog::warn("{}; calls of other nodes that are under way when this daemon dies end with EIO",
                  opened.error().what);

@@ -76,6 +76,7 @@ void HomeDriver::receive(NodeId node, ToHome message) {
                         Truncation& t = truncations_[id];
                         t.node = node;
                         t.call = call.call;
+                        t.heard_below = call.heard_below;
                         t.file = coherence::file_of(call.operation);
                         t.asked = 1;
                         t.needs = first_needs(node, call.operation);
@@ -350,14 +351,24 @@ void HomeDriver::operation_ready(const OperationReady& ready) {
 // As HomeService::carry_out().
 std::optional<int32_t> HomeDriver::done_before(const Truncation& t) {
   if (calls_.log == nullptr) return std::nullopt;
-  auto it = calls_.log->find({calls_.incarnation(t.node), t.call});
-  if (it == calls_.log->end()) return std::nullopt;
+  const uint64_t incarnation = calls_.incarnation(t.node);
+  const auto is_this = [&](const CallNote& note) {
+    return note.incarnation == incarnation && note.call == t.call;
+  };
+  if (std::ranges::none_of(calls_.log->notes, is_this)) return std::nullopt;
+  auto it = calls_.log->done.find({incarnation, t.call});
+  if (it == calls_.log->done.end()) return std::nullopt;
   return answer_again(it->second, breaks_.protocol);
 }
 
 void HomeDriver::note_done(const Truncation& t, int32_t error) {
-  if (calls_.log != nullptr)
-    (*calls_.log)[{calls_.incarnation(t.node), t.call}] = {.ended = true, .error = error};
+  if (calls_.log == nullptr) return;
+  const uint64_t incarnation = calls_.incarnation(t.node);
+  const CallDone done{.ended = true, .error = error};
+  std::vector<CallNote>& notes = calls_.log->notes;
+  notes = notes_that_stay(notes, calls_.askers(), breaks_.protocol);
+  notes.push_back({incarnation, t.call, done, t.heard_below});
+  calls_.log->done[{incarnation, t.call}] = done;
 }
 
 int32_t HomeDriver::change_names(const Truncation& t) {

@@ -28,11 +28,15 @@ class HomeDriver {
   using Send = std::function<void(NodeId node, FileId file, coherence::ToAgent message)>;
 
   // Calls that must not be done twice, by the asking node's incarnation and its number. What was
-  // noted of them outlives the daemon.
-  using CallLog = std::map<std::pair<uint64_t, uint64_t>, coherence::CallDone>;
+  // noted of them outlives the daemon, and is forgotten as soon as it may be.
+  struct CallLog {
+    std::map<std::pair<uint64_t, uint64_t>, coherence::CallDone> done;  // all: dice fall on them
+    std::vector<coherence::CallNote> notes;  // those that are not forgotten; how they ended: `done`
+  };
   struct Calls {
     CallLog* log = nullptr;
     std::function<uint64_t(NodeId)> incarnation;
+    std::function<std::set<uint64_t>()> askers;
   };
   HomeDriver(Scheduler& scheduler, const Breaks& breaks, Send send,
              const coherence::HomeLimits& limits = {})
@@ -80,6 +84,7 @@ class HomeDriver {
   struct Truncation {
     NodeId node;
     uint64_t call = 0;
+    uint64_t heard_below = 0;
     FileId file;
     uint64_t size = 0;
     uint64_t size_before = 0;

@@ -63,7 +63,7 @@ WorldKind world_of(std::string_view break_name) {
         Mistake::ReclaimBehindTruncation, Mistake::TruncateAfterExpiry, Mistake::LostReclaim,
         Mistake::NoGrace, Mistake::ForgetCalls, Mistake::ForgetUnsynced, Mistake::ForgetLostSize,
         Mistake::TellLossToOne, Mistake::ForgetOthersBytes, Mistake::RepeatAfterPowerLoss,
-        Mistake::FailAppliedWrites, Mistake::SyncWithoutPatience})
+        Mistake::FailAppliedWrites, Mistake::SyncWithoutPatience, Mistake::ForgetUnheardCalls})
     if (coherence::name_of(m) == break_name) return WorldKind::Faults;
   if (break_name == coherence::name_of(Mistake::UndoTruncations) || break_name == "forgets-epochs")
     return WorldKind::Power;

@@ -17,7 +17,13 @@ Origin::Daemon::Daemon(Origin& origin)
             if (origin.daemon_ == this) origin.send(node, file, std::move(message));
           },
           HomeDriver::Calls{&origin.calls_,
-                            [this](NodeId node) { return members.incarnation_of(node); }},
+                            [this](NodeId node) { return members.incarnation_of(node); },
+                            [this] {
+                              std::set<uint64_t> incarnations;
+                              for (const Grace::Member& member : members.to_note())
+                                incarnations.insert(member.incarnation);
+                              return incarnations;
+                            }},
           origin.setting_.limits),
       patience({.term_ns = origin.setting_.term_ns,
                 .warn_ns = origin.setting_.term_ns / 2,
@@ -56,9 +62,9 @@ void Origin::kill() {
   daemon_->gate.kill();
   durable_ = daemon_->driver.killed();
   // In the moment of its death it may have been carrying one out.
-  if (!calls_.empty() && setting_.scheduler.random().chance(30))
-    std::next(calls_.begin(),
-              static_cast<ptrdiff_t>(setting_.scheduler.random().below(calls_.size())))
+  if (!calls_.done.empty() && setting_.scheduler.random().chance(30))
+    std::next(calls_.done.begin(),
+              static_cast<ptrdiff_t>(setting_.scheduler.random().below(calls_.done.size())))
         ->second.ended = false;
   for (const Session& session : daemon_->sessions) {
     Machine& guest = *(*machines_)[session.machine];
@@ -81,7 +87,7 @@ void Origin::lose_power() {
           setting_.history.exposed(f, page);
         });
   durable_.lose_power(setting_.power_dice);
-  std::erase_if(calls_, [this](const auto&) { return setting_.power_dice.chance(50); });
+  std::erase_if(calls_.done, [this](const auto&) { return setting_.power_dice.chance(50); });
   ++disk_life_;
   has_lost_ = true;
 }

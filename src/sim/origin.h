@@ -1,10 +1,10 @@
 // The origin of a world with faults: its side of the sessions, and the home. Its daemon may be
 // stopped, or killed and started again.
 //
-// What decides is the daemon's: Home, Patience, Grace in Members, GraceGate, answer_again(). As in
-// src/net, a session lasts until the node comes as another or begins another, until it is fenced,
-// or with the daemon; what arrives of one that is over is dropped. What outlives the daemon: the
-// disk, which nodes had a session, and what was noted of calls.
+// What decides is the daemon's: Home, Patience, Grace in Members, GraceGate, answer_again(),
+// notes_that_stay(). As in src/net, a session lasts until the node comes as another or begins
+// another, until it is fenced, or with the daemon; what arrives of one that is over is dropped.
+// What outlives the daemon: the disk, which nodes had a session, and what was noted of calls.
 #pragma once
 
 #include <functional>

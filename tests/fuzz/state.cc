@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -160,15 +161,17 @@ void calls(std::span<const std::byte> bytes) {
     const Fd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
     VR_CHECK(::write(fd.get(), bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size()));
   }
+  // Too few for a new file, which begins with what they may make again.
+  const auto askers = [] { return std::set<uint64_t>{}; };
   node::CallLog first;
-  VR_CHECK(first.open(path).has_value());
-  // A daemon that dies at once has made a new file: the next one still knows it all, and what was
-  // noted since goes before.
+  VR_CHECK(first.open(path, askers).has_value());
+  // A daemon that dies at once has gone on in the file: the next one still knows it all, and what
+  // was noted since goes before.
   const node::CallLog::Key fresh{.incarnation = ~uint64_t{1}, .call = 5};
-  first.begin(fresh);
+  first.begin(fresh, fresh.call);
   first.end(fresh, 17, 99);
   node::CallLog second;
-  VR_CHECK(second.open(path).has_value());
+  VR_CHECK(second.open(path, askers).has_value());
   const auto noted = second.earlier(fresh);
   VR_CHECK(noted && noted->ended && noted->error == 17 && noted->value == 99);
   constexpr size_t kRecord = 40;

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -113,9 +114,9 @@ void write_home_files(const fs::path& directory) {
 
     const std::string log_path = scratch() + "/c" + std::to_string(i);
     node::CallLog log;
-    VR_CHECK(log.open(log_path).has_value());
+    VR_CHECK(log.open(log_path, [] { return std::set<uint64_t>{}; }).has_value());
     for (uint64_t n = 0; n < i; ++n) {
-      log.begin({.incarnation = 7, .call = n});
+      log.begin({.incarnation = 7, .call = n}, 0);
       if (n % 3 != 0) log.end({.incarnation = 7, .call = n}, static_cast<int32_t>(n), n * n);
     }
     calls.add_file(log_path);

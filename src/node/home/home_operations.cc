@@ -231,7 +231,7 @@ Result<Outcome> HomeService::once(const Running& running) {
     return store.execute(running.call.caller, running.call.operation);
   const CallLog::Key key{incarnation_of_(running.node), running.call.call};
   if (auto before = done_before(running, key)) return std::move(*before);
-  call_log_->begin(key);
+  call_log_->begin(key, running.call.heard_below);
   auto outcome = store.execute(running.call.caller, running.call.operation);
   const auto* offset = outcome ? std::get_if<Offset>(&*outcome) : nullptr;
   call_log_->end(key, outcome ? 0 : outcome.error().code, offset != nullptr ? offset->value : 0);

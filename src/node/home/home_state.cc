@@ -10,11 +10,15 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
+#include <span>
 #include <system_error>
 
 #include "base/durable_file.h"
 
 namespace vremote::node {
+
+using coherence::CallNote;
+
 namespace {
 
 constexpr size_t kMembersMax = 65536;
@@ -23,12 +27,13 @@ constexpr size_t kSessionsBytesMax = 4096 + kMembersMax * (kNodeNameMax + 48);
 constexpr int64_t kTermMaxMs = 24 * 3600 * 1000;
 constexpr std::string_view kSessionsHead = "vremote sessions 2";
 constexpr std::string_view kSessionsHeadBefore = "vremote sessions 1";  // without epochs
-// Of one file; two are kept. A node may have as many calls under way at once.
+// Then a new file is begun, with those of before that must stay: a few milliseconds' work.
 constexpr uint64_t kRecordsMax = 128 << 10;
 constexpr size_t kRecordsAtOnce = 4096;
 
 struct Record {
-  uint64_t incarnation, call, value;
+  uint64_t incarnation, call;
+  uint64_t value;  // of a call that begins: heard_below; 0 from daemons that did not note it
   int32_t error;
   uint32_t ended;
   uint64_t check;
@@ -41,6 +46,25 @@ uint64_t check_of(const Record& r) {
     h = (h ^ part) * 0x9E3779B97F4A7C15u ^ h >> 29;
   return h;
 }
+
+Record record_of(const CallNote& note) {
+  Record r{.incarnation = note.incarnation,
+           .call = note.call,
+           .value = note.done.ended ? note.done.value : note.heard_below,
+           .error = note.done.error,
+           .ended = note.done.ended ? 1u : 0u,
+           .check = 0};
+  r.check = check_of(r);
+  return r;
+}
+
+CallNote note_of(const Record& r) {
+  if (r.ended == 0) return {r.incarnation, r.call, {}, r.value};
+  return {r.incarnation, r.call, {true, r.error, r.value}};
+}
+
+// Daemons of before began a new file with nothing, and kept the full one here.
+std::string before(const std::string& path) { return path + ".1"; }
 
 }  // namespace
 
@@ -138,48 +162,71 @@ std::vector<coherence::Grace::Member> with_expected(
   return members;
 }
 
-Status CallLog::open(const std::string& path, std::function<void()> on_loss) {
+Status CallLog::open(const std::string& path, Askers askers, std::function<void()> on_loss) {
   path_ = path;
+  askers_ = std::move(askers);
   on_loss_ = std::move(on_loss);
-  (void)read_file(path + ".1");
-  records_ = read_file(path);
-  // Behind what is there: a node may be away while several daemons of this one come and go, so it
-  // is the number of calls, not of daemons, that ends what is remembered.
-  fd_ = Fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK,
-                  0600));
-  struct stat st {};
-  if (fd_.valid() && ::fstat(fd_.get(), &st) == 0 && S_ISREG(st.st_mode) &&
-      ::ftruncate(fd_.get(), static_cast<off_t>(records_ * sizeof(Record))) == 0)
-    return {};
+  for (const std::string& name : {before(path), path}) {
+    VR_TRY(notes, read_file(name));
+    for (const CallNote& note : notes) earlier_[{note.incarnation, note.call}] = note.done;
+    records_ = notes.size();
+  }
+  // Behind what is there: a node may be away while several daemons of this one come and go.
+  if (go_on_in_file()) return {};
   return begin_file();
 }
 
-// Returns how many records are whole: half a one hides those behind it.
-uint64_t CallLog::read_file(const std::string& name) {
+// Those that are whole: half a one hides those behind it.
+Result<std::vector<CallNote>> CallLog::read_file(const std::string& name) {
+  std::vector<CallNote> notes;
+  const auto failed = [&] { return fail(errno, name + ": " + std::strerror(errno)); };
   const Fd fd(::open(name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
-  if (!fd.valid()) return 0;
+  if (!fd.valid() && (errno == ENOENT || errno == ELOOP)) return notes;
+  struct stat st {};
+  if (!fd.valid() || ::fstat(fd.get(), &st) != 0) return failed();
+  if (!S_ISREG(st.st_mode)) return notes;
   std::vector<Record> some(kRecordsAtOnce);
-  for (uint64_t whole = 0;;) {
+  for (;;) {
     const ssize_t n = ::pread(fd.get(), some.data(), some.size() * sizeof(Record),
-                              static_cast<off_t>(whole * sizeof(Record)));
-    const size_t count = n > 0 ? static_cast<size_t>(n) / sizeof(Record) : 0;
-    if (count == 0) return whole;
-    for (size_t i = 0; i < count; ++i) {
-      const Record& r = some[i];
-      if (whole == kRecordsMax || r.check != check_of(r)) return whole;
-      earlier_[{r.incarnation, r.call}] = {r.ended != 0, r.error, r.value};
-      ++whole;
+                              static_cast<off_t>(notes.size() * sizeof(Record)));
+    if (n < 0) return failed();
+    const size_t count = static_cast<size_t>(n) / sizeof(Record);
+    if (count == 0) return notes;
+    for (const Record& r : std::span(some).first(count)) {
+      if (r.check != check_of(r)) return notes;
+      notes.push_back(note_of(r));
     }
   }
 }
 
+Status CallLog::go_on_in_file() {
+  fd_ = Fd(::open(path_.c_str(),
+                  O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600));
+  struct stat st {};
+  if (fd_.valid() && ::fstat(fd_.get(), &st) == 0 && S_ISREG(st.st_mode) &&
+      ::ftruncate(fd_.get(), static_cast<off_t>(records_ * sizeof(Record))) == 0)
+    return {};
+  return fail(errno, path_ + ": " + std::strerror(errno));
+}
+
+// Under its name only when all is there that must stay: this daemon may die in between.
 Status CallLog::begin_file() {
-  if (::rename(path_.c_str(), (path_ + ".1").c_str()) != 0 && errno != ENOENT)
-    return fail(errno, path_ + ": " + std::strerror(errno));
-  fd_ = Fd(::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC | O_NOFOLLOW,
-                  0600));
+  VR_TRY(notes, read_file(before(path_)));
+  VR_TRY(newer, read_file(path_));
+  notes.insert(notes.end(), newer.begin(), newer.end());
+  std::vector<Record> records;
+  for (const CallNote& note : coherence::notes_that_stay(notes, askers_()))
+    records.push_back(record_of(note));
+  const std::string fresh = path_ + ".new";
+  const auto failed = [&] { return fail(errno, fresh + ": " + std::strerror(errno)); };
+  (void)::unlink(fresh.c_str());
+  fd_ = Fd(::open(fresh.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600));
+  if (!fd_.valid()) return failed();
+  const auto bytes = std::as_bytes(std::span(records));
+  VR_TRY_VOID(write_all(fd_, {reinterpret_cast<const char*>(bytes.data()), bytes.size()}));
+  if (::rename(fresh.c_str(), path_.c_str()) != 0) return failed();
+  (void)::unlink(before(path_).c_str());
   records_ = 0;
-  if (!fd_.valid()) return fail(errno, path_ + ": " + std::strerror(errno));
   return {};
 }
 
@@ -190,28 +237,19 @@ std::optional<CallLog::Done> CallLog::earlier(Key key) const {
   return it->second;
 }
 
-void CallLog::note(Key key, Done done) {
-  Record r{.incarnation = key.incarnation,
-           .call = key.call,
-           .value = done.value,
-           .error = done.error,
-           .ended = done.ended ? 1u : 0u,
-           .check = 0};
-  r.check = check_of(r);
+void CallLog::note(const CallNote& note) {
+  const Record r = record_of(note);
   std::lock_guard lock(mutex_);
-  if (++records_ > kRecordsMax) {
-    if (auto begun = begin_file(); !begun) {
-      spdlog::error("calls are not noted any more: {}", begun.error().what);
-      fd_.reset();
-      if (on_loss_) on_loss_();
-    }
-    records_ = 1;
-  }
   if (!fd_.valid()) return;
-  if (::write(fd_.get(), &r, sizeof r) == sizeof r) return;
-  // Half a record would hide those behind it.
-  spdlog::error("{}: {}; calls that are under way when this daemon dies end with EIO", path_,
-                std::strerror(errno));
+  Status noted;
+  if (records_ >= kRecordsMax) noted = begin_file();
+  if (noted && ::write(fd_.get(), &r, sizeof r) != sizeof r)
+    noted = fail(errno, path_ + ": " + std::strerror(errno));
+  ++records_;
+  if (noted) return;
+  // No more of them: half a record would hide those behind it.
+  spdlog::error("{}; calls that are under way when this daemon dies end with EIO",
+                noted.error().what);
   fd_.reset();
   if (on_loss_) on_loss_();
 }

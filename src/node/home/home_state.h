@@ -6,6 +6,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -50,24 +51,31 @@ class CallLog {
     auto operator<=>(const Key&) const = default;
   };
   using Done = coherence::CallDone;
+  // The incarnations of those who may make calls again (coherence::notes_that_stay()).
+  using Askers = std::function<std::set<uint64_t>()>;
 
   // Reads what earlier incarnations noted, and goes on in the same file. `on_loss`: from now on
   // calls are not noted, so that the next incarnation does not know what was carried out; called
   // before any such call is.
-  Status open(const std::string& path, std::function<void()> on_loss = {});
+  Status open(const std::string& path, Askers askers, std::function<void()> on_loss = {});
   std::optional<Done> earlier(Key key) const;
-  void begin(Key key) { note(key, {}); }
-  void end(Key key, int32_t error, uint64_t value) { note(key, {true, error, value}); }
+  // `heard_below`: as the call says.
+  void begin(Key key, uint64_t heard_below) { note({key.incarnation, key.call, {}, heard_below}); }
+  void end(Key key, int32_t error, uint64_t value) {
+    note({key.incarnation, key.call, {true, error, value}});
+  }
 
  private:
   Status begin_file();
-  uint64_t read_file(const std::string& name);
-  void note(Key key, Done done);
+  Status go_on_in_file();
+  static Result<std::vector<coherence::CallNote>> read_file(const std::string& name);
+  void note(const coherence::CallNote& note);
 
   std::string path_;
+  Askers askers_;
   mutable std::mutex mutex_;
   Fd fd_;
-  uint64_t records_ = 0;
+  uint64_t records_ = 0;  // in the file, but for those that were taken over as it was begun
   std::function<void()> on_loss_;
   std::map<Key, Done> earlier_;
 };

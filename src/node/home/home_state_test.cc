@@ -5,12 +5,17 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 namespace vremote::node {
 namespace {
+
+std::set<uint64_t> nobody() { return {}; }
+std::set<uint64_t> seven_and_eight() { return {7, 8}; }
 
 class HomeStateTest : public testing::Test {
  protected:
@@ -77,14 +82,14 @@ TEST_F(HomeStateTest, AFileBeyondAllBoundsIsNotReadAtAll) {
 TEST_F(HomeStateTest, CallsOfAnEarlierIncarnationAreKnown) {
   {
     CallLog log;
-    ASSERT_TRUE(log.open(path("c")));
-    log.begin({7, 1});
+    ASSERT_TRUE(log.open(path("c"), nobody));
+    log.begin({7, 1}, 1);
     log.end({7, 1}, 17, 99);
-    log.begin({7, 2});
+    log.begin({7, 2}, 2);
     EXPECT_FALSE(log.earlier({7, 1})) << "not of this one";
   }
   CallLog log;
-  ASSERT_TRUE(log.open(path("c")));
+  ASSERT_TRUE(log.open(path("c"), nobody));
   ASSERT_TRUE(log.earlier({7, 1}));
   EXPECT_TRUE(log.earlier({7, 1})->ended);
   EXPECT_EQ(log.earlier({7, 1})->error, 17);
@@ -99,43 +104,134 @@ TEST_F(HomeStateTest, CallsOfAnEarlierIncarnationAreKnown) {
 TEST_F(HomeStateTest, CallsAreKnownHoweverManyIncarnationsHaveComeSince) {
   {
     CallLog log;
-    ASSERT_TRUE(log.open(path("c")));
-    log.begin({7, 1});
+    ASSERT_TRUE(log.open(path("c"), nobody));
+    log.begin({7, 1}, 1);
     log.end({7, 1}, 0, 0);
   }
   for (uint64_t i = 2; i < 6; ++i) {
     CallLog log;
-    ASSERT_TRUE(log.open(path("c")));
+    ASSERT_TRUE(log.open(path("c"), nobody));
     for (uint64_t call = 1; call < i; ++call) {
       ASSERT_TRUE(log.earlier({7, call}));
       EXPECT_TRUE(log.earlier({7, call})->ended);
     }
-    log.begin({7, i});
+    log.begin({7, i}, i);
     log.end({7, i}, 0, 0);
   }
 }
 
-TEST_F(HomeStateTest, CallsAreNotNotedWithoutBounds) {
-  constexpr uint64_t kCalls = 200'000;
-  for (uint64_t half = 0; half < 2; ++half) {
+// Makes a new file necessary, some times.
+constexpr uint64_t kMany = 150'000;
+void make_many(CallLog& log, uint64_t incarnation, uint64_t first = 1) {
+  for (uint64_t call = first; call < first + kMany; ++call) {
+    log.begin({incarnation, call}, call);
+    log.end({incarnation, call}, 0, 0);
+  }
+}
+
+// Its node is cut off, and makes it again when it is back.
+TEST_F(HomeStateTest, ACallIsKnownUntilItsNodeHasHeardHowManyOthersMakeMeanwhile) {
+  {
     CallLog log;
-    ASSERT_TRUE(log.open(path("c")));
-    for (uint64_t i = 0; i < kCalls / 2; ++i) log.end({7, half * (kCalls / 2) + i}, 0, 0);
+    ASSERT_TRUE(log.open(path("c"), seven_and_eight));
+    log.begin({7, 3}, 3);
+    log.end({7, 3}, 0, 0);
+    log.begin({7, 5}, 4);
+    log.end({7, 5}, EEXIST, 0);
+    log.begin({7, 6}, 4);
+  }
+  for (uint64_t round = 0; round < 2; ++round) {
+    CallLog log;
+    ASSERT_TRUE(log.open(path("c"), seven_and_eight));
+    make_many(log, 8, 1 + round * kMany);
   }
   CallLog log;
-  ASSERT_TRUE(log.open(path("c")));
-  EXPECT_TRUE(log.earlier({7, kCalls - 1}));
-  EXPECT_TRUE(log.earlier({7, kCalls - 140'000})) << "two files are kept";
+  ASSERT_TRUE(log.open(path("c"), seven_and_eight));
+  EXPECT_FALSE(log.earlier({7, 3})) << "it has heard of it";
+  ASSERT_TRUE(log.earlier({7, 5}));
+  EXPECT_TRUE(log.earlier({7, 5})->ended);
+  EXPECT_EQ(log.earlier({7, 5})->error, EEXIST);
+  ASSERT_TRUE(log.earlier({7, 6}));
+  EXPECT_FALSE(log.earlier({7, 6})->ended);
   EXPECT_LT(std::filesystem::file_size(path("c")), 6u << 20);
-  EXPECT_LT(std::filesystem::file_size(path("c.1")), 6u << 20);
+}
+
+TEST_F(HomeStateTest, WhoIsNotWaitedForMakesNoCallAgain) {
+  {
+    CallLog log;
+    ASSERT_TRUE(log.open(path("c"), seven_and_eight));
+    log.begin({9, 5}, 5);
+    make_many(log, 8);
+  }
+  CallLog log;
+  ASSERT_TRUE(log.open(path("c"), seven_and_eight));
+  EXPECT_FALSE(log.earlier({9, 5}));
+}
+
+TEST_F(HomeStateTest, CallsAreNotNotedWithoutBounds) {
+  for (uint64_t heard_below : {0, 1}) {  // of one that does not say what it has heard, or nothing
+    for (uint64_t half = 0; half < 2; ++half) {
+      CallLog log;
+      ASSERT_TRUE(log.open(path("c"), seven_and_eight));
+      for (uint64_t call = 1 + half * kMany / 2; call <= (half + 1) * kMany / 2; ++call) {
+        log.begin({7, call}, heard_below);
+        log.end({7, call}, 0, 0);
+      }
+    }
+    CallLog log;
+    ASSERT_TRUE(log.open(path("c"), seven_and_eight));
+    EXPECT_TRUE(log.earlier({7, kMany}));
+    EXPECT_TRUE(log.earlier({7, kMany - 65'535}));
+    EXPECT_FALSE(log.earlier({7, kMany - 140'000}));
+    EXPECT_LT(std::filesystem::file_size(path("c")), 12u << 20);
+  }
+}
+
+// They began a new file with nothing, and kept the full one beside it.
+TEST_F(HomeStateTest, WhatADaemonOfBeforeHasNotedIsTakenOver) {
+  for (uint64_t call : {1, 2}) {
+    if (call == 2) std::filesystem::rename(path("c"), path("c.1"));
+    CallLog log;
+    ASSERT_TRUE(log.open(path("c"), seven_and_eight));
+    log.begin({7, call}, 1);
+  }
+  for (int daemon = 0; daemon < 2; ++daemon) {
+    CallLog log;
+    ASSERT_TRUE(log.open(path("c"), seven_and_eight));
+    EXPECT_TRUE(log.earlier({7, 1}));
+    EXPECT_TRUE(log.earlier({7, 2}));
+    if (daemon == 0) make_many(log, 8);
+  }
+  EXPECT_FALSE(std::filesystem::exists(path("c.1")));
+}
+
+TEST_F(HomeStateTest, AFileThatWasNotBegunToTheEndCountsForNothing) {
+  CallLog log;
+  ASSERT_TRUE(log.open(path("c"), seven_and_eight));
+  log.begin({7, 1}, 1);
+  std::ofstream(path("c.new")) << "half of it";
+  make_many(log, 8);
+  CallLog next;
+  ASSERT_TRUE(next.open(path("c"), seven_and_eight));
+  EXPECT_TRUE(next.earlier({7, 1}));
+  EXPECT_TRUE(next.earlier({8, kMany}));
+}
+
+TEST_F(HomeStateTest, WhoCannotBeginAFileSaysSo) {
+  CallLog log;
+  int losses = 0;
+  ASSERT_TRUE(log.open(path("c"), seven_and_eight, [&] { ++losses; }));
+  std::filesystem::create_directory(path("c.new"));
+  make_many(log, 8);
+  EXPECT_EQ(1, losses);
 }
 
 TEST_F(HomeStateTest, APipeIsNotWaitedFor) {
   ASSERT_EQ(0, ::mkfifo(path("c").c_str(), 0600));
   for (int i = 0; i < 2; ++i) {
     CallLog log;
-    EXPECT_TRUE(log.open(path("c")));
-    log.begin({7, 1});
+    EXPECT_TRUE(log.open(path("c"), nobody));
+    log.begin({7, 1}, 1);
   }
 }
 
@@ -143,19 +239,19 @@ TEST_F(HomeStateTest, APipeIsNotWaitedFor) {
 TEST_F(HomeStateTest, WhoCannotNoteACallSaysSoBeforeItIsCarriedOut) {
   CallLog log;
   int losses = 0;
-  ASSERT_TRUE(log.open(path("c"), [&] { ++losses; }));
-  log.begin({7, 1});
+  ASSERT_TRUE(log.open(path("c"), nobody, [&] { ++losses; }));
+  log.begin({7, 1}, 1);
   EXPECT_EQ(0, losses);
   struct rlimit before {};
   ASSERT_EQ(0, ::getrlimit(RLIMIT_FSIZE, &before));
   const auto handler = ::signal(SIGXFSZ, SIG_IGN);
   const struct rlimit none { std::filesystem::file_size(path("c")), before.rlim_max };
   ASSERT_EQ(0, ::setrlimit(RLIMIT_FSIZE, &none));
-  log.begin({7, 2});
+  log.begin({7, 2}, 2);
   ASSERT_EQ(0, ::setrlimit(RLIMIT_FSIZE, &before));
   ::signal(SIGXFSZ, handler);
   EXPECT_EQ(1, losses);
-  log.begin({7, 3});
+  log.begin({7, 3}, 3);
   EXPECT_EQ(1, losses) << "once";
 }
 
@@ -169,20 +265,20 @@ TEST_F(HomeStateTest, EachDaemonThatIsWaitedForIsNotedOnceWithItsOldestSession) 
 TEST_F(HomeStateTest, ARecordThatWasCutShortCountsForNothing) {
   {
     CallLog log;
-    ASSERT_TRUE(log.open(path("c")));
-    log.begin({7, 1});
+    ASSERT_TRUE(log.open(path("c"), nobody));
+    log.begin({7, 1}, 1);
     log.end({7, 1}, 0, 0);
   }
   std::filesystem::resize_file(path("c"), std::filesystem::file_size(path("c")) - 1);
   {
     CallLog log;
-    ASSERT_TRUE(log.open(path("c")));
+    ASSERT_TRUE(log.open(path("c"), nobody));
     ASSERT_TRUE(log.earlier({7, 1}));
     EXPECT_FALSE(log.earlier({7, 1})->ended);
-    log.begin({7, 2});
+    log.begin({7, 2}, 2);
   }
   CallLog log;
-  ASSERT_TRUE(log.open(path("c")));
+  ASSERT_TRUE(log.open(path("c"), nobody));
   EXPECT_TRUE(log.earlier({7, 2})) << "it hides nothing that came later";
 }
 
