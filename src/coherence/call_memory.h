@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <map>
 #include <optional>
-#include <ranges>
 #include <set>
 #include <vector>
 
@@ -88,11 +87,11 @@ inline std::vector<CallNote> notes_that_stay(const std::vector<CallNote>& notes,
   }
   std::map<uint64_t, size_t> kept;  // 0: of those that do not say
   std::vector<CallNote> stay;
-  for (const CallNote& note : notes | std::views::reverse) {
-    const auto node = heard_below.find(note.incarnation);
-    if (node == heard_below.end() || note.call < node->second) continue;
-    if (++kept[node->second == 0 ? 0 : note.incarnation] > kNotesThatStayMax) continue;
-    stay.push_back(note);
+  for (auto note = notes.rbegin(); note != notes.rend(); ++note) {
+    const auto node = heard_below.find(note->incarnation);
+    if (node == heard_below.end() || note->call < node->second) continue;
+    if (++kept[node->second == 0 ? 0 : note->incarnation] > kNotesThatStayMax) continue;
+    stay.push_back(*note);
   }
   std::ranges::reverse(stay);
   return stay;

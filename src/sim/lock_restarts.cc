@@ -103,6 +103,7 @@ void LockWorld::connected(uint32_t n, uint64_t session, bool may_reclaim) {
   std::vector<std::pair<uint64_t, LockCall>> again(node.calls.begin(), node.calls.end());
   if (may_reclaim) {
     std::vector<LockCall> under_way;
+    under_way.reserve(again.size());
     for (const auto& [id, call] : again) under_way.push_back(call);
     if (breaks_.claims_given_up) under_way.clear();
     for (const LockTable::Held& held : locks_to_reclaim(node.held, under_way))

@@ -81,7 +81,7 @@ void Node::brings_back(const AgentActions& actions) {
         for (const Extent& extent : flush->extents)
           ends[flush->file] = std::max(ends[flush->file], extent.offset + extent.bytes.size());
   for (const auto& [file, end] : ends) {
-    const bool cut = std::ranges::any_of(calls_, [&](const auto& entry) {
+    const bool cut = std::ranges::any_of(calls_, [&, file = file, end = end](const auto& entry) {
       const auto& truncation = entry.second.truncation;
       return truncation && truncation->file == file && truncation->size < end;
     });

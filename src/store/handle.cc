@@ -2,10 +2,12 @@
 
 #include <fcntl.h>
 
+#include <array>
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
 #include <ctime>
+#include <span>
 
 namespace vremote::store {
 namespace {
@@ -16,11 +18,10 @@ struct HandleBuffer {
   file_handle* get() { return reinterpret_cast<file_handle*>(bytes); }
 };
 
-uint32_t nonzero_hash(const void* data, size_t size) {
+uint32_t nonzero_hash(std::span<const std::byte> data) {
   // FNV-1a, then a final mix: handles differ in few bits.
   uint64_t h = 0xCBF29CE484222325u;
-  auto* bytes = static_cast<const unsigned char*>(data);
-  for (size_t i = 0; i < size; ++i) h = (h ^ bytes[i]) * 0x100000001B3u;
+  for (const std::byte byte : data) h = (h ^ static_cast<uint8_t>(byte)) * 0x100000001B3u;
   h ^= h >> 32;
   h *= 0x9E3779B97F4A7C15u;
   auto value = static_cast<uint32_t>(h >> 32);
@@ -66,7 +67,7 @@ Result<Fd> open_handle(int mount, const std::string& handle) {
 }
 
 uint32_t generation_of(const std::string& handle) {
-  return nonzero_hash(handle.data(), handle.size());
+  return nonzero_hash(std::as_bytes(std::span(handle)));
 }
 
 Result<uint32_t> generation_by_birth(int dir, const char* name) {
@@ -74,12 +75,9 @@ Result<uint32_t> generation_by_birth(int dir, const char* name) {
   int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | (*name == '\0' ? AT_EMPTY_PATH : 0);
   if (::statx(dir, name, flags, STATX_BTIME | STATX_INO, &sx) != 0) return fail(errno);
   if ((sx.stx_mask & STATX_BTIME) == 0) return 1;
-  struct {
-    uint64_t inode;
-    int64_t seconds;
-    uint64_t nanoseconds;
-  } birth{sx.stx_ino, sx.stx_btime.tv_sec, sx.stx_btime.tv_nsec};
-  return nonzero_hash(&birth, sizeof birth);
+  const std::array<uint64_t, 3> birth{sx.stx_ino, static_cast<uint64_t>(sx.stx_btime.tv_sec),
+                                      sx.stx_btime.tv_nsec};
+  return nonzero_hash(std::as_bytes(std::span(birth)));
 }
 
 }  // namespace vremote::store

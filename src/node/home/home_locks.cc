@@ -176,8 +176,10 @@ void HomeService::follow(NodeId node, const FollowWait& asked) {
     next = coherence::follow(locks_, lock_table_number_, node, asked);
     followed += next.size();
   }
-  for (auto& [to, message] : next)
-    if (follows_ && follows_(to)) deliver_(to, message.file, std::move(message));
+  for (auto& [to, message] : next) {
+    const FileId file = message.file;
+    if (follows_ && follows_(to)) deliver_(to, file, std::move(message));
+  }
 }
 
 }  // namespace vremote::node

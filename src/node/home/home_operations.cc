@@ -159,6 +159,7 @@ bool HomeService::gather(int64_t patience_ms) {
     files = home_.files_dirty_elsewhere();
   }
   std::vector<OperationId> started;
+  started.reserve(files.size());
   for (FileId file : files)
     started.push_back(
         start_taking(Why::Gather, file,

@@ -359,15 +359,14 @@ Result<RecoveryHeader> read_recovery(const Fd& fd,
       break;
     }
     at += head.size() + size;
-    if (crc(payload, crc(std::span(head).first(kRecordHead - 4))) != record_sum) {
-      // If it is not its length that is wrong, what follows is whole.
-      summary.damaged = true;
-    } else if (type == kData) {
+    // If it is not its length that is wrong, what follows is whole.
+    const bool whole = crc(payload, crc(std::span(head).first(kRecordHead - 4))) == record_sum;
+    if (whole && type == kData) {
       ++summary.pieces;
       summary.bytes += size;
       summary.end = std::max(summary.end, offset + size);
       if (piece) VR_TRY_VOID(piece({offset, payload}));
-    } else if (type == kAttributes && !read_attributes(payload, summary.attributes)) {
+    } else if (!whole || (type == kAttributes && !read_attributes(payload, summary.attributes))) {
       summary.damaged = true;
     }
   }
