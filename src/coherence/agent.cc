@@ -228,9 +228,9 @@ void Agent::size_told(Instant now, FileId id, uint64_t size, AgentActions& actio
   if_known(now, id, actions, [&](FileAgent& f) { f.size_told(now, size, actions); });
 }
 
-void Agent::interrupt(Instant now, Token token, FileId id, AgentActions& actions) {
+void Agent::interrupt(Instant now, Token token, FileId id, AgentActions& actions, int error) {
   look_at_time(now, actions);
-  if_known(now, id, actions, [&](FileAgent& f) { f.interrupt(token, actions); });
+  if_known(now, id, actions, [&](FileAgent& f) { f.interrupt(token, error, actions); });
 }
 
 void Agent::forget(Instant now, FileId id, AgentActions& actions) {

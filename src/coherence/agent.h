@@ -15,6 +15,7 @@
 // out before it answers anything.
 #pragma once
 
+#include <cerrno>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -390,9 +391,9 @@ class Agent {
   void truncation_ended(Instant now, FileId file, bool done, uint64_t size, AgentActions& actions);
   // Another answer than ReplyAttributes has the kernel take this for the size.
   void size_told(Instant now, FileId file, uint64_t size, AgentActions& actions);
-  // FUSE_INTERRUPT: a request that still waits is answered EINTR; one that is being carried out is
-  // finished.
-  void interrupt(Instant now, Token token, FileId file, AgentActions& actions);
+  // FUSE_INTERRUPT, or whatever else makes nobody want it any more: a request that still waits is
+  // answered with the error; one that is being carried out is finished.
+  void interrupt(Instant now, Token token, FileId file, AgentActions& actions, int error = EINTR);
   // The kernel forgot the inode: no page of it is cached.
   void forget(Instant now, FileId file, AgentActions& actions);
 

@@ -117,7 +117,7 @@ class FileAgent {
   void truncation_goes_on();
   void truncation_ended(bool done, uint64_t size, AgentActions& actions);
   void size_told(Instant now, uint64_t size, AgentActions& actions);
-  void interrupt(Token token, AgentActions& actions);
+  void interrupt(Token token, int error, AgentActions& actions);
   void forget(Instant now);
 
   void purge_returned(Instant now, PurgeId purge);

@@ -152,7 +152,7 @@ void FileAgent::flush(Token token, AgentActions& actions, Opener who, uint64_t a
   requests_.push_back(std::move(request));
 }
 
-void FileAgent::interrupt(Token token, AgentActions& actions) {
+void FileAgent::interrupt(Token token, int error, AgentActions& actions) {
   for (auto it = requests_.begin(); it != requests_.end(); ++it) {
     if (it->token != token) continue;
     if (it->kind == Kind::Time) continue;
@@ -167,7 +167,7 @@ void FileAgent::interrupt(Token token, AgentActions& actions) {
     if (it->kind == Kind::Fill || it->active || it->kind == Kind::Truncate) return;
     if (it->kind == Kind::Open)
       return;  // the handle is counted already; it waits for attributes or a local purge only
-    actions.push_back(ReplyError{token, EINTR});
+    actions.push_back(ReplyError{token, error});
     requests_.erase(it);
     return;
   }

@@ -151,7 +151,9 @@ AgentService::Environment NodeDaemon::environment() {
                 if (guardian_ != nullptr && notify_.load() != nullptr && guardian_->has_requests())
                   fuse_->take_back();
               },
-          .circles = circles_.get()};
+          .circles = circles_.get(),
+          .locks_lost = [this](AgentService* agent, const LocksAtHome::AllHeld& lost,
+                               const std::string& why) { return locks_lost(agent, lost, why); }};
 }
 
 // What the user mends there.

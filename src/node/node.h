@@ -133,6 +133,11 @@ class NodeDaemon {
   void bring_back();
   void tick();
   RecoveryWriter::Seen seen(const std::string& home, FileId file);
+  // For the log, which names so many files of one event. Asks the kernel, and may wait for it.
+  static constexpr size_t kNamedInTheLog = 20;
+  std::string described(const std::string& home, FileId file);
+  std::set<uint64_t> locks_lost(AgentService* agent, const LocksAtHome::AllHeld& lost,
+                                const std::string& why);
   std::string path_in_kernel(AgentService* agent, FileId file) const;
   void note_paths(int64_t patience_ms);
   std::string control(const std::string& request);

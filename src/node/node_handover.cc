@@ -14,7 +14,6 @@
 
 #include "node/handover/new_program.h"
 #include "node/node.h"
-#include "node/recovery/recovery_file.h"
 
 namespace vremote::node {
 
@@ -28,7 +27,6 @@ constexpr int64_t kPatienceMs = 8'000;
 // How long the kernel's requests may wait before another look; more each time, up to the latter.
 constexpr int64_t kPauseMs = 200, kPauseMaxMs = 1600;
 constexpr int64_t kLoopsMs = 500;
-constexpr size_t kLossesNamed = 20;
 
 void sleep_ms(int64_t ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
 
@@ -371,17 +369,13 @@ size_t NodeDaemon::tell_losses() {
     for (const KeptFile& file : home.kept.files)
       if (file.errors.error != 0) lost.emplace_back(home.name, file.file);
   const size_t count = lost.size();
-  lost.resize(std::min(count, kLossesNamed));
+  lost.resize(std::min(count, kNamedInTheLog));
   purge_threads_->submit([this, lost = std::move(lost)] {
-    for (const auto& [home, file] : lost) {
-      const RecoveryWriter::Seen known = seen(home, file);
+    for (const auto& [home, file] : lost)
       spdlog::error(
-          "{} (inode {} of {}): bytes that programs had written and not flushed died with the "
-          "last daemon: fsync tells them (EIO)",
-          name_of(
-              {.home = home, .file = file, .path = known.path, .export_name = known.export_name}),
-          file.inode, home);
-    }
+          "{}: bytes that programs had written and not flushed went with the last daemon: fsync "
+          "tells them (EIO); what its guardian could keep is in a recovery file",
+          described(home, file));
   });
   return count;
 }

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "node/node.h"
+#include "node/recovery/recovery_file.h"
 
 namespace vremote::node {
 
@@ -77,6 +78,30 @@ RecoveryWriter::Seen NodeDaemon::seen(const std::string& home, FileId file) {
     if (auto it = last_paths_.find({home, file}); it != last_paths_.end()) out.path = it->second;
   }
   return out;
+}
+
+std::string NodeDaemon::described(const std::string& home, FileId file) {
+  const RecoveryWriter::Seen known = seen(home, file);
+  return fmt::format(
+      "{} (inode {} of {})",
+      name_of({.home = home, .file = file, .path = known.path, .export_name = known.export_name}),
+      file.inode, home);
+}
+
+// Tells of them elsewhere: the kernel is asked for names.
+std::set<uint64_t> NodeDaemon::locks_lost(AgentService* agent, const LocksAtHome::AllHeld& lost,
+                                          const std::string& why) {
+  const auto named = static_cast<ptrdiff_t>(std::min(lost.size(), kNamedInTheLog));
+  purge_threads_->submit([this, why, home = agent->home_name(), all = lost.size(),
+                          some = LocksAtHome::AllHeld(lost.begin(), lost.begin() + named)] {
+    for (const LockTable::Held& h : some)
+      spdlog::error(
+          "process {} has lost its lock on {}: {}; its calls on that open file end with "
+          "EIO until it is closed",
+          h.lock.pid, described(home, h.file), why);
+    if (some.size() < all) spdlog::error("so it is with {} more locks", all - some.size());
+  });
+  return notify_.load() == nullptr ? std::set<uint64_t>{} : fuse_->locks_are_lost(agent, lost);
 }
 
 std::string NodeDaemon::path_in_kernel(AgentService* agent, FileId file) const {

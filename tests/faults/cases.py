@@ -257,6 +257,58 @@ print('synced', flush=True)
 
 
 @case()
+def nobody_writes_under_a_lock_that_is_lost(cluster):
+    """Neither a write that waits since before the session ended, nor one after it; by a new handle all is as ever."""
+    cluster.start_all()
+    holders = {}
+    for kind in ("lockf", "flock"):
+        cluster.put(cluster.path("c", "origin", kind), "of none")
+        holders[kind] = cluster.program("""
+def write(fd):
+    try:
+        os.pwrite(fd, b'of b', 0)
+        return 'written'
+    except OSError as e:
+        return errno.errorcode[e.errno]
+lock = getattr(fcntl, A[1])
+fd = os.open(A[0], os.O_RDWR)
+lock(fd, fcntl.LOCK_EX)
+other = os.open(A[0] + '2', os.O_RDWR | os.O_CREAT)
+ready()
+sys.stdin.readline()
+ready()
+print(write(fd), write(fd), write(other), flush=True)
+os.close(fd)
+fd = os.open(A[0], os.O_RDWR)
+lock(fd, fcntl.LOCK_EX)
+print(write(fd), flush=True)
+os.fsync(fd)
+""", cluster.path("b", "origin", kind), kind)
+        check(holders[kind].stdout.readline().strip() == "ready", "b has the lock")
+    cluster.hold("b", "origin")
+    wait_until("b's leases are over", lambda: cluster.counter("b", "leases_suspended") > 0)
+    for child in holders.values():
+        child.stdin.write("now\n")
+        child.stdin.flush()
+        check(child.stdout.readline().strip() == "ready", "b writes")
+    for kind in holders:
+        cluster.run("""
+fd = os.open(A[0], os.O_RDWR)
+getattr(fcntl, A[1])(fd, fcntl.LOCK_EX)
+os.pwrite(fd, b'of c', 0)
+os.fsync(fd)
+""", cluster.path("c", "origin", kind), kind)
+    cluster.release("b", "origin")
+    for kind, child in holders.items():
+        path = cluster.path("b", "origin", kind)
+        check(child.stdout.readline().strip() == "EIO EIO written", "b has lost it, and can write to other files")
+        check(child.stdout.readline().strip() == "written", "it may lock it anew")
+        child.wait(20)
+        check(cluster.get(cluster.path("c", "origin", kind)).startswith("of b"), "and write then")
+        check("has lost its lock on " + path in cluster.log("b"), "the log names the file")
+
+
+@case()
 def a_soft_mount_fails_instead_of_waiting(cluster):
     cluster.configure("b", soft_timeout_ms=500)
     cluster.start_all()

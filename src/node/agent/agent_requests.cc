@@ -52,7 +52,8 @@ void AgentService::write(Waiting waiting, FileId file, Placement at, Bytes bytes
                             .what = "write",
                             .offset = at.offset,
                             .length = bytes.size(),
-                            .slot = at.slot});
+                            .slot = at.slot,
+                            .handle = at.handle});
     agent.write(now,
                 {.token = token,
                  .file = file,

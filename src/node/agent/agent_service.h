@@ -18,6 +18,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -91,6 +92,11 @@ class AgentService {
     // returned counts only then: the guardian may have what the kernel wrote back for it (G3).
     std::function<void()> take_back = {};
     LockCircles* circles = nullptr;  // gets what the home asks about owners of this node
+    // These locks are others', or free; `why`, for people. Returns the handles by which they were
+    // taken: nothing is written through these any more.
+    std::function<std::set<uint64_t>(AgentService*, const LocksAtHome::AllHeld&,
+                                     const std::string& why)>
+        locks_lost = {};
   };
 
   AgentService(std::string home_name, const coherence::AgentOptions& options, bool local, Send send,
@@ -261,6 +267,7 @@ class AgentService {
     const char* what = "";            // for people
     uint64_t offset = 0, length = 0;  // of a read or write
     uint32_t slot = ~0u;              // of a write: Placement::slot
+    uint64_t handle = 0;              // of a write: Placement::handle
   };
   struct Shard {
     std::mutex mutex;
@@ -347,6 +354,7 @@ class AgentService {
   };
   uint64_t heard_below(const coherence::Call& call) const;  // under calls_mutex_
   void reclaim_locks(coherence::Agent::Dirty dirty);
+  void lose_locks(const LocksAtHome::AllHeld& lost, const std::string& why);
   void tell_open_files();
   // The operation, if it gives a file another size.
   static const coherence::SetAttributesCall* truncation(const coherence::Operation& operation);

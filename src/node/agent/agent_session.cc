@@ -33,10 +33,7 @@ void AgentService::reclaim_locks(Agent::Dirty dirty) {
   calls.reserve(under_way.size());
   for (const auto& [id, call] : under_way) calls.push_back(call);
   if (dirty == Agent::Dirty::Fenced) {
-    for (const LockTable::Held& h : locks_.take_all())
-      spdlog::error("{}: process {} has lost its lock on inode {}: the session was ended",
-                    home_name_, h.lock.pid, h.file.inode);
-    return;
+    return lose_locks(locks_.take_all(), "the session was ended");
   }
   for (const LockTable::Held& h : locks_.to_reclaim(calls))
     call({}, h.reclaim(), [this, h](Reply&& reply) {
@@ -48,8 +45,20 @@ void AgentService::reclaim_locks(Agent::Dirty dirty) {
                    .owner = h.lock.owner.id,
                    .start = h.lock.range.start,
                    .end = h.lock.range.end});
-      spdlog::error("{}: process {} has lost its lock on inode {}: {}", home_name_, h.lock.pid,
-                    h.file.inode, strerror(reply.error));
+      lose_locks({h}, strerror(reply.error));
+    });
+}
+
+// Whoever relies on a lock that is another's now must not write. What it has asked for and waits
+// since before would come to the home with the next session.
+void AgentService::lose_locks(const LocksAtHome::AllHeld& lost, const std::string& why) {
+  if (lost.empty() || !environment_.locks_lost) return;
+  const std::set<uint64_t> handles = environment_.locks_lost(this, lost, why);
+  for (auto& shard : shards_)
+    with(*shard, [&](Agent& agent, Instant now, AgentActions& actions) {
+      for (const auto& [token, pending] : shard->pending)
+        if (handles.contains(pending.handle))
+          agent.interrupt(now, token, pending.file, actions, EIO);
     });
 }
 

@@ -16,12 +16,12 @@ bool LocksAtHome::holds_range(uint64_t owner) {
   return locks_.holds_range({{}, owner});
 }
 
-std::vector<LocksAtHome::Held> LocksAtHome::all() {
+LocksAtHome::AllHeld LocksAtHome::all() {
   std::lock_guard lock(mutex_);
   return locks_.all();
 }
 
-std::vector<LocksAtHome::Held> LocksAtHome::to_reclaim(std::span<const LockCall> under_way) {
+LocksAtHome::AllHeld LocksAtHome::to_reclaim(std::span<const LockCall> under_way) {
   std::lock_guard lock(mutex_);
   return locks_to_reclaim(locks_, under_way);
 }
@@ -45,9 +45,9 @@ std::vector<LockCall> LocksAtHome::to_take_back(const LockCall& late, uint64_t c
   return out;
 }
 
-std::vector<LocksAtHome::Held> LocksAtHome::take_all() {
+LocksAtHome::AllHeld LocksAtHome::take_all() {
   std::lock_guard lock(mutex_);
-  std::vector<Held> held = locks_.all();
+  AllHeld held = locks_.all();
   locks_ = LockTable();
   return held;
 }

@@ -40,6 +40,7 @@ struct KeptMount {
   uint32_t generation = 0;  // of the mount's daemons: one more after each that died (handle.h)
   struct Locked {
     uint64_t handle = 0;
+    uint64_t node = 0;  // 0: of a daemon that did not know
     coherence::LockKind kind = coherence::LockKind::Range;
     uint64_t owner = 0;
   };

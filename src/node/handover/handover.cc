@@ -134,8 +134,11 @@ flatbuffers::Offset<fb::Home> Writer::home(const Handover::Home& h) {
 
 flatbuffers::Offset<fb::Mount> Writer::mount(const KeptMount& m) {
   std::vector<fb::Locked> locked;
-  for (const KeptMount::Locked& l : m.locked)
+  std::vector<uint64_t> locked_on;
+  for (const KeptMount::Locked& l : m.locked) {
     locked.emplace_back(l.handle, l.owner, static_cast<uint8_t>(l.kind));
+    locked_on.push_back(l.node);
+  }
   std::vector<fb::Lost> lost;
   for (const KeptMount::Lost& l : m.lost)
     lost.emplace_back(l.handle, l.node, l.owner, static_cast<uint8_t>(l.kind));
@@ -370,9 +373,14 @@ Result<KeptMount> mount_of(const fb::Mount& m) {
   if (out.channels.empty() || out.channels.size() > 1024) return malformed("channels");
   VR_TRY_VOID(each(m.locked(), [&](const fb::Locked* l) -> Status {
     if (l->kind() > static_cast<uint8_t>(LockKind::Flock)) return malformed("a kind of lock");
-    out.locked.push_back({l->handle(), static_cast<LockKind>(l->kind()), l->owner()});
+    out.locked.push_back(
+        {.handle = l->handle(), .kind = static_cast<LockKind>(l->kind()), .owner = l->owner()});
     return {};
   }));
+  if (!wire::is_aligned(m.locked_on())) return malformed("a list");
+  if (m.locked_on() != nullptr && m.locked_on()->size() == out.locked.size())
+    for (size_t i = 0; i < out.locked.size(); ++i)
+      out.locked[i].node = m.locked_on()->Get(static_cast<uint32_t>(i));
   VR_TRY_VOID(each(m.lost(), [&](const fb::Lost* l) -> Status {
     if (l->kind() > static_cast<uint8_t>(LockKind::Flock)) return malformed("a kind of lock");
     out.lost.push_back({l->handle(), l->node(), static_cast<LockKind>(l->kind()), l->owner()});

@@ -28,7 +28,7 @@ Handover sample() {
   h.mount.guardians_channel = 7;
   h.mount.next_handle = 40;
   h.mount.next_directory = 4;
-  h.mount.locked = {{36, LockKind::Flock, 99}};
+  h.mount.locked = {{36, 2, LockKind::Flock, 99}};
   h.mount.locked_nodes = {2};
   h.mount.generation = 6;
   h.mount.lost = {{40, 11, LockKind::Flock, 98}};
@@ -114,6 +114,7 @@ TEST(HandoverTest, WhatIsLeftIsFound) {
   EXPECT_TRUE(found->mount.capabilities.resend);
   ASSERT_EQ(found->mount.locked.size(), 1u);
   EXPECT_EQ(found->mount.locked[0].kind, LockKind::Flock);
+  EXPECT_EQ(found->mount.locked[0].node, 2u);
   EXPECT_EQ(found->mount.generation, 6u);
   ASSERT_EQ(found->mount.lost.size(), 1u);
   EXPECT_EQ(found->mount.lost[0].handle, 40u);

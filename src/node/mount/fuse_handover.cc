@@ -63,7 +63,8 @@ KeptMount FuseServer::kept() {
   {
     std::lock_guard lock(locks_mutex_);
     for (const auto& [handle, locks] : handle_locks_)
-      for (const auto& [kind, owner] : locks.owners) out.locked.push_back({handle, kind, owner});
+      for (const auto& [kind, owner] : locks.owners)
+        out.locked.push_back({handle, locks.node, kind, owner});
     std::set<uint64_t> locked = locked_nodes_;
     for (const auto& [node, owner] : range_owners_) locked.insert(node);
     out.locked_nodes.assign(locked.begin(), locked.end());
@@ -82,8 +83,10 @@ void FuseServer::take_over(const KeptMount& kept) {
   if (kept.guardians_channel >= 0) guardians_.emplace(Fd(kept.guardians_channel));
   capabilities_ = kept.capabilities;
   next_handle_ = kept.next_handle;
-  for (const KeptMount::Locked& locked : kept.locked)
+  for (const KeptMount::Locked& locked : kept.locked) {
+    handle_locks_[locked.handle].node = locked.node;
     handle_locks_[locked.handle].owners.insert({locked.kind, locked.owner});
+  }
   locked_nodes_.insert(kept.locked_nodes.begin(), kept.locked_nodes.end());
   for (const KeptMount::Lost& lost : kept.lost) {
     lost_locks_[lost.handle].node = lost.node;

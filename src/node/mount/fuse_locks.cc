@@ -59,7 +59,9 @@ void FuseServer::set_lock(const Context& c, const fuse::FileLock& lock, bool wai
   {
     std::lock_guard guard(locks_mutex_);
     if (operation.type != LockType::Unlock) {
-      handle_locks_[lock.fh].owners.insert({operation.kind, operation.owner});
+      HandleLocks& through = handle_locks_[lock.fh];
+      through.node = c.node;
+      through.owners.insert({operation.kind, operation.owner});
       if (operation.kind == LockKind::Range) range_owners_.insert({c.node, operation.owner});
     }
     // One that does not wait has nothing to cancel.

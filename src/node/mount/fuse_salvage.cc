@@ -106,6 +106,26 @@ void FuseServer::note_no_lock(const HeldRanges::Owner& owner) {
     guardian_table()->locks().drop(owner.node, number(owner.kind), owner.owner);
 }
 
+std::set<uint64_t> FuseServer::locks_are_lost(AgentService* agent,
+                                              const LocksAtHome::AllHeld& lost) {
+  std::set<HeldRanges::Owner> owners;
+  for (const LockTable::Held& h : lost)
+    if (const auto node = inodes_.find(agent, h.file))
+      owners.insert({*node, h.kind, h.lock.owner.id});
+  std::set<uint64_t> handles;
+  std::lock_guard guard(locks_mutex_);
+  for (const HeldRanges::Owner& owner : owners) held_ranges_.gone(owner);
+  for (const auto& [handle, locks] : handle_locks_)
+    for (const auto& [kind, owner] : locks.owners) {
+      if (!owners.contains({locks.node, kind, owner})) continue;
+      lost_locks_[handle].node = locks.node;
+      lost_locks_[handle].owners.insert({kind, owner});
+      handles.insert(handle);
+    }
+  lost_handles_ = lost_locks_.size();
+  return handles;
+}
+
 void FuseServer::lock_is_held(uint64_t node, const LockCall& lock) {
   std::lock_guard guard(locks_mutex_);
   held_ranges_.granted({node, lock.kind, lock.owner}, lock.start, lock.end);

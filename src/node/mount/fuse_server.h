@@ -85,6 +85,9 @@ class FuseServer {
   // ---- after a crash (salvage.h; fuse_salvage.cc) ----
   // After take_over(): these requests the dead daemon cannot have seen.
   void after_crash(std::unordered_set<uint64_t> unseen);
+  // The origin has ended the session in which they were given. Every call through a handle by which
+  // one was taken is answered EIO until it is closed; returns these handles. Any thread.
+  std::set<uint64_t> locks_are_lost(AgentService* agent, const LocksAtHome::AllHeld& lost);
   // Of the daemon before, and held still.
   void lock_is_held(uint64_t node, const coherence::LockCall& lock);
   Status arm_guardian();
@@ -280,6 +283,7 @@ class FuseServer {
     bool cancelled = false;
   };
   struct HandleLocks {
+    uint64_t node = 0;
     std::set<std::pair<coherence::LockKind, uint64_t>>
         owners;  // that took a lock through the handle
   };
