@@ -23,6 +23,10 @@ class ClusterKeyTest : public FaultsTest {
   // The nodes of a test read one key file; here each gets its own.
   void start_with_own_keys(size_t count) {
     nodes(count);
+    make_own_keys(count);
+    nodes().start_all();
+  }
+  void make_own_keys(size_t count) {
     for (size_t i = 0; i < count; ++i) {
       const std::string common = nodes().at(i).directory + "/../cluster.key";
       const std::string own = nodes().at(i).directory + "/cluster.key";
@@ -34,12 +38,18 @@ class ClusterKeyTest : public FaultsTest {
       config.replace(at, config.find('"', at) - at, own);
       std::ofstream(nodes().at(i).config) << config;
     }
-    nodes().start_all();
   }
   Ended cluster(size_t node, std::vector<std::string> what, const std::string& input = {}) {
     what.insert(what.begin(), {"vremote", "cluster"});
     what.insert(what.end(), {"--config", nodes().at(node).config});
     return run_program(VREMOTE_PROGRAM, std::move(what), input);
+  }
+  // The others come to it all the same.
+  void let_the_first_know_no_peer() {
+    std::ostringstream text;
+    text << std::ifstream(nodes().at(0).config).rdbuf();
+    const std::string config = text.str();
+    std::ofstream(nodes().at(0).config) << config.substr(0, config.find("[[peer]]"));
   }
   // What is carried from the first node to another.
   Ended carry(size_t node) {
@@ -94,6 +104,20 @@ TEST_F(ClusterKeyTest, IsChangedWhileProgramsWork) {
     EXPECT_TRUE(eventually([&] { return nodes().connected(node); })) << nodes().log(node);
     EXPECT_THAT(nodes().log(node), Not(HasSubstr(" is over: "))) << "no session ended";
   }
+}
+
+TEST_F(ClusterKeyTest, WhoOnlyComesHereIsNotForgotten) {
+  nodes(2);
+  make_own_keys(2);
+  let_the_first_know_no_peer();
+  nodes().start(0);
+  nodes().start(1);
+  EXPECT_TRUE(eventually([&] { return nodes().connected(1); })) << nodes().log(1);
+  EXPECT_EQ(0, cluster(0, {"renew"}).status);
+  EXPECT_TRUE(eventually([&] { return says(0, R"("older_key":true)"); }));
+  EXPECT_THAT(cluster(0, {"retire"}).text, HasSubstr("node2 still speaks by the old key"));
+  EXPECT_EQ(0, carry(1).status);
+  EXPECT_TRUE(eventually([&] { return cluster(0, {"retire"}).status == 0; }));
 }
 
 TEST_F(ClusterKeyTest, WhoHasOnlyTheOldOneIsAStranger) {

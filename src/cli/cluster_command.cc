@@ -172,8 +172,11 @@ int renew(const node::Config& config) {
 // Who would be a stranger without the old key, as far as this node knows.
 Status ready_to_retire(const node::Config& config) {
   auto reply = control::control_query(config.control_socket, "status");
-  if (!reply) return {};  // it does not run, and is nobody's to ask
+  if (!reply && (reply.error().code == ENOENT || reply.error().code == ECONNREFUSED))
+    return {};  // it does not run, and is nobody's to ask
+  if (!reply) return std::unexpected(reply.error());
   VR_TRY(status, control::status_from_json(*reply));
+  status.peers.insert(status.peers.end(), status.visitors.begin(), status.visitors.end());
   for (const control::PeerStatus& peer : status.peers) {
     if (!peer.connected)
       return fail(

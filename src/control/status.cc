@@ -89,6 +89,8 @@ std::string to_json(const NodeStatus& status) {
       {"mount", status.mount},     {"ready", status.ready},     {"tls", status.tls}};
   json["peers"] = Json::array();
   for (const PeerStatus& peer : status.peers) json["peers"].push_back(peer_json(peer));
+  json["visitors"] = Json::array();
+  for (const PeerStatus& peer : status.visitors) json["visitors"].push_back(peer_json(peer));
   json["exports"] = Json::array();
   for (const ExportStatus& entry : status.exports)
     json["exports"].push_back(Json{{"name", entry.name},
@@ -130,6 +132,7 @@ Result<NodeStatus> status_from_json(const std::string& text) {
   read(json, "ready", status.ready);
   read(json, "tls", status.tls);
   each(json, "peers", [&](const Json& peer) { status.peers.push_back(peer_of(peer)); });
+  each(json, "visitors", [&](const Json& peer) { status.visitors.push_back(peer_of(peer)); });
   each(json, "exports", [&](const Json& element) {
     ExportStatus entry;
     read(element, "name", entry.name);

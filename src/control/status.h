@@ -53,6 +53,8 @@ struct NodeStatus {
   bool tls = false;    // between nodes
   bool ready = false;  // mounted and serving
   std::vector<PeerStatus> peers;
+  // Nodes with a session here and no [[peer]]. `since_ms`: not heard of for so long.
+  std::vector<PeerStatus> visitors;
   std::vector<ExportStatus> exports;
   LeaseStatus leases;
   uint64_t dirty_bytes = 0;

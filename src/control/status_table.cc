@@ -11,15 +11,20 @@ std::string peers_table(const NodeStatus& status) {
   TextTable table(
       {"PEER", "ADDRESS", "STATE", "TLS", "FOR", "MSGS IN", "OUT", "BYTES IN", "OUT", "LAST ERROR"},
       {5, 6, 7, 8});
-  for (const PeerStatus& peer : status.peers)
-    table.add({peer.name, peer.address, peer.connected ? "connected" : "connecting",
+  const auto add = [&](const PeerStatus& peer, const char* state, const std::string& since) {
+    table.add({peer.name, peer.address, state,
                !peer.connected   ? "-"
                : !peer.encrypted ? "PLAIN"
                : peer.older_key  ? "old key"
                                  : "yes",
-               human_duration(peer.since_ms), std::to_string(peer.messages_in),
-               std::to_string(peer.messages_out), human_bytes(peer.bytes_in),
-               human_bytes(peer.bytes_out), peer.last_error});
+               since, std::to_string(peer.messages_in), std::to_string(peer.messages_out),
+               human_bytes(peer.bytes_in), human_bytes(peer.bytes_out), peer.last_error});
+  };
+  for (const PeerStatus& peer : status.peers)
+    add(peer, peer.connected ? "connected" : "connecting", human_duration(peer.since_ms));
+  for (const PeerStatus& peer : status.visitors)
+    add(peer, peer.connected ? "visiting" : "away",
+        peer.connected ? "-" : human_duration(peer.since_ms));
   return table.print();
 }
 
@@ -87,7 +92,7 @@ std::string status_table(const NodeStatus& status) {
   auto block = [&](const std::string& text) {
     if (!text.empty()) result += "\n" + text;
   };
-  if (!status.peers.empty()) block(peers_table(status));
+  if (!status.peers.empty() || !status.visitors.empty()) block(peers_table(status));
   if (!status.exports.empty()) block(exports_table(status));
   block(leases_table(status.leases));
   block(counters_table(status));

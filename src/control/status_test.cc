@@ -120,6 +120,20 @@ TEST(StatusTest, WhoSpeaksByTheOlderKeyIsTold) {
   EXPECT_FALSE(again->peers[1].older_key);
 }
 
+TEST(StatusTest, WhoOnlyComesHereStandsBelowThePeers) {
+  NodeStatus status = sample();
+  status.visitors = {{.name = "n8", .address = "10.0.0.8:9", .connected = true, .encrypted = true},
+                     {.name = "n9", .address = "10.0.0.9:9", .since_ms = 65'000}};
+  const std::string table = status_table(status);
+  EXPECT_THAT(table, HasSubstr("visiting"));
+  EXPECT_THAT(table, HasSubstr("away"));
+  auto again = status_from_json(to_json(status));
+  ASSERT_TRUE(again);
+  ASSERT_EQ(again->visitors.size(), 2u);
+  EXPECT_EQ(again->visitors[1].name, "n9");
+  EXPECT_EQ(again->peers.size(), status.peers.size());
+}
+
 TEST(StatusTest, MetricsKeepTheirNames) {
   Metrics metrics;
   metrics.add(Counter::FillBytes, 3);

@@ -114,6 +114,7 @@ class NodeDaemon {
   void connected(Peer& peer, const net::HomeInfo& info);
   void renew(Peer& peer, uint32_t generation);
   std::string name_of_session(NodeId node) const;
+  bool is_peer(const std::string& name) const;  // of this node's file
   void watch_nodes();
   // What the homes here remember of an earlier incarnation, and note for a later one.
   void remember();

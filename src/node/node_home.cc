@@ -163,10 +163,10 @@ Status NodeDaemon::start_server() {
     return out;
   };
   callbacks.on_session = [this](const net::SessionInfo& info) {
-    const bool is_peer =
-        std::ranges::find(config_.peers, info.node_name, &PeerConfig::name) != config_.peers.end();
     spdlog::info("{} at {} opens session {}{}", info.node_name, info.address, info.id,
-                 is_peer ? "" : "; no [[peer]] here has its name: what it exports is not shown");
+                 is_peer(info.node_name)
+                     ? ""
+                     : "; no [[peer]] here has its name: what it exports is not shown");
     // It has a key that is good here, so ours may be good there.
     if (ready_)
       for (const auto& peer : peers_)
@@ -256,6 +256,10 @@ void NodeDaemon::receive_own(ToHome&& message) {
 
 uint32_t NodeDaemon::lane_of(FileId file, uint32_t lanes) {
   return static_cast<uint32_t>(FileIdHash{}(file) / 7 % lanes);
+}
+
+bool NodeDaemon::is_peer(const std::string& name) const {
+  return std::ranges::find(config_.peers, name, &PeerConfig::name) != config_.peers.end();
 }
 
 std::string NodeDaemon::name_of_session(NodeId node) const {

@@ -114,17 +114,7 @@ control::NodeStatus NodeDaemon::status() const {
   s.ready = true;
   const auto sessions = server_->sessions();
   Messages messages_in{}, messages_out{};
-  for (const auto& peer : peers_) {
-    control::PeerStatus& p = s.peers.emplace_back();
-    p.name = peer->config.name;
-    p.address = to_string(peer->config.address);
-    {
-      std::lock_guard lock(peer->mutex);
-      p.connected = peer->connected;
-      p.since_ms = (now - peer->since) / 1'000'000;
-      p.last_error = peer->last_error;
-    }
-    const net::LaneStats sum = lanes_with(*peer, sessions);
+  const auto add_lanes = [&](control::PeerStatus& p, const net::LaneStats& sum) {
     p.encrypted = sum.encrypted;
     p.older_key = sum.older_key;
     p.bytes_in = sum.bytes_in;
@@ -135,6 +125,29 @@ control::NodeStatus NodeDaemon::status() const {
       messages_in[type] += sum.messages_in[type];
       messages_out[type] += sum.messages_out[type];
     });
+  };
+  for (const auto& peer : peers_) {
+    control::PeerStatus& p = s.peers.emplace_back();
+    p.name = peer->config.name;
+    p.address = to_string(peer->config.address);
+    {
+      std::lock_guard lock(peer->mutex);
+      p.connected = peer->connected;
+      p.since_ms = (now - peer->since) / 1'000'000;
+      p.last_error = peer->last_error;
+    }
+    add_lanes(p, lanes_with(*peer, sessions));
+  }
+  for (const net::SessionInfo& session : sessions) {
+    if (is_peer(session.node_name)) continue;
+    control::PeerStatus& p = s.visitors.emplace_back();
+    p.name = session.node_name;
+    p.address = session.address;
+    if (const auto heard = server_->last_heard(session.id)) p.since_ms = (now - *heard) / 1'000'000;
+    net::LaneStats sum;
+    for (const net::LaneStats& lane : server_->stats(session.id)) sum += lane;
+    p.connected = sum.connected;
+    add_lanes(p, sum);
   }
   for (size_t i = 0; i < config_.exports.size(); ++i)
     s.exports.push_back({config_.exports[i].name, config_.exports[i].path,
