@@ -177,6 +177,8 @@ void NodeDaemon::tick() {
       if (const auto heard = server_->last_heard(session.id); heard && now - *heard > kCourtesyNs)
         server_->end_session(session.id, "its node was not heard of for a day");
   }
+  disk_threads_->help();
+  purge_threads_->help();
   tick_timer_ = loops_.front()->call_after(kTickMs * 1'000'000, [this] { tick(); });
 }
 

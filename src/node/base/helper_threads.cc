@@ -1,8 +1,10 @@
 #include "node/base/helper_threads.h"
 
 #include <pthread.h>
+#include <spdlog/spdlog.h>
 
 #include <chrono>
+#include <system_error>
 
 namespace vremote::node {
 namespace {
@@ -26,12 +28,31 @@ void HelperThreads::submit(Job job) {
   std::lock_guard lock(mutex_);
   if (stopping_) return;
   jobs_.push_back(std::move(job));
-  if (idle_ >= jobs_.size() || threads_ >= most_) {
-    work_.notify_one();
+  work_.notify_one();
+  start_thread();
+}
+
+void HelperThreads::help() {
+  std::lock_guard lock(mutex_);
+  start_thread();
+}
+
+void HelperThreads::start_thread() {
+  if (starting_ || stopping_ || jobs_.size() <= idle_ || threads_ >= most_) return;
+  try {
+    std::thread([this] { run(); }).detach();  // the destructor waits for threads_ == 0
+  } catch (const std::system_error& error) {
+    if (!refused_)
+      spdlog::error(
+          "cannot start thread {} of {}: {}; work waits: raise what limits threads "
+          "(TasksMax= of a service)",
+          threads_ + 1, name_, error.code().message());
+    refused_ = true;
     return;
   }
   ++threads_;
-  std::thread([this] { run(); }).detach();  // the destructor waits for threads_ == 0
+  starting_ = true;
+  refused_ = false;
 }
 
 size_t HelperThreads::threads() const {
@@ -47,6 +68,7 @@ bool HelperThreads::busy() const {
 void HelperThreads::run() {
   pthread_setname_np(pthread_self(), name_.substr(0, 15).c_str());
   std::unique_lock lock(mutex_);
+  starting_ = false;
   while (!stopping_) {
     if (jobs_.empty()) {
       ++idle_;
@@ -57,6 +79,7 @@ void HelperThreads::run() {
     }
     Job job = std::move(jobs_.front());
     jobs_.pop_front();
+    start_thread();
     lock.unlock();
     job();
     job = nullptr;

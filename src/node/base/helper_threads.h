@@ -1,8 +1,12 @@
 // Threads for work that may block: purges, disk operations.
 //
-// A job never waits for another to end: when no thread is idle and fewer than `most` run, a new one
-// starts. Purges need that without a bound (rule K5): a purge that is held up must not delay the
-// next.
+// A job never waits for another to end: while jobs wait that no idle thread takes, and fewer than
+// `most` run, a new thread starts. Purges need that without a bound (rule K5): a purge that is held
+// up must not delay the next. They start one by one, each by whoever has just taken a job: a
+// thousand jobs that do not block need a few threads, not a thousand.
+//
+// The system may refuse threads (TasksMax= of systemd, pids.max). Then jobs wait for the threads
+// that there are, and help() tries again.
 #pragma once
 
 #include <condition_variable>
@@ -28,6 +32,8 @@ class HelperThreads {
 
   // Any thread. Never blocks on a job.
   void submit(Job job);
+  // To be called every now and then: a thread that was refused may be had by now.
+  void help();
   size_t threads() const;
   // A job runs, or waits to.
   bool busy() const;
@@ -37,6 +43,7 @@ class HelperThreads {
 
  private:
   void run();
+  void start_thread();  // with the lock; if jobs want one
 
   const std::string name_;
   const size_t most_;
@@ -44,6 +51,8 @@ class HelperThreads {
   std::condition_variable work_, ended_;
   std::deque<Job> jobs_;
   size_t threads_ = 0, idle_ = 0;
+  bool starting_ = false;  // a thread that has not taken a job yet
+  bool refused_ = false;   // the last thread that was to start
   bool stopping_ = false;
 };
 

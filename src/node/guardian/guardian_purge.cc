@@ -89,6 +89,7 @@ void GuardianPurge::work(const std::shared_ptr<Job>& job) {
 }
 
 void GuardianPurge::help() {
+  threads_.help();
   const uint64_t progress = progress_;
   if (progress != seen_progress_ || done() || workers_ >= kWorkersMax) {
     seen_progress_ = progress;

@@ -57,6 +57,7 @@ void GuardianSweep::work() {
 }
 
 void GuardianSweep::help() {
+  threads_.help();
   std::lock_guard lock(mutex_);
   if (left_ == 0) return;
   for (auto it = under_way_.begin(); it != under_way_.end();) {

@@ -1,6 +1,8 @@
 #include "node/home/file_queues.h"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
+#include <sched.h>
 
 #include <atomic>
 #include <thread>
@@ -65,6 +67,39 @@ TEST(HelperThreadsTest, AJobThatBlocksDoesNotDelayTheNext) {
   release = true;
   while (done.load() < 20) std::this_thread::yield();
   EXPECT_GE(helpers.threads(), 20u);
+}
+
+TEST(HelperThreadsTest, ManyShortJobsDoNotNeedAThreadEach) {
+  // On one processor, where threads get to run later than they are asked for.
+  cpu_set_t all, one;
+  ASSERT_EQ(sched_getaffinity(0, sizeof all, &all), 0);
+  CPU_ZERO(&one);
+  CPU_SET(sched_getcpu(), &one);
+  ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+  HelperThreads helpers("test", HelperThreads::kUnbounded);
+  constexpr int kJobs = 5000;
+  std::atomic<int> done{0};
+  for (int i = 0; i < kJobs; ++i) helpers.submit([&] { done.fetch_add(1); });
+  while (done.load() < kJobs) std::this_thread::yield();
+  EXPECT_LT(helpers.threads(), 100u);
+  ASSERT_EQ(sched_setaffinity(0, sizeof all, &all), 0);
+}
+
+// Stacks of a size that no thread can have: pthread_create fails as where tasks are limited.
+TEST(HelperThreadsTest, WhereThreadsAreRefusedJobsWaitForHelp) {
+  HelperThreads helpers("test", HelperThreads::kUnbounded);
+  pthread_attr_t usual, huge;
+  ASSERT_EQ(pthread_getattr_default_np(&usual), 0);
+  ASSERT_EQ(pthread_getattr_default_np(&huge), 0);
+  ASSERT_EQ(pthread_attr_setstacksize(&huge, size_t{1} << 48), 0);
+  ASSERT_EQ(pthread_setattr_default_np(&huge), 0);
+  std::atomic<int> done{0};
+  for (int i = 0; i < 3; ++i) helpers.submit([&] { done.fetch_add(1); });
+  helpers.help();
+  EXPECT_EQ(helpers.threads(), 0u);
+  ASSERT_EQ(pthread_setattr_default_np(&usual), 0);
+  helpers.help();
+  while (done.load() < 3) std::this_thread::yield();
 }
 
 }  // namespace

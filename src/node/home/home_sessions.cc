@@ -33,6 +33,7 @@ void HomeService::watch(Watch watch) {
 }
 
 void HomeService::tick(Instant now) {
+  sync_threads_.help();
   let_go_departed();
   {
     std::lock_guard lock(locks_mutex_);
