@@ -223,7 +223,9 @@ IoResult TlsStream::read(std::span<iovec> into) {
       iovec piece{early.data(), early.size()};
       lock.unlock();
       // A new socket takes it; if not, the next write() sends the rest.
-      if (IoResult said = write(std::span(&piece, 1)); said.error != 0) return said;
+      // Its bytes are none that were read.
+      if (const IoResult said = write(std::span(&piece, 1)); said.error != 0)
+        return {.error = said.error, .why = said.why};
       lock.lock();
     }
   }

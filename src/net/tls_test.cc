@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <openssl/ssl.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -88,6 +89,35 @@ TEST_F(TlsTest, WhatIsSaidBeforeTheHandshakeArrivesAfterIt) {
   EXPECT_TRUE(ends.client->encrypted());
   say(*ends.server, "welcome");
   EXPECT_EQ(settle(ends).by_client, "welcome");
+}
+
+// Over TCP a socket takes the end of the handshake from one who does not know yet that the other
+// has hung up, and refuses what is said next.
+TEST_F(TlsTest, WhatCannotBeSaidAfterTheHandshakeWasNotHeard) {
+  const Fd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{.sin_family = AF_INET,
+                      .sin_port = 0,
+                      .sin_addr = {.s_addr = htonl(INADDR_LOOPBACK)},
+                      .sin_zero = {}};
+  socklen_t size = sizeof address;
+  auto* name = reinterpret_cast<sockaddr*>(&address);
+  ASSERT_EQ(::bind(listener.get(), name, size), 0);
+  ASSERT_EQ(::listen(listener.get(), 1), 0);
+  ASSERT_EQ(::getsockname(listener.get(), name, &size), 0);
+  Fd left(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  ASSERT_EQ(::connect(left.get(), name, size), 0);
+  Fd right(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  Ends ends{std::move(*a_->connect(std::move(left), "b")),
+            std::move(*b_->accept(std::move(right)))};
+  say(*ends.client, "hello");
+  std::string heard;
+  EXPECT_TRUE(hear(*ends.server, heard).would_block);
+  ends.server.reset();
+  char block[100];
+  iovec piece{block, sizeof block};
+  const IoResult result = ends.client->read(std::span(&piece, 1));
+  EXPECT_TRUE(result.error == EPIPE || result.error == ECONNRESET) << result.error;
+  EXPECT_EQ(result.bytes, 0u);
 }
 
 TEST_F(TlsTest, AnotherKeyGetsNoFurtherThanTheHandshake) {
