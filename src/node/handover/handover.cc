@@ -150,7 +150,7 @@ flatbuffers::Offset<fb::Mount> Writer::mount(const KeptMount& m) {
       c.abort_error, builder_.CreateVector(channels), m.guardians_channel, m.next_handle,
       m.next_directory, builder_.CreateVectorOfStructs(locked),
       builder_.CreateVector(m.locked_nodes), builder_.CreateVector(m.directories), m.generation,
-      builder_.CreateVectorOfStructs(lost));
+      builder_.CreateVectorOfStructs(lost), builder_.CreateVector(locked_on));
 }
 
 Result<std::vector<std::byte>> Writer::write(const Handover& h) {

@@ -167,8 +167,8 @@ std::string keys_of_a_restart(const Config& running) {
     if (!is) changed.push_back(key);
   };
   same("guardian.restart_wait_s", now->restart_wait_ms == running.restart_wait_ms);
-  same("lease.soft_timeout_ms", now->soft_timeout_ms == running.soft_timeout_ms);
-  same("recovery_dir", now->recovery_dir == running.recovery_dir);
+  same("lease.soft_timeout_ms (of the guardian)", now->soft_timeout_ms == running.soft_timeout_ms);
+  same("recovery_dir (of the guardian)", now->recovery_dir == running.recovery_dir);
   same("cache.readahead_kib", now->readahead_kib == running.readahead_kib);
   return fmt::format("{}", fmt::join(changed, ", "));
 }

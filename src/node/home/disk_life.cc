@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <array>
@@ -57,7 +58,11 @@ std::string boot_id() {
 }
 
 Result<DiskLife> begin_disk_life(const std::string& path, const std::string& boot, uint64_t fresh) {
-  const auto before = parse_disk_life(read_start(path));
+  const std::string text = read_start(path);
+  const auto before = parse_disk_life(text);
+  if (!before && !text.empty())
+    spdlog::warn("{}: damaged; nodes will take this start for a power failure of this machine",
+                 path);
   const bool goes_on = before && (before->synced || (!boot.empty() && before->boot == boot));
   DiskLife life{.boot = boot.empty() ? "unknown" : boot,
                 .number = goes_on ? before->number : fresh,

@@ -203,10 +203,16 @@ Status CallLog::go_on_in_file() {
   fd_ = Fd(::open(path_.c_str(),
                   O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600));
   struct stat st {};
-  if (fd_.valid() && ::fstat(fd_.get(), &st) == 0 && S_ISREG(st.st_mode) &&
-      ::ftruncate(fd_.get(), static_cast<off_t>(records_ * sizeof(Record))) == 0)
-    return {};
-  return fail(errno, path_ + ": " + std::strerror(errno));
+  const auto whole = static_cast<off_t>(records_ * sizeof(Record));
+  if (!fd_.valid() || ::fstat(fd_.get(), &st) != 0 || !S_ISREG(st.st_mode) ||
+      ::ftruncate(fd_.get(), whole) != 0)
+    return fail(errno, path_ + ": " + std::strerror(errno));
+  // A daemon that dies leaves half a record at most.
+  if (st.st_size - whole >= static_cast<off_t>(sizeof(Record))) {
+    spdlog::warn("{}: damaged; calls of other nodes that were under way end with EIO", path_);
+    if (on_loss_) on_loss_();
+  }
+  return {};
 }
 
 // Under its name only when all is there that must stay: this daemon may die in between.

@@ -226,6 +226,30 @@ TEST_F(HomeStateTest, WhoCannotBeginAFileSaysSo) {
   EXPECT_EQ(1, losses);
 }
 
+// Whoever does not know what was carried out must not do it again.
+TEST_F(HomeStateTest, NotesThatAreDamagedAreALossAndHalfARecordIsNone) {
+  int losses = 0;
+  const auto open = [&] {
+    CallLog log;
+    ASSERT_TRUE(log.open(path("c"), seven_and_eight, [&] { ++losses; }));
+    make_many(log, 2);
+  };
+  open();
+  const uint64_t whole = std::filesystem::file_size(path("c"));
+  std::filesystem::resize_file(path("c"), whole - 1);
+  open();
+  EXPECT_EQ(0, losses);
+  {
+    std::fstream file(path("c"), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(whole / 2));
+    file.write("damaged", 7);
+  }
+  open();
+  EXPECT_EQ(1, losses);
+  open();
+  EXPECT_EQ(1, losses) << "what was behind is gone";
+}
+
 TEST_F(HomeStateTest, APipeIsNotWaitedFor) {
   ASSERT_EQ(0, ::mkfifo(path("c").c_str(), 0600));
   for (int i = 0; i < 2; ++i) {
