@@ -361,18 +361,20 @@ size_t LockTable::waiting() const {
   return n;
 }
 
-std::vector<LockTable::BlockedRequest> LockTable::blocked_requests(size_t most) const {
+std::vector<LockTable::BlockedRequest> LockTable::blocked_requests(size_t most,
+                                                                   size_t most_ahead) const {
   std::vector<BlockedRequest> out;
   for (const auto& [file, locks] : files_) {
     for (auto it = locks.waiting.begin(); it != locks.waiting.end(); ++it) {
       if (out.size() == most) return out;
       BlockedRequest& blocked = out.emplace_back(BlockedRequest{*it, {}});
+      std::vector<HeldLock>& held_by = blocked.held_by;
       for (const HeldLock& lock : locks.held[index(it->kind)])
-        if (conflicts(lock, *it)) blocked.held_by.push_back(lock);
+        if (conflicts(lock, *it) && held_by.size() < most_ahead) held_by.push_back(lock);
       if (it->passes_line) continue;
-      for (auto ahead = locks.waiting.begin(); ahead != it; ++ahead)
+      for (auto ahead = locks.waiting.begin(); ahead != it && held_by.size() < most_ahead; ++ahead)
         if (conflicts(*ahead, *it))
-          blocked.held_by.push_back({ahead->owner, ahead->type, ahead->range, ahead->pid});
+          held_by.push_back({ahead->owner, ahead->type, ahead->range, ahead->pid});
     }
   }
   return out;

@@ -149,12 +149,13 @@ class LockTable {
 
   size_t held() const;
   size_t waiting() const;
-  // Those who wait, each with the locks and the earlier requests in its way.
+  // Those who wait, `most` at most, each with the locks and the earlier requests in its way: the
+  // first `most_ahead` of them, locks first.
   struct BlockedRequest {
     Request request;
     std::vector<HeldLock> held_by;
   };
-  std::vector<BlockedRequest> blocked_requests(size_t most) const;
+  std::vector<BlockedRequest> blocked_requests(size_t most, size_t most_ahead = SIZE_MAX) const;
   // L1, and that nobody waits for nothing.
   void check() const;
 

@@ -57,6 +57,20 @@ TEST(LockTableTest, TheSameOwnerNumberOnAnotherNodeIsAnotherOwner) {
   EXPECT_EQ(w.set(w.request(2, 5, LockType::Write, 0, kEnd)), Decision::Conflict);
 }
 
+TEST(LockTableTest, OfALongLineTheFirstAreTold) {
+  World w;
+  w.set(w.request(1, 1, LockType::Write, 0, 9));
+  for (uint64_t owner = 2; owner < 6; ++owner)
+    EXPECT_EQ(w.set(w.request(1, owner, LockType::Write, 0, 9, true)), Decision::Waits);
+  const auto all = w.table.blocked_requests(10), some = w.table.blocked_requests(3, 2);
+  ASSERT_EQ(all.size(), 4u);
+  EXPECT_EQ(all[3].held_by.size(), 4u);
+  ASSERT_EQ(some.size(), 3u);
+  ASSERT_EQ(some[2].held_by.size(), 2u);
+  EXPECT_EQ(some[2].held_by[0].owner.id, 1u) << "who has it";
+  EXPECT_EQ(some[2].held_by[1].owner.id, 2u) << "who is next";
+}
+
 TEST(LockTableTest, UnlockingTheMiddleSplitsAndWakesWhoWaitsForIt) {
   World w;
   EXPECT_EQ(w.set(w.request(1, 1, LockType::Write, 0, 99)), Decision::Done);

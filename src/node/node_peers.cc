@@ -120,8 +120,6 @@ void NodeDaemon::connected(Peer& peer, const net::HomeInfo& info) {
                info.exports.size());
   {
     std::lock_guard lock(peer.mutex);
-    peer.connected = true;
-    peer.since = net::EventLoop::now();
     peer.last_error.clear();
     peer.exports = info.exports;
   }
@@ -178,6 +176,10 @@ void NodeDaemon::connected(Peer& peer, const net::HomeInfo& info) {
   }
   if (const fuse::Channel* channel = notify_.load())
     (void)channel->invalidate_attributes(FUSE_ROOT_ID);  // one directory more in it
+  // Whoever is told so finds its exports.
+  std::lock_guard lock(peer.mutex);
+  peer.connected = true;
+  peer.since = net::EventLoop::now();
 }
 
 void NodeDaemon::renew(Peer& peer, uint32_t generation) {

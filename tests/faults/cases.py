@@ -285,6 +285,7 @@ print(write(fd), flush=True)
 os.fsync(fd)
 """, cluster.path("b", "origin", kind), kind)
         check(holders[kind].stdout.readline().strip() == "ready", "b has the lock")
+    check(cluster.upgrade("b").wait(60) == 0, "and its next daemon")
     cluster.hold("b", "origin")
     wait_until("b's leases are over", lambda: cluster.counter("b", "leases_suspended") > 0)
     for child in holders.values():

@@ -9,6 +9,13 @@ namespace vremote::node {
 
 using namespace coherence;
 
+namespace {
+
+// Of those a lock waits for: with thousands in line each would name thousands.
+constexpr size_t kNamedAhead = 100;
+
+}  // namespace
+
 std::vector<HomeService::Waits> HomeService::waits(size_t most) {
   std::vector<Home::BlockedRequest> requests;
   std::map<uint64_t, SentRecall> recalls;
@@ -49,7 +56,7 @@ std::vector<HomeService::Waits> HomeService::waits(size_t most) {
     }
   }
   std::lock_guard lock(locks_mutex_);
-  for (const LockTable::BlockedRequest& blocked : locks_.blocked_requests(most)) {
+  for (const LockTable::BlockedRequest& blocked : locks_.blocked_requests(most, kNamedAhead)) {
     const LockTable::Request& request = blocked.request;
     Waits& wait = out.emplace_back();
     wait.file = request.file;
