@@ -143,6 +143,7 @@ class NodeDaemon {
   void note_paths(int64_t patience_ms);
   std::string control(const std::string& request);
   control::NodeStatus status() const;  // node_status.cc
+  net::LaneStats lanes_of(const net::SessionInfo& session) const;
   net::LaneStats lanes_with(const Peer& peer, const std::vector<net::SessionInfo>& sessions) const;
   // node_blocked.cc
   std::string blocked() const;

@@ -275,20 +275,20 @@ void NodeDaemon::watch_nodes() {
   watch.options.deadline_ns = config_.recall_deadline_ms * 1'000'000;
   watch.options.hasty = mistakes_.has(Mistake::HandOnTooEarly);
   watch.heard = [this](NodeId node) { return server_->last_heard(node.value); };
-  const auto name_of = [this](NodeId node) { return name_of_session(node); };
-  watch.fence = [this, name_of](const Patience::Verdict& v) {
-    spdlog::error("{} is put out: {} ({}; {:.1f} s)", name_of(v.node), v.why,
+  watch.fence = [this](const Patience::Verdict& v) {
+    spdlog::error("{} is put out: {} ({}; {:.1f} s)", name_of_session(v.node), v.why,
                   home_->described(v.file), static_cast<double>(v.waited_ns) / 1e9);
     server_->end_session(v.node.value, v.why);
   };
-  watch.silence = [this, name_of](const Patience::Verdict& v) {
+  watch.silence = [this](const Patience::Verdict& v) {
     spdlog::error(
         "{}: {} ({}; {:.1f} s): it is not heard any more, and put out when its leases are over",
-        name_of(v.node), v.why, home_->described(v.file), static_cast<double>(v.waited_ns) / 1e9);
+        name_of_session(v.node), v.why, home_->described(v.file),
+        static_cast<double>(v.waited_ns) / 1e9);
     server_->silence(v.node.value);
   };
-  watch.report = [this, name_of](const Patience::Verdict& v) {
-    spdlog::warn("{}: {} for {:.1f} s ({}); others wait", name_of(v.node), v.why,
+  watch.report = [this](const Patience::Verdict& v) {
+    spdlog::warn("{}: {} for {:.1f} s ({}); others wait", name_of_session(v.node), v.why,
                  static_cast<double>(v.waited_ns) / 1e9, home_->described(v.file));
   };
   home_->watch(std::move(watch));

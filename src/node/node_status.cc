@@ -89,14 +89,19 @@ void add_messages(control::NodeStatus& s, const Messages& in, const Messages& ou
 
 }  // namespace
 
+net::LaneStats NodeDaemon::lanes_of(const net::SessionInfo& session) const {
+  net::LaneStats sum;
+  for (const net::LaneStats& lane : server_->stats(session.id)) sum += lane;
+  return sum;
+}
+
 // Both ways: as an agent of its home, and as the home of its agent.
 net::LaneStats NodeDaemon::lanes_with(const Peer& peer,
                                       const std::vector<net::SessionInfo>& sessions) const {
   net::LaneStats sum;
   for (const net::LaneStats& lane : peer.session->stats()) sum += lane;
   for (const net::SessionInfo& session : sessions)
-    if (session.node_name == peer.config.name)
-      for (const net::LaneStats& lane : server_->stats(session.id)) sum += lane;
+    if (session.node_name == peer.config.name) sum += lanes_of(session);
   return sum;
 }
 
@@ -144,8 +149,7 @@ control::NodeStatus NodeDaemon::status() const {
     p.name = session.node_name;
     p.address = session.address;
     if (const auto heard = server_->last_heard(session.id)) p.since_ms = (now - *heard) / 1'000'000;
-    net::LaneStats sum;
-    for (const net::LaneStats& lane : server_->stats(session.id)) sum += lane;
+    const net::LaneStats sum = lanes_of(session);
     p.connected = sum.connected;
     add_lanes(p, sum);
   }

@@ -22,6 +22,7 @@ void AgentService::renew(Instant until) {
 }
 
 void AgentService::reclaim_locks(Agent::Dirty dirty) {
+  if (dirty == Agent::Dirty::Fenced) return lose_locks(locks_.take_all(), "the session was ended");
   std::map<uint64_t, LockCall> under_way;  // in the order in which they were made
   {
     std::lock_guard lock(calls_mutex_);
@@ -32,9 +33,6 @@ void AgentService::reclaim_locks(Agent::Dirty dirty) {
   std::vector<LockCall> calls;
   calls.reserve(under_way.size());
   for (const auto& [id, call] : under_way) calls.push_back(call);
-  if (dirty == Agent::Dirty::Fenced) {
-    return lose_locks(locks_.take_all(), "the session was ended");
-  }
   for (const LockTable::Held& h : locks_.to_reclaim(calls))
     call({}, h.reclaim(), [this, h](Reply&& reply) {
       if (reply.error == 0 || reply.error == EIO)

@@ -54,9 +54,9 @@ class CallLog {
   // The incarnations of those who may make calls again (coherence::notes_that_stay()).
   using Askers = std::function<std::set<uint64_t>()>;
 
-  // Reads what earlier incarnations noted, and goes on in the same file. `on_loss`: from now on
-  // calls are not noted, so that the next incarnation does not know what was carried out; called
-  // before any such call is.
+  // Reads what earlier incarnations noted, and goes on in the same file. `on_loss`: of
+  // calls that were carried out no note is left, as the file is damaged; or from now on none is
+  // made, and it is called before any such call is carried out.
   Status open(const std::string& path, Askers askers, std::function<void()> on_loss = {});
   std::optional<Done> earlier(Key key) const;
   // `heard_below`: as the call says.
