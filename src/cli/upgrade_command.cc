@@ -77,7 +77,10 @@ int run(const Options& options) {
   auto socket = control_socket_for(options.config);
   if (!socket) return complain("upgrade", socket.error().what, kExitUsage);
   auto binary = absolute(options.binary.empty() ? own_path() : options.binary);
-  if (!binary) return complain("upgrade", binary.error().what, kExitUsage);
+  if (!binary)
+    return complain("upgrade",
+                    fmt::format("--binary {}; name the program to become", binary.error().what),
+                    kExitUsage);
   auto before = state(*socket);
   if (!before) return failed(before.error().what);
   const uint64_t upgrades = before->value("upgrades", uint64_t{0});
@@ -88,6 +91,8 @@ int run(const Options& options) {
   const auto answer = nlohmann::json::parse(*asked, nullptr, false);
   if (answer.is_object() && answer.contains("error"))
     return failed(answer["error"].get<std::string>());
+  const std::string later =
+      answer.is_object() ? answer.value("waits_for_restart", std::string()) : std::string();
   const auto end = Clock::now() + kPatience;
   const auto patient = Clock::now() + kSilent;
   bool told = false;
@@ -100,6 +105,7 @@ int run(const Options& options) {
         fmt::print("{} is vremote {} now (process {}); programs waited for {} ms\n",
                    now->value("node", std::string()), now->value("version", std::string()),
                    now->value("pid", 0), now->value("paused_ms", int64_t{0}));
+        if (!later.empty()) tell_error(fmt::format("vremote upgrade: {}\n", later));
         return 0;
       }
     } else if (!now->value("running", false)) {

@@ -61,6 +61,7 @@ void NodeDaemon::remember() {
       if (it == members_.end()) return;
       grace_.settled(it->second.node);
       if (!left) return;
+      spdlog::info("session {} of {} has left", node.value, it->second.node);
       members_.erase(it);
       sessions = sessions_to_save(Sync::Soon);
     }

@@ -94,9 +94,17 @@ std::string NodeDaemon::ask_upgrade(const std::string& request) {
     upgrade_.refused.clear();
     upgrade_.binary = std::move(binary);
   }
+  std::string later;
+  if (const std::string keys = keys_of_a_restart(config_); !keys.empty()) {
+    later = fmt::format(
+        "of what was changed in {} since the node was started, {} has to wait for a restart of the "
+        "node: an upgrade leaves its guardian and its mount as they are",
+        config_.file, keys);
+    spdlog::warn("{}", later);
+  }
   // The first thread does it: only for that one exec(2) keeps the process as others know it.
   ::kill(::getpid(), SIGUSR2);
-  return nlohmann::json{{"upgrading", true}}.dump();
+  return nlohmann::json{{"upgrading", true}, {"waits_for_restart", later}}.dump();
 }
 
 std::string NodeDaemon::upgrade_state() const {
@@ -167,11 +175,6 @@ Error NodeDaemon::hand_over(const std::string& binary) {
             "node instead"};
   if (auto same = check_same_config(config_); !same) return same.error();
   if (auto checked = check_new_program(binary, config_); !checked) return checked.error();
-  if (const std::string later = keys_of_a_restart(config_); !later.empty())
-    spdlog::warn(
-        "of what was changed in {} since the node was started, {} has to wait for a restart of the "
-        "node: an upgrade leaves its guardian and its mount as they are",
-        config_.file, later);
 
   for (AgentService* agent : agents()) agent->hold(true);
   const Instant end = net::EventLoop::now() + kPatienceMs * 1'000'000;
@@ -373,9 +376,11 @@ size_t NodeDaemon::tell_losses() {
   purge_threads_->submit([this, lost = std::move(lost)] {
     for (const auto& [home, file] : lost)
       spdlog::error(
-          "{}: bytes that programs had written and not flushed went with the last daemon: fsync "
-          "tells them (EIO); what its guardian could keep is in a recovery file",
-          described(home, file));
+          "{}: bytes that programs had written and not flushed did not get to {} before the last "
+          "daemon was killed: fsync tells them (EIO); what its guardian could keep is in a "
+          "recovery "
+          "file",
+          described(home, file), home);
   });
   return count;
 }

@@ -68,6 +68,11 @@ Status NodeDaemon::open_stores() {
     }
     const std::string key = fmt::format("export[{}].path", i);
     if (!store) return bad_key(key, store.error());
+    if (const size_t lost = (*store)->lost_of_journal(); lost > 0)
+      spdlog::warn(
+          "{}: its last {} bytes are not legible, as after a power failure or damage: files that "
+          "other nodes have open may be ESTALE there, until they are opened anew",
+          options.journal, lost);
     auto alone = take_export(config_.exports[i].path);
     if (!alone) return bad_key(key, alone.error());
     export_locks_.push_back(std::move(*alone));
@@ -116,12 +121,17 @@ Status NodeDaemon::open_stores() {
   home_->on_follows([this](NodeId node) {
     return node.value == 0 || (server_->features(node.value) & wire::kFollowsWaits) != 0;
   });
-  for (size_t i = 0; i < config_.exports.size(); ++i)
-    exports_.add({config_.exports[i].name, local_agent_.get(), home_->root(i),
-                  config_.exports[i].access.read_only});
+  std::vector<GuardianTable::Export> own;
+  for (size_t i = 0; i < config_.exports.size(); ++i) {
+    const ExportConfig& each = config_.exports[i];
+    exports_.add({each.name, local_agent_.get(), home_->root(i), each.access.read_only});
+    own.push_back({each.name, 0, home_->root(i), each.access.read_only});
+  }
   if (guardian_ != nullptr) {
     inodes_.show_to(&guardian_->table());
     const uint32_t home = guardian_->table().add_home(config_.node);
+    for (GuardianTable::Export& each : own) each.home = home;
+    guardian_->table().set_exports(home, own);
     // Nobody but this daemon can give what it has of its own home to others.
     guardian_->table().renew(home, GuardianTable::kForEver);
     inodes_.add_home(local_agent_.get(), home);

@@ -68,8 +68,11 @@ std::string read_all(const Fd& fd) {
 
 }  // namespace
 
-KnownFiles read_journal(std::string_view rest, FileId root) {
+KnownFiles read_journal(std::string_view rest, FileId root, size_t* lost) {
   KnownFiles known;
+  size_t ignored = 0;
+  if (lost == nullptr) lost = &ignored;
+  *lost = rest.size();
   const auto next = [&](FileId& file, std::string& handle) {
     Head head;
     if (rest.size() < sizeof head) return false;
@@ -89,11 +92,14 @@ KnownFiles read_journal(std::string_view rest, FileId root) {
   std::string handle;
   // The first record is the root: another directory, or another place in the list of exports, and
   // nothing of it is of use.
-  if (!next(file, handle) || file != root) return known;
+  if (!next(file, handle)) return known;
+  *lost = 0;
+  if (file != root) return known;
   while (next(file, handle))
     if (file.export_index == root.export_index && !handle.empty() &&
         file.generation == generation_of(handle))
       known.emplace_back(file, handle);
+  *lost = rest.size();
   return known;
 }
 
@@ -103,7 +109,7 @@ Result<Journal::Known> Journal::open(FileId root) {
   std::string bytes;
   if (Fd old(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)); old.valid())
     bytes = read_all(old);
-  Known known = read_journal(bytes, root);
+  Known known = read_journal(bytes, root, &lost_);
   if (auto begun = rewrite(known); !begun && !go_on(bytes, known))
     return std::unexpected(begun.error());
   return known;

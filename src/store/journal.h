@@ -23,8 +23,9 @@ namespace vremote::store {
 
 using KnownFiles = std::vector<std::pair<FileId, std::string>>;  // with handles
 
-// What a journal of the export with this root holds, up to the first record that is not whole.
-KnownFiles read_journal(std::string_view bytes, FileId root);
+// What a journal of the export with this root holds, up to the first record that is not whole;
+// `lost`: the bytes from there on, 0 for a journal of another root.
+KnownFiles read_journal(std::string_view bytes, FileId root, size_t* lost = nullptr);
 
 // Thread-safe.
 class Journal {
@@ -36,6 +37,9 @@ class Journal {
   // What is known from before, cut at the first record that is not whole; then begins the file anew
   // with it, or goes on with the old one where the disk has no room for another.
   Result<Known> open(FileId root);
+  // What open() found behind the first record that is not whole: a power failure may leave part of
+  // one, more is damage. Bytes.
+  size_t lost() const { return lost_; }
   // `all`: what is known now, asked when the file is to be written anew.
   void add(FileId file, const std::string& handle, const std::function<Known()>& all);
   // What was added goes to the disk. Where that fails nobody is told: the file itself is there.
@@ -51,6 +55,7 @@ class Journal {
   std::mutex mutex_;
   FileId root_;
   Fd fd_;
+  size_t lost_ = 0;
   size_t records_ = 0, rewrite_at_ = 0;
   off_t whole_ = 0;          // the bytes of whole records
   bool incomplete_ = false;  // the disk refused some

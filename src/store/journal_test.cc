@@ -101,6 +101,23 @@ TEST_F(JournalTest, AFullDiskAtTheStartCostsNothing) {
   EXPECT_TRUE(store_->stat(b));
 }
 
+TEST_F(JournalTest, WhatIsNotLegibleIsCounted) {
+  learn("a");
+  begin();
+  EXPECT_EQ(0u, store_->lost_of_journal());
+  const uintmax_t whole = size();
+  std::ofstream(state_ / "files", std::ios::app) << "half a record";
+  begin();
+  EXPECT_EQ(13u, store_->lost_of_journal());
+  begin();
+  EXPECT_EQ(0u, store_->lost_of_journal()) << "begun anew";
+  std::fstream(state_ / "files") << "?";
+  begin();
+  EXPECT_EQ(whole, store_->lost_of_journal());
+  begin(1);
+  EXPECT_EQ(0u, store_->lost_of_journal()) << "of another export: nothing is lost";
+}
+
 TEST_F(JournalTest, WhatAFullDiskRefusedIsNotedWhenThereIsRoom) {
   std::ofstream(exported_ / "b") << "content";
   const FileId b = learn_on_a_full_disk("b");

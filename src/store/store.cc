@@ -118,6 +118,8 @@ bool Store::makes_room(int error) {
   return (error == ENOSPC || error == EDQUOT) && departed_->let_go_files();
 }
 
+size_t Store::lost_of_journal() const { return journal_ ? journal_->lost() : 0; }
+
 bool Store::has_old_departed() const { return departed_->has_old(); }
 void Store::let_go_departed() { departed_->let_go_old(); }
 

@@ -96,6 +96,8 @@ class Store {
   FileId root() const { return root_id_; }
   // True when files are known by file-system handles (S3).
   bool has_handles() const { return has_handles_; }
+  // Bytes of the journal that were not legible when the store was opened.
+  size_t lost_of_journal() const;
 
   // nlink 0: removed, and to be looked at only.
   Result<Attributes> stat(FileId file);

@@ -227,6 +227,13 @@ std::optional<uint32_t> AgentService::waiting_thread(uint64_t unique) {
   return std::nullopt;
 }
 
+void AgentService::fail_wait(uint64_t unique, FileId file) {
+  Shard& shard = shard_of(file);
+  with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
+    if (shard.pending.contains(unique)) agent.interrupt(now, unique, file, actions, EIO);
+  });
+}
+
 void AgentService::interrupt(uint64_t unique) {
   // Which file it is about is not told: a rare event, so every waiting request of every shard is
   // asked.

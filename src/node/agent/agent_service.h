@@ -166,6 +166,8 @@ class AgentService {
   std::optional<uint32_t> waiting_thread(uint64_t unique);
   // Ends the wait of the request with EINTR where that is possible.
   void interrupt(uint64_t unique);
+  // Of a read or write that waits here: with EIO.
+  void fail_wait(uint64_t unique, FileId file);
   // After the kernel forgot a node number of the file: drops what is known when it has no other.
   void forget(FileId file);
 

@@ -62,12 +62,14 @@ Handover handover_of(const Config& config, const Salvage& salvage, const Guardia
     // Nothing goes to it before the first session has begun.
     home.bond.was_broken = true;
   }
+  // Its own exports a node knows from its configuration.
   for (const GuardianTable::Export& e : salvage.exports)
-    out.homes[e.home].exports.push_back({.name = e.name,
-                                         .export_index = e.root.export_index,
-                                         .root = e.root,
-                                         .read_only = e.read_only,
-                                         .path = {}});
+    if (salvage.homes[e.home] != config.node)
+      out.homes[e.home].exports.push_back({.name = e.name,
+                                           .export_index = e.root.export_index,
+                                           .root = e.root,
+                                           .read_only = e.read_only,
+                                           .path = {}});
   for (const GuardianTable::Inode& inode : salvage.inodes) {
     out.inodes.push_back({inode.node, inode.lookups, inode.home, inode.file});
     KeptFile kept;

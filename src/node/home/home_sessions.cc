@@ -23,7 +23,6 @@ void HomeService::leave(NodeId node, const Call& call) {
   }
   if (brought_back_) brought_back_(node, true);
   gone(node, {}, false);
-  spdlog::info("session {} has left", node.value);
   deliver_(node, file_of(call.operation), Reply{.call = call.call, .error = 0, .outcome = {}});
 }
 

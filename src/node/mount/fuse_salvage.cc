@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "base/overload.h"
@@ -80,13 +81,20 @@ bool FuseServer::refuses(const fuse::Channel& channel, const fuse::Request& requ
         "a call of process {} was under way when the daemon before died: it gets EIO, and may have "
         "happened",
         request.header.pid);
-  if (!refused && lost_handles_ != 0) {
-    std::lock_guard guard(locks_mutex_);
-    for (const auto& fh : handles_of(request))
-      refused = refused || (fh && lost_locks_.contains(*fh));
-  }
+  refused = refused || (lost_handles_ != 0 && relies_on_lost_lock(request));
   if (refused) (void)channel.reply_error(request.header.wire_unique(), EIO);
   return refused;
+}
+
+bool FuseServer::relies_on_lost_lock(const fuse::Request& request) {
+  std::lock_guard guard(locks_mutex_);
+  return std::ranges::any_of(handles_of(request),
+                             [&](auto fh) { return fh && lost_locks_.contains(*fh); });
+}
+
+void FuseServer::fail_late_write(const Context& c, const fuse::Request& request) {
+  if (!std::holds_alternative<fuse::Write>(request.body) || !relies_on_lost_lock(request)) return;
+  if (const auto node = inodes_.get(c.node)) node->agent->fail_wait(c.unique, node->file);
 }
 
 void FuseServer::note_lock(uint64_t node, uint64_t fh, const LockCall& lock) {
@@ -114,6 +122,7 @@ std::set<uint64_t> FuseServer::locks_are_lost(AgentService* agent,
       owners.insert({*node, h.kind, h.lock.owner.id});
   std::set<uint64_t> handles;
   std::lock_guard guard(locks_mutex_);
+  ++losses_;
   for (const HeldRanges::Owner& owner : owners) held_ranges_.gone(owner);
   for (const auto& [handle, locks] : handle_locks_)
     for (const auto& [kind, owner] : locks.owners) {

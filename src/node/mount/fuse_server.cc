@@ -202,6 +202,7 @@ void FuseServer::receive(const fuse::Channel& channel, std::span<const std::byte
 
 void FuseServer::dispatch(const fuse::Channel& channel, const fuse::Request& request,
                           fuse::ReceiveBuffer& buffer) {
+  const uint64_t losses = losses_;
   if ((after_crash_ || lost_handles_ != 0) && refuses(channel, request)) return;
   Context c{&channel,
             request.header.wire_unique(),
@@ -232,6 +233,7 @@ void FuseServer::dispatch(const fuse::Channel& channel, const fuse::Request& req
                  [&](const auto& r) { handle(c, r); },
              },
              request.body);
+  if (losses_ != losses) fail_late_write(c, request);
 }
 
 std::optional<Inode> FuseServer::inode(const Context& context, uint64_t node) const {

@@ -205,6 +205,9 @@ class FuseServer {
   GuardianTable* guardian_table() const;
   // Answered with EIO: what may have been done already, or may rely on a lock that was lost.
   bool refuses(const fuse::Channel& channel, const fuse::Request& request);
+  bool relies_on_lost_lock(const fuse::Request& request);
+  // It came before its handle's locks were lost, and waits since after the waits were ended.
+  void fail_late_write(const Context& c, const fuse::Request& request);
 
   // fuse_names.cc
   void handle(const Context& c, const fuse::Lookup& r);
@@ -302,6 +305,7 @@ class FuseServer {
   };
   std::map<uint64_t, LostLock> lost_locks_;
   std::atomic<size_t> lost_handles_{0};
+  std::atomic<uint64_t> losses_{0};  // how often locks were lost
   bool after_crash_ = false;
   std::unordered_set<uint64_t> unseen_;  // by that daemon
   uint32_t generation_ = 0;              // kGenerationShift
