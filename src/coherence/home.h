@@ -210,14 +210,18 @@ class Home {
   // Files of which a node other than 0 may hold bytes or attributes that are not here.
   std::vector<FileId> files_dirty_elsewhere() const;
   HomeCounts counts() const;
-  // The recalls that have not been acked, by age; behind them the sizes that have not been shown,
-  // as recalls of Attributes.
+  // The sizes that have not been shown, as recalls of Attributes, and the recalls that have not
+  // been acked, both by age; of the former no more than half of `most`.
   struct PendingRecall {
     uint64_t id = 0;
     FileId file;
     NodeId node;
     Resource resource;
     PageRange range;
+    // What other nodes owe and this one may have to wait for before it can ack (some of it): the
+    // home answers its announcement, request or truncation only after that. These others wait for
+    // nobody.
+    std::vector<uint64_t> behind;
   };
   std::vector<PendingRecall> pending_recalls(size_t most) const;
   // The requests and operations that wait, and for which recalls; for those that wait behind others
@@ -248,7 +252,9 @@ class Home {
   struct ResourceState;
   struct PerNode;
   struct FileState;
+  struct Debts;
 
+  Debts debts(const FileState& fs, const std::vector<const Announcements::Pending*>& shows) const;
   FileState& state(FileId file);
   // Grants what has become possible by a change of leases, requests or recalls within `changed`.
   void promote(FileId file, FileState& fs, Resource resource, HomeActions& actions,

@@ -99,5 +99,39 @@ TEST(HomeGrowthTest, WhoIsWaitedForIsTold) {
   EXPECT_TRUE(w.home.pending_recalls(10).empty());
 }
 
+// The writer cannot give up the Attributes before its announcement is answered.
+TEST(HomeGrowthTest, WhoAnnouncesIsBehindWhoIsShown) {
+  HomeWorld w;
+  n1_watches_and_n2_writes(w);
+  w.announces("n2", 10'000).expect("show n1 size 10000");
+  w.asks_attributes("n3", Shared).expect("recall n2 attributes to Shared");
+  const auto recalls = w.home.pending_recalls(10);
+  ASSERT_EQ(recalls.size(), 2u);
+  EXPECT_EQ(recalls[0].node, HomeWorld::node_id("n1"));
+  EXPECT_TRUE(recalls[0].behind.empty());
+  EXPECT_EQ(recalls[1].node, HomeWorld::node_id("n2"));
+  EXPECT_EQ(recalls[1].behind, std::vector{recalls[0].id});
+  w.has_shown("n1").expect("announced n2 watched");
+  EXPECT_TRUE(w.home.pending_recalls(10).at(0).behind.empty());
+}
+
+// As one that appends: it keeps the Attributes until it has the pages.
+TEST(HomeGrowthTest, WhoWaitsForPagesIsBehindWhoHasThem) {
+  using test::pages;
+  HomeWorld w;
+  n1_watches_and_n2_writes(w);
+  w.has("n1", Exclusive, pages(0, 9));
+  w.asks("n2", Exclusive, pages(3, 5)).expect("recall n1 3-5");
+  w.asks_attributes("n3", Shared).expect("recall n2 attributes to Shared");
+  const auto recalls = w.home.pending_recalls(10);
+  ASSERT_EQ(recalls.size(), 2u);
+  EXPECT_TRUE(recalls[0].behind.empty());
+  EXPECT_EQ(recalls[1].behind, std::vector{recalls[0].id});
+  // Two that wait for each other are behind nobody.
+  w.asks("n1", Exclusive, pages(20, 21)).expect("grant n1 Exclusive 6-end");
+  w.asks("n1", Exclusive, pages(4, 5));
+  EXPECT_TRUE(w.home.pending_recalls(10).at(1).behind.empty());
+}
+
 }  // namespace
 }  // namespace vremote::coherence

@@ -1,7 +1,18 @@
 // What others ask a home about itself, and what must always be true of it.
+#include <set>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
 #include "coherence/home_files.h"
 
 namespace vremote::coherence {
+namespace {
+
+// Of what others owe and one node waits for: one that takes long is enough.
+constexpr size_t kExcusesMax = 64;
+
+}  // namespace
 
 std::vector<FileId> Home::files_dirty_elsewhere() const {
   std::vector<FileId> out;
@@ -50,20 +61,64 @@ HomeCounts Home::counts() const {
   return counts;
 }
 
+// Of one file: who may have to wait for others before it can ack a recall, and what is owed by
+// those who need not.
+struct Home::Debts {
+  std::set<NodeId> held_up;
+  std::vector<std::pair<uint64_t, NodeId>> plain;
+  std::vector<uint64_t> before(NodeId node) const {
+    std::vector<uint64_t> out;
+    if (!held_up.contains(node)) return out;
+    for (const auto& [id, debtor] : plain)
+      if (debtor != node && out.size() < kExcusesMax) out.push_back(id);
+    return out;
+  }
+};
+
+Home::Debts Home::debts(const FileState& fs,
+                        const std::vector<const Announcements::Pending*>& shows) const {
+  Debts out;
+  for (const Announcements::Pending* pending : shows) {
+    if (!pending->by.operation) out.held_up.insert(pending->by.node);
+    for (const auto& [node, show] : pending->waiting) out.plain.emplace_back(show, node);
+  }
+  for (const ResourceState& rs : fs.resources)
+    for (const Waiter& waiter : rs.waiters) {
+      if (waiter.holding) continue;
+      if (!waiter.operation) {
+        out.held_up.insert(waiter.node);
+      } else if (waiter.truncation_of) {
+        out.held_up.insert(*waiter.truncation_of);
+      }
+    }
+  for (const ResourceState& rs : fs.resources)
+    for (const auto& [id, recall] : rs.recalls)
+      if (!out.held_up.contains(recall.node)) out.plain.emplace_back(id, recall.node);
+  return out;
+}
+
 std::vector<Home::PendingRecall> Home::pending_recalls(size_t most) const {
   std::vector<PendingRecall> out;
+  std::unordered_map<FileId, std::vector<const Announcements::Pending*>, FileIdHash> shows;
+  for (const auto& [id, pending] : announcements_.pending()) {
+    shows[pending.file].push_back(&pending);
+    for (const auto& [node, show] : pending.waiting)
+      if (out.size() < (most + 1) / 2)
+        out.push_back({show, pending.file, node, Resource::Attributes, kUnit, {}});
+  }
+  std::unordered_map<FileId, Debts, FileIdHash> of_file;
   for (const auto& [id, file] : recalls_) {
-    if (out.size() == most) break;
+    if (out.size() >= most) break;
     const FileState& fs = *files_.at(file);
+    auto known = of_file.find(file);
+    if (known == of_file.end()) known = of_file.emplace(file, debts(fs, shows[file])).first;
     for (Resource resource : kResources) {
       const auto& recalls = fs.of(resource).recalls;
       if (auto it = recalls.find(id); it != recalls.end())
-        out.push_back({id, file, it->second.node, resource, it->second.range});
+        out.push_back({id, file, it->second.node, resource, it->second.range,
+                       known->second.before(it->second.node)});
     }
   }
-  for (const auto& [id, pending] : announcements_.pending())
-    for (const auto& [node, show] : pending.waiting)
-      if (out.size() < most) out.push_back({show, pending.file, node, Resource::Attributes, kUnit});
   return out;
 }
 

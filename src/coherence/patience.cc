@@ -13,6 +13,9 @@ constexpr int64_t kStopped = 1'500'000'000;
 // The part of it that counts all the same. A home that stumbles on and on would never get to the
 // end of any term otherwise.
 constexpr int64_t kCounts = 3;
+// What takes longer than this part of the deadline is no ordinary wait: several in a row may excuse
+// one node without costing it its own time.
+constexpr int64_t kLong = 64;
 
 }  // namespace
 
@@ -52,23 +55,31 @@ void Patience::give_up(NodeId node, Instant now, std::string why) {
       node, Known{.node = node, .file = {}, .since = now, .moved = now, .why = std::move(why)});
 }
 
+// Otherwise one that owes an answer for so long would have others put out with it.
+bool Patience::waits_itself(Instant now, const Blocker& blocker) const {
+  return std::ranges::any_of(blocker.behind, [&](uint64_t other) {
+    const auto it = recalls_.find(other);
+    return it != recalls_.end() && it->second.node != blocker.node &&
+           now - it->second.since > options_.deadline_ns / kLong;
+  });
+}
+
 std::vector<Patience::Verdict> Patience::judge(Instant now, const std::vector<Blocker>& blockers,
                                                const Heard& heard) {
+  const int64_t passed = judged_ == Instant{} ? 0 : now - judged_;
   look_for_a_stop(now);
   std::vector<Verdict> verdicts;
   std::set<NodeId> fenced;
   for (auto& [id, known] : recalls_) known.present = false;
+  for (const Blocker& blocker : blockers)
+    if (blocker.recall != 0)
+      recalls_
+          .try_emplace(
+              blocker.recall,
+              Known{.node = blocker.node, .file = blocker.file, .since = now, .moved = now})
+          .first->second.present = true;
   for (const Blocker& blocker : blockers) {
-    Known* known = nullptr;
-    if (blocker.recall != 0) {
-      known =
-          &recalls_
-               .try_emplace(
-                   blocker.recall,
-                   Known{.node = blocker.node, .file = blocker.file, .since = now, .moved = now})
-               .first->second;
-      known->present = true;
-    }
+    Known* known = blocker.recall == 0 ? nullptr : &recalls_.at(blocker.recall);
     const std::optional<Instant> last = heard(blocker.node);
     if (!last || fenced.contains(blocker.node) || silenced_.contains(blocker.node)) continue;
     if (expired(now, *last)) {
@@ -82,6 +93,10 @@ std::vector<Patience::Verdict> Patience::judge(Instant now, const std::vector<Bl
       continue;
     }
     if (known == nullptr) continue;
+    if (waits_itself(now, blocker)) {
+      known->moved = std::min(known->moved + passed, now);
+      continue;
+    }
     if (now - known->moved > options_.deadline_ns) {
       silenced_.emplace(blocker.node, *known);
       verdicts.push_back({.node = blocker.node,

@@ -39,6 +39,9 @@ class Patience {
     uint64_t recall = 0;  // 0: a lock, for which any time is good
     NodeId node;
     FileId file;
+    // Of others in the same list, for which this node may have to wait itself. While one of them
+    // takes long, this one's time stands still.
+    std::vector<uint64_t> behind = {};
   };
   struct Verdict {
     NodeId node;
@@ -76,6 +79,7 @@ class Patience {
   void look_for_a_stop(Instant now);
   // For how long it was silent, as far as we could hear.
   int64_t silent(Instant now, Instant heard) const;
+  bool waits_itself(Instant now, const Blocker& blocker) const;
 
   struct Known {
     NodeId node;

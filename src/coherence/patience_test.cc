@@ -178,5 +178,38 @@ TEST_F(PatienceTest, ANodeWithoutASessionIsNotFenced) {
   }
 }
 
+// A reader that never says that it has seen how a file grew, the writer that waits for that, and
+// whoever wants the writer's lease.
+TEST_F(PatienceTest, WhoWaitsForAnotherIsNotPutOutWithIt) {
+  const Patience::Blocker show{.recall = 9, .node = kNode, .file = kFile};
+  const Patience::Blocker recall{.recall = 10, .node = NodeId{4}, .file = kFile, .behind = {9}};
+  std::vector<NodeId> silenced;
+  const auto judge = [&](int64_t seconds, const std::vector<Patience::Blocker>& blockers) {
+    for (const Instant end = now_ + seconds * kSecond; now_ < end;) {
+      now_.ns += kSecond / 4;
+      for (const auto& v :
+           patience_.judge(now_, blockers, [this](NodeId) { return std::optional(now_); }))
+        if (v.silence) silenced.push_back(v.node);
+    }
+  };
+  judge(70, {show, recall});  // fenced then
+  EXPECT_EQ(silenced, std::vector{kNode});
+  judge(57, {recall});
+  EXPECT_EQ(silenced, std::vector{kNode}) << "it has its own time now";
+  judge(4, {recall});
+  EXPECT_EQ(silenced, (std::vector{kNode, NodeId{4}}));
+}
+
+TEST_F(PatienceTest, OrdinaryWaitsOfOthersExcuseNobody) {
+  int silenced = 0;
+  for (uint64_t other = 11; other < 11 + 300; ++other)  // each for a quarter of a second
+    silenced += waits(1,
+                      {{.recall = 10, .node = kNode, .file = kFile, .behind = {other}},
+                       {.recall = other, .node = NodeId{4}, .file = kFile}},
+                      true)
+                    .silenced;
+  EXPECT_EQ(silenced, 1);
+}
+
 }  // namespace
 }  // namespace vremote::coherence

@@ -158,7 +158,7 @@ void Origin::tick(Daemon& daemon) {
     daemon.gate.enter(Door::Own, [this, &daemon] {
       std::vector<Patience::Blocker> blockers;
       for (const Home::PendingRecall& recall : daemon.driver.home().pending_recalls(4096))
-        blockers.push_back({recall.id, recall.node, recall.file});
+        blockers.push_back({recall.id, recall.node, recall.file, recall.behind});
       const auto heard = [this](NodeId node) -> std::optional<Instant> {
         const Session* session = find(node.value);
         if (session == nullptr) return std::nullopt;

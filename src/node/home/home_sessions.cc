@@ -43,7 +43,7 @@ void HomeService::tick(Instant now) {
   {
     std::lock_guard lock(mutex_);
     for (const Home::PendingRecall& recall : home_.pending_recalls(kBlockersMax))
-      blockers.push_back({recall.id, recall.node, recall.file});
+      blockers.push_back({recall.id, recall.node, recall.file, recall.behind});
   }
   {
     std::lock_guard lock(locks_mutex_);
