@@ -46,7 +46,7 @@ void Home::receive(NodeId node, const LeaseRequest& message, HomeActions& action
                                 .range = message.range,
                                 .want_data = message.want_data,
                                 .holding = false});
-  promote(message.file, fs, message.resource, actions, message.range);
+  promote_last(message.file, fs, message.resource, actions);
 }
 
 void Home::receive(NodeId node, const RecallAck& message, HomeActions& actions) {

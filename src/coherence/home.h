@@ -175,7 +175,7 @@ class Home {
 
   // Takes one piece for an operation; OperationReady follows when it is held (perhaps at once). An
   // operation that needs several takes them one after the other in the order Entries < Attributes <
-  // Data, then by FileId.
+  // Data, then by FileId; of each at most one piece of a file.
   void acquire(OperationId operation, const OperationNeed& need, HomeActions& actions);
   // The file is open at the node, which says so unasked. False: it has too many open.
   bool opened(NodeId node, FileId file, HomeActions& actions);
@@ -253,12 +253,16 @@ class Home {
   struct PerNode;
   struct FileState;
   struct Debts;
+  class Ahead;
 
   Debts debts(const FileState& fs, const std::vector<const Announcements::Pending*>& shows) const;
   FileState& state(FileId file);
   // Grants what has become possible by a change of leases, requests or recalls within `changed`.
   void promote(FileId file, FileState& fs, Resource resource, HomeActions& actions,
                PageRange changed = PageRange::all());
+  void promote_last(FileId file, FileState& fs, Resource resource, HomeActions& actions);
+  bool may_be_granted(FileId file, FileState& fs, Resource resource, Waiter& waiter,
+                      HomeActions& actions);
   bool blocked(const ResourceState& rs, std::list<Waiter>::const_iterator waiter) const;
   bool recall_conflicts(FileId file, ResourceState& rs, Resource resource, const Waiter& waiter,
                         HomeActions& actions);
@@ -298,7 +302,14 @@ class Home {
   std::map<NodeId, size_t> waiting_of_;  // lease requests; nodes without any are not in it
   LeaseBudget budget_;
   std::map<NodeId, std::list<LeaseRequest>> later_;  // M3; counted in waiting_of_, none is empty
-  std::map<NodeId, size_t> open_of_;                 // files; nodes without any are not in it
+  // Where operations stand in line.
+  struct Place {
+    FileId file;
+    Resource resource;
+    std::list<Waiter>::iterator waiter;
+  };
+  std::unordered_map<OperationId, std::vector<Place>> places_;  // none is empty
+  std::map<NodeId, size_t> open_of_;  // files; nodes without any are not in it
   size_t open_in_all_ = 0;
   uint64_t taken_back_ = 0, opens_refused_ = 0;
   // Of a node's files that are forgotten: the greatest grant number. A file that comes again counts

@@ -1,5 +1,7 @@
 // Who is served next, whom that takes a recall of, and how wide the grant is (I1 to I3).
 #include <algorithm>
+#include <array>
+#include <iterator>
 #include <map>
 #include <utility>
 
@@ -59,65 +61,127 @@ bool Home::recall_conflicts(FileId file, ResourceState& rs, Resource resource, c
   return !wanted.empty();
 }
 
+// Of those before a place in line: what keeps others out of a part of the file.
+class Home::Ahead {
+ public:
+  explicit Ahead(PageRange part) : part_(part) {}
+  void add(const Waiter& waiter) {
+    if (!waiter.suspended && waiter.range.overlaps(part_))
+      of_mode_[static_cast<size_t>(waiter.mode)].add(waiter.range.intersect(part_));
+  }
+  // For a range within the part.
+  bool blocks(const Waiter& waiter) const {
+    for (size_t mode = 0; mode < of_mode_.size(); ++mode)
+      if (!compatible(static_cast<LeaseMode>(mode), waiter.mode) &&
+          of_mode_[mode].overlaps(waiter.range))
+        return true;
+    return false;
+  }
+  bool blocks_all() const {
+    return of_mode_[static_cast<size_t>(LeaseMode::Exclusive)].contains(part_);
+  }
+
+ private:
+  const PageRange part_;
+  std::array<PageSet, 4> of_mode_;
+};
+
+// Nobody before it in line keeps it out. False: it stays, to wait, or as an operation that holds
+// now what it needs.
+bool Home::may_be_granted(FileId file, FileState& fs, Resource resource, Waiter& waiter,
+                          HomeActions& actions) {
+  ResourceState& rs = fs.of(resource);
+  // I5: the ack of a recall under way to this very node would take the new grant with it.
+  if (!waiter.operation &&
+      std::any_of(rs.recalls.begin(), rs.recalls.end(), [&](const auto& entry) {
+        return entry.second.node == waiter.node && entry.second.range.overlaps(waiter.range);
+      }))
+    return false;
+  const size_t recalls_before = rs.recalls.size();
+  const bool conflict = recall_conflicts(file, rs, resource, waiter, actions);
+  if (conflict && !(mistakes_.has(Mistake::GrantBeforeAcks) && recalls_before == rs.recalls.size()))
+    return false;
+  if (waiter.operation) {
+    waiter.holding = true;
+    if (std::exchange(waiter.yielded, false)) {
+      // It knows that it holds this one, and waits for data.
+      if (Waiter* second = fs.of(Resource::Data).waiting_for(*waiter.operation))
+        second->suspended = false;
+      promote(file, fs, Resource::Data, actions);
+    } else {
+      actions.push_back(OperationReady{
+          .operation = *waiter.operation, .file = file, .resource = resource, .error = 0});
+    }
+    return false;
+  }
+  if (conflict) {  // GrantBeforeAcks only: the map must stay sane for the run to go on
+    std::vector<std::pair<PageRange, NodeId>> strip;
+    rs.holders.each(waiter.range, [&](PageRange range, const Holding& holding) {
+      for (NodeId node : holding.nodes)
+        if (node != waiter.node) strip.emplace_back(range, node);
+      return true;
+    });
+    for (auto& [range, node] : strip)
+      leases_changed(
+          file, fs, node,
+          rs.holders.reduce(
+              range, node, waiter.mode == LeaseMode::Shared ? LeaseMode::Shared : LeaseMode::None));
+  }
+  return true;
+}
+
+// Thousands may wait, for a page each (a database that recovers) or for all of it: who comes last
+// can only be kept out by the others, and when something has changed the line is gone along once.
 void Home::promote(FileId file, FileState& fs, Resource resource, HomeActions& actions,
                    PageRange changed) {
   ResourceState& rs = fs.of(resource);
   // This one grants when nothing has changed but time.
   if (mistakes_.has(Mistake::GrantBeforeAcks)) changed = PageRange::all();
-  for (auto it = rs.waiters.begin(); it != rs.waiters.end();) {
-    // The others wait for what they waited for before. A database that recovers may have thousands
-    // waiting for a page each: looking at all of them for each ack would take it minutes.
-    if (!it->range.overlaps(changed) || it->holding || it->suspended || blocked(rs, it)) {
-      ++it;
-      continue;
-    }
-    // I5: the ack of a recall under way to this very node would take the new grant with it.
-    if (!it->operation && std::any_of(rs.recalls.begin(), rs.recalls.end(), [&](const auto& entry) {
-          return entry.second.node == it->node && entry.second.range.overlaps(it->range);
-        })) {
-      ++it;
-      continue;
-    }
-    const size_t recalls_before = rs.recalls.size();
-    bool conflict = recall_conflicts(file, rs, resource, *it, actions);
-    if (conflict &&
-        !(mistakes_.has(Mistake::GrantBeforeAcks) && recalls_before == rs.recalls.size())) {
-      ++it;
-      continue;
-    }
-    if (it->operation) {
-      it->holding = true;
-      if (std::exchange(it->yielded, false)) {
-        // It knows that it holds this one, and waits for data.
-        if (Waiter* second = fs.of(Resource::Data).waiting_for(*it->operation))
-          second->suspended = false;
-        promote(file, fs, Resource::Data, actions);
-      } else {
-        actions.push_back(OperationReady{
-            .operation = *it->operation, .file = file, .resource = resource, .error = 0});
+  const auto is_concerned = [&changed](const Waiter& w) {
+    // The others wait for what they waited for before.
+    return w.range.overlaps(changed) && !w.holding && !w.suspended;
+  };
+  PageRange part = kUnit;
+  if (resource == Resource::Data) {
+    part = {kPageEnd, 0};
+    for (const Waiter& w : rs.waiters)
+      if (is_concerned(w))
+        part = {std::min(part.first, w.range.first), std::max(part.end, w.range.end)};
+  }
+  if (!part.empty()) {
+    Ahead ahead(part);
+    bool within = true;  // all that was granted lies in the part
+    for (auto it = rs.waiters.begin(); it != rs.waiters.end();) {
+      if (within && ahead.blocks_all()) break;
+      const bool blocks =
+          !is_concerned(*it) || (part.contains(it->range) ? ahead.blocks(*it) : blocked(rs, it));
+      if (blocks || !may_be_granted(file, fs, resource, *it, actions)) {
+        ahead.add(*it);
+        ++it;
+        continue;
       }
-      ++it;
-      continue;
+      const Waiter granted = *it;
+      no_longer_waits(granted);
+      it = rs.waiters.erase(it);
+      // Whoever was behind it in line comes later in the list.
+      within = within && part.contains(granted.range);
+      changed = {std::min(changed.first, granted.range.first),
+                 std::max(changed.end, granted.range.end)};
+      grant(file, fs, resource, granted, actions);
     }
-    if (conflict) {  // GrantBeforeAcks only: the map must stay sane for the run to go on
-      std::vector<std::pair<PageRange, NodeId>> strip;
-      rs.holders.each(it->range, [&](PageRange range, const Holding& holding) {
-        for (NodeId node : holding.nodes)
-          if (node != it->node) strip.emplace_back(range, node);
-        return true;
-      });
-      for (auto& [range, node] : strip)
-        leases_changed(
-            file, fs, node,
-            rs.holders.reduce(range, node,
-                              it->mode == LeaseMode::Shared ? LeaseMode::Shared : LeaseMode::None));
-    }
-    Waiter granted = *it;
+  }
+  bounce(file, fs, actions);
+}
+
+// The one that has come last.
+void Home::promote_last(FileId file, FileState& fs, Resource resource, HomeActions& actions) {
+  if (mistakes_.has(Mistake::GrantBeforeAcks)) return promote(file, fs, resource, actions);
+  ResourceState& rs = fs.of(resource);
+  const auto last = std::prev(rs.waiters.end());
+  if (!blocked(rs, last) && may_be_granted(file, fs, resource, *last, actions)) {
+    const Waiter granted = *last;
     no_longer_waits(granted);
-    it = rs.waiters.erase(it);
-    // Whoever was behind it in line comes later in the list.
-    changed = {std::min(changed.first, granted.range.first),
-               std::max(changed.end, granted.range.end)};
+    rs.waiters.erase(last);
     grant(file, fs, resource, granted, actions);
   }
   bounce(file, fs, actions);

@@ -20,6 +20,8 @@ void Home::acquire(OperationId operation, const OperationNeed& need, HomeActions
                                 .range = need.range,
                                 .want_data = false,
                                 .holding = false});
+  std::list<Waiter>& line = fs.of(need.resource).waiters;
+  places_[operation].push_back({need.file, need.resource, std::prev(line.end())});
   if (need.truncation_of && fs.busy(*need.truncation_of))
     let_pass(need.file, fs, *need.truncation_of, actions);
   promote(need.file, fs, need.resource, actions);
@@ -32,36 +34,37 @@ void Home::finish(OperationId operation, FileId file, HomeActions& actions) {
   auto it = files_.find(file);
   if (it == files_.end()) return;
   FileState& fs = *it->second;
-  // B4: the truncating node learns of its truncation from the reply, and may show cut pages until
-  // then. Nobody else learns the new size before it says that they are gone.
-  std::list<Waiter>& line = fs.of(Resource::Attributes).waiters;
-  if (auto own = std::find_if(line.begin(), line.end(),
-                              [&](const Waiter& w) { return w.operation == operation; });
-      own != line.end() && own->holding && own->truncation_of &&
-      fs.nodes.contains(*own->truncation_of) &&
-      !mistakes_.has(Mistake::TruncationSeenElsewhereFirst)) {
-    const Waiter wish{.operation = {},
-                      .node = *own->truncation_of,
-                      .except = own->truncation_of,
-                      .request = 0,
-                      .mode = LeaseMode::Exclusive,
-                      .range = kUnit,
-                      .want_data = false,
-                      .holding = false};
-    line.erase(own);
-    grant(file, fs, Resource::Attributes, wish, actions);
-    promote(file, fs, Resource::Attributes, actions);
-  }
+  const auto of_operation = places_.find(operation);
+  if (of_operation == places_.end()) return;
+  std::vector<Place> own;
+  std::erase_if(of_operation->second, [&](const Place& place) {
+    if (place.file == file) own.push_back(place);
+    return place.file == file;
+  });
+  if (of_operation->second.empty()) places_.erase(of_operation);
   std::set<NodeId> excepted;
-  for (Resource resource : kResources) {
-    ResourceState& rs = fs.of(resource);
-    const auto is_its_own = [&](const Waiter& w) {
-      if (w.operation != operation) return false;
-      for (const std::optional<NodeId>& node : {w.except, w.truncation_of})
-        if (node) excepted.insert(*node);
-      return true;
-    };
-    if (std::erase_if(rs.waiters, is_its_own) > 0) promote(file, fs, resource, actions);
+  std::ranges::sort(own, {}, &Place::resource);
+  for (const Place& place : own) {
+    const Waiter waiter = *place.waiter;
+    for (const std::optional<NodeId>& node : {waiter.except, waiter.truncation_of})
+      if (node) excepted.insert(*node);
+    fs.of(place.resource).waiters.erase(place.waiter);
+    // B4: the truncating node learns of its truncation from the reply, and may show cut pages until
+    // then. Nobody else learns the new size before it says that they are gone.
+    if (place.resource == Resource::Attributes && waiter.holding && waiter.truncation_of &&
+        fs.nodes.contains(*waiter.truncation_of) &&
+        !mistakes_.has(Mistake::TruncationSeenElsewhereFirst)) {
+      const Waiter wish{.operation = {},
+                        .node = *waiter.truncation_of,
+                        .except = waiter.truncation_of,
+                        .request = 0,
+                        .mode = LeaseMode::Exclusive,
+                        .range = kUnit,
+                        .want_data = false,
+                        .holding = false};
+      grant(file, fs, Resource::Attributes, wish, actions);
+    }
+    promote(file, fs, place.resource, actions);
   }
   for (NodeId node : excepted) forget_if_uninvolved(fs, node);
   erase_if_idle(file, actions);

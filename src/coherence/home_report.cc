@@ -1,4 +1,5 @@
 // What others ask a home about itself, and what must always be true of it.
+#include <algorithm>
 #include <set>
 #include <unordered_map>
 #include <utility>
@@ -171,6 +172,17 @@ void Home::check() const {
     for (const ResourceState& rs : fs->resources) recalls += rs.recalls.size();
   VR_CHECK_MSG(recalls == recalls_.size(), "the recalls under way are known");
   VR_CHECK_MSG(waiting == waiting_of_, "the requests that wait are counted");
+  size_t operations = 0;
+  for (const auto& [file, fs] : files_)
+    for (const ResourceState& rs : fs->resources)
+      operations += static_cast<size_t>(std::ranges::count_if(
+          rs.waiters, [](const Waiter& waiter) { return waiter.operation.has_value(); }));
+  for (const auto& [operation, places] : places_) {
+    for (const Place& place : places)
+      VR_CHECK_MSG(place.waiter->operation == operation, "where operations stand is known");
+    operations -= places.size();
+  }
+  VR_CHECK_MSG(operations == 0, "where operations stand is known");
   for (const auto& [file, fs] : files_) {
     for (const ResourceState& rs : fs->resources) {
       rs.holders.check();

@@ -27,22 +27,16 @@ class HomeWorld {
   // Gives `node` exactly this, whatever others must give up for it. Operations of mode None, which
   // conflict with nothing, fence the grant in: it becomes neither wider nor stronger.
   HomeWorld& has(const std::string& node, LeaseMode mode, PageRange range) {
-    constexpr OperationId kFence = 1'000'000;
     HomeActions ignored;
-    auto fence = [&](PageRange piece) {
-      if (!piece.empty())
-        home.acquire(kFence, {file, Resource::Data, LeaseMode::None, piece, {}}, ignored);
-    };
-    fence({0, range.first});
-    fence(range);
-    fence({range.end, kPageEnd});
-    return set_up(node, Resource::Data, mode, range, kFence);
+    OperationId fence = kFence;
+    for (const PageRange piece : {PageRange{0, range.first}, range, {range.end, kPageEnd}})
+      home.acquire(fence++, {file, Resource::Data, LeaseMode::None, piece, {}}, ignored);
+    return set_up(node, Resource::Data, mode, range);
   }
   HomeWorld& has_attributes(const std::string& node, LeaseMode mode) {
-    constexpr OperationId kFence = 1'000'001;
     HomeActions ignored;
     home.acquire(kFence, {file, Resource::Attributes, LeaseMode::None, kUnit, {}}, ignored);
-    return set_up(node, Resource::Attributes, mode, kUnit, kFence);
+    return set_up(node, Resource::Attributes, mode, kUnit);
   }
 
   HomeWorld& asks(const std::string& node, LeaseMode mode, PageRange range,
@@ -229,8 +223,8 @@ class HomeWorld {
     return took();
   }
 
-  HomeWorld& set_up(const std::string& node, Resource resource, LeaseMode mode, PageRange range,
-                    OperationId fence) {
+  static constexpr OperationId kFence = 1'000'000;  // three from there on
+  HomeWorld& set_up(const std::string& node, Resource resource, LeaseMode mode, PageRange range) {
     ask(node, resource, mode, range, false);
     for (auto& [id, recalls] : recalls_)
       while (!recalls.empty()) {
@@ -238,7 +232,8 @@ class HomeWorld {
         acks(fmt::format("n{}", id.value));
       }
     lines_.clear();
-    home.finish(fence, file, actions_);
+    for (OperationId fence = kFence; fence < kFence + 3; ++fence)
+      home.finish(fence, file, actions_);
     actions_.clear();
     EXPECT_EQ(held(node, range.first, resource), mode);
     return *this;
