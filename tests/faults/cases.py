@@ -285,21 +285,63 @@ print(write(fd), flush=True)
 os.fsync(fd)
 """, cluster.path("b", "origin", kind), kind)
         check(holders[kind].stdout.readline().strip() == "ready", "b has the lock")
+    waiters = {}
+    for what in ("read", "fill", "fsync", "lock", "wait", "test", "unlock"):
+        cluster.put(cluster.path("c", "origin", what), "of none")
+        waiters[what] = cluster.program("""
+import struct
+fd = os.open(A[0], os.O_RDONLY if A[1] == 'fill' else os.O_RDWR)
+kind = fcntl.F_RDLCK if A[1] == 'fill' else fcntl.F_WRLCK
+lock = lambda call, what: fcntl.fcntl(fd, call, struct.pack('hhqqi4x', what, 0, 0, 0, 0))
+lock(fcntl.F_SETLK, kind)
+if A[1] != 'fill':
+    mapped = mmap.mmap(fd, 7)
+calls = {'read': lambda: os.pread(fd, 4, 0), 'fill': lambda: os.pread(fd, 4, 0), 'fsync': lambda: os.fsync(fd),
+         'lock': lambda: lock(fcntl.F_SETLK, kind), 'wait': lambda: lock(fcntl.F_SETLKW, kind),
+         'test': lambda: lock(fcntl.F_GETLK, kind), 'unlock': lambda: lock(fcntl.F_SETLK, fcntl.F_UNLCK)}
+def said(what):
+    try:
+        calls[what]()
+        return 'done'
+    except OSError as e:
+        return errno.errorcode[e.errno]
+ready()
+sys.stdin.readline()
+ready()
+print(said(A[1]), *(said(what) for what in calls if what != 'unlock'), flush=True)
+if A[1] != 'fill':
+    print(mapped[0:4].decode(), flush=True)
+    mapped[0:1] = b'O'
+    sys.stdin.readline()
+""", cluster.path("b", "origin", what), what)
+        check(waiters[what].stdout.readline().strip() == "ready", "b has the locks")
     check(cluster.upgrade("b").wait(60) == 0, "and its next daemon")
     cluster.hold("b", "origin")
     wait_until("b's leases are over", lambda: cluster.counter("b", "leases_suspended") > 0)
-    for child in holders.values():
+    for child in (*holders.values(), *waiters.values()):
         child.stdin.write("now\n")
         child.stdin.flush()
         check(child.stdout.readline().strip() == "ready", "b writes")
-    for kind in holders:
+    for name in (*holders, *waiters):
         cluster.run("""
 fd = os.open(A[0], os.O_RDWR)
 getattr(fcntl, A[1])(fd, fcntl.LOCK_EX)
 os.pwrite(fd, b'of c', 0)
 os.fsync(fd)
-""", cluster.path("c", "origin", kind), kind)
+""", cluster.path("c", "origin", name), "flock" if name == "flock" else "lockf")
     cluster.release("b", "origin")
+    for what, child in waiters.items():
+        told = child.stdout.readline().split()
+        check(told == ["done" if what == "unlock" else "EIO"] + ["EIO"] * 6, f"who waited with {what}: {told}")
+        if what == "fill":
+            continue
+        check(child.stdout.readline().strip() == "of c", "what the mapping shows is as ever")
+        # While b's handle is open, and says EIO: the lock is nobody's.
+        cluster.run("fd = os.open(A[0], os.O_RDWR)\nfcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+                    cluster.path("c", "origin", what))
+        child.stdin.write("now\n")
+        child.stdin.flush()
+        check(child.wait(20) == 0, "and it lives")
     for kind, child in holders.items():
         path = cluster.path("b", "origin", kind)
         check(child.stdout.readline().strip() == "EIO EIO written", "b has lost it, and can write to other files")

@@ -52,8 +52,7 @@ void AgentService::write(Waiting waiting, FileId file, Placement at, Bytes bytes
                             .what = "write",
                             .offset = at.offset,
                             .length = bytes.size(),
-                            .slot = at.slot,
-                            .handle = at.handle});
+                            .slot = at.slot});
     agent.write(now,
                 {.token = token,
                  .file = file,
@@ -225,13 +224,6 @@ std::optional<uint32_t> AgentService::waiting_thread(uint64_t unique) {
   for (const auto& [id, pending] : calls_)
     if (pending.waiting.unique == unique) return pending.waiting.tid;
   return std::nullopt;
-}
-
-void AgentService::fail_wait(uint64_t unique, FileId file) {
-  Shard& shard = shard_of(file);
-  with(shard, [&](Agent& agent, Instant now, AgentActions& actions) {
-    if (shard.pending.contains(unique)) agent.interrupt(now, unique, file, actions, EIO);
-  });
 }
 
 void AgentService::interrupt(uint64_t unique) {

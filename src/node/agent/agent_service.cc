@@ -70,8 +70,10 @@ void AgentService::carry_out(Shard& shard, AgentActions& actions, std::vector<Af
               auto it = shard.pending.find(a.token);
               if (it == shard.pending.end()) return;
               const Pending& pending = it->second;
-              if (auto sent = reply_data(pending.waiting, a.pieces, a.length); !sent)
-                spdlog::warn("reply to a read: {}", sent.error().what);
+              Status sent = pending.refused
+                                ? pending.waiting.channel->reply_error(pending.waiting.unique, EIO)
+                                : reply_data(pending.waiting, a.pieces, a.length);
+              if (!sent) spdlog::warn("reply to a read: {}", sent.error().what);
               const bool fill = pending.kind == Pending::Kind::Fill;
               environment_.metrics->record(fill ? Latency::Fill : Latency::DirectRead,
                                            net::EventLoop::now().ns - pending.started_ns);

@@ -61,6 +61,7 @@ struct Waiting {
   // Whose call this is, also where an interrupt must not end it. Without the resend bit; 0: of
   // none.
   uint64_t request = 0;
+  uint64_t handle = 0;  // by which it relies on locks; 0: it does on none
 };
 
 class AgentService {
@@ -166,8 +167,9 @@ class AgentService {
   std::optional<uint32_t> waiting_thread(uint64_t unique);
   // Ends the wait of the request with EINTR where that is possible.
   void interrupt(uint64_t unique);
-  // Of a read or write that waits here: with EIO.
-  void fail_wait(uint64_t unique, FileId file);
+  // Ends with EIO what waits here and relies on locks by these handles: they are lost. An unlock
+  // may succeed.
+  void fail_waits(const std::set<uint64_t>& handles);
   // After the kernel forgot a node number of the file: drops what is known when it has no other.
   void forget(FileId file);
 
@@ -269,7 +271,7 @@ class AgentService {
     const char* what = "";            // for people
     uint64_t offset = 0, length = 0;  // of a read or write
     uint32_t slot = ~0u;              // of a write: Placement::slot
-    uint64_t handle = 0;              // of a write: Placement::handle
+    bool refused = false;             // of a read: what it finds is not told
   };
   struct Shard {
     std::mutex mutex;

@@ -51,13 +51,53 @@ void AgentService::reclaim_locks(Agent::Dirty dirty) {
 // since before would come to the home with the next session.
 void AgentService::lose_locks(const LocksAtHome::AllHeld& lost, const std::string& why) {
   if (lost.empty() || !environment_.locks_lost) return;
-  const std::set<uint64_t> handles = environment_.locks_lost(this, lost, why);
+  fail_waits(environment_.locks_lost(this, lost, why));
+}
+
+void AgentService::fail_waits(const std::set<uint64_t>& handles) {
+  if (handles.empty()) return;
   for (auto& shard : shards_)
     with(*shard, [&](Agent& agent, Instant now, AgentActions& actions) {
-      for (const auto& [token, pending] : shard->pending)
-        if (handles.contains(pending.handle))
-          agent.interrupt(now, token, pending.file, actions, EIO);
+      for (auto& [token, pending] : shard->pending) {
+        if (!handles.contains(pending.waiting.handle)) continue;
+        pending.refused = true;  // a fill cannot be given up
+        agent.interrupt(now, token, pending.file, actions, EIO);
+      }
     });
+  std::vector<ThenReply> failed;
+  std::vector<LockCall> cancelled;
+  {
+    std::lock_guard lock(calls_mutex_);
+    for (auto it = calls_.begin(); it != calls_.end();) {
+      PendingCall& pending = it->second;
+      const Operation& operation = pending.call.operation;
+      const auto* asked = std::get_if<LockCall>(&operation);
+      const bool tests = asked != nullptr && asked->action == LockAction::Test;
+      if (!handles.contains(pending.waiting.handle)) {
+        ++it;
+      } else if (tests || std::holds_alternative<SyncCall>(operation)) {
+        failed.push_back(std::move(pending.then));
+        unheard_.heard(it->first);
+        it = calls_.erase(it);
+      } else {
+        if (asked != nullptr && asked->type != LockType::Unlock) {
+          if (asked->action == LockAction::Wait)
+            cancelled.push_back(
+                {.file = asked->file, .action = LockAction::Cancel, .waiting_call = it->first});
+          // Nobody believes to have it.
+          LockCall unlock = *asked;
+          unlock.action = LockAction::Try;
+          unlock.type = LockType::Unlock;
+          failed.push_back(pending.go_on([this, unlock](Reply&& reply) {
+            if (reply.error == 0) call({}, unlock, [](Reply&&) {});
+          }));
+        }
+        ++it;
+      }
+    }
+  }
+  for (LockCall& next : cancelled) call({}, std::move(next), [](Reply&&) {});
+  for (ThenReply& then : failed) then(Reply{.call = 0, .error = EIO, .outcome = {}});
 }
 
 void AgentService::claim_pages(const ClaimPages& a) {
@@ -141,6 +181,13 @@ void AgentService::reset(Agent::Dirty dirty, Begun begun) {
       std::lock_guard lock(calls_mutex_);
       auto it = calls_.find(id);
       if (it == calls_.end()) continue;
+      // The home has nothing of this node, and nobody waits for it.
+      if (dirty == Agent::Dirty::Fenced && it->second.goes_on &&
+          std::holds_alternative<LockCall>(it->second.call.operation)) {
+        unheard_.heard(id);
+        calls_.erase(it);
+        continue;
+      }
       message = it->second.call;
       message.heard_below = heard_below(message);
     }

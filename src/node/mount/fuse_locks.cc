@@ -79,7 +79,7 @@ void FuseServer::set_lock(const Context& c, const fuse::FileLock& lock, bool wai
         }
         reply_done(c, reply);
       },
-      {nullptr, 0, c.pid, c.request});
+      {nullptr, 0, c.pid, c.request, c.handle});
 }
 
 // close(2) of a process that may hold byte-range locks on the file: it returns when they are gone.

@@ -40,18 +40,25 @@ bool is_unrepeatable(const fuse::Request& request) {
       request.body);
 }
 
-std::array<std::optional<uint64_t>, 2> handles_of(const fuse::Request& request) {
-  using Handles = std::array<std::optional<uint64_t>, 2>;
+uint8_t number(LockKind kind) { return static_cast<uint8_t>(kind); }
+
+}  // namespace
+
+FuseServer::Handles FuseServer::handles_of(const fuse::Request& request) {
   return std::visit(
-      Overload{[](const fuse::Read& r) { return Handles{r.fh}; },
+      Overload{[](const fuse::Read& r) {
+                 // By a handle that may be written read(2) makes no fills (K1). Nearly all of its
+                 // fills are faults of mappings, and an error would kill the program.
+                 return r.fill && opening_of(r.fh).may_map ? Handles{} : Handles{r.fh};
+               },
                // The handle of a write-back is the kernel's guess.
                [](const fuse::Write& r) { return r.write_back ? Handles{} : Handles{r.fh}; },
                [](const fuse::Fsync& r) { return Handles{r.fh}; },
                [](const fuse::Fallocate& r) { return Handles{r.fh}; },
                [](const fuse::LSeek& r) { return Handles{r.fh}; },
-               [](const fuse::SetAttr& r) { return r.size ? Handles{r.fh} : Handles{}; },
+               [](const fuse::SetAttr& r) { return Handles{r.size ? r.fh.value_or(0) : 0}; },
                [](const fuse::CopyFileRange& r) {
-                 return Handles{r.fh_in, r.fh_out};
+                 return Handles{r.fh_out, r.fh_in};
                },
                [](const fuse::GetLk& r) { return Handles{r.lock.fh}; },
                [](const fuse::SetLk& r) { return Handles{r.lock.fh}; },
@@ -59,10 +66,6 @@ std::array<std::optional<uint64_t>, 2> handles_of(const fuse::Request& request) 
                [](const auto&) { return Handles{}; }},
       request.body);
 }
-
-uint8_t number(LockKind kind) { return static_cast<uint8_t>(kind); }
-
-}  // namespace
 
 void FuseServer::after_crash(std::unordered_set<uint64_t> unseen) {
   after_crash_ = true;
@@ -89,12 +92,15 @@ bool FuseServer::refuses(const fuse::Channel& channel, const fuse::Request& requ
 bool FuseServer::relies_on_lost_lock(const fuse::Request& request) {
   std::lock_guard guard(locks_mutex_);
   return std::ranges::any_of(handles_of(request),
-                             [&](auto fh) { return fh && lost_locks_.contains(*fh); });
+                             [&](uint64_t fh) { return lost_locks_.contains(fh); });
 }
 
-void FuseServer::fail_late_write(const Context& c, const fuse::Request& request) {
-  if (!std::holds_alternative<fuse::Write>(request.body) || !relies_on_lost_lock(request)) return;
-  if (const auto node = inodes_.get(c.node)) node->agent->fail_wait(c.unique, node->file);
+void FuseServer::fail_late(const Context& c) {
+  {
+    std::lock_guard guard(locks_mutex_);
+    if (!lost_locks_.contains(c.handle)) return;
+  }
+  if (const auto node = inodes_.get(c.node)) node->agent->fail_waits({c.handle});
 }
 
 void FuseServer::note_lock(uint64_t node, uint64_t fh, const LockCall& lock) {

@@ -209,7 +209,8 @@ void FuseServer::dispatch(const fuse::Channel& channel, const fuse::Request& req
             request.header.node,
             {request.header.uid, request.header.gid, {}},
             request.header.pid,
-            request.header.unique};
+            request.header.unique,
+            handles_of(request).front()};
   std::visit(Overload{
                  [&](const fuse::Forget& r) { forget(r.node != 0 ? r.node : c.node, r.lookups); },
                  [&](const fuse::BatchForget& r) {
@@ -233,7 +234,7 @@ void FuseServer::dispatch(const fuse::Channel& channel, const fuse::Request& req
                  [&](const auto& r) { handle(c, r); },
              },
              request.body);
-  if (losses_ != losses) fail_late_write(c, request);
+  if (losses_ != losses) fail_late(c);
 }
 
 std::optional<Inode> FuseServer::inode(const Context& context, uint64_t node) const {
@@ -287,7 +288,7 @@ void FuseServer::call(const Context& c, AgentService* agent, Operation operation
   Caller caller = with_groups(c);
   if (changes.empty()) {
     agent->call(std::move(caller), std::move(operation), std::move(unless_interrupted),
-                {nullptr, 0, c.pid, c.request});
+                {nullptr, 0, c.pid, c.request, c.handle});
   } else {
     agent->call_changing(std::move(changes), std::move(caller), std::move(operation),
                          std::move(unless_interrupted), c.pid, c.request);

@@ -12,6 +12,7 @@
 
 #include <signal.h>
 
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <functional>
@@ -107,7 +108,8 @@ class FuseServer {
     coherence::Caller caller;
     uint32_t pid = 0;
     uint64_t request = 0;  // without the resend bit
-    Waiting waiting() const { return {channel, unique, pid, request}; }
+    uint64_t handle = 0;   // Waiting::handle
+    Waiting waiting() const { return {channel, unique, pid, request, handle}; }
   };
   // While it lives, a request is done that its caller has not been told of, and that must not be
   // done again.
@@ -205,9 +207,12 @@ class FuseServer {
   GuardianTable* guardian_table() const;
   // Answered with EIO: what may have been done already, or may rely on a lock that was lost.
   bool refuses(const fuse::Channel& channel, const fuse::Request& request);
+  // By which the request relies on locks; 0: none.
+  using Handles = std::array<uint64_t, 2>;
+  static Handles handles_of(const fuse::Request& request);
   bool relies_on_lost_lock(const fuse::Request& request);
   // It came before its handle's locks were lost, and waits since after the waits were ended.
-  void fail_late_write(const Context& c, const fuse::Request& request);
+  void fail_late(const Context& c);
 
   // fuse_names.cc
   void handle(const Context& c, const fuse::Lookup& r);
