@@ -354,6 +354,9 @@ Result<RecoveryHeader> read_recovery(const Fd& fd,
       VR_TRY(complete, read_exactly(fd, at + head.size(), payload));
       good = complete;
     }
+    // A disk that lost what was written last, or somebody, made the file longer by zeroes: they are
+    // records of nothing, perhaps without end.
+    good = good && std::ranges::any_of(head, [](std::byte byte) { return byte != std::byte{}; });
     if (!good) {
       summary.damaged = true;
       break;

@@ -139,6 +139,15 @@ TEST_F(RecoveryFileTest, WhatIsBehindTheLastWholeAdditionIsNoMoreThanDamage) {
   EXPECT_EQ(content_[0], 'D');
 }
 
+TEST_F(RecoveryFileTest, ZeroesBehindItAreNotReadToTheirEnd) {
+  write_two();
+  std::filesystem::resize_file(path_, uint64_t{1} << 36);
+  ASSERT_TRUE(read());
+  EXPECT_TRUE(summary_.damaged);
+  EXPECT_EQ(summary_.pieces, 3u);
+  EXPECT_EQ(summary_.kept->pieces, 3u);
+}
+
 TEST_F(RecoveryFileTest, WhatDoesNotFitLeavesWhatDid) {
   rlimit before{};
   ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
