@@ -181,7 +181,8 @@ void AgentService::start_blocking(HelperThreads::Job job) {
 // For the latencies: a recall until its ack, a flush until the home has it. Under the shard's lock.
 void AgentService::note_sent(Shard& shard, const ToHome& message) {
   const Instant now = lease_clock();
-  if (const auto* flush = std::get_if<Flush>(&message)) shard.under_way.emplace(flush->flush, now);
+  if (const auto* flush = std::get_if<Flush>(&message))
+    shard.under_way.emplace(flush->flush, Shard::Flushing{now, !flush->extents.empty()});
   if (const auto* ack = std::get_if<RecallAck>(&message)) {
     if (auto it = shard.recalls.find(ack->recall); it != shard.recalls.end()) {
       environment_.metrics->record(Latency::Recall, now - it->second);
@@ -194,21 +195,33 @@ void AgentService::note_received(Shard& shard, const ToAgent& message, Instant n
   if (const auto* recall = std::get_if<Recall>(&message))
     shard.recalls.emplace(recall->recall, now);
   if (const auto* ack = std::get_if<FlushAck>(&message)) {
-    if (ack->error == ESTALE) {
-      // A file that was written, removed and closed: nobody can miss the bytes. After a restart of
-      // the home it may have been one that is still open.
-      if (home_restarted_)
-        spdlog::warn(
-            "{}: bytes for inode {} have no file any more: it was removed, or its origin restarted",
-            home_name_, ack->file.inode);
-    } else if (ack->error != 0) {
-      spdlog::error("{}: bytes for inode {} could not be stored: {}", home_name_, ack->file.inode,
-                    strerror(ack->error));
-    }
+    bool bytes = false;
     if (auto it = shard.under_way.find(ack->flush); it != shard.under_way.end()) {
-      environment_.metrics->record(Latency::Flush, now - it->second);
+      environment_.metrics->record(Latency::Flush, now - it->second.since);
+      bytes = it->second.bytes;
       shard.under_way.erase(it);
     }
+    note_flushed(*ack, bytes, now);
+  }
+}
+
+void AgentService::note_flushed(const FlushAck& ack, bool bytes, Instant now) {
+  if (ack.error == 0) {
+    if (!bytes) return;
+    if (const uint64_t untold = not_stored_.succeeded(ack.file); untold != 0)
+      spdlog::info("{}: bytes for inode {} are stored again; they were not {} more times",
+                   home_name_, ack.file.inode, untold);
+  } else if (ack.error == ESTALE) {
+    // A file that was written, removed and closed: nobody can miss the bytes. After a restart of
+    // the home it may have been one that is still open.
+    if (home_restarted_)
+      spdlog::warn(
+          "{}: bytes for inode {} have no file any more: it was removed, or its origin restarted",
+          home_name_, ack.file.inode);
+  } else if (const auto tell = not_stored_.failed(now, ack.file, ack.error);
+             tell != RepeatedErrors::Tell::Nothing) {
+    spdlog::error("{}: bytes for inode {} could not be stored: {}; said once until they can be{}",
+                  home_name_, ack.file.inode, strerror(ack.error), RepeatedErrors::of_others(tell));
   }
 }
 

@@ -36,6 +36,7 @@
 #include "node/agent/locks_at_home.h"
 #include "node/base/helper_threads.h"
 #include "node/base/kept.h"
+#include "node/base/repeated_errors.h"
 
 namespace vremote::node {
 
@@ -279,7 +280,12 @@ class AgentService {
     std::unordered_map<coherence::Token, Pending> pending;
     coherence::NameCache names;
     ListingCache listings;
-    std::unordered_map<uint64_t, Instant> recalls, under_way;  // when they began, for the latencies
+    std::unordered_map<uint64_t, Instant> recalls;  // when they began, for the latency
+    struct Flushing {
+      Instant since;
+      bool bytes = false;
+    };
+    std::unordered_map<uint64_t, Flushing> under_way;
     net::Timer timer;
     std::optional<Instant> armed;
     uint64_t written_now = 0;
@@ -312,6 +318,7 @@ class AgentService {
   void answer(Shard& shard, coherence::Token token, Answer answer, std::vector<After>& after);
   void note_sent(Shard& shard, const coherence::ToHome& message);
   void note_received(Shard& shard, const coherence::ToAgent& message, Instant now);
+  void note_flushed(const coherence::FlushAck& ack, bool bytes, Instant now);
   void note_debts(const coherence::Agent& agent, FileId file);
   void start_blocking(HelperThreads::Job job);
   void purge(const coherence::StartPurge& a);
@@ -369,6 +376,7 @@ class AgentService {
   void zero_page(FileId file, uint64_t from, uint64_t end);
   void clear_tail(FileId file, uint64_t before, uint64_t size, bool under_lock,
                   coherence::Reply&& reply, ThenReply then);
+  RepeatedErrors not_stored_;
   LocksAtHome locks_;  // what the home has given
   std::mutex calls_mutex_;
   std::unordered_map<uint64_t, PendingCall> calls_;

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "net/event_loop.h"
 #include "node/home/home_service.h"
 
 namespace vremote::node {
@@ -85,9 +86,16 @@ bool HomeService::run(ApplyFlush& action, bool may_block) {
       ack.error = done.error().code;
       // ESTALE: the last name and the last handle are gone, and with them whoever could have missed
       // the bytes.
-      if (ack.error != ESTALE)
-        spdlog::error("{}: dirty bytes not written: {} {}", described(flush.file),
-                      std::strerror(ack.error), done.error().what);
+      const auto tell = ack.error == ESTALE
+                            ? RepeatedErrors::Tell::Nothing
+                            : not_written_.failed(net::EventLoop::now(), flush.file, ack.error);
+      if (tell != RepeatedErrors::Tell::Nothing)
+        spdlog::error("{}: dirty bytes not written: {} {}; said once until they are{}",
+                      described(flush.file), std::strerror(ack.error), done.error().what,
+                      RepeatedErrors::of_others(tell));
+    } else if (const uint64_t untold = not_written_.succeeded(flush.file); untold != 0) {
+      spdlog::info("{}: dirty bytes are written again; they were not {} more times",
+                   described(flush.file), untold);
     }
   }
   if (after.has_mtime || after.has_size)

@@ -22,6 +22,7 @@
 #include "coherence/operation_needs.h"
 #include "coherence/patience.h"
 #include "coherence/unsynced_files.h"
+#include "node/base/repeated_errors.h"
 #include "node/home/file_queues.h"
 #include "node/home/home_state.h"
 #include "node/home/left_behind.h"
@@ -280,6 +281,7 @@ class HomeService {
   mutable std::mutex unsynced_mutex_;
   coherence::UnsyncedFiles unsynced_;
   SyncRefusals refusals_;
+  RepeatedErrors not_written_;
   std::atomic<uint32_t> newest_{0};  // of the sessions that were heard of
   bool syncing_all_ = false;
   std::optional<Instant> all_changed_since_;  // seen by sync_when_due()
