@@ -351,6 +351,50 @@ os.fsync(fd)
         check("has lost its lock on " + path in cluster.log("b"), "the log names the file")
 
 
+@case(nodes=("origin", "b"))
+def a_kernel_that_forgets_much_keeps_no_call_waiting(cluster):
+    cluster.start_all()
+    many = os.path.join(cluster.nodes["origin"].export, "many")
+    os.mkdir(many)
+    for k in range(30000):
+        os.close(os.open(f"{many}/{k}", os.O_CREAT | os.O_WRONLY))
+    cluster.put(cluster.path("b", "b", "other"), "some")
+
+    def forget():
+        cluster.run("for entry in os.scandir(A[0]):\n  entry.stat()", cluster.path("b", "origin", "many"), timeout=120)
+        known = cluster.counter("b", "kernel_inodes")
+        check(known > 30000, f"b's kernel knows only {known} files")
+        # Drops what the kernel knows of this mount alone.
+        subprocess.run(["mount", "-i", "-o", "remount", cluster.nodes["b"].mount], check=True)
+
+    def all_forgotten():
+        return cluster.status("b") is not None and cluster.counter("b", "kernel_inodes") < 100
+
+    child = cluster.program("""
+import threading
+ready()
+ended = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.readline(), ended.set())).start()
+longest = 0
+while not ended.is_set():
+    begun = time.monotonic()
+    os.close(os.open(A[0], os.O_RDONLY))
+    longest = max(longest, time.monotonic() - begun)
+    time.sleep(0.001)
+print(longest)
+""", cluster.path("b", "b", "other"))
+    check(child.stdout.readline().strip() == "ready", "the file is there")
+    forget()
+    wait_until("all are forgotten", all_forgotten)
+    child.stdin.write("enough\n")
+    child.stdin.flush()
+    longest = float(child.stdout.readline())
+    check(longest < 0.15, f"an open took {longest} s")
+    forget()
+    check(cluster.upgrade("b").wait(60) == 0, "and its next daemon")
+    wait_until("all are forgotten over an upgrade", all_forgotten)
+
+
 @case()
 def a_soft_mount_fails_instead_of_waiting(cluster):
     cluster.configure("b", soft_timeout_ms=500)

@@ -17,9 +17,11 @@
 namespace vremote::node {
 
 bool FuseServer::pause(int64_t patience_ms) {
+  if (forgets()) return false;  // it may take seconds
   wants_pause_ = true;
   std::unique_lock lock(pause_mutex_);
-  for (int64_t waited = 0; paused_ < threads_.size(); ++waited) {
+  // The next daemon would never hear of what is still to be forgotten; more may have come just now.
+  for (int64_t waited = 0; paused_ < threads_.size() || forgets(); ++waited) {
     if (waited >= patience_ms) {
       lock.unlock();
       resume();

@@ -213,9 +213,7 @@ void FuseServer::dispatch(const fuse::Channel& channel, const fuse::Request& req
             handles_of(request).front()};
   std::visit(Overload{
                  [&](const fuse::Forget& r) { forget(r.node != 0 ? r.node : c.node, r.lookups); },
-                 [&](const fuse::BatchForget& r) {
-                   for (const fuse::Forget& f : r.forgets) forget(f.node, f.lookups);
-                 },
+                 [&](const fuse::BatchForget& r) { forget_later(r.forgets); },
                  [&](const fuse::Write& r) { handle(c, r, buffer); },
                  [&](const fuse::Interrupt& r) { interrupt(c, r.unique); },
                  [&](const fuse::Destroy&) { (void)channel.reply(c.unique); },
@@ -262,6 +260,41 @@ void FuseServer::forget(uint64_t node, uint64_t lookups) {
                         range_owners_.upper_bound({node, UINT64_MAX}));
   }
   gone->agent->forget(gone->file);
+}
+
+// A kernel that drops a directory of 100,000 names sends all of them at once, each perhaps a
+// message to the home: seconds, in which no thread would read /dev/fuse. They may be late (the
+// kernel itself sends them behind younger requests): a file that is looked up again meanwhile keeps
+// its number, and what is taken off its count then is the same.
+void FuseServer::forget_later(const std::vector<fuse::Forget>& forgets) {
+  if (options_.helpers == nullptr || forgets.size() <= kForgetsAtOnce) {
+    for (const fuse::Forget& f : forgets) forget(f.node, f.lookups);
+    return;
+  }
+  std::lock_guard lock(forgets_mutex_);
+  forgets_.insert(forgets_.end(), forgets.begin(), forgets.end());
+  if (!std::exchange(forgetting_, true)) options_.helpers->submit([this] { forget_some(); });
+}
+
+void FuseServer::forget_some() {
+  std::vector<fuse::Forget> some;
+  {
+    std::lock_guard lock(forgets_mutex_);
+    const auto end =
+        forgets_.begin() + static_cast<ptrdiff_t>(std::min(forgets_.size(), kForgetsAtOnce));
+    some.assign(forgets_.begin(), end);
+    forgets_.erase(forgets_.begin(), end);
+  }
+  for (const fuse::Forget& f : some) forget(f.node, f.lookups);
+  std::lock_guard lock(forgets_mutex_);
+  forgetting_ = !forgets_.empty();
+  // A job each: whoever stops the helpers waits for no more than one.
+  if (forgetting_) options_.helpers->submit([this] { forget_some(); });
+}
+
+bool FuseServer::forgets() {
+  std::lock_guard lock(forgets_mutex_);
+  return forgetting_;
 }
 
 void FuseServer::call(const Context& c, AgentService* agent, Operation operation,

@@ -15,6 +15,7 @@
 #include <array>
 #include <atomic>
 #include <condition_variable>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -166,6 +167,9 @@ class FuseServer {
   void reply_text(const Context& c, coherence::Reply&& reply, uint32_t size);
   void reply_done(const Context& c, const coherence::Reply& reply);
   void forget(uint64_t node, uint64_t lookups);
+  void forget_later(const std::vector<fuse::Forget>& forgets);
+  void forget_some();
+  bool forgets();  // some are not done yet
 
   // fuse_files.cc
   void handle(const Context& c, const fuse::GetAttr&);
@@ -280,6 +284,10 @@ class FuseServer {
   };
   std::mutex calls_mutex_;
   std::map<uint64_t, WaitingCall> calls_;  // requests that wait for an operation, by unique
+  static constexpr size_t kForgetsAtOnce = 128;
+  std::mutex forgets_mutex_;
+  std::deque<fuse::Forget> forgets_;
+  bool forgetting_ = false;  // by a helper
   std::mutex interrupts_mutex_;
   std::vector<uint64_t> interrupts_;  // to be asked for again when the timer ends
   net::Timer interrupts_timer_;
