@@ -31,7 +31,7 @@ using testing::HasSubstr;
 class Peer {
  public:
   Peer(const Nodes::Node& home, const net::ClusterKey& key, const std::string& name) {
-    loop_.start();
+    EXPECT_TRUE(loop_.start());
     auto tls = net::Tls::make(key, name);
     EXPECT_TRUE(tls);
     net::AgentSessionOptions options;

@@ -22,6 +22,7 @@
 
 #include "base/check.h"
 #include "base/fd.h"
+#include "base/start_thread.h"
 #include "control/socket_path.h"
 
 namespace vremote::control {
@@ -274,7 +275,7 @@ Result<std::unique_ptr<ControlServer>> ControlServer::start(const std::string& p
                                        std::move(listener), std::move(wake));
     return std::unique_ptr<ControlServer>(new ControlServer(std::move(impl)));
   } catch (const std::system_error& error) {
-    return failed(path, "cannot start its thread", error.code().value());
+    return std::unexpected(thread_refused(error.code()));
   }
 }
 

@@ -15,6 +15,8 @@
 #include <mutex>
 #include <thread>
 
+#include "base/start_thread.h"
+
 namespace vremote::net {
 
 Result<HostPort> parse_address(std::string_view text) {
@@ -138,8 +140,16 @@ void Resolver::stop() {
 void Resolver::resolve(HostPort address, EventLoop& loop, Callback callback) {
   std::lock_guard lock(impl_->mutex);
   if (impl_->stop) return;
-  if (!impl_->thread.joinable())
-    impl_->thread = std::thread([impl = impl_.get()] { impl->work(); });
+  if (!impl_->thread.joinable()) {
+    auto thread = start_thread([impl = impl_.get()] { impl->work(); });
+    if (!thread) {  // the next attempt may get it
+      loop.post([callback = std::move(callback), why = thread.error()]() mutable {
+        callback(std::unexpected(std::move(why)));
+      });
+      return;
+    }
+    impl_->thread = std::move(*thread);
+  }
   impl_->jobs.push_back({std::move(address), &loop, std::move(callback)});
   impl_->wake.notify_one();
 }

@@ -47,7 +47,7 @@ TEST(AddressTest, NumbersAreResolvedWithoutAskingAnybody) {
 
 TEST(AddressTest, NamesAreResolvedOnTheSideAndAnsweredOnTheLoop) {
   EventLoop loop("test");
-  loop.start();
+  ASSERT_TRUE(loop.start());
   Resolver resolver;
   std::promise<std::string> answer;
   resolver.resolve({"localhost", 7}, loop, [&](Result<std::vector<SocketAddress>> found) {

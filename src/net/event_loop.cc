@@ -18,6 +18,7 @@
 
 #include "base/check.h"
 #include "base/fd.h"
+#include "base/start_thread.h"
 
 namespace vremote::net {
 
@@ -143,13 +144,19 @@ EventLoop::~EventLoop() {
   join();
 }
 
-void EventLoop::start() {
+Status EventLoop::start() {
   VR_CHECK(!impl_->running);
   impl_->running = true;
-  impl_->thread = std::thread([this] {
+  auto thread = start_thread([this] {
     pthread_setname_np(pthread_self(), impl_->name.c_str());
     impl_->run_here();
   });
+  if (!thread) {
+    impl_->running = false;  // or run_and_wait() would wait for ever
+    return std::unexpected(thread.error());
+  }
+  impl_->thread = std::move(*thread);
+  return {};
 }
 
 void EventLoop::run() {

@@ -61,10 +61,10 @@ class EventLoop {
   EventLoop& operator=(const EventLoop&) = delete;
   ~EventLoop();  // stop() and join()
 
-  void start();  // runs on a new thread
-  void run();    // runs on the calling thread until stop()
-  void stop();   // any thread; returns at once, what is queued does not run any more
-  void join();   // waits for the thread of start()
+  Status start();  // runs on a new thread
+  void run();      // runs on the calling thread until stop()
+  void stop();     // any thread; returns at once, what is queued does not run any more
+  void join();     // waits for the thread of start()
 
   // Runs `task` on the loop's thread, later, after all that was posted before by whichever thread
   // (asio::strand). Any thread.

@@ -27,7 +27,7 @@ struct Pipe {
 
 TEST(EventLoopTest, PostsRunInOrderOnTheLoopsThread) {
   EventLoop loop("test");
-  loop.start();
+  ASSERT_TRUE(loop.start());
   std::vector<int> order;
   bool right_thread = true;
   for (int i = 0; i < 1000; ++i)
@@ -44,7 +44,7 @@ TEST(EventLoopTest, PostsRunInOrderOnTheLoopsThread) {
 
 TEST(EventLoopTest, WhatTheLoopItselfPostsRunsBeforeWhatAnotherThreadPostsLater) {
   EventLoop loop("test");
-  loop.start();
+  ASSERT_TRUE(loop.start());
   std::vector<int> order;
   loop.run_and_wait([&] {
     loop.post([&] { order.push_back(1); });
@@ -70,7 +70,7 @@ TEST(EventLoopTest, AWatchIsCalledAgainWhileItsDescriptorStaysReadable) {
     }
   });
   ASSERT_TRUE(watch);
-  loop.start();
+  ASSERT_TRUE(loop.start());
   ASSERT_EQ(all.get_future().wait_for(std::chrono::seconds(20)), std::future_status::ready);
   loop.run_and_wait([&] { watch->reset(); });
   EXPECT_TRUE(pipe.read.valid());
@@ -88,7 +88,7 @@ TEST(EventLoopTest, AWatchThatWasResetIsNotCalled) {
   });
   ASSERT_TRUE(made);
   watch = std::move(*made);
-  loop.start();
+  ASSERT_TRUE(loop.start());
   ASSERT_EQ(::write(pipe.write.get(), "abc", 3), 3);
   // A watch made later on another pipe is served later: by then a second call would have come.
   Pipe other;
@@ -122,7 +122,7 @@ TEST(EventLoopTest, WritableIsToldOnceThereIsRoom) {
     writable.set_value();
   });
   ASSERT_TRUE(watch);
-  loop.start();
+  ASSERT_TRUE(loop.start());
   loop.run_and_wait([&] {
     drained = true;
     while (::read(b.get(), block.data(), block.size()) > 0) {
@@ -135,7 +135,7 @@ TEST(EventLoopTest, WritableIsToldOnceThereIsRoom) {
 
 TEST(EventLoopTest, TimersRunInTimeOrderAndCancelledOnesNever) {
   EventLoop loop("test");
-  loop.start();
+  ASSERT_TRUE(loop.start());
   std::vector<int> order;
   std::promise<void> last;
   Timer a, b, c;
@@ -160,7 +160,7 @@ TEST(EventLoopTest, TimersRunInTimeOrderAndCancelledOnesNever) {
 TEST(EventLoopTest, RunAndWaitDoesNotHangWhenTheLoopEnds) {
   for (int i = 0; i < 200; ++i) {
     EventLoop loop("test");
-    loop.start();
+    ASSERT_TRUE(loop.start());
     int ran = 0;
     std::thread stopper([&] { loop.stop(); });
     loop.run_and_wait([&] { ++ran; });

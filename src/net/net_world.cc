@@ -23,7 +23,7 @@ bool eventually(const std::function<bool()>& holds) {
 Loops::Loops(size_t n, const char* name) {
   for (size_t i = 0; i < n; ++i) {
     loops.push_back(std::make_unique<EventLoop>(name + std::to_string(i)));
-    loops.back()->start();
+    VR_CHECK(loops.back()->start());
   }
 }
 Loops::~Loops() = default;

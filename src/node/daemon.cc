@@ -9,7 +9,9 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <exception>
 
+#include "base/start_thread.h"
 #include "node/config/config_error.h"
 #include "node/guardian/guardian_door.h"
 #include "node/guardian/guardian_link.h"
@@ -68,6 +70,17 @@ Result<Handover> take_what_was_left(const Config& config, const Fd& memory) {
   return std::move(left);
 }
 
+// What a library throws is one reason more not to start: unwound, it would take apart a mount that
+// the guardian can keep for the next start.
+Status start(NodeDaemon& node) {
+  try {
+    return node.start([] { kill(getpid(), SIGUSR1); });
+  } catch (const std::exception& error) {
+    spdlog::error("cannot start: {}", error.what());
+    ::_exit(kExitFailed);
+  }
+}
+
 // Null: there was none.
 Result<std::unique_ptr<GuardianLink>> inherit_guardian(const Handover& left) {
   if (!left.guardian) return std::unique_ptr<GuardianLink>();
@@ -94,6 +107,9 @@ int run_node(const Config& config, coherence::Mistakes mistakes, int handover) {
   }
   for (const std::string& warning : config.warnings) spdlog::warn("{}", warning);
   prepare_process();
+  // Beforehand: a start that fails half-way cannot always put back what it found.
+  if (auto had = threads_can_be_had(NodeDaemon::threads(config)); !had && handover < 0)
+    return refuse_start(config, had.error());
   // Before any thread, too; and before what the last daemon had is looked for.
   const GuardianOptions guarding{.socket = config.state_dir + "/guard.sock",
                                  .recovery_dir = config.recovery_dir,
@@ -126,7 +142,7 @@ int run_node(const Config& config, coherence::Mistakes mistakes, int handover) {
   const bool takes_over = before.has_value();
   const bool after_crash = takes_over && before->crash != nullptr;
   NodeDaemon node(config, mistakes, guardian.get(), std::move(before));
-  if (auto started = node.start([] { kill(getpid(), SIGUSR1); }); !started) {
+  if (auto started = start(node); !started) {
     const int refused = refuse_start(config, started.error());
     // Nothing of the mount may be touched: its guardian does what has to be done.
     if (takes_over) ::_exit(after_crash ? kExitConfig : kExitFailed);

@@ -73,6 +73,12 @@ NodeDaemon::NodeDaemon(const Config& config, Mistakes mistakes, GuardianLink* gu
 
 NodeDaemon::~NodeDaemon() = default;
 
+// Loops and readers of the mount; the door, the control socket, the watch of the exports, one
+// helper of each kind; the guardian, and its own. Each peer's name may take one that looks it up.
+size_t NodeDaemon::threads(const Config& config) {
+  return config.loops + readers_of(config) + 8 + config.peers.size();
+}
+
 Status NodeDaemon::start(std::function<void()> ended) {
   if (!allow_mmap_)
     spdlog::warn(
@@ -83,6 +89,8 @@ Status NodeDaemon::start(std::function<void()> ended) {
   door_ = std::make_unique<net::EventLoop>("vremote-door");
   disk_threads_ = std::make_unique<HelperThreads>("vremote-disk", kDiskThreads);
   purge_threads_ = std::make_unique<HelperThreads>("vremote-purge", HelperThreads::kUnbounded);
+  VR_TRY_VOID(disk_threads_->begin());
+  VR_TRY_VOID(purge_threads_->begin());
   recovery_ = std::make_unique<RecoveryWriter>(
       config_.recovery_dir, *disk_threads_,
       [this](const std::string& home, FileId file) { return seen(home, file); });
@@ -102,7 +110,7 @@ Status NodeDaemon::start(std::function<void()> ended) {
   VR_TRY_VOID(start_control());
   VR_TRY_VOID(open_stores());
   if (before_) hold_files();
-  watch_exports();
+  VR_TRY_VOID(watch_exports());
   VR_TRY_VOID(start_server());
   if (before_) {
     VR_TRY_VOID(make_peers());

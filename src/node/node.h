@@ -52,6 +52,8 @@ class NodeDaemon {
   // Opens the exports, listens, dials the peers, mounts and serves. `ended` is called once when the
   // mount ends by itself.
   Status start(std::function<void()> ended);
+  // How many a start needs, with the guardian's.
+  static size_t threads(const Config& config);
   // Unmounts and brings everything dirty to its origin, bounded by `patience_ms`. Returns false
   // when bytes were left.
   bool stop(int64_t patience_ms);
@@ -85,10 +87,11 @@ class NodeDaemon {
   std::string reload_keys();
   std::unexpected<Error> bad_key(const std::string& key, const Error& error) const;
   Status open_stores();
-  void watch_exports();
+  Status watch_exports();
   Status start_server();
   Status make_peers();
   Status start_peers();
+  static unsigned readers_of(const Config& config);
   void make_fuse(unsigned threads);
   Status start_mount(std::function<void()> ended);
   // node_handover.cc

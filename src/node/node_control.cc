@@ -20,6 +20,8 @@ Status NodeDaemon::start_control() {
   auto server = control::ControlServer::start(
       config_.control_socket, [this](const std::string& request) { return control(request); },
       std::move(access));
+  if (!server && server.error().code == EAGAIN)
+    return std::unexpected(server.error());  // no thread
   if (!server)
     return bad_key(config_.control_socket == config_.state_dir + "/control.sock" ? "state_dir"
                                                                                  : "control.socket",

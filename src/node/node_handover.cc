@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "base/start_thread.h"
 #include "node/handover/new_program.h"
 #include "node/node.h"
 
@@ -175,6 +176,9 @@ Error NodeDaemon::hand_over(const std::string& binary) {
             "node instead"};
   if (auto same = check_same_config(config_); !same) return same.error();
   if (auto checked = check_new_program(binary, config_); !checked) return checked.error();
+
+  // The new program would have those of this one; but at the limit somebody else is quicker.
+  if (auto had = threads_can_be_had(threads(config_)); !had) return had.error();
 
   for (AgentService* agent : agents()) agent->hold(true);
   const Instant end = net::EventLoop::now() + kPatienceMs * 1'000'000;
@@ -394,7 +398,7 @@ Status NodeDaemon::begin_after_takeover(std::function<void()> ended) {
   const bool same_sessions = !before_->crash;
   for (AgentService* agent : agents())
     agent->took_over(same_sessions && agent != local_agent_.get());
-  fuse_->serve_on(std::move(ended));
+  VR_TRY_VOID(fuse_->serve_on(std::move(ended)));
   if (before_->crash) {
     spdlog::warn(
         "went on with the mount of the last daemon, which was killed: {} inodes; {} with bytes "

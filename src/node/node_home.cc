@@ -9,7 +9,9 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <system_error>
 
+#include "base/start_thread.h"
 #include "node/home/home_limits.h"
 #include "node/node.h"
 
@@ -140,12 +142,17 @@ Status NodeDaemon::open_stores() {
 }
 
 // Before anybody can cache anything.
-void NodeDaemon::watch_exports() {
-  outside_ = std::make_unique<OutsideWatcher>(*home_);
+Status NodeDaemon::watch_exports() {
+  try {
+    outside_ = std::make_unique<OutsideWatcher>(*home_);
+  } catch (const std::system_error& error) {
+    return std::unexpected(thread_refused(error.code()));
+  }
   for (size_t i = 0; i < config_.exports.size(); ++i)
     if (const std::string& why = outside_->why_not(i); !why.empty())
       spdlog::warn("export {}: changes made in {} itself are not noticed: {}; use the mount",
                    config_.exports[i].name, config_.exports[i].path, why);
+  return {};
 }
 
 Status NodeDaemon::start_server() {
@@ -230,9 +237,8 @@ Status NodeDaemon::start_server() {
   server_ = std::make_unique<net::HomeServer>(*door_, loops(), options, std::move(callbacks));
   watch_nodes();  // before the first message comes
   if (auto listening = server_->start(); !listening) return bad_key("listen", listening.error());
-  for (auto& loop : loops_) loop->start();
-  door_->start();
-  return {};
+  for (auto& loop : loops_) VR_TRY_VOID(loop->start());
+  return door_->start();
 }
 
 void NodeDaemon::receive_from(net::SessionId session, ToHome&& message) {

@@ -25,6 +25,10 @@ constexpr int64_t kSettledNs = 500'000'000;
 
 }  // namespace
 
+// A request wakes another reader than the one that has just become free: on two processors a second
+// reader costs more than it gives.
+unsigned NodeDaemon::readers_of(const Config& config) { return std::max(1u, config.loops / 2); }
+
 void NodeDaemon::make_fuse(unsigned threads) {
   FuseServerOptions options;
   options.threads = threads;
@@ -45,9 +49,7 @@ Status NodeDaemon::start_mount(std::function<void()> ended) {
   auto mount = fuse::Mount::mount(config_.mount, options);
   if (!mount) return bad_key("mount", mount.error());
   mount_.emplace(std::move(*mount));
-  // A request wakes another reader than the one that has just become free: on two processors a
-  // second reader costs more than it gives.
-  make_fuse(std::max(1u, config_.loops / 2));
+  make_fuse(readers_of(config_));
   VR_TRY_VOID(fuse_->start(std::move(ended)));
   notify_ = fuse_->channel();
   for (const std::string& lack : fuse_->lacks()) spdlog::warn("this kernel: {}", lack);
@@ -60,6 +62,7 @@ void NodeDaemon::tell_guardian() {
   table.alive(GuardianTable::clock());
   // What the daemon before died of is not met by going on with its mount, or not at once.
   if (ready_ && net::EventLoop::now() - started_ > kSettledNs) table.set_early_deaths(0);
+  (void)guardian_->knows_files();  // what it could not be told at once, and no thread tells
   if (guardian_->guarded() && table.guardian_in_charge())
     purge_threads_->submit([this] { fuse_->take_back(); });
   guardian_timer_ = loops_.front()->call_after(kTellGuardianNs, [this] { tell_guardian(); });

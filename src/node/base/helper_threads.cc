@@ -4,7 +4,8 @@
 #include <spdlog/spdlog.h>
 
 #include <chrono>
-#include <system_error>
+
+#include "base/start_thread.h"
 
 namespace vremote::node {
 namespace {
@@ -24,35 +25,39 @@ void HelperThreads::stop() {
   ended_.wait(lock, [&] { return threads_ == 0; });
 }
 
+Status HelperThreads::begin() {
+  std::lock_guard lock(mutex_);
+  least_ = 1;
+  return start_one();
+}
+
 void HelperThreads::submit(Job job) {
   std::lock_guard lock(mutex_);
   if (stopping_) return;
   jobs_.push_back(std::move(job));
   work_.notify_one();
-  start_thread();
+  start_if_wanted();
 }
 
 void HelperThreads::help() {
   std::lock_guard lock(mutex_);
-  start_thread();
+  start_if_wanted();
 }
 
-void HelperThreads::start_thread() {
+void HelperThreads::start_if_wanted() {
   if (starting_ || stopping_ || jobs_.size() <= idle_ || threads_ >= most_) return;
-  try {
-    std::thread([this] { run(); }).detach();  // the destructor waits for threads_ == 0
-  } catch (const std::system_error& error) {
-    if (!refused_)
-      spdlog::error(
-          "cannot start thread {} of {}: {}; work waits: raise what limits threads "
-          "(TasksMax= of a service)",
-          threads_ + 1, name_, error.code().message());
-    refused_ = true;
-    return;
-  }
+  const auto started = start_one();
+  if (!started && !refused_)
+    spdlog::error("thread {} of {}: {}; work waits", threads_ + 1, name_, started.error().what);
+  refused_ = !started;
+}
+
+Status HelperThreads::start_one() {
+  VR_TRY(thread, start_thread([this] { run(); }));
+  thread.detach();  // the destructor waits for threads_ == 0
   ++threads_;
   starting_ = true;
-  refused_ = false;
+  return {};
 }
 
 size_t HelperThreads::threads() const {
@@ -74,12 +79,12 @@ void HelperThreads::run() {
       ++idle_;
       const bool woken = work_.wait_for(lock, kIdle, [&] { return stopping_ || !jobs_.empty(); });
       --idle_;
-      if (!woken) break;
+      if (!woken && threads_ > least_) break;
       continue;
     }
     Job job = std::move(jobs_.front());
     jobs_.pop_front();
-    start_thread();
+    start_if_wanted();
     lock.unlock();
     job();
     job = nullptr;

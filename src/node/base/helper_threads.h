@@ -17,6 +17,8 @@
 #include <string>
 #include <thread>
 
+#include "base/result.h"
+
 namespace vremote::node {
 
 class HelperThreads {
@@ -30,6 +32,8 @@ class HelperThreads {
   HelperThreads(const HelperThreads&) = delete;
   HelperThreads& operator=(const HelperThreads&) = delete;
 
+  // Starts the first, which then stays: however short threads become, work goes on.
+  Status begin();
   // Any thread. Never blocks on a job.
   void submit(Job job);
   // To be called every now and then: a thread that was refused may be had by now.
@@ -43,14 +47,16 @@ class HelperThreads {
 
  private:
   void run();
-  void start_thread();  // with the lock; if jobs want one
+  // With the lock:
+  void start_if_wanted();
+  Status start_one();
 
   const std::string name_;
   const size_t most_;
   mutable std::mutex mutex_;
   std::condition_variable work_, ended_;
   std::deque<Job> jobs_;
-  size_t threads_ = 0, idle_ = 0;
+  size_t threads_ = 0, idle_ = 0, least_ = 0;
   bool starting_ = false;  // a thread that has not taken a job yet
   bool refused_ = false;   // the last thread that was to start
   bool stopping_ = false;

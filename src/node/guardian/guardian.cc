@@ -454,6 +454,7 @@ int Guardian::run() {
     look_whether_it_has_all();
     if (state_ != State::Alone) look();
     if (state_ != State::Watching) {
+      reader_->help();
       purge_->help();
       if (purging_ && purge_->done()) {
         purging_ = false;

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/start_thread.h"
 #include "node/guardian/guardian_words.h"
 
 namespace vremote::node {
@@ -121,7 +122,7 @@ bool GuardianLink::tell_files() {
 void GuardianLink::tell_files_later() {
   files_to_tell_.notify_all();
   if (teller_.joinable()) return;
-  teller_ = std::thread([this] {
+  auto teller = start_thread([this] {
     std::unique_lock said(said_mutex_);
     while (!lost_) {
       files_to_tell_.wait(said, [this] { return lost_ || files_.next() != nullptr; });
@@ -133,6 +134,7 @@ void GuardianLink::tell_files_later() {
       said.lock();
     }
   });
+  if (teller) teller_ = std::move(*teller);  // else whoever asks next knows_files() tells them
 }
 
 bool GuardianLink::has_requests() {

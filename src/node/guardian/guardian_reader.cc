@@ -1,12 +1,16 @@
 #include "node/guardian/guardian_reader.h"
 
 #include <poll.h>
+#include <spdlog/spdlog.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <cstdint>
+#include <utility>
+
+#include "base/start_thread.h"
 
 namespace vremote::node {
 namespace {
@@ -20,10 +24,23 @@ void GuardianReader::start(bool give_back) {
   all_read_ = false;
   stop_ = Fd(::eventfd(0, EFD_CLOEXEC));
   running_ = true;
-  thread_ = std::thread([this, give_back] { read(give_back); });
+  auto thread = start_thread([this, give_back] { read(give_back); });
+  if (thread) {
+    thread_ = std::move(*thread);
+    refused_.reset();
+    return;
+  }
+  running_ = false;
+  if (!std::exchange(refused_, give_back))
+    spdlog::error("guardian: {}; requests wait", thread.error().what);
+}
+
+void GuardianReader::help() {
+  if (refused_) start(*refused_);
 }
 
 void GuardianReader::stop() {
+  refused_.reset();
   if (!thread_.joinable()) return;
   running_ = false;
   const uint64_t one = 1;

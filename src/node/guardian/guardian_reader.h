@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <optional>
 #include <thread>
 
 #include "base/fd.h"
@@ -20,6 +21,8 @@ class GuardianReader {
 
   // Unless it runs. `give_back`: as GuardianHeld::take().
   void start(bool give_back);
+  // To be called every now and then: a thread that was refused may be had by now.
+  void help();
   void stop();
   // All that waited when it was started is read.
   bool all_read() const { return all_read_; }
@@ -33,6 +36,7 @@ class GuardianReader {
   GuardianHeld& held_;
   fuse::BufferPool buffers_{1};
   std::thread thread_;
+  std::optional<bool> refused_;  // wants to be started so
   Fd stop_;
   std::atomic<bool> running_{false}, all_read_{false}, gone_{false};
 };

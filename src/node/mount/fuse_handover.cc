@@ -137,9 +137,9 @@ Status FuseServer::deliver_again() {
   }
 }
 
-void FuseServer::serve_on(std::function<void()> ended) {
+Status FuseServer::serve_on(std::function<void()> ended) {
   ended_ = std::move(ended);
-  start_threads();
+  return start_threads();
 }
 
 }  // namespace vremote::node

@@ -12,6 +12,7 @@
 #include <sstream>
 
 #include "base/overload.h"
+#include "base/start_thread.h"
 #include "fuse/reply.h"
 #include "node/agent/kernel_names.h"
 #include "node/base/shown_inode.h"
@@ -71,7 +72,7 @@ Status FuseServer::start(std::function<void()> ended) {
     if (flags < 0 || fcntl(channel->fd(), F_SETFL, flags & ~O_NONBLOCK) < 0)
       return fail(errno, "/dev/fuse: cannot be made blocking");
   }
-  start_threads();
+  VR_TRY_VOID(start_threads());
   if (options_.guardian != nullptr) VR_TRY_VOID(arm_guardian());
   if (capabilities_.inc_epoch && capabilities_.expire_only)
     kernel_names_.enable(channels_.front().get());
@@ -81,12 +82,16 @@ Status FuseServer::start(std::function<void()> ended) {
   return {};
 }
 
-void FuseServer::start_threads() {
+Status FuseServer::start_threads() {
   // Blocked in all other threads: it ends a read(2) of ours, and does nothing else.
   struct sigaction nothing {};
   nothing.sa_handler = [](int) {};
   ::sigaction(kPauseSignal, &nothing, nullptr);
-  for (auto& channel : channels_) threads_.emplace_back([this, &channel] { serve(*channel); });
+  for (auto& channel : channels_) {
+    VR_TRY(thread, start_thread([this, &channel] { serve(*channel); }));
+    threads_.push_back(std::move(thread));
+  }
+  return {};
 }
 
 Status FuseServer::arm_guardian() {

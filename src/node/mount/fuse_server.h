@@ -82,7 +82,7 @@ class FuseServer {
   // What was read by it and not answered is asked for again, and begun.
   Status deliver_again();
   // Then, when all else is ready:
-  void serve_on(std::function<void()> ended);
+  Status serve_on(std::function<void()> ended);
 
   // ---- after a crash (salvage.h; fuse_salvage.cc) ----
   // After take_over(): these requests the dead daemon cannot have seen.
@@ -145,7 +145,7 @@ class FuseServer {
   static constexpr int kPauseSignal = SIGURG;
 
   Status answer_init();
-  void start_threads();
+  Status start_threads();
   void pause_if_wanted();
   void serve(const fuse::Channel& channel);
   void receive(const fuse::Channel& channel, std::span<const std::byte> bytes,
