@@ -1,6 +1,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <csignal>
+
 #include "cli/commands.h"
 #include "node/daemon.h"
 
@@ -20,6 +22,9 @@ void fill_standard_descriptors() {
 
 int main(int argc, char** argv) {
   fill_standard_descriptors();
+  // A file that may not grow (ulimit -f) is an error, not a death without a word. A program that is
+  // executed from here has the usual back: what is ignored would stay so.
+  std::signal(SIGXFSZ, [](int) {});
   const vremote::cli::Runners runners{
       .run_node = [](const vremote::node::Config& config, int handover) {
         return vremote::node::run_node(config, {}, handover);
