@@ -42,6 +42,7 @@ void Home::receive(NodeId node, const LeaseRequest& message, HomeActions& action
                                 .node = node,
                                 .except = node,
                                 .request = message.request,
+                                .arrival = ++arrivals_,
                                 .mode = message.mode,
                                 .range = message.range,
                                 .want_data = message.want_data,

@@ -231,7 +231,8 @@ class Home {
     Resource resource = Resource::Data;
     PageRange range;
     std::optional<OperationId> operation;
-    NodeId node;  // who asked, when not an operation
+    NodeId node;           // who asked, when not an operation
+    uint64_t arrival = 0;  // of its request: the how manyth
     std::vector<std::pair<uint64_t, NodeId>> recalls;
     struct Ahead {
       std::optional<OperationId> operation;
@@ -240,6 +241,8 @@ class Home {
     std::vector<Ahead> behind;
   };
   std::vector<BlockedRequest> blocked_requests(size_t most) const;
+  // Lease requests that have come so far: whoever looks now and then knows when one came.
+  uint64_t arrivals() const { return arrivals_; }
 
   // What `node` holds on a page (for the simulator's checkers).
   LeaseMode held(NodeId node, FileId file, Resource resource, uint64_t page) const;
@@ -310,6 +313,7 @@ class Home {
   };
   std::unordered_map<OperationId, std::vector<Place>> places_;  // none is empty
   std::map<NodeId, size_t> open_of_;  // files; nodes without any are not in it
+  uint64_t arrivals_ = 0;
   size_t open_in_all_ = 0;
   uint64_t taken_back_ = 0, opens_refused_ = 0;
   // Of a node's files that are forgotten: the greatest grant number. A file that comes again counts

@@ -26,6 +26,7 @@ struct Home::Waiter {
   std::optional<NodeId> except;  // whose leases do not conflict
   std::optional<NodeId> truncation_of = {};
   uint64_t request = 0;
+  uint64_t arrival = 0;  // of requests of nodes
   LeaseMode mode = LeaseMode::None;
   PageRange range;
   bool want_data = false;

@@ -147,6 +147,7 @@ std::vector<Home::BlockedRequest> Home::blocked_requests(size_t most) const {
         request.range = it->range;
         request.operation = it->operation;
         request.node = it->node;
+        request.arrival = it->arrival;
         for (const auto& [id, recall] : rs.recalls)
           if (recall.range.overlaps(it->range)) request.recalls.emplace_back(id, recall.node);
         if (!request.recalls.empty()) continue;

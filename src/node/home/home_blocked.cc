@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 
 #include "node/home/home_service.h"
 
@@ -13,15 +14,28 @@ namespace {
 
 // Of those a lock waits for: with thousands in line each would name thousands.
 constexpr size_t kNamedAhead = 100;
+// Moments that are kept: of the last minutes exactly, then of fewer and fewer.
+constexpr size_t kMomentsMax = 2048;
 
 }  // namespace
+
+void HomeService::note_arrivals(Instant now) {
+  std::lock_guard lock(mutex_);
+  if (!arrivals_.empty() && arrivals_.back().second == home_.arrivals()) return;
+  arrivals_.emplace_back(now, home_.arrivals());
+  if (arrivals_.size() < kMomentsMax) return;
+  size_t i = 0;
+  std::erase_if(arrivals_, [&](const auto&) { return i++ < kMomentsMax / 2 && i % 2 == 0; });
+}
 
 std::vector<HomeService::Waits> HomeService::waits(size_t most) {
   std::vector<Home::BlockedRequest> requests;
   std::map<uint64_t, SentRecall> recalls;
+  std::deque<std::pair<Instant, uint64_t>> arrivals;
   {
     std::lock_guard lock(mutex_);
     requests = home_.blocked_requests(most);
+    arrivals = arrivals_;
     for (const Home::BlockedRequest& request : requests)
       for (const auto& [id, node] : request.recalls)
         if (auto it = sent_recalls_.find(id); it != sent_recalls_.end()) recalls.insert(*it);
@@ -43,6 +57,12 @@ std::vector<HomeService::Waits> HomeService::waits(size_t most) {
       wait.what = request.operation ? "operation" : "lease";
       if (request.resource == Resource::Data) wait.pages = request.range;
       wait.who = {node_of(request.operation, request.node), 0};
+      // The first moment at which it had come; one that came after the last does not wait yet.
+      if (!request.operation) {
+        const auto moment = std::ranges::lower_bound(arrivals, request.arrival, {},
+                                                     &std::pair<Instant, uint64_t>::second);
+        if (moment != arrivals.end()) wait.since = moment->first;
+      }
       if (request.operation)
         if (auto it = operations_.find(*request.operation); it != operations_.end())
           wait.since = it->second->since;
@@ -53,6 +73,20 @@ std::vector<HomeService::Waits> HomeService::waits(size_t most) {
       wait.in_line = request.recalls.empty();
       for (const auto& ahead : request.behind)
         wait.waits_for.push_back({node_of(ahead.operation, ahead.node), 0});
+    }
+    std::set<OperationId> in_line;
+    for (const Home::BlockedRequest& request : requests)
+      if (request.operation) in_line.insert(*request.operation);
+    for (const auto& [id, running] : operations_) {
+      if (out.size() >= most) break;
+      if (in_line.contains(id)) continue;
+      Waits& wait = out.emplace_back();
+      wait.file = file_of(running->call.operation);
+      wait.what = "operation";
+      wait.who = {running->node, 0};
+      wait.waits_for = {{NodeId{0}, 0}};
+      wait.has_all = true;
+      wait.since = running->since;
     }
   }
   std::lock_guard lock(locks_mutex_);

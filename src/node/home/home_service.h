@@ -143,9 +143,11 @@ class HomeService {
     Party who;
     std::vector<Party> waits_for;
     bool in_line = false;  // behind others, not for a recall
+    bool has_all = false;  // it waits for nobody but the disk
     std::optional<Instant> since;
   };
   std::vector<Waits> waits(size_t most);
+  void note_arrivals(Instant now);
   std::string path_of(FileId file);
   // Before it starts: as the configuration has them.
   void name_exports(std::vector<std::string> names) { export_names_ = std::move(names); }
@@ -288,6 +290,8 @@ class HomeService {
   std::vector<FileId> pinned_for_grace_;
   std::mutex left_behind_mutex_;
   LeftBehind left_behind_;
+  // When how many lease requests had come, from the oldest that still matters on; with mutex_.
+  std::deque<std::pair<Instant, uint64_t>> arrivals_;
   std::mutex left_mutex_;
   std::set<NodeId> left_;  // said goodbye: what still arrives of them means nothing
   std::mutex operations_mutex_;

@@ -34,6 +34,7 @@ void HomeService::watch(Watch watch) {
 void HomeService::tick(Instant now) {
   sync_threads_.help();
   let_go_departed();
+  note_arrivals(now);
   {
     std::lock_guard lock(locks_mutex_);
     followed_.clear();
