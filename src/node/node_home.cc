@@ -52,6 +52,13 @@ Status NodeDaemon::open_stores() {
     options.judge_callers = config_.exports[i].access.root_squash;
     options.unreferenced_max = files_remembered(machine);
     options.journal = config_.home_dir + "/" + config_.exports[i].name + ".files";
+    options.full = [name = config_.exports[i].name](uint64_t limit) {
+      spdlog::warn(
+          "export {}: of the {} descriptors that this daemon may have too few are left, and "
+          "without file handles each file it knows takes one: others cannot be opened (ENFILE) "
+          "until the kernels forget some; raise the limit (ulimit -n, LimitNOFILE=)",
+          name, limit);
+    };
     if (guardian_ != nullptr) {
       options.nameless = [this](FileId file, int path) { guardian_->keep(file, path); };
       options.nameless_gone = [this](FileId file) { guardian_->let_go(file); };

@@ -92,7 +92,7 @@ Result<Attributes> Store::stat(FileId id) {
 
 Status Store::apply(FileId id, const coherence::DirtyAttributes& changes) {
   if (changes.has_mtime && !is_time(changes.mtime)) return fail(EINVAL);
-  VR_TRY(file, acquire(id));
+  VR_TRY(file, acquire_data(id));
   if (changes.has_size) {
     if (!file->is_regular()) return fail(file->is_directory() ? EISDIR : EINVAL);
     std::unique_lock lock(size_locks_->of(id));
@@ -112,7 +112,7 @@ Result<coherence::Outcome> Store::run(const Caller& caller,
     return fail(EINVAL);
   if (call.has_atime && !call.atime_now && !is_time(call.atime)) return fail(EINVAL);
   if (call.has_mtime && !call.mtime_now && !is_time(call.mtime)) return fail(EINVAL);
-  VR_TRY(file, acquire(call.file));
+  VR_TRY(file, acquire_data(call.file));
   if (call.must_own) {
     VR_TRY(owned, file->stat());
     if (owned.st_uid != caller.uid) return fail(EPERM);

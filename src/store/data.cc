@@ -77,7 +77,7 @@ Status write_run(int fd, std::span<const coherence::Extent> run) {
 }  // namespace
 
 Result<Bytes> Store::read(FileId id, uint64_t offset, uint64_t length) {
-  VR_TRY(file, acquire(id));
+  VR_TRY(file, acquire_data(id));
   VR_TRY(fd, file->readable());
   VR_TRY(buffer, buffer_for(fd, offset, length));
   size_t done = 0;
@@ -117,7 +117,7 @@ Status Store::write(FileId id, std::span<const coherence::Extent> extents) {
     if (extent.offset > kOffsetMax || extent.bytes.size() > kOffsetMax - extent.offset)
       return fail(EFBIG);
   }
-  VR_TRY(file, acquire(id));
+  VR_TRY(file, acquire_data(id));
   VR_TRY(fd, file->writable());
   std::shared_lock lock(size_locks_->of(id));
   while (!extents.empty()) {
@@ -137,7 +137,7 @@ Status Store::write(FileId id, std::span<const coherence::Extent> extents) {
 }
 
 Result<coherence::Outcome> Store::run(const Caller&, const coherence::SyncCall& call) {
-  VR_TRY(file, acquire(call.file));
+  VR_TRY(file, acquire_data(call.file));
   Fd directory;
   int fd = -1;
   if (file->is_directory()) {
@@ -171,7 +171,7 @@ Status Store::strip_as(const Caller& caller, FileId file) {
 
 Result<coherence::Outcome> Store::run(const Caller& caller, const coherence::AllocateCall& call) {
   if (call.offset > kOffsetMax || call.length > kOffsetMax - call.offset) return fail(EFBIG);
-  VR_TRY(file, acquire(call.file));
+  VR_TRY(file, acquire_data(call.file));
   VR_TRY(fd, file->writable());
   {
     std::unique_lock lock(size_locks_->of(call.file));
@@ -191,8 +191,8 @@ Result<coherence::Outcome> Store::run(const Caller& caller, const coherence::Cop
   if (call.offset > kOffsetMax || call.length > kOffsetMax - call.offset ||
       call.from_offset > kOffsetMax || call.length > kOffsetMax - call.from_offset)
     return fail(EFBIG);
-  VR_TRY(from, acquire(call.from));
-  VR_TRY(file, acquire(call.file));
+  VR_TRY(from, acquire_data(call.from));
+  VR_TRY(file, acquire_data(call.file));
   VR_TRY(in, from->readable());
   VR_TRY(out, file->writable());
   std::shared_lock lock(size_locks_->of(call.file));
@@ -227,7 +227,7 @@ Result<coherence::Outcome> Store::run(const Caller&, const coherence::SeekCall& 
   // The others need no disk: the asking node answers them from the size.
   if (call.whence != SEEK_DATA && call.whence != SEEK_HOLE) return fail(EINVAL);
   if (call.offset > kOffsetMax) return fail(ENXIO);
-  VR_TRY(file, acquire(call.file));
+  VR_TRY(file, acquire_data(call.file));
   VR_TRY(fd, file->readable());
   // The position this sets is shared with other threads and used by nobody.
   off_t found = ::lseek(fd, static_cast<off_t>(call.offset), static_cast<int>(call.whence));

@@ -69,9 +69,47 @@ Result<Store::OpenRef> Store::acquire_directory(FileId dir) {
   return std::move(file);
 }
 
+Result<Store::OpenRef> Store::acquire_data(FileId id) {
+  VR_TRY(file, acquire(id));
+  if (has_handles_ || !file->is_regular() || file->readable_if_open() >= 0) return file;
+  Fd path(::fcntl(file->path(), F_DUPFD_CLOEXEC, 0));
+  if (!path.valid()) return fail(errno);
+  if (path.get() < data_end_) return file;
+  return std::make_shared<OpenFile>(std::move(path), file->type());
+}
+
+std::unexpected<Error> Store::too_many() {
+  if (tell_full_ && !full_told_.exchange(true)) tell_full_(descriptors_);
+  return fail(ENFILE);
+}
+
+Status Store::has_room() {
+  if (has_handles_) return {};
+  // Each gives one back, or more.
+  for (;;) {
+    const Fd next(::fcntl(root_.get(), F_DUPFD_CLOEXEC, 0));
+    if (next.valid() && next.get() < names_end_) return {};
+    if (!next.valid() && errno != EMFILE) return fail(errno);
+    if (!table_->drop_oldest()) return too_many();
+  }
+}
+
+Result<coherence::Node> Store::learn_existing(Fd path) {
+  if (!has_handles_ && path.get() >= names_end_) {
+    VR_TRY(identity, identify(path.get(), ""));
+    if (!table_->knows(identity.file)) VR_TRY_VOID(has_room());
+  }
+  return learn(std::move(path));
+}
+
 Result<coherence::Node> Store::learn(Fd path, Fd writable) {
   VR_TRY(identity, identify(path.get(), ""));
   OpenRef file;
+  if (!has_handles_ && writable.get() >= data_end_) {
+    // What stays gets the lower number, or there would always be one that seems to be left.
+    writable = Fd();
+    if (Fd lower(::fcntl(path.get(), F_DUPFD_CLOEXEC, 0)); lower.valid()) path = std::move(lower);
+  }
   // What is only looked up is not kept open, lest a walk through a large tree closes the files in
   // use.
   if (writable.valid() || !has_handles_)

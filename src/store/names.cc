@@ -59,7 +59,7 @@ Result<coherence::Outcome> Store::run(const Caller& caller, const coherence::Loo
     return open_child(dir->path(), call.name);
   };
   VR_TRY(fd, open());
-  return learn(std::move(fd));
+  return learn_existing(std::move(fd));
 }
 
 Result<coherence::Node> Store::create_in(const coherence::Caller& caller, OpenFile& dir,
@@ -95,6 +95,7 @@ Result<coherence::Node> Store::create_in(const coherence::Caller& caller, OpenFi
 Result<coherence::Node> Store::create_nameless(const coherence::Caller& caller,
                                                const coherence::CreateCall& call) {
   VR_TRY(dir, acquire_directory(call.dir));
+  VR_TRY_VOID(has_room());
   const int never = call.exclusive ? O_EXCL : 0;
   VR_TRY(raw, as_caller(caller, privileged_, [&] {
            return ::openat(dir->path(), ".", O_TMPFILE | O_RDWR | O_CLOEXEC | never,
@@ -113,12 +114,13 @@ Result<coherence::Outcome> Store::run(const Caller& caller, const coherence::Cre
   if (call.is_nameless()) return create_nameless(caller, call);
   VR_TRY_VOID(check_name(call.name));
   VR_TRY(dir, acquire_directory(call.dir));
+  VR_TRY_VOID(has_room());
   // Somebody on this machine may remove the name between the two looks at it.
   for (int attempt = 0; attempt < 8; ++attempt) {
     auto made = create_in(caller, *dir, call);
     if (made || call.exclusive || made.error().code != EEXIST) return made;
     auto existing = open_child(dir->path(), call.name);
-    if (existing) return learn(std::move(*existing));
+    if (existing) return learn_existing(std::move(*existing));
     if (existing.error().code != ENOENT) return std::unexpected(existing.error());
   }
   return fail(EAGAIN);
@@ -129,6 +131,7 @@ Result<coherence::Outcome> Store::run(const Caller& caller, const coherence::Sym
   if (call.target.size() >= coherence::kLinkMax) return fail(ENAMETOOLONG);
   if (call.target.find('\0') != std::string::npos) return fail(EINVAL);
   VR_TRY(dir, acquire_directory(call.dir));
+  VR_TRY_VOID(has_room());
   VR_TRY_VOID(as_caller(caller, privileged_, [&] {
     return ::symlinkat(call.target.c_str(), dir->path(), call.name.c_str());
   }));
@@ -168,7 +171,8 @@ void Store::after_removal(Victim&& victim) {
   struct stat st {};
   if (!victim.fd.valid() || ::fstat(victim.fd.get(), &st) != 0 || st.st_nlink != 0) return;
   const auto opened = std::make_shared<OpenFile>(std::move(victim.fd), st.st_mode & S_IFMT);
-  departed_->add(victim.file, st, opened);
+  const bool keep = has_handles_ || opened->path() < names_end_;
+  departed_->add(victim.file, st, keep ? opened : nullptr);
   if (table_->pinned(victim.file)) tell_nameless(victim.file, *opened);
   table_->gone(victim.file);
 }

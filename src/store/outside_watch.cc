@@ -93,7 +93,7 @@ Result<OutsideWatch> OutsideWatch::open() {
 }
 
 Status OutsideWatch::watch(const Store& store) {
-  if (!store.has_handles()) return fail(EOPNOTSUPP, "its file system has no file handles");
+  if (!store.has_handles()) return fail(EOPNOTSUPP, store.why_no_handles());
   if (::fanotify_mark(fd_.get(), FAN_MARK_ADD | FAN_MARK_FILESYSTEM, kWatched,
                       store.root_descriptor(), nullptr) == 0)
     return {};

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <csignal>
 #include <cstring>
 #include <mutex>
@@ -29,13 +30,21 @@ void prepare_process() {
   });
 }
 
+// The kernel's own limit (fs.nr_open) is below INT_MAX.
+uint64_t descriptors_allowed() {
+  rlimit limit{};
+  const bool known = ::getrlimit(RLIMIT_NOFILE, &limit) == 0;
+  return known ? std::min<uint64_t>(limit.rlim_cur, INT_MAX) : INT_MAX;
+}
+
 // `want`, but at most `divisor`-th of the descriptors this process may have.
 size_t part_of_descriptors(size_t want, size_t divisor) {
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
-    return std::max<size_t>(want, 16);
-  return std::clamp<size_t>(want, 16, std::max<size_t>(16, limit.rlim_cur / divisor));
+  return std::clamp<size_t>(want, 16, std::max<size_t>(16, descriptors_allowed() / divisor));
 }
+
+// For connections, the control socket, an upgrade, the end of the mount, and what calls under way
+// have open for a moment: each disk thread some.
+constexpr uint64_t kReserve = 96;
 
 std::unexpected<Error> cannot_export(const std::string& path, int code) {
   const char* why = code == ENOENT                    ? "it does not exist"
@@ -54,8 +63,12 @@ Store::Store(uint32_t export_index, const Options& options)
       departed_(std::make_unique<Departed>(std::min(
           options.departed_files_max, part_of_descriptors(options.departed_files_max, 24)))),
       tell_nameless_(options.nameless),
-      tell_nameless_gone_(options.nameless_gone) {
+      tell_nameless_gone_(options.nameless_gone),
+      tell_full_(options.full) {
   has_handles_ = options.use_handles;
+  descriptors_ = options.descriptors != 0 ? options.descriptors : descriptors_allowed();
+  names_end_ = static_cast<int>(descriptors_ - std::min(kReserve, descriptors_ / 4));
+  data_end_ = static_cast<int>(descriptors_ / 2);
   size_t unreferenced = std::max<size_t>(options.unreferenced_max, 16);
   if (!options.use_handles) unreferenced = part_of_descriptors(unreferenced, 4);
   table_ = std::make_unique<Table>(part_of_descriptors(options.open_files_max, 12), unreferenced);
@@ -73,12 +86,16 @@ Result<std::unique_ptr<Store>> Store::open(const std::string& path, uint32_t exp
   if (::fstat(root.get(), &st) != 0) return cannot_export(path, errno);
 
   int mount_id = 0;
+  bool refused = false;
   if (options.use_handles) {
     auto named = handle_of(root.get(), "");
-    options.use_handles = named && open_handle(root.get(), named->handle);
+    auto opened = named ? open_handle(root.get(), named->handle) : fail(EOPNOTSUPP);
+    options.use_handles = opened.has_value();
+    refused = !opened && opened.error().code == EPERM;
     if (named) mount_id = named->mount_id;
   }
   std::unique_ptr<Store> store(new Store(export_index, options));
+  store->handles_refused_ = refused;
   store->root_ = std::move(root);
   store->device_ = st.st_dev;
   store->mount_id_ = mount_id;
@@ -116,6 +133,12 @@ Result<coherence::Outcome> Store::execute(const coherence::Caller& caller,
 // A full disk is not kept full by what was removed from it.
 bool Store::makes_room(int error) {
   return (error == ENOSPC || error == EDQUOT) && departed_->let_go_files();
+}
+
+std::string Store::why_no_handles() const {
+  if (has_handles_) return {};
+  return handles_refused_ ? "file handles need CAP_DAC_READ_SEARCH (root)"
+                          : "its file system has no file handles";
 }
 
 size_t Store::lost_of_journal() const { return journal_ ? journal_->lost() : 0; }

@@ -15,7 +15,11 @@
 //      FileId. Without handles (some file systems, no CAP_DAC_READ_SEARCH) each known file keeps a
 //      descriptor instead, and FileIds do not survive a restart.
 //  S4  What is remembered is bounded: files in use (acquired by FileId since, and not forgotten),
-//  plus `unreferenced_max` others. S5  Reads never change a file's atime (O_NOATIME where
+//  plus `unreferenced_max` others. Without handles so are the files in use: once the descriptors
+//  of this process come near its limit, whatever has them, a file that is not known is ENFILE, so
+//  that there are some left for all else, and those for the data of files are closed after each
+//  call.
+//  S5  Reads never change a file's atime (O_NOATIME where
 //  permitted): it would change under the attribute leases of other nodes, and reads
 //      served from caches never get here anyway.
 //  S6  What a caller may do was judged by its own kernel. With judge_callers the origin's file
@@ -30,6 +34,7 @@
 // only.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -71,6 +76,9 @@ struct Options {
   // Then that it is not pinned any more. Any thread; neither may come back here.
   std::function<void(FileId file, int path)> nameless = {};
   std::function<void(FileId file)> nameless_gone = {};
+  // Once: there are as many descriptors as this process may have, but for a reserve (S4).
+  std::function<void(uint64_t limit)> full = {};
+  uint64_t descriptors = 0;  // 0: RLIMIT_NOFILE
 };
 
 // A file as it can be kept across a restart: restore() of the next process takes it.
@@ -96,6 +104,8 @@ class Store {
   FileId root() const { return root_id_; }
   // True when files are known by file-system handles (S3).
   bool has_handles() const { return has_handles_; }
+  // For people; empty when it has them.
+  std::string why_no_handles() const;
   // Bytes of the journal that were not legible when the store was opened.
   size_t lost_of_journal() const;
 
@@ -176,11 +186,18 @@ class Store {
   Result<Identity> identify(int dir, const char* name) const;
   Result<OpenRef> acquire(FileId file, Keep keep = Keep::Yes);
   Result<OpenRef> acquire_directory(FileId dir);
+  // For reading or writing its bytes.
+  Result<OpenRef> acquire_data(FileId file);
   Result<Fd> open_by_handle(const std::string& handle);
   void tell_nameless(FileId file, const OpenFile& opened);
   // Makes the file of an O_PATH descriptor known; `writable`: a descriptor open for reading and
   // writing, when there is one.
   Result<coherence::Node> learn(Fd path, Fd writable = Fd());
+  // The same for one that was there already, and may be one too many.
+  Result<coherence::Node> learn_existing(Fd path);
+  // Before a file is made.
+  Status has_room();
+  std::unexpected<Error> too_many();
 
   // Names (names.cc).
   Result<Fd> open_child(int dir, const std::string& name) const;
@@ -224,14 +241,21 @@ class Store {
   uint64_t device_ = 0;
   int mount_id_ = 0;
   bool has_handles_ = false;
-  bool privileged_ = false;  // may act as other users
-  bool judges_ = false;      // S6: only then are changes of what exists made as the caller
+  bool handles_refused_ = false;  // the file system has some, and this process may not use them
+  bool privileged_ = false;       // may act as other users
+  bool judges_ = false;           // S6: only then are changes of what exists made as the caller
+  // Without handles. The kernel gives the lowest free number, so one that is not below these says
+  // how many there are: then no file becomes known, and nothing is kept open for its data.
+  uint64_t descriptors_ = 0;
+  int names_end_ = 0, data_end_ = 0;
+  std::atomic<bool> full_told_{false};
   std::unique_ptr<Table> table_;
   std::unique_ptr<Journal> journal_;  // null: nothing is kept
   std::unique_ptr<SizeLocks> size_locks_;
   std::unique_ptr<Departed> departed_;
   const std::function<void(FileId, int)> tell_nameless_;
   const std::function<void(FileId)> tell_nameless_gone_;
+  const std::function<void(uint64_t)> tell_full_;
   std::mutex nameless_mutex_;
   std::unordered_set<FileId, FileIdHash> nameless_;  // pinned and told of
 };

@@ -4,6 +4,12 @@
 
 namespace vremote::store {
 
+namespace {
+
+constexpr size_t kJustGiven = 16;
+
+}  // namespace
+
 bool Table::learn(FileId id, const std::string& handle, OpenRef file) {
   Closing closing;
   std::lock_guard lock(mutex_);
@@ -97,6 +103,19 @@ std::optional<FileId> Table::find(std::string_view handle) const {
   auto it = by_handle_.find(handle);
   if (it == by_handle_.end()) return std::nullopt;
   return it->second;
+}
+
+bool Table::knows(FileId id) const {
+  std::lock_guard lock(mutex_);
+  return entries_.contains(id);
+}
+
+bool Table::drop_oldest() {
+  Closing closing;
+  std::lock_guard lock(mutex_);
+  if (unreferenced_.size() <= kJustGiven) return false;
+  erase(entries_.find(unreferenced_.back()), closing);
+  return true;
 }
 
 void Table::forget(FileId id) {

@@ -52,7 +52,11 @@ class Table {
 
   std::optional<FileId> find(std::string_view handle) const;
 
+  bool knows(FileId id) const;
+
   void forget(FileId id);
+  // Of the unreferenced, but for what calls under way have just been given. False: there is none.
+  bool drop_oldest();
   // The file has no name any more: closes it unless it is pinned. Without a handle it cannot come
   // back and is dropped.
   void gone(FileId id);
