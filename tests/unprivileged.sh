@@ -68,6 +68,36 @@ echo again >&5
 exec 5>&-
 kill "$node"
 wait "$node"
+
+# More files than she may have descriptors: each that the node knows takes one.
+mkdir export/many
+for ((i = 0; i < 600; i++)); do echo $i >export/many/f$i; done
+(ulimit -n 256; exec "$vremote" node --config node.toml) >log 2>&1 &
+node=$!
+for ((i = 0; i < 600; i++)); do
+  "$vremote" status --config node.toml --json 2>/dev/null | grep -q '"ready":true' && break
+  kill -0 "$node" || { cat log; exit 1; }
+  sleep 0.1
+done
+timeout 20 cat mnt/files/many/f* >known 2>refused || true
+[ "$(wc -l <known)" -ge 64 ]
+[ "$(($(wc -l <known) + $(wc -l <refused)))" -eq 600 ]
+[ "$(grep -c "Too many open files in system$" refused)" -eq "$(wc -l <refused)" ]
+[ "$(grep -c 'raise the limit (ulimit -n' log)" -eq 1 ]
+echo written >mnt/files/many/f0
+[ "$(cat mnt/files/many/f0)" = written ]
+timeout 10 "$vremote" status --config node.toml >/dev/null
+exec 5<mnt/files/many/f1 # ended under a file in use
+kill "$node"
+for ((i = 0; i < 200; i++)); do
+  kill -0 "$node" 2>/dev/null || break
+  sleep 0.1
+done
+if kill -0 "$node" 2>/dev/null; then echo "it does not end"; exit 1; fi
+wait "$node"
+[ "$(grep -c " $PWD/mnt " /proc/self/mountinfo)" -eq 0 ]
+exec 5<&-
+[ "$(cat export/many/f0)" = written ]
 SESSION
 $user "$vremote" cluster init --config "$dir/u/node.toml"
 $user unshare --user --map-root-user --mount bash "$dir/session" "$vremote" "$dir/u" || { cat "$dir/u/log"; exit 1; }

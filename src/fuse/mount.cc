@@ -121,7 +121,8 @@ unsigned long kernel_flags(const MountOptions& options) {
   return flags;
 }
 
-constexpr const char* kMend = "run as root (CAP_SYS_ADMIN)";
+constexpr const char* kMend =
+    "run as root (CAP_SYS_ADMIN), or see 'Without root' in docs/operations.md";
 
 Status attach(const std::string& point, const MountOptions& options, int fd) {
   const std::string data = kernel_options(options, fd);
@@ -298,6 +299,13 @@ Status Mount::abort(const Channel* channel) const {
       (::umount2(path_.c_str(), MNT_FORCE | UMOUNT_NOFOLLOW) == 0 || errno == EBUSY))
     return {};
   return aborted;
+}
+
+void Mount::detach_unseen() {
+  if (!mounted_ || read_mountinfo()) return;
+  // Forced it ends the connection, too, which not all may.
+  (void)::umount2(path_.c_str(), MNT_FORCE | UMOUNT_NOFOLLOW);
+  if (::umount2(path_.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) == 0) mounted_ = false;
 }
 
 Status Mount::set_read_ahead(uint32_t kib) const {

@@ -70,6 +70,10 @@ class Mount {
   // and once the channel was taken, only what is in the tree is ended.
   Status abort(const Channel* channel = nullptr) const;
 
+  // The last resort of who ends: where it cannot be seen what is mounted at path() (no descriptor
+  // is left for that), takes it away all the same.
+  void detach_unseen();
+
   // The readahead window in KiB. The reply to INIT may lower it again, so set it after that. At
   // most max_pages * 4 (K6).
   Status set_read_ahead(uint32_t kib) const;

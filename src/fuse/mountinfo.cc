@@ -1,12 +1,14 @@
 #include "fuse/mountinfo.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <cstring>
 
 #include "base/fd.h"
 
@@ -24,6 +26,12 @@ std::string_view next_word(std::string_view& rest) {
 bool parse_number(std::string_view text, uint32_t& value) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   return error == std::errc() && end == text.data() + text.size();
+}
+
+std::unexpected<Error> cannot_read() {
+  const int code = errno;
+  return fail(code, fmt::format("cannot read /proc/self/mountinfo: {}{}", std::strerror(code),
+                                code == ENOENT ? " (is /proc mounted?)" : ""));
 }
 
 bool is_octal(char c) { return c >= '0' && c <= '7'; }
@@ -71,13 +79,13 @@ std::optional<MountEntry> parse_mount_entry(std::string_view line) {
 
 Result<std::vector<MountEntry>> read_mountinfo() {
   const Fd fd(::open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) return fail(errno, "cannot read /proc/self/mountinfo: is /proc mounted?");
+  if (!fd.valid()) return cannot_read();
   std::string text;
   std::array<char, 16384> chunk;
   while (true) {
     const ssize_t length = ::read(fd.get(), chunk.data(), chunk.size());
     if (length < 0 && errno == EINTR) continue;
-    if (length < 0) return fail(errno, "cannot read /proc/self/mountinfo");
+    if (length < 0) return cannot_read();
     if (length == 0) break;
     text.append(chunk.data(), static_cast<size_t>(length));
   }

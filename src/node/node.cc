@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -22,6 +23,7 @@ namespace {
 
 constexpr size_t kDiskThreads = 16;
 constexpr int64_t kTickMs = 200;
+constexpr int64_t kEndPatienceMs = 2000;
 constexpr int64_t kSweepNs = 60'000'000'000;
 // Nobody waits for what such a node has, and it takes memory (and the blocks of unlinked files).
 constexpr int64_t kCourtesyNs = int64_t{24} * 3600 * 1'000'000'000;
@@ -191,6 +193,7 @@ void NodeDaemon::tick() {
 }
 
 bool NodeDaemon::stop(int64_t patience_ms) {
+  const bool was_ready = ready_;
   ready_ = false;
   const Instant deadline = net::EventLoop::now() + patience_ms * 1'000'000;
   note_paths(std::min<int64_t>(patience_ms, 1000));
@@ -227,8 +230,15 @@ bool NodeDaemon::stop(int64_t patience_ms) {
       if (const uint64_t left = agent->counts().dirty_bytes; left > 0)
         spdlog::error("{} bytes for {} were not flushed: it could not be reached in time", left,
                       agent->home_name());
-  if (mount_) (void)mount_->abort(notify_.load());
-  if (fuse_) fuse_->join();
+  bool served = false;
+  if (mount_) {
+    if (auto aborted = mount_->abort(notify_.load()); !aborted) {
+      spdlog::warn("{}: {}", config_.mount, aborted.error().what);
+      mount_->detach_unseen();
+      served = fuse_ && !fuse_->join(kEndPatienceMs);
+    }
+  }
+  if (fuse_ && !served) fuse_->join();
   if (!clean) {
     // Nobody will flush them any more.
     for (auto& peer : peers_)
@@ -273,6 +283,13 @@ bool NodeDaemon::stop(int64_t patience_ms) {
   purge_threads_->stop();
   disk_threads_->stop();
   if (home_ && has_had_guests_ && disk_life_is_known_) leave_disk();
+  if (served) {
+    // Readers that wait in the kernel have no other end than that of the last descriptor.
+    spdlog::warn("{} is still used, and ends with this process", config_.mount);
+    if (guardian_ != nullptr) guardian_->quit();
+    spdlog::default_logger()->flush();
+    ::_exit(clean && was_ready ? 0 : 1);
+  }
   return clean;
 }
 

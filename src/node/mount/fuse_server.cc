@@ -137,6 +137,15 @@ void FuseServer::join() {
     if (thread.joinable()) thread.join();
 }
 
+bool FuseServer::join(int64_t patience_ms) {
+  for (int64_t waited = 0; ended_threads_ < threads_.size(); ++waited) {
+    if (waited >= patience_ms) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  join();
+  return true;
+}
+
 Status FuseServer::answer_init() {
   fuse::ReceiveBuffer buffer = buffers_.take();
   const fuse::Channel& channel = *channels_.front();
@@ -189,6 +198,7 @@ void FuseServer::serve(const fuse::Channel& channel) {
     receive(channel, memory.first(*length), buffer);
   }
   if (!ended_told_.exchange(true) && ended_) ended_();
+  ++ended_threads_;
 }
 
 void FuseServer::receive(const fuse::Channel& channel, std::span<const std::byte> bytes,

@@ -63,6 +63,8 @@ class FuseServer {
   // the mount is gone (by whomever).
   Status start(std::function<void()> ended);
   void join();
+  // False: some still serve the mount.
+  bool join(int64_t patience_ms);
   // Takes back what the guardian answered and held while this daemon did not move. May wait for it.
   // `answered_only`: what it held is about to be delivered again.
   void take_back(bool answered_only = false);
@@ -273,6 +275,7 @@ class FuseServer {
   fuse::BufferPool buffers_{8};
   std::function<void()> ended_;
   std::atomic<bool> ended_told_{false}, refuses_writes_{false};
+  std::atomic<size_t> ended_threads_{0};
   std::atomic<bool> wants_pause_{false};
   std::mutex pause_mutex_;
   std::condition_variable paused_changed_;
