@@ -47,13 +47,16 @@ set -euo pipefail
 vremote=$1
 cd "$2"
 [ "$(id -u)" -eq 0 ] # of her own namespace
+wait_until_ready() {
+  for ((i = 0; i < 600; i++)); do
+    "$vremote" status --config node.toml --json 2>/dev/null | grep -q '"ready":true' && break
+    kill -0 "$node" || { cat log; exit 1; }
+    sleep 0.1
+  done
+}
 "$vremote" node --config node.toml >log 2>&1 &
 node=$!
-for ((i = 0; i < 600; i++)); do
-  "$vremote" status --config node.toml --json 2>/dev/null | grep -q '"ready":true' && break
-  kill -0 "$node" || { cat log; exit 1; }
-  sleep 0.1
-done
+wait_until_ready
 echo hello >mnt/files/a
 [ "$(cat mnt/files/a)" = hello ]
 mkdir mnt/files/d
@@ -74,11 +77,7 @@ mkdir export/many
 for ((i = 0; i < 600; i++)); do echo $i >export/many/f$i; done
 (ulimit -n 256; exec "$vremote" node --config node.toml) >log 2>&1 &
 node=$!
-for ((i = 0; i < 600; i++)); do
-  "$vremote" status --config node.toml --json 2>/dev/null | grep -q '"ready":true' && break
-  kill -0 "$node" || { cat log; exit 1; }
-  sleep 0.1
-done
+wait_until_ready
 timeout 20 cat mnt/files/many/f* >known 2>refused || true
 [ "$(wc -l <known)" -ge 64 ]
 [ "$(($(wc -l <known) + $(wc -l <refused)))" -eq 600 ]
