@@ -93,7 +93,7 @@ std::vector<Patience::Verdict> Patience::judge(Instant now, const std::vector<Bl
       continue;
     }
     if (known == nullptr) continue;
-    if (waits_itself(now, blocker)) {
+    if (blocker.held_here || waits_itself(now, blocker)) {
       known->moved = std::min(known->moved + passed, now);
       continue;
     }

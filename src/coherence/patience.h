@@ -42,6 +42,9 @@ class Patience {
     // Of others in the same list, for which this node may have to wait itself. While one of them
     // takes long, this one's time stands still.
     std::vector<uint64_t> behind = {};
+    // It could not answer if it would: this home has not sent it, waits for its own disk before it
+    // goes on with the file, or does not listen. Its time stands still.
+    bool held_here = false;
   };
   struct Verdict {
     NodeId node;

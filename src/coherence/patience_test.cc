@@ -200,6 +200,20 @@ TEST_F(PatienceTest, WhoWaitsForAnotherIsNotPutOutWithIt) {
   EXPECT_EQ(silenced, (std::vector{kNode, NodeId{4}}));
 }
 
+TEST_F(PatienceTest, WhoCannotAnswerForTheHomesOwnSakeIsNotPutOut) {
+  Patience::Blocker recall{.recall = 9, .node = kNode, .file = kFile};
+  Seen seen = waits(57, {recall}, true);
+  EXPECT_EQ(seen.silenced, 0);
+  recall.held_here = true;
+  seen = waits(3600, {recall}, true);
+  EXPECT_EQ(seen.silenced, 0);
+  recall.held_here = false;
+  seen = waits(2, {recall}, true);
+  EXPECT_EQ(seen.silenced, 0);
+  seen = waits(3, {recall}, true);
+  EXPECT_EQ(seen.silenced, 1) << "its time goes on where it stood";
+}
+
 TEST_F(PatienceTest, OrdinaryWaitsOfOthersExcuseNobody) {
   int silenced = 0;
   for (uint64_t other = 11; other < 11 + 300; ++other)  // each for a quarter of a second

@@ -100,7 +100,7 @@ void NodeDaemon::add_blocked_at_home(Instant now, std::vector<Blocked>& found) c
         entry.waits_for.push_back(std::move(whom));
     }
     if (wait.in_line) entry.why = "in line";
-    if (wait.has_all) entry.why = "its disk";
+    if (wait.at_disk) entry.why = "its disk";
     entry.for_ms = wait.since ? ms_since(now, wait.since->ns) : 0;
     if (entry.for_ms < kWorthTelling) continue;
     found.push_back({std::move(entry), wait.file, nullptr});

@@ -153,7 +153,7 @@ class Cluster:
         node = self.nodes[name]
         node.lease = {"term_ms": TERM_MS, "recall_warn_ms": 500, "recall_deadline_ms": 30000, **lease}
 
-    def start(self, name):
+    def start(self, name, **environment):
         node = self.nodes[name]
         if not node.lease:
             self.configure(name)
@@ -169,7 +169,7 @@ class Cluster:
                     port = self.relays[name, other].port
                     f.write(f'[[peer]]\nname = "{other}"\naddress = "127.0.0.1:{port}"\n')
         node.daemon = subprocess.Popen([self.vremote, "node", "--config", node.config],
-                                       stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                       env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                        stderr=open(node.log + ".err", "ab"))
 
     def start_all(self):

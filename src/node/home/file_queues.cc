@@ -5,7 +5,7 @@ namespace vremote::node {
 void FileQueues::push(FileId file, Item item) {
   std::lock_guard lock(mutex_);
   auto& queue = queues_[file];
-  if (!queue) queue = std::make_unique<Queue>();
+  if (!queue) queue = std::make_unique<Queue>(Queue{.first = ++items_});
   queue->items.push_back(std::move(item));
 }
 
@@ -35,8 +35,16 @@ void FileQueues::drain(FileId file, bool may_block) {
     }
     item = nullptr;
     lock.lock();
+    queue.first = ++items_;
   }
   queues_.erase(file);
+}
+
+std::optional<uint64_t> FileQueues::first(FileId file) const {
+  std::lock_guard lock(mutex_);
+  auto it = queues_.find(file);
+  if (it == queues_.end()) return {};
+  return it->second->first;
 }
 
 }  // namespace vremote::node

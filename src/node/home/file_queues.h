@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <unordered_map>
 
 #include "base/ids.h"
@@ -31,16 +32,21 @@ class FileQueues {
   // Runs the file's items as long as none has to wait. Call it without locks. Reentrant: an item
   // may push and pump.
   void pump(FileId file);
+  // The item at work, or the first that waits to be: one that stays the same for long waits for the
+  // disk. Empty when there is none.
+  std::optional<uint64_t> first(FileId file) const;
 
  private:
   struct Queue {
     std::deque<Item> items;
+    uint64_t first = 0;  // drawn from items_
     bool running = false;
   };
   void drain(FileId file, bool may_block);
 
   HelperThreads& helpers_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
+  uint64_t items_ = 0;
   std::unordered_map<FileId, std::unique_ptr<Queue>, FileIdHash> queues_;
 };
 

@@ -52,6 +52,45 @@ TEST(FileQueuesTest, AnItemMayPushBehindItself) {
   EXPECT_EQ(order, (std::vector<int>{1, 2}));
 }
 
+TEST(FileQueuesTest, TheFirstItemIsTheSameForAsLongAsItWaitsForTheDisk) {
+  HelperThreads helpers("test", 1);
+  FileQueues queues(helpers);
+  const FileId file{0, 1, 2};
+  EXPECT_FALSE(queues.first(file));
+  std::atomic<int> begun{0}, ended{0};
+  const auto waiting = [&](int nth) {
+    return [&, nth](bool may_block) {
+      if (!may_block) return false;
+      begun = nth;
+      while (ended.load() < nth) std::this_thread::yield();
+      return true;
+    };
+  };
+  const auto wait_for = [&](int nth) {
+    while (begun.load() < nth) std::this_thread::yield();
+    return queues.first(file);
+  };
+  queues.push(file, waiting(1));
+  const auto not_yet = queues.first(file);
+  ASSERT_TRUE(not_yet);
+  queues.pump(file);
+  const auto first = wait_for(1);
+  EXPECT_EQ(first, not_yet);
+  queues.push(file, waiting(2));
+  queues.pump(file);
+  EXPECT_EQ(queues.first(file), first);
+  ended = 1;
+  const auto second = wait_for(2);
+  ASSERT_TRUE(second);
+  EXPECT_NE(second, first);
+  ended = 2;
+  while (queues.first(file)) std::this_thread::yield();
+  queues.push(file, [](bool) { return true; });
+  EXPECT_NE(queues.first(file), second);
+  queues.pump(file);
+  EXPECT_FALSE(queues.first(file));
+}
+
 TEST(HelperThreadsTest, AJobThatBlocksDoesNotDelayTheNext) {
   HelperThreads helpers("test", HelperThreads::kUnbounded);
   std::atomic<bool> release{false};

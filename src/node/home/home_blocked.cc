@@ -32,10 +32,12 @@ std::vector<HomeService::Waits> HomeService::waits(size_t most) {
   std::vector<Home::BlockedRequest> requests;
   std::map<uint64_t, SentRecall> recalls;
   std::deque<std::pair<Instant, uint64_t>> arrivals;
+  std::set<FileId> at_disk;
   {
     std::lock_guard lock(mutex_);
     requests = home_.blocked_requests(most);
     arrivals = arrivals_;
+    at_disk = at_disk_;
     for (const Home::BlockedRequest& request : requests)
       for (const auto& [id, node] : request.recalls)
         if (auto it = sent_recalls_.find(id); it != sent_recalls_.end()) recalls.insert(*it);
@@ -73,6 +75,10 @@ std::vector<HomeService::Waits> HomeService::waits(size_t most) {
       wait.in_line = request.recalls.empty();
       for (const auto& ahead : request.behind)
         wait.waits_for.push_back({node_of(ahead.operation, ahead.node), 0});
+      if (!wait.in_line && at_disk.contains(request.file)) {
+        wait.waits_for = {{NodeId{0}, 0}};
+        wait.at_disk = true;
+      }
     }
     std::set<OperationId> in_line;
     for (const Home::BlockedRequest& request : requests)
@@ -85,7 +91,7 @@ std::vector<HomeService::Waits> HomeService::waits(size_t most) {
       wait.what = "operation";
       wait.who = {running->node, 0};
       wait.waits_for = {{NodeId{0}, 0}};
-      wait.has_all = true;
+      wait.at_disk = true;
       wait.since = running->since;
     }
   }

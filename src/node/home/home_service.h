@@ -143,7 +143,7 @@ class HomeService {
     Party who;
     std::vector<Party> waits_for;
     bool in_line = false;  // behind others, not for a recall
-    bool has_all = false;  // it waits for nobody but the disk
+    bool at_disk = false;  // it waits for nobody but that
     std::optional<Instant> since;
   };
   std::vector<Waits> waits(size_t most);
@@ -257,6 +257,10 @@ class HomeService {
     Instant since;
   };
   std::map<uint64_t, SentRecall> sent_recalls_;  // not acked; for waits()
+  // Of the files with recalls, at the last tick: what was at work in their queues, and those where
+  // that was the same at the tick before. With mutex_.
+  std::map<FileId, uint64_t> at_work_;
+  std::set<FileId> at_disk_;
   mutable std::mutex locks_mutex_;
   coherence::LockTable locks_;
   struct LockWaiter {

@@ -43,8 +43,18 @@ void HomeService::tick(Instant now) {
   std::vector<Patience::Blocker> blockers;
   {
     std::lock_guard lock(mutex_);
-    for (const Home::PendingRecall& recall : home_.pending_recalls(kBlockersMax))
-      blockers.push_back({recall.id, recall.node, recall.file, recall.behind});
+    std::map<FileId, uint64_t> at_work;
+    at_disk_.clear();
+    for (const Home::PendingRecall& recall : home_.pending_recalls(kBlockersMax)) {
+      if (const auto first = queues_.first(recall.file)) {
+        at_work.emplace(recall.file, *first);
+        if (auto it = at_work_.find(recall.file); it != at_work_.end() && it->second == *first)
+          at_disk_.insert(recall.file);
+      }
+      blockers.push_back({recall.id, recall.node, recall.file, recall.behind,
+                          at_disk_.contains(recall.file) || undone_.has_stopped(recall.node)});
+    }
+    at_work_.swap(at_work);
   }
   {
     std::lock_guard lock(locks_mutex_);

@@ -48,6 +48,12 @@ class UndoneWork {
     }
     if (of.pieces == 0) nodes_.erase(it);
   }
+  // It is not listened to.
+  bool has_stopped(NodeId node) const {
+    std::lock_guard lock(mutex_);
+    auto it = nodes_.find(node);
+    return it != nodes_.end() && it->second.stopped;
+  }
 
  private:
   struct Of {
@@ -56,7 +62,7 @@ class UndoneWork {
   };
   const Throttle throttle_;
   const uint64_t most_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::map<NodeId, Of> nodes_;
 };
 
