@@ -93,7 +93,10 @@ std::vector<Patience::Verdict> Patience::judge(Instant now, const std::vector<Bl
       continue;
     }
     if (known == nullptr) continue;
-    if (blocker.held_here || waits_itself(now, blocker)) {
+    const bool excused = !blocker.held_here && waits_itself(now, blocker) &&
+                         known->excused_ns < options_.deadline_ns + options_.term_ns;
+    if (excused) known->excused_ns += passed;
+    if (blocker.held_here || excused) {
       known->moved = std::min(known->moved + passed, now);
       continue;
     }

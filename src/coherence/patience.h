@@ -40,7 +40,9 @@ class Patience {
     NodeId node;
     FileId file;
     // Of others in the same list, for which this node may have to wait itself. While one of them
-    // takes long, this one's time stands still.
+    // takes long, this one's time stands still: altogether for no longer than it takes to put one
+    // of them out. Otherwise some who answer just in time, one after the other, would hold up
+    // everybody for ever.
     std::vector<uint64_t> behind = {};
     // It could not answer if it would: this home has not sent it, waits for its own disk before it
     // goes on with the file, or does not listen. Its time stands still.
@@ -90,6 +92,7 @@ class Patience {
     Instant since, moved;
     bool reported = false;
     bool present = false;
+    int64_t excused_ns = 0;  // it stood still for others' sake
     std::string why = "it did not answer a recall";
   };
   Options options_;

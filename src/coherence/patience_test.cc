@@ -200,6 +200,20 @@ TEST_F(PatienceTest, WhoWaitsForAnotherIsNotPutOutWithIt) {
   EXPECT_EQ(silenced, (std::vector{kNode, NodeId{4}}));
 }
 
+// Two who work together: one asks again and again for what the other answers just in time.
+TEST_F(PatienceTest, WhoWaitsForOthersAgainAndAgainIsPutOutInTheEnd) {
+  int silenced = 0, seconds = 0;
+  for (uint64_t other = 11; silenced == 0 && seconds < 3600; ++other, seconds += 50)
+    silenced += waits(50,
+                      {{.recall = 10, .node = kNode, .file = kFile, .behind = {other}},
+                       {.recall = other, .node = NodeId{4}, .file = kFile}},
+                      true)
+                    .silenced;
+  EXPECT_EQ(silenced, 1);
+  EXPECT_GE(seconds, 120) << "one of them that is put out is waited for";
+  EXPECT_LE(seconds, 200);
+}
+
 TEST_F(PatienceTest, WhoCannotAnswerForTheHomesOwnSakeIsNotPutOut) {
   Patience::Blocker recall{.recall = 9, .node = kNode, .file = kFile};
   Seen seen = waits(57, {recall}, true);

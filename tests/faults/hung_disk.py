@@ -28,6 +28,12 @@ print(told(fd), flush=True)
 """
 
 
+def at_disk(cluster, what, node):
+    said = subprocess.run([cluster.vremote, "status", "--blocked", "--config", cluster.nodes["origin"].config],
+                          capture_output=True, text=True, timeout=20, check=False).stdout
+    return any(line.startswith(what) and f" {node} " in line and "its disk" in line for line in said.splitlines())
+
+
 def a_hung_disk(shim):
     @case(nodes=("origin", "b", "c"), seconds=100)
     def it_costs_no_node_anything(cluster):
@@ -42,12 +48,11 @@ def a_hung_disk(shim):
             writer = cluster.program(WRITER, cluster.path("b", "origin", "f"))
             check(writer.stdout.readline().strip() == "ready", "b has written")
             wait_until("its fsync is under way", lambda: cluster.counter("b", "messages_out_flush") > 0)
+            wait_until("the origin says that it waits for the disk", lambda: at_disk(cluster, "write", "b"))
             reader = cluster.program("print(open(A[0]).read(1), flush=True)", cluster.path("c", "origin", "f"))
             wait_until("b is to give up its bytes", lambda: cluster.counter("origin", "recalls_sent") > 0)
             time.sleep(5 * DEADLINE_MS / 1000)  # the time itself is what this is about
-            said = subprocess.run([cluster.vremote, "status", "--blocked", "--config", cluster.nodes["origin"].config],
-                                  capture_output=True, text=True, timeout=20, check=False).stdout
-            check("its disk" in said, "what b is not asked for yet: " + said)
+            check(at_disk(cluster, "lease", "c"), "what b is not asked for yet")
             check(reader.poll() is None, "nobody reads what b's kernel may still change")
         os.remove(hung)
         check(reader.communicate()[0].strip() in ("b", "B"), "c reads what b has written")

@@ -52,6 +52,34 @@ TEST(FileQueuesTest, AnItemMayPushBehindItself) {
   EXPECT_EQ(order, (std::vector<int>{1, 2}));
 }
 
+TEST(FileQueuesTest, WhatWaitsForTheDiskIsTold) {
+  HelperThreads helpers("test", 1);
+  FileQueues queues(helpers);
+  const FileId file{0, 1, 2};
+  std::atomic<bool> begun{false}, enough{false};
+  queues.push({file, NodeId{3}, "write", {4, 6}, Instant{7}}, [&](bool may_block) {
+    if (!may_block) return false;
+    begun = true;
+    while (!enough) std::this_thread::yield();
+    return true;
+  });
+  queues.push(file, [](bool) { return true; });  // of nobody
+  queues.push({file, NodeId{5}, "read", {}, Instant{8}}, [](bool) { return true; });
+  queues.pump(file);
+  while (!begun) std::this_thread::yield();
+  const auto told = queues.accounts(10);
+  EXPECT_EQ(queues.accounts(1).size(), 1u);
+  enough = true;
+  ASSERT_EQ(told.size(), 2u);
+  EXPECT_EQ(told[0].node, NodeId{3});
+  EXPECT_EQ(told[0].pages, (PageRange{4, 6}));
+  EXPECT_EQ(told[0].since, Instant{7});
+  EXPECT_EQ(told[1].node, NodeId{5});
+  while (queues.first(file)) std::this_thread::yield();
+  EXPECT_TRUE(queues.accounts(10).empty());
+  helpers.stop();
+}
+
 TEST(FileQueuesTest, TheFirstItemIsTheSameForAsLongAsItWaitsForTheDisk) {
   HelperThreads helpers("test", 1);
   FileQueues queues(helpers);

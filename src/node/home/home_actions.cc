@@ -23,6 +23,14 @@ uint64_t work_of(const Flush& flush) {
   for (const Extent& extent : flush.extents) bytes += extent.bytes.size();
   return bytes;
 }
+PageRange pages_of(const Flush& flush) {
+  PageRange pages{kPageEnd, 0};
+  for (const Extent& extent : flush.extents) {
+    const PageRange its = PageRange::of_bytes(extent.offset, extent.bytes.size());
+    pages = {std::min(pages.first, its.first), std::max(pages.end, its.end)};
+  }
+  return pages.empty() ? PageRange{} : pages;
+}
 uint64_t work_of(const Fetch& fetch) {
   return kPieceOfWork + std::min(fetch.range.byte_length(), store::kReadMax);
 }
@@ -36,15 +44,17 @@ void HomeService::enqueue(HomeActions&& actions, std::vector<FileId>& touched) {
                action);
 }
 
-void HomeService::push(FileId file, std::vector<FileId>& touched, FileQueues::Item item) {
-  touched.push_back(file);
-  queues_.push(file, std::move(item));
+void HomeService::push(const FileQueues::Account& account, std::vector<FileId>& touched,
+                       FileQueues::Item item) {
+  touched.push_back(account.file);
+  queues_.push(account, std::move(item));
 }
 
 // For one that waits for nothing.
 template <class Do>
 void HomeService::push_now(FileId file, std::vector<FileId>& touched, Do work) {
-  push(file, touched, [work = std::move(work)](bool) mutable {
+  touched.push_back(file);
+  queues_.push(file, [work = std::move(work)](bool) mutable {
     work();
     return true;
   });
@@ -52,8 +62,8 @@ void HomeService::push_now(FileId file, std::vector<FileId>& touched, Do work) {
 
 void HomeService::put(SendGrant&& a, std::vector<FileId>& touched) {
   metrics_.add(Counter::Grants);
-  const FileId file = a.grant.file;
-  push(file, touched,
+  const FileQueues::Account account{a.grant.file, a.node, "lease", a.data, net::EventLoop::now()};
+  push(account, touched,
        [this, a = std::move(a)](bool may_block) mutable { return run(a, may_block); });
 }
 
@@ -64,10 +74,11 @@ void HomeService::put(SendRecall&& a, std::vector<FileId>& touched) {
 }
 
 void HomeService::put(ApplyFlush&& a, std::vector<FileId>& touched) {
-  const FileId file = a.flush.file;
   const uint64_t work = work_of(a.flush);
   undone_.begin(a.node, work);
-  push(file, touched, [this, work, a = std::move(a)](bool may_block) mutable {
+  const FileQueues::Account account{a.flush.file, a.node, "write", pages_of(a.flush),
+                                    net::EventLoop::now()};
+  push(account, touched, [this, work, a = std::move(a)](bool may_block) mutable {
     if (!run(a, may_block)) return false;
     undone_.end(a.node, work);
     return true;
@@ -85,7 +96,9 @@ void HomeService::put(ApplyAttributes&& a, std::vector<FileId>& touched) {
 
 void HomeService::put(ServeFetch&& a, std::vector<FileId>& touched) {
   undone_.begin(a.node, work_of(a.fetch));
-  push(a.fetch.file, touched, [this, a](bool may_block) mutable {
+  const FileQueues::Account account{a.fetch.file, a.node, "read", a.fetch.range,
+                                    net::EventLoop::now()};
+  push(account, touched, [this, a](bool may_block) mutable {
     if (!run(a, may_block)) return false;
     undone_.end(a.node, work_of(a.fetch));
     return true;

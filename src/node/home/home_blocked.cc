@@ -95,6 +95,16 @@ std::vector<HomeService::Waits> HomeService::waits(size_t most) {
       wait.since = running->since;
     }
   }
+  for (const FileQueues::Account& account : queues_.accounts(most - std::min(most, out.size()))) {
+    Waits& wait = out.emplace_back();
+    wait.file = account.file;
+    wait.what = account.what;
+    if (!account.pages.empty()) wait.pages = account.pages;
+    wait.who = {account.node, 0};
+    wait.waits_for = {{NodeId{0}, 0}};
+    wait.at_disk = true;
+    wait.since = account.since;
+  }
   std::lock_guard lock(locks_mutex_);
   for (const LockTable::BlockedRequest& blocked : locks_.blocked_requests(most, kNamedAhead)) {
     const LockTable::Request& request = blocked.request;

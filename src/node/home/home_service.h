@@ -214,7 +214,8 @@ class HomeService {
   void put(coherence::PinFile&& a, std::vector<FileId>& touched);
   void put(coherence::UnpinFile&& a, std::vector<FileId>& touched);
   void put(coherence::FileIdle&& a, std::vector<FileId>& touched);
-  void push(FileId file, std::vector<FileId>& touched, FileQueues::Item item);
+  void push(const FileQueues::Account& account, std::vector<FileId>& touched,
+            FileQueues::Item item);
   template <class Do>
   void push_now(FileId file, std::vector<FileId>& touched, Do work);
   void pump(const std::vector<FileId>& touched);
