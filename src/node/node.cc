@@ -295,14 +295,31 @@ bool NodeDaemon::stop(int64_t patience_ms) {
 
 // So that a machine that is started anew in order is not taken for one that lost its power.
 void NodeDaemon::leave_disk() {
-  const std::string path = config_.home_dir + "/disk";
   const auto synced = home_->sync_all();
-  if (!synced)
+  if (!synced) {
     spdlog::error("not all that was written here gets to the disk: {}; nodes are told (EIO)",
                   std::strerror(synced.error().code));
-  const auto noted =
-      synced ? end_disk_life(path, disk_life_) : break_disk_life(path, disk_life_, random_number());
-  if (!noted) spdlog::warn("{}", noted.error().what);
+    break_disk();
+  }
+  // What it has refused once it does not tell again.
+  std::lock_guard lock(disk_mutex_);
+  if (disk_is_broken_) return;
+  if (const auto noted = end_disk_life(config_.home_dir + "/disk", disk_life_); !noted)
+    spdlog::warn("{}", noted.error().what);
+}
+
+void NodeDaemon::break_disk() {
+  std::lock_guard lock(disk_mutex_);
+  if (std::exchange(disk_is_broken_, true) || !disk_life_is_known_) return;
+  const auto noted = break_disk_life(config_.home_dir + "/disk", disk_life_, random_number());
+  if (noted) return;
+  spdlog::warn("{}", noted.error().what);
+  forget_disk_life();
+}
+
+void NodeDaemon::forget_disk_life() {
+  disk_life_is_known_ = false;
+  (void)::unlink((config_.home_dir + "/disk").c_str());
 }
 
 std::vector<net::EventLoop*> NodeDaemon::loops() const {

@@ -133,6 +133,9 @@ class NodeDaemon {
   void save_sessions(const SessionsToSave& sessions);  // without: every message needs that
   void end_grace_if_over();
   void leave_disk();
+  // It has refused something, and does not say so twice: the next daemon's nodes are to hear of it.
+  void break_disk();
+  void forget_disk_life();
   bool disk_is_busy() const { return disk_threads_->busy() || home_->is_syncing(); }
   void bring_back();
   void tick();
@@ -173,6 +176,8 @@ class NodeDaemon {
   const uint64_t home_incarnation_;  // of the homes here: new with each daemon
   DiskLife disk_life_;
   std::atomic<bool> disk_life_is_known_ = true;  // to the next daemon
+  std::mutex disk_mutex_;
+  bool disk_is_broken_ = false;  // with disk_mutex_
   std::atomic<bool> has_had_guests_{false};
   const Instant started_;
   Metrics metrics_;

@@ -31,10 +31,6 @@ void NodeDaemon::remember() {
   auto log = std::make_unique<CallLog>();
   // Whoever does not know what was carried out must not do it again. A disk that has begun a new
   // life is told to nodes so that they do not ask for it (S3).
-  const auto forget_life = [this] {
-    disk_life_is_known_ = false;
-    (void)::unlink((config_.home_dir + "/disk").c_str());
-  };
   const auto askers = [this] {
     std::set<uint64_t> incarnations;
     std::lock_guard lock(sessions_mutex_);
@@ -42,8 +38,9 @@ void NodeDaemon::remember() {
     for (const Grace::Member& member : grace_.expected()) incarnations.insert(member.incarnation);
     return incarnations;
   };
-  if (auto opened = log->open(config_.home_dir + "/calls", askers, forget_life); !opened) {
-    forget_life();
+  if (auto opened = log->open(config_.home_dir + "/calls", askers, [this] { forget_disk_life(); });
+      !opened) {
+    forget_disk_life();
     spdlog::warn("{}; calls of other nodes that are under way when this daemon dies end with EIO",
                  opened.error().what);
   } else {

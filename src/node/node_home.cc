@@ -119,6 +119,7 @@ Status NodeDaemon::open_stores() {
   std::vector<std::string> names;
   for (const ExportConfig& each : config_.exports) names.push_back(each.name);
   home_->name_exports(std::move(names));
+  home_->on_refused_sync([this] { break_disk(); });
   local_agent_ = std::make_unique<AgentService>(
       config_.node, agent_options(), true,
       [this](FileId, ToHome&& message, uint32_t) { receive_own(std::move(message)); },

@@ -149,6 +149,9 @@ class HomeService {
   std::vector<Waits> waits(size_t most);
   void note_arrivals(Instant now);
   std::string path_of(FileId file);
+  // Before it starts: called before an fsync's caller hears that the disk has refused something of
+  // its file; by any thread, with no locks held.
+  void on_refused_sync(std::function<void()> call) { refused_sync_ = std::move(call); }
   // Before it starts: as the configuration has them.
   void name_exports(std::vector<std::string> names) { export_names_ = std::move(names); }
   // For the log; looks at the disk.
@@ -288,6 +291,7 @@ class HomeService {
   mutable std::mutex unsynced_mutex_;
   coherence::UnsyncedFiles unsynced_;
   SyncRefusals refusals_;
+  std::function<void()> refused_sync_ = [] {};
   RepeatedErrors not_written_;
   std::atomic<uint32_t> newest_{0};  // of the sessions that were heard of
   bool syncing_all_ = false;

@@ -38,6 +38,7 @@ Result<Outcome> HomeService::sync(const Running& running) {
   const bool by_disk = !outcome && (outcome.error().code == EIO || outcome.error().code == ENOSPC ||
                                     outcome.error().code == EDQUOT);
   if (!outcome && !by_disk) return outcome;
+  if (by_disk) refused_sync_();
   std::lock_guard lock(unsynced_mutex_);
   if (outcome) unsynced_.synced(file, begun);
   const int told = refusals_.tell(file, running.node, outcome ? 0 : outcome.error().code);

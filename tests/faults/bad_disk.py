@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""A disk that hangs for longer than a recall may take costs no node that waits for it anything.
+"""An origin whose disk fails: it hangs for longer than a recall may take; it refuses an fsync before the daemon ends.
 
-    hung_disk.py VREMOTE SHIM      exit status 77: skipped, because nothing can be mounted here
+    bad_disk.py VREMOTE SHIM      exit status 77: skipped, because nothing can be mounted here
 
-SHIM is preloaded at the origin (../hang_writes.c).
+SHIM is preloaded at the origin (../bad_disk.c).
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -62,6 +63,58 @@ def a_hung_disk(shim):
     return it_costs_no_node_anything
 
 
+FLUSHED = """
+fd = os.open(A[0], os.O_RDWR | os.O_CREAT, 0o644)
+os.fsync(fd)
+os.pwrite(fd, A[1].encode(), int(A[2]))
+ready()
+for line in sys.stdin:
+    print(told(fd), flush=True)
+"""
+
+
+def a_refused_fsync(shim, end):
+    # Linux tells whoever asks first, once: not a node that asks a daemon begun after that.
+    @case(nodes=("origin", "b", "c"), seconds=100)
+    def the_others_hear_of_it_too(cluster):
+        refused = os.path.join(cluster.dir, "refused")
+        cluster.configure("origin")
+        os.makedirs(cluster.disk("origin", ""), exist_ok=True)
+        cluster.start("origin", LD_PRELOAD=shim, BAD_DISK=cluster.disk("origin", ""), REFUSE_SYNCS=refused)
+        for name in ("b", "c"):
+            cluster.start(name)
+        for name in ("origin", "b", "c"):
+            cluster.wait_ready(name)
+        writers = []
+        for name, byte, offset in (("b", "b", "0"), ("c", "c", "8192")):
+            writers.append(cluster.program(FLUSHED, cluster.path(name, "origin", "f"), byte, offset))
+            check(writers[-1].stdout.readline().strip() == "ready", f"{name} has written")
+        wait_until("both are flushed", lambda: os.path.getsize(cluster.disk("origin", "f")) == 8193)
+
+        def ask(writer):
+            writer.stdin.write("?\n")
+            writer.stdin.flush()
+            return writer.stdout.readline().strip()
+
+        with open(refused, "w", encoding="utf-8"):
+            check(ask(writers[0]) == "EIO", "the disk refuses what b has written")
+        os.remove(refused)
+        end(cluster)
+        cluster.start("origin")
+        cluster.wait_ready("origin")
+        check(ask(writers[1]) == "EIO", "c hears of it")
+        check(ask(writers[1]) == "ok", "once")
+        for writer in writers:
+            writer.stdin.close()
+            writer.wait(60)
+    return the_others_hear_of_it_too
+
+
+def ended(cluster):
+    cluster.signal("origin", signal.SIGTERM)
+    cluster.nodes["origin"].daemon.wait(60)
+
+
 def main():
     if len(sys.argv) != 3:
         print(__doc__.strip(), file=sys.stderr)
@@ -69,8 +122,12 @@ def main():
     if reason := why_not():
         print(f"skipped: {reason}")
         return 77
-    case_of_it = a_hung_disk(sys.argv[2])
-    return 0 if run_case(sys.argv[1], "a_hung_disk", case_of_it) else 1
+    cases = {
+        "a disk that hangs": a_hung_disk(sys.argv[2]),
+        "one that refuses, and a daemon that is killed": a_refused_fsync(sys.argv[2], lambda c: c.kill("origin")),
+        "one that refuses, and a daemon that ends": a_refused_fsync(sys.argv[2], ended),
+    }
+    return 0 if all([run_case(sys.argv[1], name, case_of_it) for name, case_of_it in cases.items()]) else 1
 
 
 if __name__ == "__main__":
