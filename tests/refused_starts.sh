@@ -98,6 +98,23 @@ mount --bind "$dir/no-device" /dev/fuse
 refused n7 "/dev/fuse is not the kernel's device of that name: remove what is there"
 umount /dev/fuse
 
+# Where another user could have put something nothing is made or changed.
+config n13 "$dir/thirteen"
+mkdir -m 755 "$dir/victim" "$dir/n13/state"
+ln -s "$dir/victim" "$dir/n13/state/recovery"
+chown -h 12345 "$dir/n13/state/recovery"
+refused n13 "node.toml: key 'recovery_dir': $dir/n13/state/recovery is a symbolic link of user 12345"
+rm "$dir/n13/state/recovery"
+chown 12345 "$dir/n13/state"
+refused n13 "node.toml: key 'state_dir': $dir/n13/state belongs to user 12345"
+[ "$(stat -c %a "$dir/victim" "$dir/n13/state" | tr '\n' ' ')" = "755 755 " ] || wrong "the mode of somebody's directory was changed"
+chown 0 "$dir/n13/state"
+mkdir "$dir/n13/state/home"
+chown 12345 "$dir/n13/state/home"
+refused n13 "node.toml: key 'state_dir': $dir/n13/state/home belongs to user 12345"
+"$vremote" node --config "$dir/n13/node.toml" --check >"$dir/n13/said" 2>&1
+[ $? -eq 2 ] && grep -qF "belongs to user 12345" "$dir/n13/said" || { wrong "the check of n13"; cat "$dir/n13/said"; }
+
 # Who may not mount is told so before a start.
 config n12 "$dir/twelve"
 setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin -- "$vremote" node --config "$dir/n12/node.toml" --check >"$dir/n12/said" 2>&1

@@ -28,11 +28,12 @@ mount --bind "$dir/fuse" /dev/fuse
 (: <>/dev/fuse) 2>/dev/null || { echo "SKIPPED: /dev/fuse cannot be opened"; exit 77; }
 user="setpriv --reuid 12345 --regid 12345 --clear-groups"
 $user unshare --user --map-root-user --mount true 2>/dev/null || { echo "SKIPPED: no user namespaces"; exit 77; }
-mkdir -p "$dir/u/mnt" "$dir/u/export" "$dir/u/state"
+# Its parent is of a user whom her namespace does not know.
+mkdir -p "$dir/u/mnt" "$dir/u/export" "$dir/state"
 cat >"$dir/u/node.toml" <<TOML
 node = "mine"
 mount = "$dir/u/mnt"
-state_dir = "$dir/u/state"
+state_dir = "$dir/state"
 listen = "127.0.0.1:$((20000 + $$ % 1000 + RANDOM % 10000))"
 [cluster]
 name = "mine"
@@ -40,7 +41,7 @@ name = "mine"
 name = "files"
 path = "$dir/u/export"
 TOML
-chown -R 12345:12345 "$dir/u"
+chown -R 12345:12345 "$dir/u" "$dir/state"
 
 cat >"$dir/session" <<'SESSION'
 set -euo pipefail

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/chrono.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -68,6 +69,19 @@ Result<Fd> open_kept(const std::string& directory, const std::string& id) {
   return fd;
 }
 
+// Its node may be adding to it. Until the descriptor is closed it does not.
+Result<Fd> take(const std::string& directory, const std::string& id) {
+  VR_TRY(fd, open_kept(directory, id));
+  if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+    return fail(EBUSY, fmt::format("{} is being written; try again in a moment", id));
+  return std::move(fd);
+}
+
+bool is_being_written(const std::string& directory, const std::string& id) {
+  const auto fd = open_kept(directory, id);
+  return fd && ::flock(fd->get(), LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+}
+
 Result<Kept> look(const std::string& directory, const std::string& id,
                   const std::function<Status(const node::RecoveryPiece&)>& piece = {}) {
   VR_TRY(fd, open_kept(directory, id));
@@ -129,11 +143,13 @@ int list(const std::string& directory, const Options& options) {
       status = complain("recover", kept.error().what, kExitFailed);
       continue;
     }
-    fmt::print(
-        "{}  {}  {} bytes  {}{}\n", id, time_text(static_cast<int64_t>(kept->header.saved_at)),
-        kept->summary.bytes, name_of(kept->header),
-        kept->summary.damaged ? fmt::format("  (DAMAGED: {} can be read)", readable(kept->summary))
-                              : "");
+    fmt::print("{}  {}  {} bytes  {}{}\n", id,
+               time_text(static_cast<int64_t>(kept->header.saved_at)), kept->summary.bytes,
+               name_of(kept->header),
+               is_being_written(directory, id) ? "  (is being written)"
+               : kept->summary.damaged
+                   ? fmt::format("  (DAMAGED: {} can be read)", readable(kept->summary))
+                   : "");
   }
   if (ids.empty()) {
     // Nobody must take the emptiness of a place that no node uses for good news.
@@ -211,6 +227,8 @@ std::string objection(const Kept& kept, const std::string& target, const struct 
 
 // Through the mount, like any program: all nodes see it.
 int apply(const std::string& directory, const Options& options) {
+  const auto taken = take(directory, options.id);
+  if (!taken) return complain("recover", taken.error().what, kExitFailed);
   auto kept = look(directory, options.id);
   if (!kept) return complain("recover", kept.error().what, kExitFailed);
   const node::RecoverySummary& summary = kept->summary;
@@ -266,8 +284,8 @@ int apply(const std::string& directory, const Options& options) {
 }
 
 int discard(const std::string& directory, const Options& options) {
-  if (auto fd = open_kept(directory, options.id); !fd)
-    return complain("recover", fd.error().what, kExitFailed);
+  const auto taken = take(directory, options.id);
+  if (!taken) return complain("recover", taken.error().what, kExitFailed);
   const std::string path = fmt::format("{}/{}{}", directory, options.id, node::kRecoverySuffix);
   if (::unlink(path.c_str()) != 0)
     return complain("recover", fmt::format("{}: {}", path, std::strerror(errno)), kExitFailed);

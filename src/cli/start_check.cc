@@ -64,6 +64,7 @@ Status check_places(const node::Config& config, CheckFor who) {
   if (own_socket)
     if (auto place = control::check_socket_place(config.state_dir + "/guard.sock"); !place)
       return bad_key(config, "state_dir", place.error());
+  VR_TRY_VOID(node::check_private_places(config));
   if (who == CheckFor::People) {
     if (auto place = check_directory(config.recovery_dir); !place)
       return bad_key(config, "recovery_dir", place.error());

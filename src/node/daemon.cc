@@ -108,9 +108,12 @@ int run_node(const Config& config, coherence::Mistakes mistakes, int handover) {
   for (const std::string& warning : config.warnings) spdlog::warn("{}", warning);
   prepare_process();
   // Beforehand: a start that fails half-way cannot always put back what it found.
-  if (handover < 0)
+  if (handover < 0) {
+    if (auto places = check_private_places(config); !places)
+      return refuse_start(config, places.error());
     if (auto had = threads_can_be_had(NodeDaemon::threads(config)); !had)
       return refuse_start(config, had.error());
+  }
   // Before any thread, too; and before what the last daemon had is looked for.
   const GuardianOptions guarding{.socket = config.state_dir + "/guard.sock",
                                  .recovery_dir = config.recovery_dir,

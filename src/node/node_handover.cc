@@ -381,10 +381,9 @@ size_t NodeDaemon::tell_losses() {
     for (const auto& [home, file] : lost)
       spdlog::error(
           "{}: bytes that programs had written and not flushed did not get to {} before the last "
-          "daemon was killed: fsync tells them (EIO); what its guardian could keep is in a "
-          "recovery "
-          "file",
-          described(home, file), home);
+          "daemon was killed: fsync tells them (EIO); if its guardian could keep some, "
+          "`vremote recover --dir {} list` shows them",
+          described(home, file), home, config_.recovery_dir);
   });
   return count;
 }

@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <system_error>
 
+#include "base/private_directory.h"
 #include "base/start_thread.h"
 #include "node/home/home_limits.h"
 #include "node/node.h"
@@ -42,9 +43,10 @@ Result<Fd> take_export(const std::string& path) {
 }  // namespace
 
 Status NodeDaemon::open_stores() {
-  std::error_code error;
-  std::filesystem::create_directories(config_.home_dir, error);
-  if (!error) ::chmod(config_.home_dir.c_str(), 0700);
+  if (auto made = make_private_directory(config_.home_dir); !made) {
+    if (made.error().code == EPERM) return bad_key("state_dir", made.error());
+    spdlog::warn("key 'state_dir': {}", made.error().what);
+  }
   const Machine machine = this_machine();
   std::vector<std::unique_ptr<store::Store>> stores;
   for (size_t i = 0; i < config_.exports.size(); ++i) {

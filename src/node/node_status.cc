@@ -59,7 +59,6 @@ void add_agents(control::NodeStatus& s, const AgentCounts& counts,
   set(s, "requests_waiting", counts.waiting);
   set(s, "leases_suspended", counts.suspended);
   set(s, "lease_suspensions", statistics.suspensions);
-  set(s, "rescued_bytes", statistics.rescued_bytes);
 }
 
 void add_home(control::NodeStatus& s, const HomeCounts& home,
@@ -167,6 +166,8 @@ control::NodeStatus NodeDaemon::status() const {
   add_agents(s, counts, statistics, metrics_);
   set(s, "guarded", guardian_ != nullptr && guardian_->guarded() ? 1 : 0);
   set(s, "recovery_files", recovery_->files());
+  set(s, "rescued_bytes", recovery_->kept());
+  set(s, "lost_bytes", recovery_->lost());
   set(s, "outside_overflows", outside_->overflows());
   add_home(s, home_->counts(), home_->lock_counts());
   set(s, "kernel_inodes", inodes_.size());

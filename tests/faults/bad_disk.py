@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""An origin whose disk fails: it hangs for longer than a recall may take; it refuses an fsync before the daemon ends.
+"""An origin whose disk fails: it hangs for longer than a recall may take; it refuses an fsync.
 
     bad_disk.py VREMOTE SHIM      exit status 77: skipped, because nothing can be mounted here
 
@@ -14,7 +14,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 # pylint: disable=wrong-import-position
-from cases import case, check
+from cases import case, check, holder
 from cluster import wait_until
 from run import run_case, why_not
 
@@ -110,6 +110,27 @@ def a_refused_fsync(shim, end):
     return the_others_hear_of_it_too
 
 
+def a_refused_rescue(shim):
+    @case(nodes=("origin", "b"), seconds=100)
+    def is_no_good_news(cluster):
+        refused, kept = os.path.join(cluster.dir, "refused"), os.path.join(cluster.nodes["b"].state, "recovery")
+        cluster.configure("b")
+        cluster.start("origin")
+        cluster.start("b", LD_PRELOAD=shim, BAD_DISK=kept, REFUSE_SYNCS=refused)
+        for name in ("origin", "b"):
+            cluster.wait_ready(name)
+        holder(cluster, cluster.path("b", "origin", "late"), "too late").kill()
+        cluster.hold("b", "origin")
+        with open(refused, "w", encoding="utf-8"):
+            cluster.signal("b", signal.SIGTERM)
+            cluster.nodes["b"].daemon.wait(timeout=60)
+        log = cluster.log("b")
+        check("8 bytes written here to" in log and "are LOST: they cannot be kept: " + kept in log, "it is told: " + log[-2000:])
+        check("is kept in" not in log, "nobody knows that")
+        check("DAMAGED" in cluster.recover("b", "list").stdout, "nor is it taken for the whole")
+    return is_no_good_news
+
+
 def ended(cluster):
     cluster.signal("origin", signal.SIGTERM)
     cluster.nodes["origin"].daemon.wait(60)
@@ -126,6 +147,7 @@ def main():
         "a disk that hangs": a_hung_disk(sys.argv[2]),
         "one that refuses, and a daemon that is killed": a_refused_fsync(sys.argv[2], lambda c: c.kill("origin")),
         "one that refuses, and a daemon that ends": a_refused_fsync(sys.argv[2], ended),
+        "one that refuses what cannot be flushed any more": a_refused_rescue(sys.argv[2]),
     }
     return 0 if all([run_case(sys.argv[1], name, case_of_it) for name, case_of_it in cases.items()]) else 1
 

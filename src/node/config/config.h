@@ -92,6 +92,10 @@ Result<unsigned> group_number(const std::string& name);
 // inside the mount or holds it, and the node's own files are in neither. Never touches the mount
 // point itself, which may hang or be dead.
 Status check_config(const Config& config);
+// For a node of this process's user: nobody else has, or could have, a hand in the directories in
+// which it keeps what it needs itself (base/private_directory.h). Those that cannot be made are no
+// error here.
+Status check_private_places(const Config& config);
 
 // parse_config of a file: for programs that only talk to a running node (status, run).
 Result<Config> read_config(const std::string& path);

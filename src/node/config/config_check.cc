@@ -13,6 +13,7 @@
 #include <optional>
 #include <vector>
 
+#include "base/private_directory.h"
 #include "fuse/mount.h"
 #include "fuse/mountinfo.h"
 #include "node/config/config.h"
@@ -216,6 +217,19 @@ Result<unsigned> group_number(const std::string& name) {
                 fmt::format("this machine has no group '{}'; make it (groupadd {}) or name another",
                             name, name));
   return entry.gr_gid;
+}
+
+Status check_private_places(const Config& config) {
+  struct Place {
+    const char* key;
+    const std::string& path;
+  };
+  for (const Place& place :
+       {Place{"state_dir", config.state_dir}, Place{"state_dir", config.home_dir},
+        Place{"recovery_dir", config.recovery_dir}})
+    if (auto fit = check_private_directory(place.path); !fit && fit.error().code == EPERM)
+      return bad(config, place.key, fit.error().what);
+  return {};
 }
 
 Status check_config(const Config& config) {

@@ -5,11 +5,12 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <set>
 #include <span>
 #include <string>
 
-#include "base/fd.h"
 #include "node/guardian/guardian_table.h"
+#include "node/recovery/rescued_file.h"
 
 namespace vremote::node {
 
@@ -19,23 +20,21 @@ class GuardianRecovery {
   GuardianRecovery(std::string directory, const GuardianTable& table)
       : directory_(std::move(directory)), table_(table) {}
   void keep(uint64_t node, uint64_t offset, std::span<const std::byte> bytes);
+  // The log tells what became of it.
   void sync();
   // The daemon has the bytes again.
   void remove();
   uint64_t bytes() const;
 
  private:
-  struct File {
-    std::string path;
-    Fd fd;
-  };
-  File* file_of(uint64_t node);
+  RescuedFile* file_of(uint64_t node);
+  void settle_all();
 
   const std::string directory_;
   const GuardianTable& table_;
   mutable std::mutex mutex_;
-  std::map<uint64_t, File> files_;  // by node
-  uint64_t bytes_ = 0;
+  std::map<uint64_t, RescuedFile> files_;  // by node
+  std::set<uint64_t> unsettled_;
 };
 
 }  // namespace vremote::node

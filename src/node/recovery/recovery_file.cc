@@ -9,6 +9,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 namespace vremote::node {
 namespace {
@@ -97,7 +98,7 @@ Status write_all(const Fd& fd, uint64_t at, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const ssize_t n = ::pwrite(fd.get(), bytes.data(), bytes.size(), static_cast<off_t>(at));
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return fail(n < 0 ? errno : EIO, "write");
+    if (n <= 0) return fail(n < 0 ? errno : EIO, std::strerror(n < 0 ? errno : EIO));
     bytes = bytes.subspan(static_cast<size_t>(n));
     at += static_cast<uint64_t>(n);
   }
@@ -109,7 +110,7 @@ Result<bool> read_exactly(const Fd& fd, uint64_t at, std::span<std::byte> into) 
   while (!into.empty()) {
     const ssize_t n = ::pread(fd.get(), into.data(), into.size(), static_cast<off_t>(at));
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return fail(errno, "read");
+    if (n < 0) return fail(errno, std::strerror(errno));
     if (n == 0) return false;
     into = into.subspan(static_cast<size_t>(n));
     at += static_cast<uint64_t>(n);
@@ -170,6 +171,10 @@ Result<std::optional<Totals>> read_totals(const Fd& fd, uint64_t at) {
   return totals;
 }
 
+void cut(const Fd& fd, uint64_t length) {
+  (void)!::ftruncate(fd.get(), static_cast<off_t>(length));
+}
+
 // What precedes the records: the magic, and length and check of the header.
 struct Start {
   bool before = false;  // of the version before
@@ -190,6 +195,17 @@ Result<Start> read_start(const Fd& fd) {
   start.sum = reader.number<uint32_t>();
   if (start.length > kHeaderMax) return fail(EINVAL, "its header is damaged");
   return start;
+}
+
+struct TotalsPlace {
+  uint64_t at = 0;
+  Totals totals;
+};
+Result<TotalsPlace> find_totals(const Fd& fd) {
+  VR_TRY(start, read_start(fd));
+  VR_TRY(known, read_totals(fd, start.records()));
+  if (!known) return fail(EIO, "its totals cannot be read");
+  return TotalsPlace{start.records(), *known};
 }
 
 Timestamp read_time(Reader& reader) {
@@ -256,40 +272,68 @@ Result<Fd> begin_recovery_file(const std::string& path, const RecoveryHeader& he
   if (begun) return fd;
   // Nothing is in it.
   (void)::unlink(path.c_str());
-  return std::unexpected(begun.error());
+  return fail(begun.error().code, path + ": " + begun.error().what);
 }
 
-Status append_recovery(const Fd& fd, const std::vector<coherence::Extent>& extents,
-                       const coherence::DirtyAttributes& attributes) {
-  VR_TRY(start, read_start(fd));
-  VR_TRY(known, read_totals(fd, start.records()));
-  if (!known) return fail(EIO, "its totals cannot be read");
-  Totals totals = *known;
-  const auto add = [&]() -> Status {
-    for (const coherence::Extent& extent : extents)
-      for (uint64_t at = 0; at < extent.bytes.size(); at += kRecoveryPieceMax) {
-        const uint64_t n = std::min<uint64_t>(kRecoveryPieceMax, extent.bytes.size() - at);
-        VR_TRY(end, write_record(fd, totals.length, kData, extent.offset + at,
-                                 extent.bytes.view().subspan(at, n)));
-        totals.length = end;
-        ++totals.kept.pieces;
-        totals.kept.bytes += n;
-      }
-    if (!attributes.has_size && !attributes.has_mtime) return {};
+uint64_t bytes_of(const std::vector<coherence::Extent>& extents) {
+  uint64_t bytes = 0;
+  for (const coherence::Extent& extent : extents) bytes += extent.bytes.size();
+  return bytes;
+}
+
+Appended append_recovery(const Fd& fd, const std::vector<coherence::Extent>& extents,
+                         const coherence::DirtyAttributes& attributes) {
+  Appended out;
+  auto place = find_totals(fd);
+  if (!place) {
+    out.status = std::unexpected(place.error());
+    out.lost = bytes_of(extents);
+    return out;
+  }
+  Totals& totals = place->totals;
+  const auto add = [&](RecordType type, uint64_t offset, std::span<const std::byte> payload) {
+    if (!out.status) return;  // and of what follows nobody knows where it would begin
+    const auto end = write_record(fd, totals.length, type, offset, payload);
+    if (end) {
+      totals.length = *end;
+    } else {
+      out.status = std::unexpected(end.error());
+    }
+  };
+  for (const coherence::Extent& extent : extents)
+    for (uint64_t at = 0; at < extent.bytes.size(); at += kRecoveryPieceMax) {
+      const uint64_t n = std::min<uint64_t>(kRecoveryPieceMax, extent.bytes.size() - at);
+      add(kData, extent.offset + at, extent.bytes.view().subspan(at, n));
+      (out.status ? out.kept : out.lost) += n;
+      ++totals.kept.pieces;
+      totals.kept.bytes += n;
+    }
+  if (attributes.has_size || attributes.has_mtime) {
     Writer payload;
     payload.number(static_cast<uint8_t>(attributes.has_size));
     payload.number(static_cast<uint8_t>(attributes.has_mtime));
     payload.number(attributes.size);
     write_time(payload, attributes.mtime);
-    VR_TRY(end, write_record(fd, totals.length, kAttributes, 0, payload.bytes()));
-    totals.length = end;
-    return {};
-  };
-  const Status added = add();
-  // Of the piece that did not fit, nothing stays.
-  if (!added) (void)!::ftruncate(fd.get(), static_cast<off_t>(totals.length));
-  const Status told = write_totals(fd, start.records(), totals);
-  return added ? told : added;
+    const bool fitted = out.status.has_value();
+    add(kAttributes, 0, payload.bytes());
+    if (fitted && !out.status) ++totals.kept.pieces;  // so that something is seen to lack
+  }
+  if (!out.status) cut(fd, totals.length);  // of the piece that did not fit nothing stays
+  if (const Status told = write_totals(fd, place->at, totals); !told) {
+    // What it does not count the next addition writes over.
+    out.lost += std::exchange(out.kept, 0);
+    out.told = false;
+    if (out.status) out.status = told;
+    cut(fd, totals.length + 1);  // longer than it says: damaged, too
+  }
+  return out;
+}
+
+void note_lost(const Fd& fd) {
+  auto place = find_totals(fd);
+  if (!place) return;
+  ++place->totals.kept.pieces;
+  if (!write_totals(fd, place->at, place->totals)) cut(fd, place->totals.length + 1);
 }
 
 Result<Fd> open_recovery_file(const std::string& path) {
@@ -373,6 +417,8 @@ Result<RecoveryHeader> read_recovery(const Fd& fd,
       summary.damaged = true;
     }
   }
+  if (summary.kept && *summary.kept != RecoverySummary::Kept{summary.pieces, summary.bytes})
+    summary.damaged = true;
   return header;
 }
 

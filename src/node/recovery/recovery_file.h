@@ -4,8 +4,9 @@
 // Layout, little-endian: "VRRECOV2", u32 length and u32 CRC of the header, the header, then
 // records: u32 type, u32 length, u64 offset, u32 CRC of all of these and the payload, payload. The
 // first record is rewritten in place after each addition and says how much there is in all: a file
-// that was cut short, even between two records, is seen to be damaged. What can be read of it is
-// read. "VRRECOV1" had neither that record nor the time and the export's name in the header.
+// that was cut short, even between two records, or for which the disk had no room, is seen to be
+// damaged. What can be read of it is read. "VRRECOV1" had neither that record nor the time and the
+// export's name in the header.
 #pragma once
 
 #include <cstdint>
@@ -49,7 +50,7 @@ struct RecoverySummary {
   coherence::DirtyAttributes attributes;
   // Not all that was kept is there, or nobody can tell.
   bool damaged = false;
-  // How much was kept, if the file tells.
+  // How much was to be kept, if the file tells.
   struct Kept {
     uint64_t pieces = 0, bytes = 0;
     bool operator==(const Kept&) const = default;
@@ -62,9 +63,20 @@ inline constexpr std::string_view kRecoverySuffix = ".recover";
 
 // Begins a file; EEXIST when there is one.
 Result<Fd> begin_recovery_file(const std::string& path, const RecoveryHeader& header);
-// What does not fit any more is an error, and all before it is kept. One writer at a time.
-Status append_recovery(const Fd& fd, const std::vector<coherence::Extent>& extents,
-                       const coherence::DirtyAttributes& attributes);
+// Bytes, and why the others are lost. All before the first that did not fit is kept, and the file
+// says how much there was to be.
+struct Appended {
+  uint64_t kept = 0, lost = 0;
+  Status status;
+  bool told = true;  // false: the file could not say so; note_lost() again
+  explicit operator bool() const { return status.has_value(); }
+};
+// One writer at a time. Nothing is on the disk before the caller sees to that.
+Appended append_recovery(const Fd& fd, const std::vector<coherence::Extent>& extents,
+                         const coherence::DirtyAttributes& attributes);
+// From now on the file lacks something, as far as it can be told.
+void note_lost(const Fd& fd);
+uint64_t bytes_of(const std::vector<coherence::Extent>& extents);
 
 // Opens one to read it. Anybody may have put anything there: nothing but a regular file, and
 // without waiting for it.

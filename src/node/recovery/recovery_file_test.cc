@@ -157,15 +157,21 @@ TEST_F(RecoveryFileTest, WhatDoesNotFitLeavesWhatDid) {
   ASSERT_TRUE(fd);
   const rlimit little{8192, before.rlim_max};
   ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &little), 0);
-  const Status kept =
+  const Appended kept =
       append_recovery(*fd, {{0, repeated('A', 100)}, {100, repeated('B', 9000)}}, {});
   ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
   ::signal(SIGXFSZ, handler);
   ASSERT_FALSE(kept);
-  EXPECT_EQ(kept.error().code, EFBIG);
+  EXPECT_EQ(kept.status.error().code, EFBIG);
+  EXPECT_EQ(kept.kept, 100u);
+  EXPECT_EQ(kept.lost, 9000u);
   ASSERT_TRUE(read());
-  EXPECT_FALSE(summary_.damaged);
+  EXPECT_TRUE(summary_.damaged) << "a part is not the whole";
   EXPECT_EQ(summary_.bytes, 100u);
+  EXPECT_EQ(summary_.kept, (RecoverySummary::Kept{.pieces = 2, .bytes = 9100}));
+  note_lost(*fd);
+  ASSERT_TRUE(read());
+  EXPECT_EQ(summary_.kept->pieces, 3u);
 }
 
 TEST_F(RecoveryFileTest, FilesOfTheVersionBeforeAreRead) {

@@ -12,24 +12,19 @@
 #include <ctime>
 #include <filesystem>
 
+#include "base/private_directory.h"
 #include "node/base/shown_inode.h"
 #include "node/recovery/recovery_file.h"
 
 namespace vremote::node {
 namespace {
 
-constexpr size_t kOpenMax = 256;  // files kept open for more of the same loss
+constexpr size_t kFilesMax = 4096;     // that more of the same loss goes to
+constexpr size_t kUnsettledMax = 256;  // each has a descriptor
 
 }  // namespace
 
-Status RecoveryWriter::prepare() {
-  std::error_code error;
-  std::filesystem::create_directories(directory_, error);
-  if (error) return fail(error.value(), directory_ + ": " + error.message());
-  if (::chmod(directory_.c_str(), 0700) != 0)
-    return fail(errno, directory_ + ": " + std::strerror(errno));
-  return {};
-}
+Status RecoveryWriter::prepare() { return make_private_directory(directory_); }
 
 uint64_t RecoveryWriter::files() const {
   uint64_t count = 0;
@@ -76,72 +71,54 @@ void RecoveryWriter::work() {
       jobs_.pop_front();
       last = jobs_.empty();
     }
-    if (job.next) {
-      finish(job.home);
-    } else {
-      write(job);
-    }
+    if (!job.next) write(job);
     // It was in memory only until now.
-    if (last)
-      for (auto& [key, open] : open_) (void)::fdatasync(open.fd.get());
+    if (job.next || last || unsettled_.size() >= kUnsettledMax) settle_all();
+    if (job.next)
+      std::erase_if(files_, [&](const auto& each) { return each.first.first == job.home; });
   }
 }
 
-void RecoveryWriter::finish(const std::string& home) {
-  for (auto it = open_.begin(); it != open_.end();) {
-    if (it->first.first != home) {
-      ++it;
-      continue;
-    }
-    (void)::fdatasync(it->second.fd.get());
-    it = open_.erase(it);
-  }
+void RecoveryWriter::write(const Job& job) {
+  file_of(job).add(job.rescue.extents, job.rescue.attributes);
+  unsettled_.insert({job.home, job.rescue.file});
 }
 
-void RecoveryWriter::write(Job& job) {
-  uint64_t bytes = 0;
-  for (const coherence::Extent& extent : job.rescue.extents) bytes += extent.bytes.size();
-  auto open = open_for(job.home, job.rescue);
-  Status done = open ? append_recovery((*open)->fd, job.rescue.extents, job.rescue.attributes)
-                     : Status(std::unexpected(open.error()));
-  if (!done)
-    spdlog::error("{}: {} bytes of inode {} are LOST: they cannot be kept: {}", job.home, bytes,
-                  job.rescue.file.inode, done.error().what);
+RescuedFile& RecoveryWriter::file_of(const Job& job) {
+  const FileId file = job.rescue.file;
+  if (auto it = files_.find({job.home, file}); it != files_.end()) return it->second;
+  if (files_.size() >= kFilesMax) {
+    settle_all();
+    files_.erase(files_.begin());
+  }
+  const Seen seen = look_ ? look_(job.home, file) : Seen{};
+  RecoveryHeader header{.home = job.home,
+                        .file = file,
+                        .shown_inode = shown_inode(job.home, file.export_index, file.inode),
+                        .path = seen.path,
+                        .written = job.rescue.attributes.mtime,
+                        .export_name = seen.export_name};
+  return files_.try_emplace({job.home, file}, directory_, "", std::move(header)).first->second;
 }
 
-Result<RecoveryWriter::Open*> RecoveryWriter::open_for(const std::string& home,
-                                                       const coherence::Rescue& rescue) {
-  const FileId file = rescue.file;
-  if (auto it = open_.find({home, file}); it != open_.end()) return &it->second;
-  if (open_.size() >= kOpenMax) {
-    (void)::fdatasync(open_.begin()->second.fd.get());
-    open_.erase(open_.begin());
-  }
-  const Seen seen = look_ ? look_(home, file) : Seen{};
-  const RecoveryHeader header{.saved_at = static_cast<uint64_t>(::time(nullptr)),
-                              .home = home,
-                              .file = file,
-                              .shown_inode = shown_inode(home, file.export_index, file.inode),
-                              .path = seen.path,
-                              .written = rescue.attributes.mtime,
-                              .export_name = seen.export_name};
-  for (int attempt = 0; attempt < 10000; ++attempt) {
-    Open open;
-    open.path =
-        fmt::format("{}/{}-{}-{}-{}{}", directory_, header.saved_at, home, file.export_index,
-                    file.inode, attempt == 0 ? "" : fmt::format("-{}", attempt));
-    open.path += kRecoverySuffix;
-    auto fd = begin_recovery_file(open.path, header);
-    if (!fd && fd.error().code == EEXIST) continue;
-    if (!fd) return std::unexpected(fd.error());
-    open.fd = std::move(*fd);
+void RecoveryWriter::settle_all() {
+  for (const Key& key : unsettled_) settle(files_.at(key));
+  unsettled_.clear();
+}
+
+void RecoveryWriter::settle(RescuedFile& file) {
+  const RescuedFile::Sum sum = file.settle();
+  kept_ += sum.kept;
+  lost_ += sum.lost;
+  const RecoveryHeader& header = file.header();
+  if (sum.is_first)
     spdlog::error(
         "{}: what was written here to {} and had not reached it is kept in {}: the lease was gone; "
         "see to it with `vremote recover --dir {} list`",
-        home, name_of(header), open.path, directory_);
-    return &open_.emplace(std::pair(home, file), std::move(open)).first->second;
-  }
-  return fail(EEXIST, directory_ + ": no free name");
+        header.home, name_of(header), file.path(), directory_);
+  if (!sum.why.empty())
+    spdlog::error("{}: {} bytes written here to {} are LOST: they cannot be kept: {}", header.home,
+                  sum.lost, name_of(header), sum.why);
 }
 
 }  // namespace vremote::node

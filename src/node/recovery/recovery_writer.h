@@ -2,17 +2,19 @@
 // so.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <functional>
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 
-#include "base/fd.h"
 #include "base/result.h"
 #include "coherence/agent.h"
 #include "node/base/helper_threads.h"
+#include "node/recovery/rescued_file.h"
 
 namespace vremote::node {
 
@@ -31,13 +33,16 @@ class RecoveryWriter {
 
   // Makes the directory.
   Status prepare();
-  // Never blocks. In order.
+  // Never blocks. In order. The log tells what became of it.
   void keep(const std::string& home, coherence::Rescue rescue);
   // A session of this home has ended: what is rescued from now on is another loss.
   void next(const std::string& home);
   // Until all that was given is on disk, or the time is over.
   bool wait(int64_t patience_ms);
 
+  // Bytes, since the start.
+  uint64_t kept() const { return kept_; }
+  uint64_t lost() const { return lost_; }
   // Those that wait there, from before, too.
   uint64_t files() const;
 
@@ -47,14 +52,12 @@ class RecoveryWriter {
     coherence::Rescue rescue;
     bool next = false;
   };
-  struct Open {
-    std::string path;
-    Fd fd;
-  };
+  using Key = std::pair<std::string, FileId>;
   void work();
-  void write(Job& job);
-  Result<Open*> open_for(const std::string& home, const coherence::Rescue& rescue);
-  void finish(const std::string& home);
+  void write(const Job& job);
+  RescuedFile& file_of(const Job& job);
+  void settle(RescuedFile& file);
+  void settle_all();
 
   const std::string directory_;
   HelperThreads& threads_;
@@ -64,7 +67,9 @@ class RecoveryWriter {
   std::deque<Job> jobs_;
   bool working_ = false;
   // The working thread's.
-  std::map<std::pair<std::string, FileId>, Open> open_;
+  std::map<Key, RescuedFile> files_;
+  std::set<Key> unsettled_;
+  std::atomic<uint64_t> kept_{0}, lost_{0};
 };
 
 }  // namespace vremote::node

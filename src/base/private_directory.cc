@@ -1,0 +1,123 @@
+#include "base/private_directory.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "base/fd.h"
+
+namespace vremote {
+namespace {
+
+constexpr mode_t kOthersWrite = S_IWGRP | S_IWOTH;
+
+bool is_ours(const struct stat& st) { return st.st_uid == 0 || st.st_uid == ::geteuid(); }
+
+std::unexpected<Error> failed(const std::string& path, int code) {
+  return fail(code, fmt::format("{}: {}", path, std::strerror(code)));
+}
+
+// In a user namespace all users that it does not know look alike, root of the machine among them
+// (user_namespaces(7)).
+bool may_be_root(const struct stat& st) {
+  std::ifstream map("/proc/self/uid_map"), nobody("/proc/sys/kernel/overflowuid");
+  uint64_t inside = 0, outside = 0, count = 0, overflow = 0;
+  map >> inside >> outside >> count;
+  nobody >> overflow;
+  return map && nobody && count < UINT32_MAX && st.st_uid == overflow;
+}
+
+// Its owner, and that of the link by which it is found.
+Status check_owner(const std::string& path, const struct stat& link, const struct stat& st,
+                   bool (*is_fit)(const struct stat&) = is_ours) {
+  const bool is_link = S_ISLNK(link.st_mode);
+  if (is_link && !is_fit(link))
+    return fail(EPERM,
+                fmt::format("{} is a symbolic link of user {}, who could have it lead anywhere; "
+                            "remove it, or name another place",
+                            path, link.st_uid));
+  if (!S_ISDIR(st.st_mode)) return failed(path, ENOTDIR);
+  if (!is_fit(st))
+    return fail(EPERM, fmt::format("{} belongs to user {}, who could put anything there; give it "
+                                   "to the user of this node (chown), or name another place",
+                                   path, st.st_uid));
+  return {};
+}
+
+// The nearest that is there, `path` itself or one above it.
+Result<std::filesystem::path> nearest(std::filesystem::path path, struct stat& link) {
+  for (;;) {
+    if (::lstat(path.c_str(), &link) == 0) return path;
+    if (errno != ENOENT || path == path.parent_path()) return failed(path.string(), errno);
+    path = path.parent_path();
+  }
+}
+
+// Others could rename what is in it, and put something else there.
+Status check_parent(const std::string& path) {
+  struct stat link {
+  }, st{};
+  VR_TRY(there, nearest(path, link));
+  if (::stat(there.c_str(), &st) != 0) return failed(there.string(), errno);
+  VR_TRY_VOID(check_owner(there.string(), link, st, [](const struct stat& owner) {
+    return is_ours(owner) || may_be_root(owner);
+  }));
+  if ((st.st_mode & S_IWOTH) == 0 || (st.st_mode & S_ISVTX) != 0) return {};
+  return fail(EPERM,
+              fmt::format("{} can be written to by everybody (mode {:04o}), so others could put "
+                          "anything there; chmod o-w it, or name another place",
+                          there.string(), st.st_mode & 07777));
+}
+
+std::string without_slash(std::string path) {
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  return path;
+}
+
+std::string parent_of(const std::string& path) {
+  return std::filesystem::absolute(path).parent_path().string();
+}
+
+}  // namespace
+
+Status check_private_directory(const std::string& given) {
+  const std::string path = without_slash(given);
+  VR_TRY_VOID(check_parent(parent_of(path)));
+  struct stat link {
+  }, st{};
+  if (::lstat(path.c_str(), &link) != 0)
+    return errno == ENOENT ? Status() : Status(failed(path, errno));
+  if (::stat(path.c_str(), &st) != 0) return failed(path, errno);
+  VR_TRY_VOID(check_owner(path, link, st));
+  if ((st.st_mode & kOthersWrite) == 0) return {};
+  return fail(EPERM, fmt::format("{} can be written to by others (mode {:04o}); chmod 0700 it, or "
+                                 "name another place",
+                                 path, st.st_mode & 07777));
+}
+
+Status make_private_directory(const std::string& given) {
+  const std::string path = without_slash(given);
+  VR_TRY_VOID(check_parent(parent_of(path)));
+  std::error_code error;
+  std::filesystem::create_directories(parent_of(path), error);
+  if (error) return failed(path, error.value());
+  if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return failed(path, errno);
+  struct stat link {
+  }, st{};
+  if (::lstat(path.c_str(), &link) != 0) return failed(path, errno);
+  // What is judged is what is changed, whoever renames it meanwhile.
+  const Fd directory(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!directory.valid() || ::fstat(directory.get(), &st) != 0) return failed(path, errno);
+  VR_TRY_VOID(check_owner(path, link, st));
+  if ((st.st_mode & 07777) != 0700 && ::fchmod(directory.get(), 0700) != 0)
+    return failed(path, errno);
+  return {};
+}
+
+}  // namespace vremote
