@@ -125,6 +125,18 @@ config n8 "$dir/eight"
 "$vremote" node --config "$dir/n8/node.toml" --check >"$dir/n8/said" || wrong "n8 is not good"
 start n8
 "$vremote" node --config "$dir/n8/node.toml" --check >>"$dir/n8/said" 2>&1 || { wrong "n8 runs, and is not good"; cat "$dir/n8/said"; }
+# Nor of one that was killed; unless somebody else has its port now.
+kill -KILL "$node"
+wait "$node" 2>/dev/null
+"$vremote" node --config "$dir/n8/node.toml" --check >>"$dir/n8/said" 2>&1 || { wrong "n8 was killed, and is not good"; cat "$dir/n8/said"; }
+python3 -c 'import socket, sys, time; s = socket.create_server(("127.0.0.1", 20008)); print("listens", flush=True); time.sleep(60)' >"$dir/n8/stranger" &
+stranger=$!
+until grep -q listens "$dir/n8/stranger"; do sleep 0.05; done
+"$vremote" node --config "$dir/n8/node.toml" --check >"$dir/n8/said" 2>&1
+[ $? -eq 2 ] && grep -qF "node.toml: key 'listen': " "$dir/n8/said" || { wrong "the check of n8, whose port is taken"; cat "$dir/n8/said"; }
+kill "$stranger"
+wait "$stranger" 2>/dev/null
+start n8
 kill "$node"
 wait "$node" || wrong "the end of n8"
 # What another node shows is no place for a node's own files, by whatever path; nor for its mount.

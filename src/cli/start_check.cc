@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "control/client.h"
 #include "control/socket_path.h"
 #include "fuse/mount_point.h"
 #include "net/address.h"
@@ -162,7 +163,9 @@ Status check_start(const std::string& file, CheckFor who) {
   VR_TRY(config, node::read_config(file));
   auto mounted = fuse::check_mount_point(config.mount);
   if (!mounted) return bad_key(config, "mount", mounted.error());
-  if (auto listen = check_listen(config.listen, *mounted); !listen)
+  // A dead daemon's mount may be there, and its port somebody else's.
+  const bool runs = *mounted && control::control_process(config.control_socket).has_value();
+  if (auto listen = check_listen(config.listen, runs); !listen)
     return bad_key(config, "listen", listen.error());
   if (*mounted) return {};
   if (auto may = fuse::check_may_mount(); !may) return bad_key(config, "mount", may.error());
