@@ -115,6 +115,20 @@ refused n13 "node.toml: key 'state_dir': $dir/n13/state/home belongs to user 123
 "$vremote" node --config "$dir/n13/node.toml" --check >"$dir/n13/said" 2>&1
 [ $? -eq 2 ] && grep -qF "belongs to user 12345" "$dir/n13/said" || { wrong "the check of n13"; cat "$dir/n13/said"; }
 
+# Too little to live on.
+config n14 "$dir/fourteen"
+(ulimit -n 200; refused n14 "this process may have 200 descriptors, and a node needs 256 at least: raise the limit"; exit $failed) || failed=1
+(ulimit -f 4; exec setpriv --bounding-set=-sys_resource --inh-caps=-sys_resource -- "$vremote" node --config "$dir/n14/node.toml") 2>"$dir/n14/err"
+[ $? -eq 2 ] && grep -qF "files of this process may have 4096 bytes" "$dir/n14/err" || { wrong "n14 with small files"; cat "$dir/n14/err"; }
+# Where root may.
+(
+  ulimit -f 4
+  (ulimit -f unlimited) 2>/dev/null || exit 0
+  start n14
+  kill "$node"
+  wait "$node"
+) || wrong "root raises the limit of files' sizes"
+
 # Who may not mount is told so before a start.
 config n12 "$dir/twelve"
 setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin -- "$vremote" node --config "$dir/n12/node.toml" --check >"$dir/n12/said" 2>&1

@@ -109,6 +109,7 @@ int run_node(const Config& config, coherence::Mistakes mistakes, int handover) {
   prepare_process();
   // Beforehand: a start that fails half-way cannot always put back what it found.
   if (handover < 0) {
+    if (auto limits = limits_are_fit(); !limits) return refuse_start(config, limits.error());
     if (auto places = check_private_places(config); !places)
       return refuse_start(config, places.error());
     if (auto had = threads_can_be_had(NodeDaemon::threads(config)); !had)

@@ -1,5 +1,6 @@
 #include "node/process_setup.h"
 
+#include <fmt/format.h>
 #include <malloc.h>
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
@@ -7,10 +8,13 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/utsname.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <new>
+#include <string_view>
 
 #include "node/config/config_error.h"
 #include "node/privileges.h"
@@ -36,6 +40,21 @@ spdlog::level::level_enum level_of(LogLevel level) {
       return spdlog::level::err;
   }
   return spdlog::level::info;
+}
+
+// What a node with a handful of others and a few open files needs; it then says itself that it has
+// too few.
+constexpr rlim_t kDescriptorsMin = 256;
+// The guardian's table, and what is kept for recovery.
+constexpr rlim_t kFileSizeMin = rlim_t{64} << 20;
+
+[[noreturn]] void out_of_memory() {
+  // Nothing that needs any.
+  constexpr std::string_view kWhy =
+      "vremote node: out of memory (ulimit -v, MemoryMax=): the daemon ends; its mount waits for "
+      "the next start\n";
+  (void)!::write(STDERR_FILENO, kWhy.data(), kWhy.size());
+  ::_exit(1);
 }
 
 }  // namespace
@@ -74,10 +93,34 @@ void prepare_process() {
     if (setrlimit(RLIMIT_NOFILE, &files) != 0)
       spdlog::warn("the limit of open files stays at its soft value: {}", strerror(errno));
   }
+  rlimit size{};
+  if (getrlimit(RLIMIT_FSIZE, &size) == 0 && size.rlim_cur != RLIM_INFINITY) {
+    const rlimit none{RLIM_INFINITY, RLIM_INFINITY}, most{size.rlim_max, size.rlim_max};
+    if (setrlimit(RLIMIT_FSIZE, &none) != 0) (void)setrlimit(RLIMIT_FSIZE, &most);
+    if (getrlimit(RLIMIT_FSIZE, &size) == 0 && size.rlim_cur != RLIM_INFINITY)
+      spdlog::warn(
+          "no file of the exports can become larger than {} bytes here (EFBIG): raise the limit "
+          "(ulimit -f, LimitFSIZE=)",
+          size.rlim_cur);
+  }
+  std::set_new_handler(out_of_memory);
   // Page buffers come and go by the megabyte: let the allocator keep them rather than ask the
   // kernel each time.
   mallopt(M_MMAP_THRESHOLD, 64 << 20);
   mallopt(M_TRIM_THRESHOLD, 256 << 20);
+}
+
+Status limits_are_fit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < kDescriptorsMin)
+    return fail(EMFILE, fmt::format("this process may have {} descriptors, and a node needs {} at "
+                                    "least: raise the limit (ulimit -n, LimitNOFILE=)",
+                                    limit.rlim_cur, kDescriptorsMin));
+  if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < kFileSizeMin)
+    return fail(EFBIG, fmt::format("files of this process may have {} bytes, and a node needs {} "
+                                   "at least: raise the limit (ulimit -f, LimitFSIZE=)",
+                                   limit.rlim_cur, kFileSizeMin));
+  return {};
 }
 
 int kernel_version() {

@@ -249,12 +249,11 @@ void CallLog::note(const CallNote& note) {
   if (!fd_.valid()) return;
   Status noted;
   if (records_ >= kRecordsMax) noted = begin_file();
-  if (noted && ::write(fd_.get(), &r, sizeof r) != sizeof r)
-    noted = fail(errno, path_ + ": " + std::strerror(errno));
+  if (noted) noted = write_all(fd_, {reinterpret_cast<const char*>(&r), sizeof r});
   ++records_;
   if (noted) return;
   // No more of them: half a record would hide those behind it.
-  spdlog::error("{}; calls that are under way when this daemon dies end with EIO",
+  spdlog::error("{}: {}; calls that are under way when this daemon dies end with EIO", path_,
                 noted.error().what);
   fd_.reset();
   if (on_loss_) on_loss_();
