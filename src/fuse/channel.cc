@@ -61,7 +61,14 @@ Result<Fd> open_device() {
       return fail(
           errno,
           "there is no /dev/fuse: run `modprobe fuse`; a container needs `--device /dev/fuse`");
-    case EACCES:
+    case EACCES: {
+      struct stat st {};
+      (void)::stat("/dev/fuse", &st);
+      return fail(EACCES,
+                  fmt::format("/dev/fuse may not be opened by this user (mode {:04o}, owner "
+                              "{}): run as root, or `chmod 666 /dev/fuse` as root",
+                              st.st_mode & 07777, st.st_uid));
+    }
     case EPERM:
       return fail(
           errno,

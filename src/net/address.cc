@@ -156,6 +156,12 @@ void Resolver::resolve(HostPort address, EventLoop& loop, Callback callback) {
 
 namespace {
 
+#ifdef TCP_RTO_MAX_MS
+constexpr int kRtoMaxMs = TCP_RTO_MAX_MS;
+#else
+constexpr int kRtoMaxMs = 44;  // include/uapi/linux/tcp.h; milliseconds, 1000 at least
+#endif
+
 Result<Fd> open_socket(const SocketAddress& address) {
   Fd fd(::socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd.valid())
@@ -211,6 +217,10 @@ void tune(int fd) {
   set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, 2);
   set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 3);
   set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, 8000);  // below the lease term
+  // The kernel tries ever more seldom: a link that comes back for a second or two would not be
+  // noticed before it is gone again, and leases be lost that could have been renewed. Before Linux
+  // 6.15 that is so.
+  set_option(fd, IPPROTO_TCP, kRtoMaxMs, 1000);
 }
 
 Result<SocketAddress> local_address(int fd) {

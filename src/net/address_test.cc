@@ -1,6 +1,9 @@
 #include "net/address.h"
 
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
 
 #include <future>
 
@@ -71,6 +74,20 @@ TEST(AddressTest, AnAddressInUseIsNamedInTheError) {
   ASSERT_FALSE(second);
   EXPECT_EQ(second.error().code, EADDRINUSE);
   EXPECT_NE(second.error().what.find(taken->text()), std::string::npos);
+}
+
+TEST(AddressTest, ALinkIsTriedOftenEnoughToBeFoundBetweenTwoCuts) {
+  const Fd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  ASSERT_TRUE(fd.valid());
+  constexpr int kRtoMaxMs = 44;  // include/uapi/linux/tcp.h
+  int ms = 0;
+  socklen_t size = sizeof ms;
+  if (::getsockopt(fd.get(), IPPROTO_TCP, kRtoMaxMs, &ms, &size) != 0)
+    GTEST_SKIP() << "needs Linux 6.15";
+  EXPECT_GT(ms, 1000);
+  tune(fd.get());
+  ASSERT_EQ(::getsockopt(fd.get(), IPPROTO_TCP, kRtoMaxMs, &ms, &size), 0);
+  EXPECT_EQ(ms, 1000);
 }
 
 }  // namespace
