@@ -33,20 +33,21 @@ bool may_be_root(const struct stat& st) {
   return map && nobody && count < UINT32_MAX && st.st_uid == overflow;
 }
 
-// Its owner, and that of the link by which it is found.
+// What is there by that name, and what that leads to if it is a link. The first counts even when it
+// is none: its owner may change it for one before the second is looked at.
 Status check_owner(const std::string& path, const struct stat& link, const struct stat& st,
                    bool (*is_fit)(const struct stat&) = is_ours) {
-  const bool is_link = S_ISLNK(link.st_mode);
-  if (is_link && !is_fit(link))
+  if (S_ISLNK(link.st_mode) && !is_fit(link))
     return fail(EPERM,
                 fmt::format("{} is a symbolic link of user {}, who could have it lead anywhere; "
                             "remove it, or name another place",
                             path, link.st_uid));
   if (!S_ISDIR(st.st_mode)) return failed(path, ENOTDIR);
-  if (!is_fit(st))
-    return fail(EPERM, fmt::format("{} belongs to user {}, who could put anything there; give it "
-                                   "to the user of this node (chown), or name another place",
-                                   path, st.st_uid));
+  for (const struct stat* each : {&link, &st})
+    if (!is_fit(*each))
+      return fail(EPERM, fmt::format("{} belongs to user {}, who could put anything there; give it "
+                                     "to the user of this node (chown), or name another place",
+                                     path, each->st_uid));
   return {};
 }
 

@@ -1,13 +1,17 @@
 #include "base/private_directory.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <string>
+#include <thread>
 
 namespace vremote {
 namespace {
@@ -95,6 +99,27 @@ TEST_F(StrangersDirectoryTest, AStrangersLinkIsNotFollowed) {
   give_away(root_ / "link");
   EXPECT_EQ(check(root_ / "link"), EPERM);
   EXPECT_EQ(make(root_ / "link"), EPERM);
+  EXPECT_EQ(mode_of(root_ / "victim"), 0755u);
+}
+
+// Its owner may have changed it for a link since it was looked at.
+TEST_F(StrangersDirectoryTest, NorIsALinkThatComesInItsPlace) {
+  const fs::path place = root_ / "place", link = root_ / "link";
+  ASSERT_EQ(::chmod(root_.c_str(), 01777), 0);
+  fs::create_directory(place);
+  give_away(place);
+  fs::create_directory_symlink(root_ / "victim", link);
+  give_away(link);
+  std::atomic<bool> over = false;
+  std::thread stranger([&] {
+    while (!over)
+      (void)::renameat2(AT_FDCWD, place.c_str(), AT_FDCWD, link.c_str(), RENAME_EXCHANGE);
+  });
+  int taken = 0;
+  for (int i = 0; i < 20'000 && taken == 0; ++i) taken += make(place) == 0;
+  over = true;
+  stranger.join();
+  EXPECT_EQ(taken, 0);
   EXPECT_EQ(mode_of(root_ / "victim"), 0755u);
 }
 
