@@ -288,6 +288,7 @@ Appended append_recovery(const Fd& fd, const std::vector<coherence::Extent>& ext
   if (!place) {
     out.status = std::unexpected(place.error());
     out.lost = bytes_of(extents);
+    out.told = false;
     return out;
   }
   Totals& totals = place->totals;
@@ -329,10 +330,13 @@ Appended append_recovery(const Fd& fd, const std::vector<coherence::Extent>& ext
   return out;
 }
 
-void note_lost(const Fd& fd) {
+bool takes_more(const Fd& fd) { return find_totals(fd).has_value(); }
+
+void note_lost(const Fd& fd, uint64_t bytes) {
   auto place = find_totals(fd);
   if (!place) return;
   ++place->totals.kept.pieces;
+  place->totals.kept.bytes += bytes;
   if (!write_totals(fd, place->at, place->totals)) cut(fd, place->totals.length + 1);
 }
 

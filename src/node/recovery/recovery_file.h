@@ -74,8 +74,10 @@ struct Appended {
 // One writer at a time. Nothing is on the disk before the caller sees to that.
 Appended append_recovery(const Fd& fd, const std::vector<coherence::Extent>& extents,
                          const coherence::DirtyAttributes& attributes);
-// From now on the file lacks something, as far as it can be told.
-void note_lost(const Fd& fd);
+// From now on the file lacks something, these bytes among it, as far as it can be told.
+void note_lost(const Fd& fd, uint64_t bytes = 0);
+// False: nothing can be added to it any more.
+bool takes_more(const Fd& fd);
 uint64_t bytes_of(const std::vector<coherence::Extent>& extents);
 
 // Opens one to read it. Anybody may have put anything there: nothing but a regular file, and

@@ -33,10 +33,14 @@ void RescuedFile::add(const std::vector<coherence::Extent>& extents,
   Appended added;
   if (Status opened = open()) {
     added = append_recovery(fd_, extents, attributes);
-    if (added && lacks_) note_lost(fd_);
-    if (added || !added.told) lacks_ = !added;
   } else {
-    added = {.lost = bytes_of(extents), .status = std::move(opened)};
+    added = {.lost = bytes_of(extents), .status = std::move(opened), .told = false};
+  }
+  if (!added.told) {
+    lacks_ = true;
+    untold_ += added.lost;
+  } else if (added && std::exchange(lacks_, false)) {
+    note_lost(fd_, std::exchange(untold_, 0));
   }
   sum_.kept += added.kept;
   sum_.lost += added.lost;
@@ -46,11 +50,11 @@ void RescuedFile::add(const std::vector<coherence::Extent>& extents,
 
 Status RescuedFile::open() {
   if (fd_.valid()) return {};
-  // Somebody may have discarded it, or be about to.
+  // Somebody may have discarded it, or be about to; or it was spoilt, and what comes now is not.
   if (!path_.empty()) fd_ = Fd(::open(path_.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
   struct stat st {};
   if (fd_.valid() && ::flock(fd_.get(), LOCK_EX | LOCK_NB) == 0 && ::fstat(fd_.get(), &st) == 0 &&
-      st.st_nlink > 0)
+      st.st_nlink > 0 && takes_more(fd_))
     return {};
   fd_.reset();
   return begin();
@@ -70,7 +74,7 @@ Status RescuedFile::begin() {
     (void)::flock(fd->get(), LOCK_EX | LOCK_NB);  // nobody knows it yet
     fd_ = std::move(*fd);
     path_ = std::move(path);
-    is_named_ = has_some_ = lacks_ = false;
+    is_named_ = has_some_ = false;
     return {};
   }
   return fail(EEXIST, directory_ + ": no free name");

@@ -51,7 +51,9 @@ class RescuedFile {
   Sum sum_;
   bool is_named_ = false;  // on the disk
   bool has_some_ = false;  // and so are some bytes
-  bool lacks_ = false;     // and the file does not say so
+  // What is lost and no file says: the next addition notes it.
+  bool lacks_ = false;
+  uint64_t untold_ = 0;  // bytes of that
   uint64_t bytes_ = 0;
 };
 

@@ -9,6 +9,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <optional>
 #include <string>
 
@@ -125,6 +126,33 @@ TEST_F(RescuedFileTest, WhatCannotBeKeptIsToldOnceAndByTheFile) {
   EXPECT_TRUE(summary.damaged);
   EXPECT_EQ(summary.bytes, 15u);
   EXPECT_EQ(summary.kept->bytes, 10'015u);
+}
+
+TEST_F(RescuedFileTest, WhatIsLostBeforeThereIsAFileTheNextOneTells) {
+  std::ofstream(root_ + "/kept") << "no directory";
+  add(0, 10);
+  EXPECT_EQ(file_->settle().lost, 10u);
+  fs::remove(root_ + "/kept");
+  add(10, 5);
+  EXPECT_EQ(file_->settle().kept, 5u);
+  const RecoverySummary summary = read(file_->path());
+  EXPECT_TRUE(summary.damaged) << "a part is not the whole";
+  EXPECT_EQ(summary.bytes, 5u);
+  EXPECT_EQ(summary.kept->bytes, 15u);
+}
+
+TEST_F(RescuedFileTest, OneThatCannotBeAddedToIsLeftAlone) {
+  add(0, 10);
+  (void)file_->settle();
+  const std::string path = file_->path();
+  std::fstream(path).seekp(static_cast<std::streamoff>(fs::file_size(path) - 40)) << "spoilt";
+  add(10, 5);
+  const RescuedFile::Sum sum = file_->settle();
+  EXPECT_EQ(sum.kept, 5u);
+  EXPECT_EQ(sum.lost, 0u);
+  EXPECT_NE(file_->path(), path);
+  EXPECT_TRUE(read(path).damaged);
+  EXPECT_FALSE(read(file_->path()).damaged);
 }
 
 TEST_F(RescuedFileTest, WithoutADirectoryAllIsLost) {
