@@ -112,6 +112,10 @@ chown 0 "$dir/n13/state"
 mkdir "$dir/n13/state/home"
 chown 12345 "$dir/n13/state/home"
 refused n13 "node.toml: key 'state_dir': $dir/n13/state/home belongs to user 12345"
+chown 0 "$dir/n13/state/home"
+echo "what others were to believe" >"$dir/n13/state/home/of-n13.files"
+chown 12345 "$dir/n13/state/home/of-n13.files"
+refused n13 "node.toml: key 'state_dir': $dir/n13/state/home/of-n13.files belongs to user 12345"
 "$vremote" node --config "$dir/n13/node.toml" --check >"$dir/n13/said" 2>&1
 [ $? -eq 2 ] && grep -qF "belongs to user 12345" "$dir/n13/said" || { wrong "the check of n13"; cat "$dir/n13/said"; }
 

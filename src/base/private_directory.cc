@@ -102,6 +102,21 @@ Status check_private_directory(const std::string& given) {
                                  path, st.st_mode & 07777));
 }
 
+Status check_private_files(const std::string& path) {
+  std::error_code error;
+  for (std::filesystem::directory_iterator it(path, error), end; !error && it != end;
+       it.increment(error)) {
+    struct stat st {};
+    if (::lstat(it->path().c_str(), &st) == 0 && !is_ours(st))
+      return fail(EPERM, fmt::format("{} belongs to user {}, who could have put anything into it; "
+                                     "remove it, or give it to the user of this node (chown) if it "
+                                     "is this node's own",
+                                     it->path().string(), st.st_uid));
+  }
+  if (error && error.value() != ENOENT) return failed(path, error.value());
+  return {};
+}
+
 Status make_private_directory(const std::string& given) {
   const std::string path = without_slash(given);
   VR_TRY_VOID(check_parent(parent_of(path)));

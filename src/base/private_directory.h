@@ -14,6 +14,10 @@ namespace vremote {
 // is wrong with which directory, and how to mend it; EPERM when others could have a hand in it.
 Status check_private_directory(const std::string& path);
 
+// Whether all that is in it belongs to this process's user or to root: what others have put there
+// while they could is not read as one's own. That it is not there is no error.
+Status check_private_files(const std::string& path);
+
 // Makes it, and its parents, or takes the one that is there, if check_private_directory() has
 // nothing against it but its mode; that is 0700 on return.
 Status make_private_directory(const std::string& path);

@@ -94,6 +94,19 @@ TEST_F(StrangersDirectoryTest, IsRefused) {
   EXPECT_FALSE(fs::exists(root_ / "victim/in"));
 }
 
+TEST_F(StrangersDirectoryTest, NorAreItsFilesOursWhenOnlyTheDirectoryIs) {
+  const auto check_files = [&](const char* name) {
+    const Status fit = check_private_files(root_ / name);
+    return fit ? 0 : fit.error().code;
+  };
+  EXPECT_EQ(check_files("nowhere"), 0);
+  EXPECT_EQ(check_files("victim"), 0);
+  fs::create_directory_symlink("/", root_ / "victim/link");
+  EXPECT_EQ(check_files("victim"), 0);
+  give_away(root_ / "victim/link");
+  EXPECT_EQ(check_files("victim"), EPERM);
+}
+
 TEST_F(StrangersDirectoryTest, AStrangersLinkIsNotFollowed) {
   fs::create_directory_symlink(root_ / "victim", root_ / "link");
   give_away(root_ / "link");

@@ -225,10 +225,22 @@ std::string objection(const Kept& kept, const std::string& target, const struct 
   return {};
 }
 
+// Whoever wrote it may have named any file in it, which root must not write to for him.
+Status check_author(const Fd& fd, const Options& options) {
+  struct stat st {};
+  if (::fstat(fd.get(), &st) != 0) return fail(errno, std::strerror(errno));
+  if (!options.to.empty() || st.st_uid == 0 || st.st_uid == ::geteuid()) return {};
+  return fail(EPERM, fmt::format("{} belongs to user {}, who may have named any file in it; apply "
+                                 "it as that user, or name the file with --to",
+                                 options.id, st.st_uid));
+}
+
 // Through the mount, like any program: all nodes see it.
 int apply(const std::string& directory, const Options& options) {
   const auto taken = take(directory, options.id);
   if (!taken) return complain("recover", taken.error().what, kExitFailed);
+  if (auto author = check_author(*taken, options); !author)
+    return complain("recover", author.error().what, kExitFailed);
   auto kept = look(directory, options.id);
   if (!kept) return complain("recover", kept.error().what, kExitFailed);
   const node::RecoverySummary& summary = kept->summary;

@@ -213,6 +213,20 @@ TEST_F(RecoverCommandTest, AnIdThatLooksLikeAnOptionIsNamed) {
   EXPECT_THAT(none.err, HasSubstr("ID is required"));
 }
 
+// Its author may have written there the name of any file.
+TEST_F(RecoverCommandTest, AnotherUsersFileIsNotWrittenWhereItSays) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root, to make files of other users";
+  keep();
+  const std::string before = content();
+  ASSERT_EQ(::chown(kept_file().c_str(), 12345, 12345), 0);
+  EXPECT_THAT(recover({"list"}).out, HasSubstr("one"));
+  const Outcome refused = recover({"apply", "one", "--force", "--damaged"});
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_THAT(refused.err, AllOf(HasSubstr("user 12345"), HasSubstr("--to")));
+  EXPECT_EQ(content(), before);
+  EXPECT_EQ(recover({"apply", "one", "--to", target_}).status, 0) << "whoever names it has looked";
+}
+
 TEST_F(RecoverCommandTest, WhatIsNoRegularFileIsSaidAndNotWaitedFor) {
   ASSERT_EQ(::mkfifo(kept_file().c_str(), 0600), 0);
   for (const char* verb : {"show", "apply", "discard"}) {

@@ -229,6 +229,9 @@ Status check_private_places(const Config& config) {
         Place{"recovery_dir", config.recovery_dir}})
     if (auto fit = check_private_directory(place.path); !fit && fit.error().code == EPERM)
       return bad(config, place.key, fit.error().what);
+  // File handles and notes of calls, which are believed.
+  if (auto fit = check_private_files(config.home_dir); !fit && fit.error().code == EPERM)
+    return bad(config, "state_dir", fit.error().what);
   return {};
 }
 
