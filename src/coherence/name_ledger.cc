@@ -26,8 +26,7 @@ bool NameLedger::give(uint64_t directory, const std::string& name, bool exists, 
 bool NameLedger::move(uint64_t from, const std::string& old_name, uint64_t to,
                       const std::string& new_name, bool to_leased, uint32_t tid) {
   if (options_.mistakes.has(Mistake::ForgetRenamedNames)) return true;
-  auto source = directories_.find(from);
-  if (source == directories_.end() || !source->second.names.contains(old_name)) return true;
+  if (!may_be_known(from, old_name)) return true;
   if (!to_leased || tid == 0) return false;
   names_ += directories_[to].names.insert_or_assign(new_name, true).second ? 1 : 0;
   // Another thread's lookup of the old name that is not over sets the time of the new one.
@@ -35,6 +34,15 @@ bool NameLedger::move(uint64_t from, const std::string& old_name, uint64_t to,
     if (thread != tid && holds(directories, from)) add(directories, to);
   unsettle(to, tid);
   return true;
+}
+
+bool NameLedger::may_be_known(uint64_t directory, const std::string& name) const {
+  auto d = directories_.find(directory);
+  if (d != directories_.end() && d->second.names.contains(name)) return true;
+  return std::ranges::any_of(endings_, [&](const auto& entry) {
+    const Expiring& expiring = entry.second;
+    return expiring.directory == directory && expiring.names.contains(name);
+  });
 }
 
 void NameLedger::renewed(uint64_t directory, const std::string& name) {
@@ -90,9 +98,11 @@ NameLedger::Ending NameLedger::end(uint64_t directory, bool at_once, Instant now
   // The same order everywhere: a simulated world must replay.
   std::sort(ending.names.begin(), ending.names.end(),
             [](const Name& a, const Name& b) { return a.name < b.name; });
+  Expiring& expiring = endings_[ending.id];
+  expiring.directory = directory;
+  for (const Name& name : ending.names) expiring.names.insert(name.name);
   names_ -= d.names.size();
   d.names.clear();
-  endings_.insert(ending.id);
   return ending;
 }
 

@@ -15,6 +15,8 @@
 //  no such care: the kernel notes it before it asks.
 //  N3  A rename takes the kernel's right to use the old name along to the new one, and with it the
 //  lookups of the old name by other threads that are not over: they set the time of the moved name.
+//  That holds for a name that is being expired, too: the expiry waits for the rename, and does not
+//  find it then.
 //  N4  A directory from which names had to be taken is contended: for a while it is given none.
 //
 // Pure: calls in, decisions out. Not thread-safe. Directories are the kernel's node numbers,
@@ -22,6 +24,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -83,7 +86,7 @@ class NameLedger {
   // time. Epoch: advance it and call epoch_advanced(). WasOver: it was called before.
   Finish finish(uint64_t id, bool expired);
   // True: advance the epoch and call epoch_advanced().
-  bool end_all() const { return names_ > 0; }
+  bool end_all() const { return names_ > 0 || !endings_.empty(); }
   // Under the same lock as the notification: what is given from here on is noted after it, what was
   // noted before is void.
   void epoch_advanced();
@@ -109,6 +112,7 @@ class NameLedger {
     Instant contended_until;
   };
 
+  bool may_be_known(uint64_t directory, const std::string& name) const;
   void unsettle(uint64_t directory, uint32_t tid);
   void add(std::vector<uint64_t>& unsettled, uint64_t directory);
   void settle(uint32_t tid);
@@ -117,7 +121,13 @@ class NameLedger {
   std::unordered_map<uint64_t, Directory> directories_;
   // Thread -> the directory of its last lookup, and those that renames have taken names of it to.
   std::unordered_map<uint32_t, std::vector<uint64_t>> unsettled_;
-  std::set<uint64_t> endings_;
+  // Of the expiries under way: what the kernel may use until they are over, and a rename that came
+  // before them takes along.
+  struct Expiring {
+    uint64_t directory = 0;
+    std::set<std::string> names;
+  };
+  std::map<uint64_t, Expiring> endings_;
   uint64_t next_ending_ = 1;
   uint64_t names_ = 0;
 };

@@ -79,6 +79,30 @@ TEST_F(NameLedgerTest, ARenamedNameIsEndedWhereItWent) {
   EXPECT_EQ(ending.names[0].name, "b");
 }
 
+// The recall was there first, then the request of a rename that had the directory's lock already.
+TEST_F(NameLedgerTest, ANameThatIsBeingExpiredGoesAlongWithItsRename) {
+  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));
+  ledger.request_from(kThread);
+  const auto expiring = ledger.end(kDir, false, now);
+  ASSERT_EQ(expiring.how, How::Expiry);
+  EXPECT_TRUE(ledger.move(kDir, "other", kOther, "c", true, kThread));
+  ASSERT_TRUE(ledger.move(kDir, "a", kOther, "b", true, kThread));
+  EXPECT_EQ(ledger.finish(expiring.id, true), NameLedger::Finish::Over) << "it was not found";
+  ledger.request_from(kThread);
+  const auto ending = ledger.end(kOther, false, now);
+  ASSERT_EQ(ending.how, How::Expiry);
+  ASSERT_EQ(ending.names.size(), 1u);
+  EXPECT_EQ(ending.names[0].name, "b");
+}
+
+TEST_F(NameLedgerTest, WhereThatCannotBeFollowedAllIsEnded) {
+  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));
+  ledger.request_from(kThread);
+  ASSERT_EQ(ledger.end(kDir, false, now).how, How::Expiry);
+  EXPECT_FALSE(ledger.move(kDir, "a", kOther, "b", false, kThread));
+  EXPECT_TRUE(ledger.end_all());
+}
+
 TEST_F(NameLedgerTest, ALookupThatIsNotOverFollowsTheNameThatWasRenamed) {
   ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));  // slow to use the answer
   ASSERT_TRUE(ledger.move(kDir, "a", kOther, "b", true, kThread2));

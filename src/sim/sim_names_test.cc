@@ -33,6 +33,14 @@ TEST(NameWorldsTest, WhatANodeIsShownOfItsOwnChangeIsSeenWhenAskedFor) {
   EXPECT_TRUE(run_seeds({1, 2000}, strict, 1, false, WorldKind::Names).finding);
 }
 
+// Found once: a rename that took along a name which was being expired (810601).
+TEST(NameWorldsTest, SeedsThatFailedOnceKeepThePromise) {
+  for (uint64_t seed : {810601u}) {
+    const Summary summary = run_seeds({seed, 1}, {}, 1, false, WorldKind::Names);
+    EXPECT_EQ(summary.failures, 0u) << seed << ": " << summary.finding->what;
+  }
+}
+
 TEST(LockWorldsTest, KeepThePromiseAndTheDangerousThingsHappen) {
   const WorldCounts c = expect_all_hold(WorldKind::Locks, 3000).counts;
   EXPECT_GT(c.lock_waits, 10'000u);
