@@ -323,5 +323,16 @@ TEST(AgentPowerTest, BytesAreBroughtBackWithTheSizeThatTheFileHad) {
               "ask Shared attributes");
 }
 
+// Found by the simulator (power, 827993): the home had restarted without a loss before, and what it
+// was to be brought back then was not there yet.
+TEST(AgentPowerTest, SoTheyAreWhenTheHomeRestartsOnceMoreBeforeItHasThem) {
+  Flushed w;
+  w.writes(3, kSize - 4096, 4096, 'X').expect("written 3 @61440+4096");
+  w.resets(Agent::Dirty::Kept, false)
+      .expect("names lost", "flush @61440+4096*X", "flush time", "ask Shared attributes");
+  w.resets(Agent::Dirty::Kept, true);
+  EXPECT_THAT(w.came(), testing::Contains("flush @61440+4096*X size 65536"));
+}
+
 }  // namespace
 }  // namespace vremote::coherence

@@ -393,6 +393,8 @@ class FileAgent {
   uint64_t seen_ = 0;        // the last grant's sequence
   Attributes attributes_;    // valid while attributes_mode_ != None
   uint64_t size_floor_ = 0;  // the file is at least this long, for pages under a data lease
+  // The same after a reset, of what is brought back: until the home has granted something again.
+  uint64_t floor_before_ = 0;
   DirtyAttributes dirty_attributes_;
   // The kernel wrote back pages when others could hold the attributes: they must give them up
   // before an msync(2) here returns.

@@ -128,7 +128,7 @@ uint64_t FileAgent::size_for_sure() const {
   for (const auto& [id, flight] : flights_)
     for (const Extent& extent : flight.extents)
       end = std::max(end, extent.offset + extent.bytes.size());
-  return std::min({size_floor_, end, cut_on_the_way()});
+  return std::min({std::max(size_floor_, floor_before_), end, cut_on_the_way()});
 }
 
 // S1. The home cuts bytes at the end of the file, which may lie before them again.

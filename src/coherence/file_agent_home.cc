@@ -10,6 +10,7 @@ namespace vremote::coherence {
 void FileAgent::granted(Instant now, Grant message, AgentActions&) {
   // Counts at the home whether it worked or not; a refusal at its door has no number.
   if (message.sequence != 0) seen_ = message.sequence;
+  if (message.error == 0) floor_before_ = 0;
   if (message.unsynced && !shared_.options.mistakes.has(Mistake::ForgetOthersBytes)) not_synced();
   if (forgotten_ && !release_at_) release_at_ = now + shared_.options.offer_ns;
   switch (message.resource) {
@@ -160,6 +161,9 @@ void FileAgent::reset(Instant now, Agent::Dirty dirty, AgentActions& actions, bo
   attributes_mode_ = entries_ = LeaseMode::None;
   entries_request_ = 0;
   seen_ = 0;
+  // Once more before that was brought back: the home may have lost its disk's end only then.
+  const uint64_t floor = std::max(size_floor_, floor_before_);
+  floor_before_ = dirty != Agent::Dirty::Kept ? 0 : std::max(size, floor);
   size_floor_ = 0;
   told_in_use_ = false;
   turn_.reset();

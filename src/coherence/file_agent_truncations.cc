@@ -85,6 +85,7 @@ void FileAgent::is_cut(uint64_t size) {
   dirty_.truncate(size);
   set_dirty_bytes(before);
   size_floor_ = std::min(size_floor_, size);
+  floor_before_ = std::min(floor_before_, size);
   told_at_most(size);
   if (dirty_attributes_.has_size) dirty_attributes_.has_size = false;
   if (attributes_mode_ != LeaseMode::None) attributes_.size = size;
