@@ -220,7 +220,7 @@ void Agent::truncation_ended(Instant now, FileId id, bool done, uint64_t size,
                              AgentActions& actions) {
   look_at_time(now, actions);
   FileAgent& f = file(id);
-  f.truncation_ended(done, size, actions);
+  f.truncation_ended(now, done, size, actions);
   settle(now, f, actions);
 }
 

@@ -291,6 +291,19 @@ TEST(AgentLeaseTest, WhenASessionBreaksTheTimeOfItsLeasesStillCounts) {
   w.later_ms(100).later_ms(10).expect("end the truncation");
 }
 
+// The kernel was told that nothing has changed, and a mapping ends where the file did.
+TEST(AgentLeaseTest, ATruncationThatFailedHereAndMakesTheFileLongerIsMadeKnown) {
+  AgentWorld w(remote());
+  truncates_a_mapped_file(w, 2 * kSize);
+  w.later_ms(7000).came();
+  w.later_ms(10).came();
+  w.truncation_goes_on(2 * kSize).came();
+  w.returns(pages(5, 5)).came();
+  w.renews_for_ms(7000).came();
+  EXPECT_THAT(w.late_truncation(2 * kSize, true).came(),
+              testing::Contains(testing::HasSubstr(std::to_string(2 * kSize))));
+}
+
 // The kernel was told that nothing has changed: neither its size nor its pages are cut.
 TEST(AgentLeaseTest, WhatATruncationThatFailedHereHasCutIsNotWrittenBack) {
   AgentWorld w(remote());

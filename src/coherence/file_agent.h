@@ -115,7 +115,7 @@ class FileAgent {
   void truncate_done(Instant now, bool done, uint64_t size, bool under_lock, AgentActions& actions);
   bool tail_is_shown(uint64_t before, uint64_t size);
   void truncation_goes_on();
-  void truncation_ended(bool done, uint64_t size, AgentActions& actions);
+  void truncation_ended(Instant now, bool done, uint64_t size, AgentActions& actions);
   void size_told(Instant now, uint64_t size, AgentActions& actions);
   void interrupt(Token token, int error, AgentActions& actions);
   void forget(Instant now);

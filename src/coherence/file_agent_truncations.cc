@@ -70,7 +70,7 @@ uint64_t FileAgent::cut_on_the_way() const {
 }
 
 // As if another node had done it: the kernel has been told that it failed.
-void FileAgent::truncation_ended(bool done, uint64_t size, AgentActions& actions) {
+void FileAgent::truncation_ended(Instant now, bool done, uint64_t size, AgentActions& actions) {
   VR_CHECK(going_on_ > 0);
   if (--going_on_ == 0) going_on_to_ = UINT64_MAX;
   zeroing_ = {};
@@ -78,6 +78,9 @@ void FileAgent::truncation_ended(bool done, uint64_t size, AgentActions& actions
   drop_attributes(actions);
   cut_untold_ = true;
   is_cut(size);
+  // Or longer: mappings here would go on to end where the file did.
+  if (reading_opens_ > 0 && !kernel_knows(now, size) && !tail_may_show() && !setattr_under_way(now))
+    (void)push_size(now, size, true, actions);
 }
 
 void FileAgent::is_cut(uint64_t size) {

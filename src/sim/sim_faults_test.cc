@@ -50,10 +50,12 @@ INSTANTIATE_TEST_SUITE_P(Seeds, FaultWorlds, testing::Range<uint64_t>(0, 6));
 // cut where that had left the end (796); an fsync that said nothing of such a loss (3, 38); an
 // append under way, cut at the end that it had left (1912); bytes brought back after it that a
 // truncation of their own node had cut (12057, 15412), or without the size that the file had, of
-// which a grant had said less (26185).
+// which a grant had said less (26185); a mapping that ended where the file had before a truncation
+// which was done after its caller had its error (811016).
 TEST(FaultWorldsTest, SeedsThatFailedOnceKeepThePromise) {
-  for (uint64_t seed : {3044u, 4733u, 2327u, 2608u, 6720u, 21886u, 3165u, 32228u, 55944u, 16012u,
-                        796u, 3u, 38u, 1912u, 12057u, 15412u, 26185u, 12211u, 109809u}) {
+  for (uint64_t seed :
+       {3044u, 4733u, 2327u, 2608u, 6720u,  21886u, 3165u,  32228u, 55944u,  16012u,
+        796u,  3u,    38u,   1912u, 12057u, 15412u, 26185u, 12211u, 109809u, 811016u}) {
     const Summary summary = run_seeds({seed, 1}, {}, 1, false, WorldKind::Faults);
     EXPECT_EQ(summary.failures, 0u) << seed << ": " << summary.finding->what;
   }
