@@ -696,7 +696,7 @@ def a_full_disk_of_an_origins_notes_takes_no_file_from_anybody(cluster):
     """What the notes say is used; a restart after calls that were not noted counts as a power failure."""
     home = os.path.join(cluster.nodes["origin"].state, "home")
     os.makedirs(home)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", home], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=0700", "none", home], check=True)
     try:
         cluster.start_all()
         child = cluster.program("""
