@@ -68,7 +68,7 @@ Handover record(int how) {
   if (how > 0) h.guardian = Handover::Guardian{8, 9, 4711};
   if (how > 0) h.mount.guardians_channel = 7;
   if (how > 1) {
-    h.mount.locked = {{36, LockKind::Flock, 99}, {37, LockKind::Range, 1}};
+    h.mount.locked = {{36, 4, LockKind::Flock, 99}, {37, 0, LockKind::Range, 1}};
     h.mount.generation = 2;
     h.mount.lost = {{40, 5, LockKind::Range, 77}};
     h.mount.locked_nodes = {2};

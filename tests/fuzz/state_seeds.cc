@@ -78,7 +78,7 @@ void write_recovery(const fs::path& directory) {
     attributes.has_mtime = i % 5 == 0;
     attributes.size = 100 * i;
     attributes.mtime = {.seconds = 1'700'000'000, .nanoseconds = 5};
-    VR_CHECK(node::append_recovery(*fd, extents, attributes).has_value());
+    VR_CHECK(node::append_recovery(*fd, extents, attributes));
     seeds.add_file(path);
   }
 }
