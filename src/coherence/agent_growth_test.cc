@@ -69,12 +69,42 @@ TEST(AgentGrowthTest, AWriterThatIsKilledNeedNotWait) {
   w.all_know().expect("written 2 @16384+1");
 }
 
-TEST(AgentGrowthTest, AnotherSessionHasNobodyToTell) {
+// Those who were being told may not have heard of the reset yet, and go on with the old size: the
+// home answers behind its grace, when they have. Found by the simulator (power, 2019474).
+TEST(AgentGrowthTest, InAnotherSessionItIsAnnouncedAgain) {
   AgentWorld w;
   w.has_attributes(Exclusive, kSize, true).has(Exclusive, PageRange::all());
   w.writes(1, 2 * kPageSize, 1, 'W').expect("announce 8193");
   w.resets().expect("names lost", "flush @8192+1*W size 8193", "flush size 8193 time",
-                    "written 1 @8192+1");
+                    "ask Exclusive attributes");
+  w.grants_attributes(2 * kPageSize + 1, Exclusive, true).expect("announce 8193");
+  w.all_know().expect("written 1 @8192+1");
+}
+
+TEST(AgentGrowthTest, InAnotherSessionNobodyMayBeLeftToTell) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, kSize, true).has(Exclusive, PageRange::all());
+  w.writes(1, 2 * kPageSize, 1, 'W').expect("announce 8193");
+  w.resets().expect("names lost", "flush @8192+1*W size 8193", "flush size 8193 time",
+                    "ask Exclusive attributes");
+  w.grants_attributes(2 * kPageSize + 1, Exclusive, false).expect("written 1 @8192+1");
+}
+
+TEST(AgentGrowthTest, OfAFileThatIsGoneInAnotherSessionNobodyIsTold) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, kSize, true).has(Exclusive, PageRange::all());
+  w.writes(1, 2 * kPageSize, 1, 'W').expect("announce 8193");
+  w.resets().expect("names lost", "flush @8192+1*W size 8193", "flush size 8193 time",
+                    "ask Exclusive attributes");
+  w.grants_attributes(0, {}, false, ESTALE).expect("written 1 @8192+1");
+}
+
+TEST(AgentGrowthTest, WhatWasAnnouncedBeforeAnotherSessionIsAnswered) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, kSize, true).has(Exclusive, PageRange::all());
+  w.writes(1, 2 * kPageSize, 1, 'W').expect("announce 8193");
+  w.interrupts(1).expect("written 1 @8192+1");
+  w.resets().expect("names lost", "flush @8192+1*W size 8193", "flush size 8193 time");
 }
 
 TEST(AgentGrowthTest, TheOwnKernelIsToldWhereAnAppendReallyEnds) {
@@ -141,6 +171,28 @@ TEST(AgentGrowthTest, WhatWasWrittenHereIsKnownAMomentLater) {
   w.writes(3, 4096, 4096, 'W').expect("written 3 @4096+4096");
   w.later_ms(kMoment).expect_nothing();
   w.opens_slowly(4, false).expect("opened 4");
+}
+
+// Another node has cut the file since. Found by the simulator (power, 2105023).
+TEST(AgentGrowthTest, WhatWasWrittenHereIsNotKnownBehindASmallerAnswer) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, 0).has(Exclusive, PageRange::all());
+  w.writes(1, 0, 3 * kPageSize, 'W').expect("written 1 @0+12288");
+  w.later_ms(2).recalls_attributes().expect("flush size 12288 time", "ack 0-0");
+  w.stats(2).expect("ask Shared attributes");
+  w.grants_attributes(0).expect("attributes 2 size 0");
+  w.opens(3, false).expect("opened 3");
+  w.recalls_attributes().expect("drop attributes", "ack 0-0 watches");
+  w.shows(7, kPageSize).expect("push size 4096");
+}
+
+TEST(AgentGrowthTest, AKernelThatHasForgottenTheFileKnowsNoSize) {
+  AgentWorld w;
+  w.has_attributes(Shared, 3 * kPageSize);
+  w.stats(1).expect("attributes 1 size 12288").later_ms(2);
+  w.opens_slowly(2, false).expect("opened 2");
+  w.forgets().expect_nothing();  // the close is on its way
+  w.opens_slowly(3, false).expect("push size 12288");
 }
 
 TEST(AgentGrowthTest, AnOpenWaitsUntilTheKernelKnowsTheSize) {

@@ -268,13 +268,16 @@ class AgentWorld {
     mode_ = 0100000 | permissions;
     return *this;
   }
-  AgentWorld& grants_attributes(uint64_t size, std::optional<LeaseMode> mode = {}) {
+  AgentWorld& grants_attributes(uint64_t size, std::optional<LeaseMode> mode = {},
+                                bool watched = false, int32_t error = 0) {
     return event([&] {
       std::optional<LeaseRequest> request = next_request(Resource::Attributes);
       if (!request) return;
       disk_size_ = size;
-      agent.receive(now_, grant_of_attributes(request->request, mode.value_or(request->mode)),
-                    actions_);
+      Grant grant = grant_of_attributes(request->request, mode.value_or(request->mode));
+      grant.watched = watched;
+      grant.error = error;
+      agent.receive(now_, grant, actions_);
     });
   }
   AgentWorld& grants_entries(int32_t error = 0) {

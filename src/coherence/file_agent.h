@@ -230,6 +230,7 @@ class FileAgent {
     // K16. Write: applied, to here; not answered before all know. Open: the size is being pushed.
     uint64_t grown = 0;
     bool growth_begun = false, must_announce = false;
+    bool announce_again = false;  // in the session that has followed
     uint64_t announcement = 0, size_push = 0;
     // Open, of a file that has no name any more: the home is asked to keep it; it is gone.
     uint64_t tell = 0;

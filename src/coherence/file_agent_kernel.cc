@@ -180,6 +180,10 @@ void FileAgent::forget(Instant now) {
   kernel_has_attributes_ = false;
   kernel_has_names_ = false;
   kernel_size_.forgotten();
+  told_size_.reset();
+  sure_size_.reset();
+  unproved_.reset();
+  written_end_ = 0;
   told_access_.reset();
   access_settle_.reset();
 }

@@ -135,6 +135,17 @@ bool FileAgent::advance_growth(Instant now, Request& request, AgentActions& acti
     if (reading_opens_ > 0 && !kernel_knows(now, request.grown, told))
       request.size_push = push_size(now, request.grown, true, actions);
   }
+  if (request.announce_again && !shared_.failing) {
+    if (shared_.suspended) return false;
+    // Where the file is gone, or shorter by now, nobody is to know the size that it had.
+    if (request.error == 0 && !need_attributes(request, LeaseMode::Exclusive, actions))
+      return false;
+    request.announce_again = false;
+    if (std::exchange(request.error, 0) == 0) {
+      request.grown = std::min(request.grown, attributes_.size);
+      request.must_announce = watched_;
+    }
+  }
   if (request.must_announce && announcing_ == 0) {
     request.must_announce = false;
     request.asked_message = true;
@@ -171,13 +182,20 @@ void FileAgent::announced(const Announced& message) {
   watched_ = message.watched;
 }
 
-// Whoever was to be told is another home's business now. Files that are open for reading are
-// watched again as soon as that home gives their Attributes.
+// Files that are open for reading are watched again as soon as the home gives their Attributes.
+// Whoever was to be told, and has not heard of the reset yet, may go on with the old size until its
+// leases are over: who waits for it has the new session told, which begins behind its grace.
 void FileAgent::forget_announcements() {
+  for (Request& request : requests_) {
+    const bool unanswered = request.announcement != 0 && request.announcement == announcing_;
+    if (std::exchange(request.must_announce, false) || unanswered) {
+      request.announcement = 0;
+      request.announce_again = true;
+    }
+  }
   announcing_ = 0;
   watched_ = false;
   shows_.clear();
-  for (Request& request : requests_) request.must_announce = false;
   const bool asks = std::any_of(requests_.begin(), requests_.end(),
                                 [](const Request& r) { return r.kind == Kind::Open; });
   if (reading_opens_ == 0 || asks) return;

@@ -307,7 +307,8 @@ void Node::replied(const Reply& reply, AgentActions& actions) {
   if (error == 0)
     for (FileId changed : changed_files(call.call.operation)) agent_.changed_at_home(changed);
   if (std::holds_alternative<SyncCall>(call.call.operation))
-    error = agent_.synced(coherence::file_of(call.call.operation), call.sync_begun, error);
+    error = agent_.synced(coherence::file_of(call.call.operation), call.sync_begun, error,
+                          call.sync_begun, call.who);
   if (call.fsync != 0) {
     fsyncs_.erase(call.fsync);
     kernel_.answer(call.fsync, Answer{.error = error});
@@ -534,12 +535,14 @@ void Node::on_forget(FileId file) {
   });
 }
 
-Co<int32_t> Node::call(Operation operation) {
+Co<int32_t> Node::call(Operation operation, Opener who) {
   co_await scheduler_.sleep(Delay::KernelQueue);
   const Token token = next_name_++;
   name_waits_[token] = {};
-  gate_.enter(Door::Kernel, [this, token, operation = std::move(operation)]() mutable {
+  gate_.enter(Door::Kernel, [this, token, who, operation = std::move(operation)]() mutable {
+    const uint64_t call = next_call_;
     send_call(std::nullopt, token, std::move(operation));
+    calls_.at(call).who = who;
   });
   NameWait wait{*this, token};
   const int32_t error = co_await wait;

@@ -63,7 +63,8 @@ class Node final : public Daemon {
     send_call(std::nullopt, 0, std::move(operation));
   }
   // A call on names; returns 0 or an errno.
-  Co<int32_t> call(coherence::Operation operation);
+  // `who`: whose fsync it is.
+  Co<int32_t> call(coherence::Operation operation, coherence::Opener who = {});
 
   ModelKernel& kernel() { return kernel_; }
   const ModelKernel& kernel() const { return kernel_; }
@@ -99,6 +100,7 @@ class Node final : public Daemon {
     bool told = false;  // its caller has an error
     Token fsync = 0;
     uint64_t sync_begun = 0;
+    coherence::Opener who;
   };
   struct NameWait {
     Node& node;

@@ -227,7 +227,9 @@ Co<> Process::make_and_remove() {
   int32_t synced = EIO;
   if (made == 0 && habits_.syncs_names) {
     doing_ = "fsync of the directory with " + name;
-    synced = co_await node_.call(coherence::SyncCall{directory_id(), false});
+    // Each process has the directory open for itself.
+    synced = co_await node_.call(coherence::SyncCall{directory_id(), false},
+                                 {.handle = number_ + uint64_t{1}, .next = UINT64_MAX});
     if (dead_) co_return;
   }
   doing_ = "remove " + name;
