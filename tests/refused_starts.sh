@@ -119,6 +119,17 @@ refused n13 "node.toml: key 'state_dir': $dir/n13/state/home/of-n13.files belong
 "$vremote" node --config "$dir/n13/node.toml" --check >"$dir/n13/said" 2>&1
 [ $? -eq 2 ] && grep -qF "belongs to user 12345" "$dir/n13/said" || { wrong "the check of n13"; cat "$dir/n13/said"; }
 
+# What a start makes it takes at the next one, whatever the umask.
+config n15 "$dir/fifteen"
+(
+  umask 0002
+  for again in first second; do
+    start n15
+    kill "$node"
+    wait "$node" || exit 1
+  done
+) || wrong "n15 does not take what it has made"
+
 # Too little to live on.
 config n14 "$dir/fourteen"
 (ulimit -n 200; refused n14 "this process may have 200 descriptors, and a node needs 256 at least: raise the limit"; exit $failed) || failed=1

@@ -117,12 +117,21 @@ Status check_private_files(const std::string& path) {
   return {};
 }
 
+int make_directories(const std::string& given) {
+  const std::string path = without_slash(given);
+  if (path.empty()) return 0;  // where the process is
+  struct stat st {};
+  if (::stat(path.c_str(), &st) == 0) return S_ISDIR(st.st_mode) ? 0 : ENOTDIR;
+  if (errno != ENOENT) return errno;
+  if (const int error = make_directories(parent_of(path)); error != 0) return error;
+  if (::mkdir(path.c_str(), 0700) != 0) return errno == EEXIST ? 0 : errno;
+  return ::chmod(path.c_str(), 0711) == 0 ? 0 : errno;
+}
+
 Status make_private_directory(const std::string& given) {
   const std::string path = without_slash(given);
   VR_TRY_VOID(check_parent(parent_of(path)));
-  std::error_code error;
-  std::filesystem::create_directories(parent_of(path), error);
-  if (error) return failed(path, error.value());
+  if (const int error = make_directories(parent_of(path)); error != 0) return failed(path, error);
   if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return failed(path, errno);
   struct stat link {
   }, st{};

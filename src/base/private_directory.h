@@ -18,6 +18,10 @@ Status check_private_directory(const std::string& path);
 // while they could is not read as one's own. That it is not there is no error.
 Status check_private_files(const std::string& path);
 
+// Makes those that are missing of it and its parents. Others may pass through what is made,
+// whatever the umask, and neither look around nor put anything there (0711). Returns 0 or an errno.
+int make_directories(const std::string& path);
+
 // Makes it, and its parents, or takes the one that is there, if check_private_directory() has
 // nothing against it but its mode; that is 0700 on return.
 Status make_private_directory(const std::string& path);

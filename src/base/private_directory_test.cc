@@ -1,6 +1,7 @@
 #include "base/private_directory.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -54,6 +55,18 @@ TEST_F(PrivateDirectoryTest, IsMadeWithItsParents) {
   EXPECT_EQ(make(root_ / "a/b/c/"), 0);
   EXPECT_EQ(mode_of(root_ / "a/b/c"), 0700u);
   EXPECT_EQ(make(root_ / "a/b/c"), 0) << "again";
+}
+
+TEST_F(PrivateDirectoryTest, OthersCannotWriteToTheParentsThatAreMade) {
+  for (const mode_t umask : {0, 002, 077}) {
+    const mode_t before = ::umask(umask);
+    const fs::path made = root_ / fmt::format("of{}", umask);
+    EXPECT_EQ(make(made / "b/c"), 0);
+    ::umask(before);
+    EXPECT_EQ(mode_of(made), 0711u);
+    EXPECT_EQ(mode_of(made / "b"), 0711u);
+    EXPECT_EQ(check(made / "b"), 0) << "the next time";
+  }
 }
 
 TEST_F(PrivateDirectoryTest, OneOfOursIsTakenAndClosed) {

@@ -376,6 +376,7 @@ class Playground {
 }  // namespace
 
 int run_playground(const PlaygroundOptions& options) {
+  ::umask(022);  // nodes refuse places that others can write to
   auto dir = make_dir(options.dir);
   if (!dir) return complained(dir.error().what);
   auto lock = lock_dir(*dir);

@@ -22,6 +22,7 @@
 
 #include "base/check.h"
 #include "base/fd.h"
+#include "base/private_directory.h"
 #include "base/start_thread.h"
 #include "control/socket_path.h"
 
@@ -50,9 +51,8 @@ std::unexpected<Error> not_a_socket(const std::string& path) {
 // chosen it). Others may pass through it to the socket, and not look around.
 Status make_directory(const std::string& path, bool for_others) {
   const std::filesystem::path directory = std::filesystem::path(path).parent_path();
-  std::error_code error;
-  std::filesystem::create_directories(directory.parent_path(), error);
-  if (error) return failed(path, "cannot make its directory", error.value());
+  if (const int error = make_directories(directory.parent_path()); error != 0)
+    return failed(path, "cannot make its directory", error);
   if (::mkdir(directory.c_str(), 0700) != 0)
     return errno == EEXIST ? Status() : failed(path, "cannot make its directory", errno);
   if (for_others && ::chmod(directory.c_str(), 0711) != 0)
