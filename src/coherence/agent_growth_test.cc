@@ -99,6 +99,19 @@ TEST(AgentGrowthTest, OfAFileThatIsGoneInAnotherSessionNobodyIsTold) {
   w.grants_attributes(0, {}, false, ESTALE).expect("written 1 @8192+1");
 }
 
+TEST(AgentGrowthTest, OfAFileThatIsShorterInAnotherSessionNoMoreThanThatIsTold) {
+  for (const uint64_t size : {uint64_t{0}, kPageSize}) {
+    AgentWorld w;
+    w.has_attributes(Exclusive, kSize, true).has(Exclusive, PageRange::all());
+    w.writes(1, 2 * kPageSize, 1, 'W').expect("announce 8193");
+    w.resets().expect("names lost", "flush @8192+1*W size 8193", "flush size 8193 time",
+                      "ask Exclusive attributes");
+    w.grants_attributes(size, Exclusive, true);
+    if (size > 0) w.expect("announce 4096").all_know();
+    w.expect("written 1 @8192+1");
+  }
+}
+
 TEST(AgentGrowthTest, WhatWasAnnouncedBeforeAnotherSessionIsAnswered) {
   AgentWorld w;
   w.has_attributes(Exclusive, kSize, true).has(Exclusive, PageRange::all());

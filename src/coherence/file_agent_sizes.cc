@@ -141,7 +141,7 @@ bool FileAgent::advance_growth(Instant now, Request& request, AgentActions& acti
     if (request.error == 0 && !need_attributes(request, LeaseMode::Exclusive, actions))
       return false;
     request.announce_again = false;
-    if (std::exchange(request.error, 0) == 0) {
+    if (std::exchange(request.error, 0) == 0 && attributes_.size > 0) {
       request.grown = std::min(request.grown, attributes_.size);
       request.must_announce = watched_;
     }
