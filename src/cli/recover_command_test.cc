@@ -111,6 +111,14 @@ TEST_F(RecoverCommandTest, WholeBytesAreWrittenWhereTheyBelong) {
   EXPECT_EQ(content().substr(0, 12), "AAAAAAAAAAen");
 }
 
+TEST_F(RecoverCommandTest, TheFileThatTheLogNamesIsAnIdToo) {
+  keep();
+  EXPECT_EQ(recover({"apply", "one.recover"}).status, 0);
+  EXPECT_EQ(content().substr(0, 12), "AAAAAAAAAAen");
+  EXPECT_EQ(recover({"discard", "one.recover"}).status, 0);
+  EXPECT_EQ(recover({"discard", ".recover"}).status, 1);
+}
+
 TEST_F(RecoverCommandTest, DamagedBytesAreWrittenOnlyWhenAskedForAndNeverCalledDone) {
   keep();
   flip("BBBB");

@@ -7,6 +7,7 @@ over, the FUSE connections of its own mounts are aborted before they are unmount
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -28,6 +29,23 @@ def wait_until(what, condition, seconds=60):
             return value
         time.sleep(0.02)
     raise AssertionError(f"never happened: {what}")
+
+
+def free_ports(count):
+    """None that the kernel gives to an outgoing connection before its node listens there."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as f:
+        first, last = map(int, f.read().split())
+    ports = []
+    for port in random.sample([p for p in range(10000, 65536) if not first <= p <= last], 1000):
+        if len(ports) == count:
+            break
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+                ports.append(port)
+            except OSError:
+                pass
+    return ports
 
 
 class Relay:
@@ -129,16 +147,7 @@ class Cluster:
         os.chmod(self.dir, 0o755)
         self.children = []
         self.relays = {}  # (from, to)
-        ports = []
-        held = []
-        for _ in names:
-            s = socket.socket()
-            s.bind(("127.0.0.1", 0))
-            held.append(s)
-            ports.append(s.getsockname()[1])
-        self.nodes = {n: Node(n, self.dir, p) for n, p in zip(names, ports)}
-        for s in held:
-            s.close()
+        self.nodes = {n: Node(n, self.dir, p) for n, p in zip(names, free_ports(len(names)))}
         for a in names:
             for b in names:
                 if a != b:
