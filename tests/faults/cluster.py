@@ -35,8 +35,11 @@ def free_ports(count):
     """None that the kernel gives to an outgoing connection before its node listens there."""
     with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as f:
         first, last = map(int, f.read().split())
+    unprivileged = range(10000, 65536)
+    candidates = [p for p in unprivileged if not first <= p <= last] or list(unprivileged)
+    random.shuffle(candidates)
     ports = []
-    for port in random.sample([p for p in range(10000, 65536) if not first <= p <= last], 1000):
+    for port in candidates:
         if len(ports) == count:
             break
         with socket.socket() as s:
