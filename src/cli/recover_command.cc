@@ -334,7 +334,7 @@ void add_recover_command(CLI::App& app, Context& context) {
                           kExitUsage);
         // The log names the file.
         if (options->id.ends_with(node::kRecoverySuffix))
-          options->id.resize(options->id.size() - std::string_view(node::kRecoverySuffix).size());
+          options->id.resize(options->id.size() - node::kRecoverySuffix.size());
         auto directory = directory_of(*options);
         if (!directory) return complain("recover", directory.error().what, kExitUsage);
         return act(*directory, *options);

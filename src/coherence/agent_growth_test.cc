@@ -69,43 +69,38 @@ TEST(AgentGrowthTest, AWriterThatIsKilledNeedNotWait) {
   w.all_know().expect("written 2 @16384+1");
 }
 
-// Those who were being told may not have heard of the reset yet, and go on with the old size: the
-// home answers behind its grace, when they have. Found by the simulator (power, 2019474).
-TEST(AgentGrowthTest, InAnotherSessionItIsAnnouncedAgain) {
-  AgentWorld w;
+void is_reset_while_it_announces(AgentWorld& w) {
   w.has_attributes(Exclusive, kSize, true).has(Exclusive, PageRange::all());
   w.writes(1, 2 * kPageSize, 1, 'W').expect("announce 8193");
   w.resets().expect("names lost", "flush @8192+1*W size 8193", "flush size 8193 time",
                     "ask Exclusive attributes");
+}
+
+// Those who were being told may not have heard of the reset yet, and go on with the old size: the
+// home answers behind its grace, when they have. Found by the simulator (power, 2019474).
+TEST(AgentGrowthTest, InAnotherSessionItIsAnnouncedAgain) {
+  AgentWorld w;
+  is_reset_while_it_announces(w);
   w.grants_attributes(2 * kPageSize + 1, Exclusive, true).expect("announce 8193");
   w.all_know().expect("written 1 @8192+1");
 }
 
 TEST(AgentGrowthTest, InAnotherSessionNobodyMayBeLeftToTell) {
   AgentWorld w;
-  w.has_attributes(Exclusive, kSize, true).has(Exclusive, PageRange::all());
-  w.writes(1, 2 * kPageSize, 1, 'W').expect("announce 8193");
-  w.resets().expect("names lost", "flush @8192+1*W size 8193", "flush size 8193 time",
-                    "ask Exclusive attributes");
+  is_reset_while_it_announces(w);
   w.grants_attributes(2 * kPageSize + 1, Exclusive, false).expect("written 1 @8192+1");
 }
 
 TEST(AgentGrowthTest, OfAFileThatIsGoneInAnotherSessionNobodyIsTold) {
   AgentWorld w;
-  w.has_attributes(Exclusive, kSize, true).has(Exclusive, PageRange::all());
-  w.writes(1, 2 * kPageSize, 1, 'W').expect("announce 8193");
-  w.resets().expect("names lost", "flush @8192+1*W size 8193", "flush size 8193 time",
-                    "ask Exclusive attributes");
+  is_reset_while_it_announces(w);
   w.grants_attributes(0, {}, false, ESTALE).expect("written 1 @8192+1");
 }
 
 TEST(AgentGrowthTest, OfAFileThatIsShorterInAnotherSessionNoMoreThanThatIsTold) {
   for (const uint64_t size : {uint64_t{0}, kPageSize}) {
     AgentWorld w;
-    w.has_attributes(Exclusive, kSize, true).has(Exclusive, PageRange::all());
-    w.writes(1, 2 * kPageSize, 1, 'W').expect("announce 8193");
-    w.resets().expect("names lost", "flush @8192+1*W size 8193", "flush size 8193 time",
-                      "ask Exclusive attributes");
+    is_reset_while_it_announces(w);
     w.grants_attributes(size, Exclusive, true);
     if (size > 0) w.expect("announce 4096").all_know();
     w.expect("written 1 @8192+1");

@@ -90,7 +90,7 @@ bool FileAgent::advance_attributes(Instant now, Request& request, AgentActions& 
   }
   told_at_most(request.told.size);
   // A larger size counts as taken in only when nothing can have come between, or by its push.
-  if (!told_size_ || request.told.size < *told_size_ || answers_at_once(now, request)) {
+  if (!told_size_ || answers_at_once(now, request)) {
     if (request.told.size > told_size_.value_or(0))
       unproved_ = {now + shared_.options.moment_ns, told_size_.value_or(0)};
     told_size_ = request.told.size;

@@ -188,10 +188,7 @@ void FileAgent::announced(const Announced& message) {
 void FileAgent::forget_announcements() {
   for (Request& request : requests_) {
     const bool unanswered = request.announcement != 0 && request.announcement == announcing_;
-    if (std::exchange(request.must_announce, false) || unanswered) {
-      request.announcement = 0;
-      request.announce_again = true;
-    }
+    if (std::exchange(request.must_announce, false) || unanswered) request.announce_again = true;
   }
   announcing_ = 0;
   watched_ = false;

@@ -79,9 +79,8 @@ void Node::perform(FileId file, AgentAction& action) {
           [&](ReplyFlushed& a) {
             scheduler_.trace(number(), f, "agent   flushed t{} error {}", a.token, a.error);
             if (hooks_.syncs && a.error == 0) {
-              const uint64_t call = next_call_;
-              send_call(std::nullopt, 0, SyncCall{fsyncs_.at(a.token), false});
-              calls_.at(call).fsync = a.token;
+              calls_.at(send_call(std::nullopt, 0, SyncCall{fsyncs_.at(a.token), false})).fsync =
+                  a.token;
               return;
             }
             fsyncs_.erase(a.token);
@@ -284,7 +283,7 @@ void Node::schedule_tick() {
   });
 }
 
-void Node::send_call(std::optional<Truncation> truncation, Token waits, Operation operation) {
+uint64_t Node::send_call(std::optional<Truncation> truncation, Token waits, Operation operation) {
   const uint64_t id = next_call_++;
   Call call{.call = id, .caller = {}, .operation = std::move(operation)};
   PendingCall& pending = calls_[id] = PendingCall{call, truncation, waits};
@@ -292,6 +291,7 @@ void Node::send_call(std::optional<Truncation> truncation, Token waits, Operatio
   if (is_noted(call.operation)) unheard_.made(id);
   call.heard_below = unheard_.heard_below(id);
   hooks_.send(id_, std::move(call));
+  return id;
 }
 
 void Node::replied(const Reply& reply, AgentActions& actions) {
@@ -540,9 +540,7 @@ Co<int32_t> Node::call(Operation operation, Opener who) {
   const Token token = next_name_++;
   name_waits_[token] = {};
   gate_.enter(Door::Kernel, [this, token, who, operation = std::move(operation)]() mutable {
-    const uint64_t call = next_call_;
-    send_call(std::nullopt, token, std::move(operation));
-    calls_.at(call).who = who;
+    calls_.at(send_call(std::nullopt, token, std::move(operation))).who = who;
   });
   NameWait wait{*this, token};
   const int32_t error = co_await wait;

@@ -114,7 +114,9 @@ class Node final : public Daemon {
     int32_t error = 0;
   };
 
-  void send_call(std::optional<Truncation> truncation, Token waits, coherence::Operation operation);
+  // Returns its number.
+  uint64_t send_call(std::optional<Truncation> truncation, Token waits,
+                     coherence::Operation operation);
   void end_truncation(FileId file);
   void end_truncations();
   void brings_back(const coherence::AgentActions& actions);
