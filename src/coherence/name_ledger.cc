@@ -1,11 +1,14 @@
 #include "coherence/name_ledger.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "base/check.h"
 
 namespace vremote::coherence {
 namespace {
+
+constexpr Instant kUnderWay{std::numeric_limits<int64_t>::max()};
 
 bool holds(const std::vector<uint64_t>& directories, uint64_t directory) {
   return std::find(directories.begin(), directories.end(), directory) != directories.end();
@@ -13,19 +16,28 @@ bool holds(const std::vector<uint64_t>& directories, uint64_t directory) {
 
 }  // namespace
 
-bool NameLedger::give(uint64_t directory, const std::string& name, bool exists, uint32_t tid,
+bool NameLedger::give(uint64_t directory, const std::string& name, bool exists, const Asked& asked,
                       Instant now) {
-  if (tid == 0) return false;
+  if (asked.tid == 0) return false;
   Directory& d = directories_[directory];
   if (now < d.contended_until || names_ >= kNamesMax) return false;
+  // That there is none sets no time: the kernel drops what it had found.
+  if (exists && may_have_moved(d, {directory, name}, asked.at)) return false;
   names_ += d.names.insert_or_assign(name, exists).second ? 1 : 0;
-  unsettle(directory, tid);
+  unsettle(directory, asked.tid);
   return true;
+}
+
+bool NameLedger::may_have_moved(const Directory& d, const Place& place, Instant asked) const {
+  if (asked < d.moved_until) return true;
+  const auto it = moved_.find(place);
+  return it != moved_.end() && asked < it->second;
 }
 
 bool NameLedger::move(uint64_t from, const std::string& old_name, uint64_t to,
                       const std::string& new_name, bool to_leased, uint32_t tid) {
   if (options_.mistakes.has(Mistake::ForgetRenamedNames)) return true;
+  moved_.insert_or_assign({from, old_name}, kUnderWay);
   if (!may_be_known(from, old_name)) return true;
   if (!to_leased || tid == 0) return false;
   names_ += directories_[to].names.insert_or_assign(new_name, true).second ? 1 : 0;
@@ -34,6 +46,29 @@ bool NameLedger::move(uint64_t from, const std::string& old_name, uint64_t to,
     if (thread != tid && holds(directories, from)) add(directories, to);
   unsettle(to, tid);
   return true;
+}
+
+bool NameLedger::moved(uint64_t from, const std::string& old_name, bool done, Instant now) {
+  if (!done) {
+    moved_.erase({from, old_name});
+    return true;
+  }
+  moved_.insert_or_assign({from, old_name}, now + options_.moved_ns);
+  if (moved_.size() >= look_through_at_) forget_old_moves(now);
+  return moved_.size() < kMovedMax;
+}
+
+void NameLedger::forget_old_moves(Instant now) {
+  for (auto it = moved_.begin(); it != moved_.end();) {
+    if (now < it->second) {
+      ++it;
+      continue;
+    }
+    if (auto d = directories_.find(it->first.first); d != directories_.end())
+      d->second.moved_until = std::max(d->second.moved_until, it->second);
+    it = moved_.erase(it);
+  }
+  look_through_at_ = std::max(kMovedFew, 2 * moved_.size());
 }
 
 bool NameLedger::may_be_known(uint64_t directory, const std::string& name) const {
@@ -123,9 +158,11 @@ void NameLedger::epoch_advanced() {
   }
   names_ = 0;
   unsettled_.clear();
+  moved_.clear();
 }
 
 void NameLedger::forget(uint64_t directory) {
+  moved_.erase(moved_.lower_bound({directory, {}}), moved_.lower_bound({directory + 1, {}}));
   auto it = directories_.find(directory);
   if (it == directories_.end()) return;
   names_ -= it->second.names.size();

@@ -17,7 +17,12 @@
 //  lookups of the old name by other threads that are not over: they set the time of the moved name.
 //  That holds for a name that is being expired, too: the expiry waits for the rename, and does not
 //  find it then.
-//  N4  A directory from which names had to be taken is contended: for a while it is given none.
+//  N4  The same goes for lookups of the old name that are answered after the rename, and those that
+//  are asked after it by a thread that had found the name before: they set the time of the moved
+//  name if its file has got the old name again. So that name is not kept by what is asked until
+//  `moved_ns` after our answer to the rename; no thread is kept from running in its kernel for so
+//  long.
+//  N5  A directory from which names had to be taken is contended: for a while it is given none.
 //
 // Pure: calls in, decisions out. Not thread-safe. Directories are the kernel's node numbers,
 // threads its thread ids.
@@ -29,6 +34,7 @@
 #include <set>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/time.h"
@@ -37,7 +43,8 @@
 namespace vremote::coherence {
 
 struct NameLedgerOptions {
-  int64_t contended_ns = 1'000'000'000;  // N4
+  int64_t moved_ns = 10'000'000'000;     // N4
+  int64_t contended_ns = 1'000'000'000;  // N5
   int64_t expiry_most_ns = 10'000'000;   // N1
   Mistakes mistakes;
 };
@@ -59,17 +66,26 @@ class NameLedger {
     std::vector<Name> names;
   };
   enum class Finish : uint8_t { WasOver, Over, Epoch };
+  // A LOOKUP of the kernel.
+  struct Asked {
+    uint32_t tid = 0;
+    Instant at;  // not after it was read
+  };
 
   explicit NameLedger(const NameLedgerOptions& options = {}) : options_(options) {}
 
-  // Thread `tid` is about to be told, by an answer to its LOOKUP, that the kernel may keep `name`.
+  // A thread is about to be told, by an answer to its LOOKUP, that the kernel may keep `name`.
   // False: it may not.
-  bool give(uint64_t directory, const std::string& name, bool exists, uint32_t tid, Instant now);
+  bool give(uint64_t directory, const std::string& name, bool exists, const Asked& asked,
+            Instant now);
   // An own rename is about to move a name (N3). False: that cannot be followed, so everything must
   // be ended (end_all()) when it is done. `to_leased`: the lease on the directory it goes to is
   // held.
   bool move(uint64_t from, const std::string& old_name, uint64_t to, const std::string& new_name,
             bool to_leased, uint32_t tid);
+  // Its answer is about to be given (N4). False: too many, advance the epoch and call
+  // epoch_advanced().
+  bool moved(uint64_t from, const std::string& old_name, bool done, Instant now);
   // An own create made the name anew; the kernel was told not to keep it.
   void renewed(uint64_t directory, const std::string& name);
   // A request of the thread was read.
@@ -105,13 +121,19 @@ class NameLedger {
   static constexpr uint64_t kNamesMax = 1 << 20;
   static constexpr size_t kExpiredMost = 1024;  // more are not worth their expiries
   static constexpr size_t kUnsettledMany = 256;
+  static constexpr size_t kMovedMax = 1 << 16;
+  static constexpr size_t kMovedFew = 64;  // so many need no looking through for old ones
 
   struct Directory {
     std::unordered_map<std::string, bool> names;  // whether it exists
     uint32_t unsettled = 0;
+    Instant moved_until;  // of names that are in moved_ no more
     Instant contended_until;
   };
+  using Place = std::pair<uint64_t, std::string>;  // a directory and a name in it
 
+  bool may_have_moved(const Directory& d, const Place& place, Instant asked) const;
+  void forget_old_moves(Instant now);
   bool may_be_known(uint64_t directory, const std::string& name) const;
   void unsettle(uint64_t directory, uint32_t tid);
   void add(std::vector<uint64_t>& unsettled, uint64_t directory);
@@ -121,6 +143,9 @@ class NameLedger {
   std::unordered_map<uint64_t, Directory> directories_;
   // Thread -> the directory of its last lookup, and those that renames have taken names of it to.
   std::unordered_map<uint32_t, std::vector<uint64_t>> unsettled_;
+  // Whence renames have taken names, and until when what is asked there may mean them (N4).
+  std::map<Place, Instant> moved_;
+  size_t look_through_at_ = kMovedFew;
   // Of the expiries under way: what the kernel may use until they are over, and a rename that came
   // before them takes along.
   struct Expiring {

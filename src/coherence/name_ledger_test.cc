@@ -22,8 +22,8 @@ TEST_F(NameLedgerTest, ADirectoryWithoutNamesEndsAtOnce) {
 }
 
 TEST_F(NameLedgerTest, SettledNamesAreExpired) {
-  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));
-  ASSERT_TRUE(ledger.give(kDir, "b", false, kThread, now));
+  ASSERT_TRUE(ledger.give(kDir, "a", true, {kThread}, now));
+  ASSERT_TRUE(ledger.give(kDir, "b", false, {kThread}, now));
   ledger.request_from(kThread);
   const auto ending = ledger.end(kDir, false, now);
   ASSERT_EQ(ending.how, How::Expiry);
@@ -35,18 +35,18 @@ TEST_F(NameLedgerTest, SettledNamesAreExpired) {
 }
 
 TEST_F(NameLedgerTest, AnUnsettledNameTakesTheEpoch) {
-  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));
+  ASSERT_TRUE(ledger.give(kDir, "a", true, {kThread}, now));
   EXPECT_EQ(ledger.end(kDir, false, now).how, How::Epoch);
 }
 
 TEST_F(NameLedgerTest, AnotherThreadsRequestSettlesNothing) {
-  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));
+  ASSERT_TRUE(ledger.give(kDir, "a", true, {kThread}, now));
   ledger.request_from(kThread2);
   EXPECT_EQ(ledger.end(kDir, false, now).how, How::Epoch);
 }
 
 TEST_F(NameLedgerTest, AnExpiryThatIsLateOrUnsureTakesTheEpoch) {
-  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));
+  ASSERT_TRUE(ledger.give(kDir, "a", true, {kThread}, now));
   ledger.request_from(kThread);
   const auto ending = ledger.end(kDir, false, now);
   ASSERT_TRUE(ledger.deadline(now));
@@ -54,24 +54,24 @@ TEST_F(NameLedgerTest, AnExpiryThatIsLateOrUnsureTakesTheEpoch) {
 }
 
 TEST_F(NameLedgerTest, TheEpochEndsTheNamesOfAllDirectories) {
-  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));
-  ASSERT_TRUE(ledger.give(kOther, "a", true, kThread, now));
+  ASSERT_TRUE(ledger.give(kDir, "a", true, {kThread}, now));
+  ASSERT_TRUE(ledger.give(kOther, "a", true, {kThread}, now));
   ledger.epoch_advanced();
   EXPECT_FALSE(ledger.end_all());
   EXPECT_EQ(ledger.end(kOther, true, now).how, How::Nothing);
 }
 
 TEST_F(NameLedgerTest, AContendedDirectoryIsGivenNothingForAWhile) {
-  (void)ledger.give(kDir, "a", true, kThread, now);
+  (void)ledger.give(kDir, "a", true, {kThread}, now);
   (void)ledger.end(kDir, true, now);
   ledger.epoch_advanced();
-  EXPECT_FALSE(ledger.give(kDir, "a", true, kThread, now));
-  EXPECT_TRUE(ledger.give(kOther, "a", true, kThread, now));
-  EXPECT_TRUE(ledger.give(kDir, "a", true, kThread, now + NameLedgerOptions{}.contended_ns));
+  EXPECT_FALSE(ledger.give(kDir, "a", true, {kThread}, now));
+  EXPECT_TRUE(ledger.give(kOther, "a", true, {kThread}, now));
+  EXPECT_TRUE(ledger.give(kDir, "a", true, {kThread}, now + NameLedgerOptions{}.contended_ns));
 }
 
 TEST_F(NameLedgerTest, ARenamedNameIsEndedWhereItWent) {
-  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));
+  ASSERT_TRUE(ledger.give(kDir, "a", true, {kThread}, now));
   ASSERT_TRUE(ledger.move(kDir, "a", kOther, "b", true, kThread));
   ledger.request_from(kThread);
   const auto ending = ledger.end(kOther, false, now);
@@ -81,7 +81,7 @@ TEST_F(NameLedgerTest, ARenamedNameIsEndedWhereItWent) {
 
 // The recall was there first, then the request of a rename that had the directory's lock already.
 TEST_F(NameLedgerTest, ANameThatIsBeingExpiredGoesAlongWithItsRename) {
-  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));
+  ASSERT_TRUE(ledger.give(kDir, "a", true, {kThread}, now));
   ledger.request_from(kThread);
   const auto expiring = ledger.end(kDir, false, now);
   ASSERT_EQ(expiring.how, How::Expiry);
@@ -96,7 +96,7 @@ TEST_F(NameLedgerTest, ANameThatIsBeingExpiredGoesAlongWithItsRename) {
 }
 
 TEST_F(NameLedgerTest, WhereThatCannotBeFollowedAllIsEnded) {
-  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));
+  ASSERT_TRUE(ledger.give(kDir, "a", true, {kThread}, now));
   ledger.request_from(kThread);
   ASSERT_EQ(ledger.end(kDir, false, now).how, How::Expiry);
   EXPECT_FALSE(ledger.move(kDir, "a", kOther, "b", false, kThread));
@@ -104,7 +104,7 @@ TEST_F(NameLedgerTest, WhereThatCannotBeFollowedAllIsEnded) {
 }
 
 TEST_F(NameLedgerTest, ALookupThatIsNotOverFollowsTheNameThatWasRenamed) {
-  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));  // slow to use the answer
+  ASSERT_TRUE(ledger.give(kDir, "a", true, {kThread}, now));  // slow to use the answer
   ASSERT_TRUE(ledger.move(kDir, "a", kOther, "b", true, kThread2));
   ledger.request_from(kThread2);
   EXPECT_EQ(ledger.end(kOther, false, now).how, How::Epoch);
@@ -112,16 +112,73 @@ TEST_F(NameLedgerTest, ALookupThatIsNotOverFollowsTheNameThatWasRenamed) {
   EXPECT_EQ(ledger.end(kOther, false, now).how, How::Expiry);
 }
 
+class MovedNameTest : public NameLedgerTest {
+ protected:
+  void SetUp() override { ASSERT_TRUE(ledger.move(kDir, "a", kOther, "b", true, kThread2)); }
+  bool keeps(Instant asked, const std::string& name = "a", bool exists = true) {
+    return ledger.give(kDir, name, exists, {kThread, asked}, asked + 100 * kLong);
+  }
+  static constexpr int64_t kLong = NameLedgerOptions{}.moved_ns;
+};
+
+// A thread that had found the name before sets the time of what is the new one by our answer.
+TEST_F(MovedNameTest, IsNotKeptByWhatWasAskedBeforeNorForAWhile) {
+  EXPECT_FALSE(keeps(now + 5 * kLong)) << "the rename is not over";
+  const Instant over = now + 10 * kLong;
+  ASSERT_TRUE(ledger.moved(kDir, "a", true, over));
+  EXPECT_FALSE(keeps(now)) << "it had been asked before";
+  EXPECT_FALSE(keeps(over + (kLong - 1))) << "it may have been found before";
+  EXPECT_TRUE(keeps(over + kLong));
+}
+
+TEST_F(MovedNameTest, OthersAreKept) {
+  EXPECT_TRUE(keeps(now, "other"));
+  EXPECT_TRUE(ledger.give(kOther, "b", true, {kThread, now}, now));
+  EXPECT_TRUE(keeps(now, "a", false)) << "drops what was moved";
+}
+
+TEST_F(MovedNameTest, WhoseRenameFailedIsKept) {
+  ASSERT_TRUE(ledger.moved(kDir, "a", false, now));
+  EXPECT_TRUE(keeps(now));
+}
+
+TEST_F(MovedNameTest, IsOfAnEpochBefore) {
+  ledger.epoch_advanced();
+  EXPECT_TRUE(keeps(now));
+}
+
+TEST_F(MovedNameTest, IsNotForgottenForALookupThatTakesLong) {
+  ASSERT_TRUE(ledger.give(kDir, "x", true, {kThread, now}, now));  // the directory is known
+  ASSERT_TRUE(ledger.moved(kDir, "a", true, now));
+  for (int i = 0; i < 1000; ++i)
+    ASSERT_TRUE(ledger.moved(kOther, std::to_string(i), true, now + 2 * kLong));
+  EXPECT_FALSE(keeps(now + (kLong - 1)));
+  EXPECT_TRUE(keeps(now + kLong));
+}
+
+TEST_F(MovedNameTest, AreSoManyAndNoMore) {
+  int followed = 0;
+  while (followed < 1'000'000 && ledger.moved(kDir, std::to_string(followed), true, now))
+    ++followed;
+  EXPECT_GT(followed, 10'000);
+  EXPECT_LT(followed, 100'000) << "the epoch ends them";
+}
+
+TEST_F(MovedNameTest, AreForgottenWithTheirDirectory) {
+  ledger.forget(kDir);
+  EXPECT_TRUE(keeps(now)) << "a number that is given anew means another directory";
+}
+
 TEST_F(NameLedgerTest, ARenameToWhereNothingIsLeasedCannotBeFollowed) {
-  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));
+  ASSERT_TRUE(ledger.give(kDir, "a", true, {kThread}, now));
   EXPECT_FALSE(ledger.move(kDir, "a", kOther, "b", false, kThread));
   EXPECT_TRUE(ledger.move(kDir, "unknown", kOther, "b", false, kThread));
 }
 
 TEST_F(NameLedgerTest, ADirectoryThatIsForgottenLeavesNoThreadBehind) {
-  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread, now));
+  ASSERT_TRUE(ledger.give(kDir, "a", true, {kThread}, now));
   ledger.forget(kDir);
-  ASSERT_TRUE(ledger.give(kDir, "a", true, kThread2, now));
+  ASSERT_TRUE(ledger.give(kDir, "a", true, {kThread2}, now));
   ledger.request_from(kThread);  // of the directory before: does not settle the other's lookup
   EXPECT_EQ(ledger.end(kDir, false, now).how, How::Epoch);
 }

@@ -94,31 +94,33 @@ void NameNode::call(Operation operation, ThenReply then) {
 
 void NameNode::on_lookup(uint32_t tid, NameKey key, ArrivalOf<LookedUp> to) {
   ledger_.request_from(tid);
+  const NameLedger::Asked by{tid, scheduler_.now()};
   const bool has_lease = agent_.has_entries(key.first);
   if (has_lease) {
     if (const NameCache::Answer known = names_.find(key.first, key.second); known.known) {
-      answer_lookup(tid, key, known.file, std::move(to));
+      answer_lookup(by, key, known.file, std::move(to));
       return;
     }
-    lookup_at_home(tid, key, std::move(to));
+    lookup_at_home(by, key, std::move(to));
     return;
   }
-  with_entries(key.first, [this, tid, key, to] { lookup_at_home(tid, key, to); });
+  with_entries(key.first, [this, by, key, to] { lookup_at_home(by, key, to); });
 }
 
-void NameNode::lookup_at_home(uint32_t tid, NameKey key, ArrivalOf<LookedUp> to) {
+void NameNode::lookup_at_home(const NameLedger::Asked& by, NameKey key, ArrivalOf<LookedUp> to) {
   const uint64_t asked = names_.changes();
   LookupCall operation{key.first, key.second};
-  call(std::move(operation), [this, tid, key, to, asked](Reply&& reply, uint64_t) {
+  call(std::move(operation), [this, by, key, to, asked](Reply&& reply, uint64_t) {
     const auto* node = std::get_if<coherence::Node>(&reply.outcome);
     const NameValue file = reply.error == 0 ? NameValue{node->file} : NameValue{};
     if (agent_.has_entries(key.first)) names_.remember(key.first, key.second, file, asked);
-    answer_lookup(tid, key, file, to);
+    answer_lookup(by, key, file, to);
   });
 }
 
-void NameNode::answer_lookup(uint32_t tid, NameKey key, NameValue file, ArrivalOf<LookedUp> to) {
-  const auto answer = [this, tid, key, file, to] { to->set(LookedUp{file, give(tid, key, file)}); };
+void NameNode::answer_lookup(const NameLedger::Asked& by, NameKey key, NameValue file,
+                             ArrivalOf<LookedUp> to) {
+  const auto answer = [this, by, key, file, to] { to->set(LookedUp{file, give(by, key, file)}); };
   if (file && options_.slow_attributes) {
     scheduler_.after(Delay::Link, answer);
   } else {
@@ -126,11 +128,11 @@ void NameNode::answer_lookup(uint32_t tid, NameKey key, NameValue file, ArrivalO
   }
 }
 
-bool NameNode::give(uint32_t tid, const NameKey& key, NameValue file) {
+bool NameNode::give(const NameLedger::Asked& by, const NameKey& key, NameValue file) {
   if (!agent_.may_give_names(key.first)) return false;
   const NameCache::Answer known = names_.find(key.first, key.second);
   if (!known.known || known.file != file) return false;
-  if (!ledger_.give(key.first.inode, key.second, file.has_value(), tid, scheduler_.now()))
+  if (!ledger_.give(key.first.inode, key.second, file.has_value(), by, scheduler_.now()))
     return false;
   agent_.names_given(key.first);
   ++names_given_;
@@ -147,11 +149,16 @@ void NameNode::change(uint32_t tid, std::vector<NameKey> changes, Operation oper
     if (rename->flags == kExchange) followed = move(tid, changes[1], changes[0]) && followed;
   }
   const bool makes = std::holds_alternative<CreateCall>(operation);
-  call(std::move(operation), [this, changes = std::move(changes), followed, makes,
+  const size_t moves = rename == nullptr ? 0 : rename->flags == kExchange ? 2 : 1;
+  call(std::move(operation), [this, changes = std::move(changes), followed, makes, moves,
                               then = std::move(then)](Reply&& reply, uint64_t id) mutable {
     for (const auto& [dir, name] : changes) {
       names_.end_change(dir, name);
       if (makes && reply.error == 0) ledger_.renewed(dir.inode, name);
+    }
+    for (size_t i = 0; i < moves; ++i) {
+      const auto& [dir, name] = changes[i];
+      if (!ledger_.moved(dir.inode, name, reply.error == 0, scheduler_.now())) advance_epoch();
     }
     if (!followed && ledger_.end_all()) advance_epoch();
     then(std::move(reply), id);

@@ -51,9 +51,10 @@ class NameNode final : public NameDaemon {
 
   void take(coherence::AgentActions& actions);
   void with_entries(FileId dir, Then then);
-  void lookup_at_home(uint32_t tid, NameKey key, ArrivalOf<LookedUp> to);
-  void answer_lookup(uint32_t tid, NameKey key, NameValue file, ArrivalOf<LookedUp> to);
-  bool give(uint32_t tid, const NameKey& key, NameValue file);
+  void lookup_at_home(const coherence::NameLedger::Asked& by, NameKey key, ArrivalOf<LookedUp> to);
+  void answer_lookup(const coherence::NameLedger::Asked& by, NameKey key, NameValue file,
+                     ArrivalOf<LookedUp> to);
+  bool give(const coherence::NameLedger::Asked& by, const NameKey& key, NameValue file);
   void call(coherence::Operation operation, ThenReply then);
   void change(uint32_t tid, std::vector<NameKey> changes, coherence::Operation operation,
               ThenReply then);

@@ -46,6 +46,9 @@ void NameWorld::draw() {
     weights_.push_back(w);
   }
   options_.agent.mistakes = options_.ledger.mistakes = breaks_.protocol;
+  // Found, and asked for, and when the rename has been answered and is over.
+  options_.ledger.moved_ns =
+      scheduler_->longest(Delay::KernelQueue) + scheduler_->longest(Delay::WakeUp) + 1;
   options_.ledger.contended_ns = one_of({0, 20'000, 1'000'000});
   options_.ledger.expiry_most_ns = one_of({50'000, 1'000'000, 10'000'000});
   options_.expires_absent = random.chance(50);

@@ -39,12 +39,20 @@ Scheduler::~Scheduler() {
     if (handle) handle.destroy();
 }
 
+namespace {
+constexpr int64_t kVeryLate = 50;
+}
+
 int64_t Scheduler::draw(Delay kind) {
   // Mostly alike, sometimes late, rarely very late: late ones make the interesting interleavings.
   const auto scale = static_cast<uint64_t>(scale_ns_[static_cast<size_t>(kind)]);
   const uint64_t dice = random_.below(100);
-  const uint64_t span = dice < 70 ? scale : dice < 95 ? scale * 8 : scale * 50;
+  const uint64_t span = dice < 70 ? scale : dice < 95 ? scale * 8 : scale * kVeryLate;
   return static_cast<int64_t>(random_.below(span + 1));
+}
+
+int64_t Scheduler::longest(Delay kind) const {
+  return scale_ns_[static_cast<size_t>(kind)] * kVeryLate;
 }
 
 void Scheduler::push(Event event) {

@@ -49,6 +49,8 @@ class Scheduler {
   uint64_t steps() const { return steps_; }
 
   int64_t draw(Delay kind);
+  // No draw is greater.
+  int64_t longest(Delay kind) const;
   void after(int64_t delay_ns, Function function);
   void after(Delay kind, Function function) { after(draw(kind), std::move(function)); }
   void resume_after(int64_t delay_ns, std::coroutine_handle<> handle);

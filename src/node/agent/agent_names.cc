@@ -55,13 +55,13 @@ void AgentService::lookup(Waiting waiting, const Caller& caller, FileId dir, std
 }
 
 bool AgentService::give_name(uint64_t node, FileId dir, const std::string& name,
-                             std::optional<FileId> file, uint32_t tid) {
+                             std::optional<FileId> file, const NameLedger::Asked& asked) {
   Shard& shard = shard_of(dir);
   std::lock_guard lock(shard.mutex);
   if (!shard.agent.leases_good(lease_clock()) || !shard.agent.may_give_names(dir)) return false;
   const NameCache::Answer known = shard.names.find(dir, name);
   if (!known.known || known.file != file) return false;
-  if (!environment_.kernel_names->give(node, name, file.has_value(), tid, net::EventLoop::now()))
+  if (!environment_.kernel_names->give(node, name, file.has_value(), asked, net::EventLoop::now()))
     return false;
   shard.agent.names_given(dir);
   return true;
@@ -165,8 +165,10 @@ void AgentService::call_changing(std::vector<Change> changes, Caller caller, Ope
   const auto* rename = std::get_if<RenameCall>(&operation);
   const bool followed = rename == nullptr || follow_rename(*rename, changes, tid);
   const bool makes = rename == nullptr && !std::holds_alternative<RemoveCall>(operation);
+  // Whence a rename takes a name: the first, of an exchange both.
+  const size_t moves = rename == nullptr ? 0 : (rename->flags & RENAME_EXCHANGE) != 0 ? 2 : 1;
   call(std::move(caller), std::move(operation),
-       [this, changes = std::move(changes), followed, makes,
+       [this, changes = std::move(changes), followed, makes, moves,
         then = std::move(then)](Reply&& reply) mutable {
          for (const Change& change : changes) {
            Shard& shard = shard_of(change.dir);
@@ -177,6 +179,9 @@ void AgentService::call_changing(std::vector<Change> changes, Caller caller, Ope
            if (makes && reply.error == 0)
              environment_.kernel_names->renewed(change.node, change.name);
          }
+         for (size_t i = 0; i < moves; ++i)
+           environment_.kernel_names->moved(changes[i].node, changes[i].name, reply.error == 0,
+                                            net::EventLoop::now());
          if (!followed) environment_.kernel_names->end_all();
          then(std::move(reply));
        },

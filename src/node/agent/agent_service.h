@@ -29,6 +29,7 @@
 #include "coherence/agent.h"
 #include "coherence/call_memory.h"
 #include "coherence/name_cache.h"
+#include "coherence/name_ledger.h"
 #include "fuse/channel.h"
 #include "fuse/own_view.h"
 #include "net/event_loop.h"
@@ -158,10 +159,10 @@ class AgentService {
   // `attributes`, the home also offers the leases that a walk of the files will want.
   void list(Waiting waiting, const coherence::Caller& caller, FileId dir, uint64_t cookie,
             uint32_t bytes_max, bool attributes, ThenReply then);
-  // The kernel's thread `tid`, which looked up `name` of `dir` (its node number), is about to be
-  // told so: `file`, or that there is none. True: the kernel may keep it.
+  // The kernel's thread that looked up `name` of `dir` (its node number) is about to be told so:
+  // `file`, or that there is none. True: the kernel may keep it.
   bool give_name(uint64_t node, FileId dir, const std::string& name, std::optional<FileId> file,
-                 uint32_t tid);
+                 const coherence::NameLedger::Asked& asked);
   // A remembered name led to a file that its home no longer knows: the next lookup asks the home.
   void forget_name(FileId dir, const std::string& name);
   // The thread whose request waits here, if it does.

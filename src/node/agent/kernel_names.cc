@@ -17,25 +17,32 @@ KernelNames::~KernelNames() {
   dropped.swap(endings_);
 }
 
-bool KernelNames::give(uint64_t directory, const std::string& name, bool exists, uint32_t tid,
-                       Instant now) {
+bool KernelNames::give(uint64_t directory, const std::string& name, bool exists,
+                       const NameLedger::Asked& asked, Instant now) {
   if (channel_ == nullptr) return false;
   std::lock_guard lock(mutex_);
   if (ledger_.many_unsettled())
     ledger_.settle_ended([](uint32_t thread) {
       return ::kill(static_cast<pid_t>(thread), 0) != 0 && errno == ESRCH;
     });
-  const bool given = ledger_.give(directory, name, exists, tid, now);
+  const bool given = ledger_.give(directory, name, exists, asked, now);
   note_settled();
   return given;
 }
 
 bool KernelNames::move(uint64_t from, const std::string& old_name, uint64_t to,
                        const std::string& new_name, bool to_leased, uint32_t tid) {
+  if (channel_ == nullptr) return true;
   std::lock_guard lock(mutex_);
   const bool followed = ledger_.move(from, old_name, to, new_name, to_leased, tid);
   note_settled();
   return followed;
+}
+
+void KernelNames::moved(uint64_t from, const std::string& old_name, bool done, Instant now) {
+  if (channel_ == nullptr) return;
+  std::lock_guard lock(mutex_);
+  if (!ledger_.moved(from, old_name, done, now)) advance_epoch();
 }
 
 void KernelNames::renewed(uint64_t directory, const std::string& name) {

@@ -36,9 +36,11 @@ class KernelNames {
   void enable(const fuse::Channel* channel) { channel_ = channel; }
 
   // As in NameLedger.
-  bool give(uint64_t directory, const std::string& name, bool exists, uint32_t tid, Instant now);
+  bool give(uint64_t directory, const std::string& name, bool exists,
+            const coherence::NameLedger::Asked& asked, Instant now);
   bool move(uint64_t from, const std::string& old_name, uint64_t to, const std::string& new_name,
             bool to_leased, uint32_t tid);
+  void moved(uint64_t from, const std::string& old_name, bool done, Instant now);
   void renewed(uint64_t directory, const std::string& name);
   void request_from(uint32_t tid);
   void forget(uint64_t directory);

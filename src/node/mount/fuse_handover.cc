@@ -133,7 +133,7 @@ Status FuseServer::deliver_again() {
     auto length = from.receive(memory);
     if (!length && (length.error().code == EAGAIN || length.error().code == EINTR)) continue;
     if (!length) return {};  // the mount has ended; the threads will find out
-    receive(from, memory.first(*length), buffer);
+    receive(from, memory.first(*length), Instant{}, buffer);
   }
 }
 

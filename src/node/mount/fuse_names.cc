@@ -98,10 +98,10 @@ void FuseServer::reply_entry(const Context& c, AgentService* agent, FileId file,
 // Whether the kernel may keep the name it has just looked up.
 bool FuseServer::keep_name(const Context& c, const Named& named, FileId file) {
   if (named.dir.node != FUSE_ROOT_ID)
-    return named.dir.agent->give_name(named.dir.node, named.dir.file, named.name, file, c.pid);
+    return named.dir.agent->give_name(named.dir.node, named.dir.file, named.name, file, c.asked());
   const auto root = exports_.find(named.name);
   return root && root->root == file &&
-         kernel_names_.give(FUSE_ROOT_ID, named.name, true, c.pid, net::EventLoop::now());
+         kernel_names_.give(FUSE_ROOT_ID, named.name, true, c.asked(), net::EventLoop::now());
 }
 
 void FuseServer::handle(const Context& c, const fuse::Lookup& r) {
@@ -138,7 +138,7 @@ void FuseServer::look_up(const Context& c, const Inode& dir, std::string name, b
         metrics_.record(Latency::Lookup, net::EventLoop::now().ns - started);
         if (!file) {
           if (file.error().code == ENOENT &&
-              dir.agent->give_name(dir.node, dir.file, name, std::nullopt, c.pid)) {
+              dir.agent->give_name(dir.node, dir.file, name, std::nullopt, c.asked())) {
             (void)c.channel->reply(c.unique, fuse::negative_entry_out(fuse::kUntilInvalidated));
           } else {
             (void)c.channel->reply_error(c.unique, error_in_directory(file.error().code));

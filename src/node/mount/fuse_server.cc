@@ -128,7 +128,7 @@ void FuseServer::take_back(bool answered_only) {
     if (!request) return;  // the guardian has decoded it once
     if (answered_only && !guardian_has_answered(*request)) return;
     kernel_names_.request_from(request->header.pid);
-    dispatch(*guardians_, *request, buffer);
+    dispatch(*guardians_, *request, Instant{}, buffer);
   });
 }
 
@@ -183,6 +183,7 @@ void FuseServer::serve(const fuse::Channel& channel) {
   for (;;) {
     if (wants_pause_.load(std::memory_order_relaxed)) pause_if_wanted();
     std::span<std::byte> memory = buffer.next();
+    const Instant asked_at = net::EventLoop::now();
     auto length = channel.receive(memory);
     if (!length) {
       if (length.error().code == EINTR) pause_if_wanted();
@@ -195,14 +196,14 @@ void FuseServer::serve(const fuse::Channel& channel) {
     // What came before this request comes first.
     if (options_.guardian != nullptr && options_.guardian->table().guardian_in_charge())
       take_back();
-    receive(channel, memory.first(*length), buffer);
+    receive(channel, memory.first(*length), asked_at, buffer);
   }
   if (!ended_told_.exchange(true) && ended_) ended_();
   ++ended_threads_;
 }
 
 void FuseServer::receive(const fuse::Channel& channel, std::span<const std::byte> bytes,
-                         fuse::ReceiveBuffer& buffer) {
+                         Instant asked_at, fuse::ReceiveBuffer& buffer) {
   auto request = fuse::decode(bytes);
   if (!request) {
     if (auto header = fuse::decode_header(bytes); header && fuse::wants_reply(header->opcode)) {
@@ -212,11 +213,11 @@ void FuseServer::receive(const fuse::Channel& channel, std::span<const std::byte
     return;
   }
   kernel_names_.request_from(request->header.pid);
-  dispatch(channel, *request, buffer);
+  dispatch(channel, *request, asked_at, buffer);
 }
 
 void FuseServer::dispatch(const fuse::Channel& channel, const fuse::Request& request,
-                          fuse::ReceiveBuffer& buffer) {
+                          Instant asked_at, fuse::ReceiveBuffer& buffer) {
   const uint64_t losses = losses_;
   if ((after_crash_ || lost_handles_ != 0) && refuses(channel, request)) return;
   Context c{&channel,
@@ -225,7 +226,8 @@ void FuseServer::dispatch(const fuse::Channel& channel, const fuse::Request& req
             {request.header.uid, request.header.gid, {}},
             request.header.pid,
             request.header.unique,
-            handles_of(request).front()};
+            handles_of(request).front(),
+            asked_at};
   std::visit(Overload{
                  [&](const fuse::Forget& r) { forget(r.node != 0 ? r.node : c.node, r.lookups); },
                  [&](const fuse::BatchForget& r) { forget_later(r.forgets); },

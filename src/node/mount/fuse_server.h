@@ -112,6 +112,8 @@ class FuseServer {
     uint32_t pid = 0;
     uint64_t request = 0;  // without the resend bit
     uint64_t handle = 0;   // Waiting::handle
+    Instant asked_at{};    // not after it was read
+    coherence::NameLedger::Asked asked() const { return {pid, asked_at}; }
     Waiting waiting() const { return {channel, unique, pid, request, handle}; }
   };
   // While it lives, a request is done that its caller has not been told of, and that must not be
@@ -150,9 +152,10 @@ class FuseServer {
   Status start_threads();
   void pause_if_wanted();
   void serve(const fuse::Channel& channel);
-  void receive(const fuse::Channel& channel, std::span<const std::byte> bytes,
+  // `asked_at`: not after the request was read.
+  void receive(const fuse::Channel& channel, std::span<const std::byte> bytes, Instant asked_at,
                fuse::ReceiveBuffer& buffer);
-  void dispatch(const fuse::Channel& channel, const fuse::Request& request,
+  void dispatch(const fuse::Channel& channel, const fuse::Request& request, Instant asked_at,
                 fuse::ReceiveBuffer& buffer);
 
   // Answers ENOENT/ESTALE itself when the node is unknown.
