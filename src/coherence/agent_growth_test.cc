@@ -58,6 +58,19 @@ TEST(AgentGrowthTest, ARecallOfTheNewPageNeedNotWait) {
   w.all_know().expect("written 1 @8192+1");
 }
 
+// Otherwise it would be bounced as often as messages can be sent. Found by the simulator (power,
+// 2096429).
+TEST(AgentGrowthTest, WhatIsBouncedMeanwhileIsAskedForWhenAllKnow) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, kSize, true).has(Exclusive, pages(1, 2));
+  w.writes(1, 2 * kPageSize, 1, 'W').expect("announce 8193");
+  w.reads(2, 0, 10).expect("ask Shared 0-0 with data");
+  w.recalls_attributes().expect_nothing();
+  w.grants('-', {.error = EAGAIN}).expect_nothing();
+  w.all_know().expect("written 1 @8192+1", "ask Shared 0-0 with data", "flush size 8193 time",
+                      "ack 0-0");
+}
+
 TEST(AgentGrowthTest, AWriterThatIsKilledNeedNotWait) {
   AgentWorld w;
   w.has_attributes(Exclusive, kSize, true).has(Exclusive, PageRange::all());

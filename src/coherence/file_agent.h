@@ -215,6 +215,7 @@ class FileAgent {
     bool asked_message = false;  // needed at least one message
     uint64_t fill = 0;           // id in kernel_
     uint64_t data_request = 0, attributes_request = 0, fetch = 0;  // outstanding, by id
+    bool bounced = false;  // its data, and not asked for since
     bool have_data = false;
     uint64_t data_offset = 0;
     Bytes data;

@@ -69,6 +69,7 @@ void FileAgent::granted(Instant now, Grant message, AgentActions&) {
         request.data_request = 0;
         if (message.error == EAGAIN) {  // bounced (B2, M3): our Attributes are wanted first
           if (request.active) break;    // it has got its pages by another grant since
+          request.bounced = true;
           request.pinned = false;
           kernel_size_.give_way();
           if (request.append) turn_.reset();

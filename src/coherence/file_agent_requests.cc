@@ -34,6 +34,12 @@ bool FileAgent::need_attributes(Request& request, LeaseMode mode, AgentActions& 
 
 void FileAgent::ask_data(Request& request, LeaseMode mode, bool want_data, AgentActions& actions) {
   if (request.data_request != 0) return;
+  // It would be bounced again and again while we cannot let go. A growth that is being announced
+  // waits for nothing that we hold, and so not for this.
+  if (request.bounced && recall_pending(Resource::Attributes, kUnit) &&
+      std::ranges::any_of(requests_, [](const Request& other) { return other.grown != 0; }))
+    return;
+  request.bounced = false;
   request.data_request = shared_.next_id++;
   request.asked_message = true;
   request.have_data = false;

@@ -1,4 +1,5 @@
-// What nodes may have of a home of a world: in one of six next to no leases.
+// What nodes may have of a home of a world: in one of six next to no leases. What is asked back at
+// once is not all that a load needs, or it would be gone before the load has seen it.
 #pragma once
 
 #include "base/prng.h"
@@ -13,7 +14,7 @@ inline coherence::HomeLimits draw_limits(uint64_t seed) {
   if (!own.chance(17)) return limits;
   limits.leases = {.of_node = static_cast<size_t>(own.between(1, 6)),
                    .in_all = static_cast<size_t>(own.between(1, 12)),
-                   .at_once = static_cast<size_t>(own.between(1, 4))};
+                   .at_once = static_cast<size_t>(own.between(2, 4))};
   return limits;
 }
 

@@ -36,10 +36,11 @@ TEST(PowerWorlds, KeepThePromise) {
 // Also: a write that did not wait any more, behind a reset, for a node with the old end (2019474);
 // a size that a kernel had got by a write before the file was cut, and was not shown again
 // (2105023). And an fsync of a directory that told one process of a loss which others had as well
-// (2105682).
+// (2105682). And a fill that was bounced and asked for again as often as messages can be sent
+// (2096429).
 TEST(PowerWorlds, SeedsThatFailedOnceKeepThePromise) {
   for (uint64_t seed :
-       {878u, 9183u, 27912u, 32892u, 117055u, 827993u, 2019474u, 2105023u, 2105682u}) {
+       {878u, 9183u, 27912u, 32892u, 117055u, 827993u, 2019474u, 2105023u, 2105682u, 2096429u}) {
     const Summary summary = run_seeds({seed, 1}, {}, 1, false, WorldKind::Power);
     EXPECT_EQ(summary.failures, 0u) << seed << ": " << summary.finding->what;
   }
@@ -56,11 +57,12 @@ INSTANTIATE_TEST_SUITE_P(Seeds, FaultWorlds, testing::Range<uint64_t>(0, 6));
 // append under way, cut at the end that it had left (1912); bytes brought back after it that a
 // truncation of their own node had cut (12057, 15412), or without the size that the file had, of
 // which a grant had said less (26185); a mapping that ended where the file had before a truncation
-// which was done after its caller had its error (811016).
+// which was done after its caller had its error (811016). And the simulator's own: a page that the
+// home asked back before its load had seen it, each time (818200).
 TEST(FaultWorldsTest, SeedsThatFailedOnceKeepThePromise) {
   for (uint64_t seed :
-       {3044u, 4733u, 2327u, 2608u, 6720u,  21886u, 3165u,  32228u, 55944u,  16012u,
-        796u,  3u,    38u,   1912u, 12057u, 15412u, 26185u, 12211u, 109809u, 811016u}) {
+       {3044u, 4733u, 2327u, 2608u,  6720u,  21886u, 3165u,  32228u,  55944u,  16012u, 796u,
+        3u,    38u,   1912u, 12057u, 15412u, 26185u, 12211u, 109809u, 811016u, 818200u}) {
     const Summary summary = run_seeds({seed, 1}, {}, 1, false, WorldKind::Faults);
     EXPECT_EQ(summary.failures, 0u) << seed << ": " << summary.finding->what;
   }
