@@ -58,6 +58,28 @@ TEST(AgentGrowthTest, ARecallOfTheNewPageNeedNotWait) {
   w.all_know().expect("written 1 @8192+1");
 }
 
+// Its own kernel learns the size from the answer, and not before. Found by the simulator (power,
+// 4024764).
+TEST(AgentGrowthTest, WhoOpensBeforeAWriteIsAnsweredIsShownItsSize) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, kSize, true).has(Exclusive, PageRange::all());
+  w.writes(1, 2 * kPageSize, 1, 'W').expect("announce 8193");
+  w.later_ms(2 * kMoment).expect_nothing();
+  w.opens_slowly(2, false).expect("push size 8193");
+  w.size_is_pushed().expect("opened 2");
+  w.all_know().expect("written 1 @8192+1");
+}
+
+// A kernel that may keep the size shows its guess, which it takes for the size with the answer and
+// for old a moment after. Found by the simulator (power, 4133517).
+TEST(AgentGrowthTest, WhatTheKernelAskedForMeanwhileIsOldWhenAnAppendIsAnswered) {
+  AgentWorld w;
+  w.has_attributes(Exclusive, kSize, true).has(Exclusive, PageRange::all());
+  w.appends(1, 2 * kPageSize, 1, 'W').expect("announce 4197");
+  w.stats(2).expect("attributes 2 size 4197");
+  w.all_know().expect("drop attributes", "written 1 @4196+1");
+}
+
 // Otherwise it would be bounced as often as messages can be sent. Found by the simulator (power,
 // 2096429).
 TEST(AgentGrowthTest, WhatIsBouncedMeanwhileIsAskedForWhenAllKnow) {
@@ -96,6 +118,17 @@ TEST(AgentGrowthTest, InAnotherSessionItIsAnnouncedAgain) {
   is_reset_while_it_announces(w);
   w.grants_attributes(2 * kPageSize + 1, Exclusive, true).expect("announce 8193");
   w.all_know().expect("written 1 @8192+1");
+}
+
+// What others announced in between was not announced here, and who opens it to write need not know.
+// Found by the simulator (power, 4149460).
+TEST(AgentGrowthTest, InAnotherSessionWhoReadsIsShownTheSizeAlthoughAWriterIsOpening) {
+  AgentWorld w;
+  w.has_attributes(Shared, kSize).opens(1, false).expect("opened 1");
+  w.recalls_attributes().came();
+  w.opens_for_writing(2).expect("ask Shared attributes");
+  w.resets().expect("names lost", "ask Shared attributes", "ask Shared attributes");
+  w.grants_attributes(2 * kPageSize, Shared).expect("opened 2", "push size 8192");
 }
 
 TEST(AgentGrowthTest, InAnotherSessionNobodyMayBeLeftToTell) {

@@ -282,6 +282,7 @@ class FileAgent {
   bool advance_open(Instant now, Request& request, AgentActions& actions);
   bool advance_growth(Instant now, Request& request, AgentActions& actions);
   void answer_write(const Request& request, AgentActions& actions);
+  void write_is_answered(Instant now, uint64_t kernel_end);
   bool advance_show(Instant now, Show& show, AgentActions& actions);
   bool growth_must_be_known(Instant now, uint64_t before, uint64_t end, uint64_t kernel_end) const;
   // That all pages of a file of this size may be mapped here. `written`: by a write that is about

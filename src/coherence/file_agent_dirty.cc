@@ -36,8 +36,6 @@ void FileAgent::apply_write(Instant now, uint64_t offset, const Source& bytes, T
   inode_changes(now);
   touch(PageRange::of_bytes(offset, bytes.size()));
   wrote(offset, bytes, wall, true);
-  written_end_ = std::max(written_end_, kernel_end);
-  written_until_ = now + shared_.options.moment_ns;
   kernel_size_.told_by_write(now, std::max(kernel_end, offset + bytes.size()));
 }
 

@@ -309,11 +309,20 @@ bool FileAgent::advance_write(Instant now, Request& request, AgentActions& actio
     request.grown = request.offset + request.size;
     return advance_growth(now, request, actions);
   }
+  write_is_answered(now, request.kernel_end);
   answer_write(request, actions);
   return true;
 }
 
+void FileAgent::write_is_answered(Instant now, uint64_t kernel_end) {
+  written_end_ = std::max(written_end_, kernel_end);
+  written_until_ = now + shared_.options.moment_ns;
+}
+
 void FileAgent::answer_write(const Request& request, AgentActions& actions) {
+  // Of an append the kernel takes its guess for the size, and says that what it keeps of the
+  // attributes is old a moment after that. It may have asked while all others were told.
+  if (request.grown != 0) drop_attributes(actions);
   if (!request.asked_message) ++shared_.statistics.hits_without_message;
   if (!shared_.has_room(0)) {
     if (turn_) turn_->until = turn_->last;  // the kernel cannot go on before our answer
@@ -354,6 +363,7 @@ std::optional<uint64_t> FileAgent::write_now(Instant now, const WriteNowEvent& e
   ++shared_.statistics.direct_writes;
   ++shared_.statistics.hits_without_message;
   apply_write(now, offset, event.bytes, event.now_wall, event.offset + event.bytes.size());
+  write_is_answered(now, event.offset + event.bytes.size());
   if (event.append) {
     appended(now, event.handle, event.offset, event.bytes.size());
   } else {

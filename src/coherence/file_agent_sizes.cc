@@ -172,6 +172,7 @@ bool FileAgent::advance_growth(Instant now, Request& request, AgentActions& acti
     return false;
   }
   if (turn_) turn_->until = std::min(turn_->last, now + shared_.options.append_gap_ns);
+  write_is_answered(now, request.kernel_end);
   answer_write(request, actions);
   return true;
 }
@@ -193,8 +194,9 @@ void FileAgent::forget_announcements() {
   announcing_ = 0;
   watched_ = false;
   shows_.clear();
-  const bool asks = std::any_of(requests_.begin(), requests_.end(),
-                                [](const Request& r) { return r.kind == Kind::Open; });
+  const bool asks = std::any_of(requests_.begin(), requests_.end(), [](const Request& r) {
+    return r.kind == Kind::Open && r.opening.reads;
+  });
   if (reading_opens_ == 0 || asks) return;
   Request request;
   request.kind = Kind::Open;

@@ -96,7 +96,8 @@ class History {
 
   // ---- faults ----
   // The home has given away what this node had: from now on others may be shown older bytes.
-  void lost(int node);
+  // `claims_stay`: but for what it has claimed (R6), which goes with its session.
+  void lost(int node, bool claims_stay = false);
   // The node knows of it and has kept what it could not flush (D4). `since`: when its session
   // began; a home that had given nothing away yet, and would have waited for it, has not said
   // lost().
@@ -164,6 +165,7 @@ class History {
     uint64_t tick;
     bool told = false;
     bool power = false;  // of the origin
+    bool claims_stay = false;
   };
   struct Record {
     Interval when;

@@ -10,7 +10,9 @@
 
 namespace vremote::sim {
 
-void History::lost(int node) { losses_.push_back({node, tick()}); }
+void History::lost(int node, bool claims_stay) {
+  losses_.push_back({.node = node, .tick = tick(), .claims_stay = claims_stay});
+}
 
 void History::brings_back_to(uint32_t number, int node, uint64_t size) {
   auto it = registers_.find(number);
@@ -203,7 +205,7 @@ const History::Loss* History::lost_with_node(const RegisterFile& file, std::span
   for (const Loss& loss : losses_) {
     if (loss.node != write.node || loss.tick < write.begin) continue;
     if (last_seen < loss.tick) return &loss;
-    if (loss.tick > write.end) break;
+    if (loss.tick > write.end && !loss.claims_stay) break;
   }
   return nullptr;
 }

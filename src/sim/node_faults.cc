@@ -66,6 +66,7 @@ void Node::look_at_patience() {
       scheduler_.resume_after(scheduler_.draw(Delay::WakeUp), result.handle);
     }
   }
+  if (guardian_) return failed_before_.reset();  // the daemon has not been given what it holds
   if (failed_before_ && kernel_.waits_since_before(*failed_before_))
     scheduler_.fail(fmt::format("a soft mount does not wait: n{} is out of patience", number()));
   failed_before_ = kernel_.next_token();

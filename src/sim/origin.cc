@@ -217,7 +217,7 @@ void Origin::greeted(uint32_t machine, int label, uint64_t incarnation, uint32_t
     daemon_->members.began(NodeId{session->id}, member, now());
     for (const Grace::Member& was : before)
       if (std::ranges::find(daemon_->members.expected(), was) == daemon_->members.expected().end())
-        not_coming_back(was);
+        not_coming_back(was, false);
     noted_ = daemon_->members.to_note();
     if (epoch > 1 && setting_.session_begins_again) setting_.session_begins_again(machine);
   }
@@ -344,9 +344,9 @@ void Origin::end_session(uint32_t id, const std::string& why) {
 
 // ---- after a restart ----
 
-void Origin::not_coming_back(const Grace::Member& member) {
+void Origin::not_coming_back(const Grace::Member& member, bool is_here) {
   setting_.scheduler.trace(-1, -1, "home    n{} brings nothing back", labels_[member.incarnation]);
-  setting_.history.lost(labels_[member.incarnation]);
+  setting_.history.lost(labels_[member.incarnation], is_here);
 }
 
 void Origin::end_grace_if_over() {
@@ -356,9 +356,10 @@ void Origin::end_grace_if_over() {
   noted_ = daemon_->members.to_note();
   lost_is_seen();
   for (const Grace::Member& member : *missing) {
-    not_coming_back(member);
     // It may be here, and have brought back a part.
-    if (const auto session = session_of(member.incarnation)) give_up(find(session->value)->machine);
+    const auto session = session_of(member.incarnation);
+    not_coming_back(member, session.has_value());
+    if (session) give_up(find(session->value)->machine);
   }
   while (auto kept = daemon_->grace.next()) receive_now(kept->first, std::move(kept->second));
 }

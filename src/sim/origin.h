@@ -111,7 +111,7 @@ class Origin {
   void end_session(uint32_t id, const std::string& why);
   void send(NodeId node, FileId file, coherence::ToAgent message);
   void lost_is_seen();
-  void not_coming_back(const coherence::Grace::Member& member);
+  void not_coming_back(const coherence::Grace::Member& member, bool is_here);
   Session* find(uint32_t id);
   Session* of_machine(uint32_t machine);
   Instant now() const { return clock_.at(setting_.scheduler.now()); }

@@ -37,10 +37,15 @@ TEST(PowerWorlds, KeepThePromise) {
 // a size that a kernel had got by a write before the file was cut, and was not shown again
 // (2105023). And an fsync of a directory that told one process of a loss which others had as well
 // (2105682). And a fill that was bounced and asked for again as often as messages can be sent
-// (2096429).
+// (2096429), and a size that a kernel was to learn from the answer to a write which had to wait
+// (4024764). A size that was grown elsewhere while a node was put out on which a program was
+// opening the file to write, and one had it mapped (4149460). The size that a kernel guesses, which
+// it was thought to take for old (4133517).
+// And the simulator's own: what a node had claimed, which was shown there until its session ended
+// (4088969), and requests that a soft mount's daemon had not been given (5004703).
 TEST(PowerWorlds, SeedsThatFailedOnceKeepThePromise) {
-  for (uint64_t seed :
-       {878u, 9183u, 27912u, 32892u, 117055u, 827993u, 2019474u, 2105023u, 2105682u, 2096429u}) {
+  for (uint64_t seed : {878u, 9183u, 27912u, 32892u, 117055u, 827993u, 2019474u, 2105023u, 2105682u,
+                        2096429u, 4024764u, 4149460u, 4133517u, 4088969u, 5004703u}) {
     const Summary summary = run_seeds({seed, 1}, {}, 1, false, WorldKind::Power);
     EXPECT_EQ(summary.failures, 0u) << seed << ": " << summary.finding->what;
   }
@@ -58,11 +63,12 @@ INSTANTIATE_TEST_SUITE_P(Seeds, FaultWorlds, testing::Range<uint64_t>(0, 6));
 // truncation of their own node had cut (12057, 15412), or without the size that the file had, of
 // which a grant had said less (26185); a mapping that ended where the file had before a truncation
 // which was done after its caller had its error (811016). And the simulator's own: a page that the
-// home asked back before its load had seen it, each time (818200).
+// home asked back before its load had seen it, each time (818200); what a node had claimed, which
+// was shown there until its session ended (4011597).
 TEST(FaultWorldsTest, SeedsThatFailedOnceKeepThePromise) {
   for (uint64_t seed :
-       {3044u, 4733u, 2327u, 2608u,  6720u,  21886u, 3165u,  32228u,  55944u,  16012u, 796u,
-        3u,    38u,   1912u, 12057u, 15412u, 26185u, 12211u, 109809u, 811016u, 818200u}) {
+       {3044u, 4733u, 2327u, 2608u,  6720u,  21886u, 3165u,  32228u,  55944u,  16012u,  796u,
+        3u,    38u,   1912u, 12057u, 15412u, 26185u, 12211u, 109809u, 811016u, 818200u, 4011597u}) {
     const Summary summary = run_seeds({seed, 1}, {}, 1, false, WorldKind::Faults);
     EXPECT_EQ(summary.failures, 0u) << seed << ": " << summary.finding->what;
   }
@@ -176,6 +182,29 @@ TEST_F(LossTest, ItsWriterDoesNotShowItAnyLonger) {
   reads(1, 2);
   reads(2, 1);
   EXPECT_FALSE(holds());
+}
+
+TEST_F(LossTest, WhatIsClaimedGoesLater) {
+  writes(1, 2);
+  history.lost(1, true);
+  reads(1, 2);
+  History claimed = history;
+  reads(2, 1);
+  EXPECT_FALSE(holds()) << "it was there until its session ended";
+  history = claimed;
+  history.lost(1);
+  reads(2, 1);
+  EXPECT_TRUE(holds());
+  reads(1, 2);
+  EXPECT_FALSE(holds()) << "what is gone does not come back";
+}
+
+TEST_F(LossTest, WhatIsNotClaimedGoesAtOnce) {
+  writes(1, 2);
+  history.lost(1, true);
+  reads(2, 1);
+  history.lost(1);
+  EXPECT_TRUE(holds());
 }
 
 TEST_F(LossTest, WhatWasSyncedStays) {
