@@ -27,8 +27,12 @@ FileAgent* Agent::find(FileId id) const {
 }
 
 void Agent::settle(Instant now, FileAgent& file, AgentActions& actions) {
+  settle_alone(now, file, actions);
+  share_room(now, actions);
+}
+
+void Agent::settle_alone(Instant now, FileAgent& file, AgentActions& actions) {
   file.step(now, actions);
-  release_throttled(actions);
   set_deadline(file.id(), file.deadline());
   if (!offered_.empty() && (file.is_known_to_kernel() || file.done())) offered_.erase(file.id());
   if (file.done()) {
@@ -307,16 +311,29 @@ void Agent::receive(Instant now, const FlushAck& message, AgentActions& actions)
     FileAgent* f = find(id);
     if (f != nullptr && !f->send_dirty(PageRange::all(), false, actions)) break;
   }
-  release_throttled(actions);
+  share_room(now, actions);
 }
 
-// Bytes leave memory not by flushes alone: a truncation drops them, a recall takes them. Or nobody
-// is to wait for that any more (soft_ns).
-void Agent::release_throttled(AgentActions& actions) {
-  while (!shared_->throttled.empty() && (shared_->has_room(0) || shared_->failing)) {
-    const AgentShared::Throttled& write = shared_->throttled.front();
-    actions.push_back(ReplyWritten{write.token, write.offset, write.length});
-    shared_->throttled.pop_front();
+// Bytes leave memory not by flushes alone: a truncation drops them, a recall takes them. Who finds
+// no room yet stays the first.
+void Agent::share_room(Instant now, AgentActions& actions) {
+  std::deque<FileId>& waiting = shared_->want_room;
+  while (!waiting.empty() && !shared_->suspended) {
+    const FileId id = waiting.front();
+    waiting.pop_front();
+    FileAgent* f = find(id);
+    if (f == nullptr) continue;
+    f->looks_for_room();
+    settle_alone(now, *f, actions);
+    f = find(id);
+    if (f == nullptr || !f->wants_room()) continue;
+    waiting.pop_back();
+    waiting.push_front(id);
+    // The bytes may be another file's, whose flush is not due yet.
+    if (shared_->flush_bytes_in_flight == 0)
+      for (auto& [other, holder] : files_)
+        if (!holder->make_room(actions)) break;
+    break;
   }
   shared_->give_back_room();
 }
@@ -356,7 +373,6 @@ void Agent::reset(Instant now, Dirty dirty, AgentActions& actions, bool disk_has
 }
 
 bool Agent::can_be_handed_over() const {
-  if (!shared_->throttled.empty()) return false;
   for (const auto& [id, f] : files_)
     if (!f->can_be_handed_over()) return false;
   return true;

@@ -468,10 +468,11 @@ class Agent {
   FileAgent& file(FileId id);
   FileAgent* find(FileId id) const;
   void settle(Instant now, FileAgent& file, AgentActions& actions);
+  void settle_alone(Instant now, FileAgent& file, AgentActions& actions);
   // An event of a file that may be forgotten already.
   template <typename Event>
   void if_known(Instant now, FileId id, AgentActions& actions, Event event);
-  void release_throttled(AgentActions& actions);
+  void share_room(Instant now, AgentActions& actions);
   void set_deadline(FileId id, std::optional<Instant> at);
   void look_at_time(Instant now, AgentActions& actions);
   void look_at_patience(Instant now, AgentActions& actions);

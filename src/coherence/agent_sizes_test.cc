@@ -108,9 +108,10 @@ TEST(AgentTest, AThrottledWriterGoesOnWhenATruncationDropsTheBytes) {
   options.flush_window_bytes = 0;
   AgentWorld w(options);
   w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all());
-  w.writes(1, 8192, 8192, 'W').expect_nothing();
+  w.writes(1, 8192, 8192, 'W').expect("written 1 @8192+8192");
   w.truncates(2, 0).expect("truncate 2");
-  w.truncation_done(0).expect("written 1 @8192+8192");
+  w.writes(3, 0, 100, 'X').expect_nothing();
+  w.truncation_done(0).expect("written 3 @0+100");
 }
 
 // ---- sizes the kernel may have too large (kernel_size.h)

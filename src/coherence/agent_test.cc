@@ -86,8 +86,37 @@ TEST(AgentTest, ThrottledWriterIsReleased) {
   AgentWorld w({.dirty_max_bytes = 2 * kPageSize});
   w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all());
   w.writes(1, 0, 8192, 'V').expect("written 1 @0+8192");
-  w.writes(2, 8192, 4096, 'W').expect("flush @0+8192*V @8192+4096*W", "flush time");
+  w.writes(2, 8192, 4096, 'W').expect("flush @0+8192*V", "flush time");
   w.acks_flush().expect("written 2 @8192+4096");
+}
+
+TEST(AgentTest, AWriteThatIsLargerThanAllMemoryGoesAlone) {
+  AgentWorld w({.dirty_max_bytes = kPageSize});
+  w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all());
+  w.writes(1, 0, 8192, 'V').expect("written 1 @0+8192");
+  w.writes(2, 0, 8192, 'W').expect("flush @0+8192*V", "flush time");
+  w.acks_flush().expect("written 2 @0+8192");
+}
+
+// Its size is not the file's yet: others may change that meanwhile, and its kernel may be told.
+TEST(AgentTest, AThrottledWriterHoldsNothing) {
+  AgentWorld w({.dirty_max_bytes = kPageSize});
+  w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all());
+  w.writes(1, 0, kPageSize, 'V').expect("written 1 @0+4096");
+  w.appends(2, kSize, 10, 'W').expect("flush @0+4096*V", "flush time");
+  w.stats(3).expect(fmt::format("attributes 3 size {}", kSize));
+  w.recalls_attributes().expect("drop attributes", "ack 0-0");
+  w.acks_flush().expect("ask Exclusive attributes");
+  w.grants_attributes(100, Exclusive).expect("written 2 @100+10");
+}
+
+TEST(AgentTest, AThrottledWriterCanBeKilled) {
+  AgentWorld w({.dirty_max_bytes = kPageSize});
+  w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all());
+  w.writes(1, 0, kPageSize, 'V').expect("written 1 @0+4096");
+  w.writes(2, 4096, 10, 'W').expect("flush @0+4096*V", "flush time");
+  w.interrupts(2).expect("error 2 4");
+  w.acks_flush().expect_nothing();
 }
 
 TEST(AgentTest, BackgroundFlushesKeepToTheirWindow) {

@@ -81,13 +81,8 @@ struct AgentShared {
   std::optional<Instant> over_at;
   std::optional<Instant> fail_at;  // from then on requests fail instead of waiting for them
   bool failing = false;
-  std::set<FileId> due;  // files with bytes to flush that the window held back
-  struct Throttled {
-    Token token = 0;
-    uint64_t offset = 0;
-    uint32_t length = 0;
-  };
-  std::deque<Throttled> throttled;  // writes applied whose answer waits for memory
+  std::set<FileId> due;          // files with bytes to flush that the window held back
+  std::deque<FileId> want_room;  // files with writes that wait for memory, who came first first
 };
 
 class FileAgent {
@@ -149,6 +144,12 @@ class FileAgent {
   // Sends dirty bytes: all of them, or as many as the shared window allows. Returns false when some
   // were held back.
   bool send_dirty(PageRange range, bool all, AgentActions& actions);
+  // The same for somebody who waits for memory.
+  bool make_room(AgentActions& actions) {
+    return truncations_ > 0 || send_dirty(PageRange::all(), false, actions);
+  }
+  bool wants_room() const { return wants_room_; }
+  void looks_for_room() { wants_room_ = false; }
   void flush_if_due(Instant now, AgentActions& actions);
 
   std::optional<Instant> deadline() const;
@@ -217,6 +218,7 @@ class FileAgent {
     uint64_t data_request = 0, attributes_request = 0, fetch = 0;  // outstanding, by id
     bool bounced = false;  // its data, and not asked for since
     bool have_data = false;
+    bool has_room = false;  // write: its bytes may be dirty
     uint64_t data_offset = 0;
     Bytes data;
     uint64_t kernel_end = 0;  // write: where the kernel will think that it ended
@@ -277,6 +279,7 @@ class FileAgent {
   bool advance_attributes(Instant now, Request& request, AgentActions& actions);
   bool advance_read(Instant now, Request& request, AgentActions& actions);
   bool advance_write(Instant now, Request& request, AgentActions& actions);
+  bool finds_room(Request& request, AgentActions& actions);
   bool has_no_name() const;
   bool may_be_gone() const;
   bool advance_open(Instant now, Request& request, AgentActions& actions);
@@ -446,6 +449,7 @@ class FileAgent {
   std::list<Show> shows_;
   std::list<SizePush> size_pushes_;
   bool told_in_use_ = false;
+  bool wants_room_ = false;  // is in AgentShared::want_room
   bool has_xattrs_ = true;
   // The kernel does not know the file (any more): what is leased is given back at release_at_.
   bool forgotten_ = true;

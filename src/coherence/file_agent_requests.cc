@@ -241,8 +241,23 @@ bool FileAgent::advance_read(Instant now, Request& request, AgentActions& action
   return true;
 }
 
+// Before anything else, for it may take long: nothing is held meanwhile, and what the kernel will
+// make of the answer is not true yet. One that is larger than all the memory goes alone.
+bool FileAgent::finds_room(Request& request, AgentActions& actions) {
+  if (request.has_room) return true;
+  request.has_room = shared_.has_room(request.size) || shared_.dirty_bytes == 0;
+  if (request.has_room) return true;
+  // The kernel cannot go on with the next piece before our answer to this one.
+  if (request.append && continues(request.handle, request.kernel_end - request.size))
+    turn_->until = turn_->last;
+  if (!std::exchange(wants_room_, true)) shared_.want_room.push_back(id_);
+  (void)make_room(actions);
+  return false;
+}
+
 bool FileAgent::advance_write(Instant now, Request& request, AgentActions& actions) {
   if (!request.active) {
+    if (!finds_room(request, actions)) return false;
     // An append behind another write that is being carried out starts where that one ends.
     if (request.append)
       for (const Request& other : requests_)
@@ -324,15 +339,8 @@ void FileAgent::answer_write(const Request& request, AgentActions& actions) {
   // attributes is old a moment after that. It may have asked while all others were told.
   if (request.grown != 0) drop_attributes(actions);
   if (!request.asked_message) ++shared_.statistics.hits_without_message;
-  if (!shared_.has_room(0)) {
-    if (turn_) turn_->until = turn_->last;  // the kernel cannot go on before our answer
-    shared_.throttled.push_back(
-        {request.token, request.offset, static_cast<uint32_t>(request.size)});
-    send_dirty(PageRange::all(), false, actions);
-  } else {
-    actions.push_back(
-        ReplyWritten{request.token, request.offset, static_cast<uint32_t>(request.size)});
-  }
+  actions.push_back(
+      ReplyWritten{request.token, request.offset, static_cast<uint32_t>(request.size)});
 }
 
 // What write() and step() would do at once with the same event, without their bookkeeping: most
