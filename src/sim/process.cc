@@ -99,13 +99,15 @@ Co<> Process::run() {
   done_ = true;
 }
 
-// A soft mount may still fail at first. It must not for ever.
+// A soft mount may still fail at first, until a session that was given up has ended. It must not
+// for ever.
 template <class Look>
 Co<> Process::until_seen(Look look) {
   for (;;) {
     const bool seen = co_await look();
     if (seen) co_return;
-    co_await scheduler_.sleep(Delay::Think);
+    Scheduler::Sleep pause{scheduler_, 1'000'000};
+    co_await pause;
   }
 }
 

@@ -42,10 +42,11 @@ TEST(PowerWorlds, KeepThePromise) {
 // opening the file to write, and one had it mapped (4149460). The size that a kernel guesses, which
 // it was thought to take for old (4133517).
 // And the simulator's own: what a node had claimed, which was shown there until its session ended
-// (4088969), and requests that a soft mount's daemon had not been given (5004703).
+// (4088969), requests that a soft mount's daemon had not been given (5004703), and one that a
+// process asked again and again (7023268).
 TEST(PowerWorlds, SeedsThatFailedOnceKeepThePromise) {
   for (uint64_t seed : {878u, 9183u, 27912u, 32892u, 117055u, 827993u, 2019474u, 2105023u, 2105682u,
-                        2096429u, 4024764u, 4149460u, 4133517u, 4088969u, 5004703u}) {
+                        2096429u, 4024764u, 4149460u, 4133517u, 4088969u, 5004703u, 7023268u}) {
     const Summary summary = run_seeds({seed, 1}, {}, 1, false, WorldKind::Power);
     EXPECT_EQ(summary.failures, 0u) << seed << ": " << summary.finding->what;
   }
