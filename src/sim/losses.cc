@@ -285,7 +285,7 @@ std::optional<std::string> History::check_page_with_losses(const RegisterFile& f
     }
   }
   std::ranges::sort(moments);
-  moments.erase(std::ranges::unique(moments).begin(), moments.end());
+  moments.erase(std::unique(moments.begin(), moments.end()), moments.end());
   // Between two moments in which something went: what went before never was, what went later was
   // there.
   for (size_t i = 0; i <= moments.size(); ++i) {
