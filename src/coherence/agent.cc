@@ -315,7 +315,8 @@ void Agent::receive(Instant now, const FlushAck& message, AgentActions& actions)
 }
 
 // Bytes leave memory not by flushes alone: a truncation drops them, a recall takes them. Who finds
-// no room yet stays the first.
+// no room yet stays the first, and whoever comes meanwhile waits behind: many small writes would
+// leave none for a large one.
 void Agent::share_room(Instant now, AgentActions& actions) {
   std::deque<FileId>& waiting = shared_->want_room;
   while (!waiting.empty() && !shared_->suspended) {
@@ -324,9 +325,11 @@ void Agent::share_room(Instant now, AgentActions& actions) {
     FileAgent* f = find(id);
     if (f == nullptr) continue;
     f->looks_for_room();
+    shared_->room_turn = id;
     settle_alone(now, *f, actions);
+    const bool took = !std::exchange(shared_->room_turn, std::nullopt);
     f = find(id);
-    if (f == nullptr || !f->wants_room()) continue;
+    if (took || f == nullptr || !f->wants_room()) continue;
     waiting.pop_back();
     waiting.push_front(id);
     // The bytes may be another file's, whose flush is not due yet.

@@ -111,7 +111,7 @@ TEST(AgentTest, AThrottledWriterGoesOnWhenATruncationDropsTheBytes) {
   w.writes(1, 8192, 8192, 'W').expect("written 1 @8192+8192");
   w.truncates(2, 0).expect("truncate 2");
   w.writes(3, 0, 100, 'X').expect_nothing();
-  w.truncation_done(0).expect("written 3 @0+100");
+  w.truncation_done(0).expect("flush time", "written 3 @0+100");
 }
 
 // ---- sizes the kernel may have too large (kernel_size.h)

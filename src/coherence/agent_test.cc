@@ -110,6 +110,36 @@ TEST(AgentTest, AThrottledWriterHoldsNothing) {
   w.grants_attributes(100, Exclusive).expect("written 2 @100+10");
 }
 
+TEST(AgentTest, WhoWaitsForMemoryTakesTurnsWithOthers) {
+  AgentWorld w({.dirty_max_bytes = 2 * kPageSize});
+  const FileId first = w.file, second{.export_index = 0, .generation = 1, .inode = 8};
+  for (const FileId file : {first, second}) {
+    w.file = file;
+    w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all());
+  }
+  w.file = first;
+  w.writes(1, 0, 8192, 'A').expect("written 1 @0+8192");
+  w.writes(2, 8192, 8192, 'B').expect("flush @0+8192*A", "flush time");
+  w.writes(3, 16384, 8192, 'C').expect_nothing();
+  w.file = second;
+  w.writes(4, 0, 8192, 'D').expect_nothing();
+  w.file = first;
+  w.acks_flush().expect("written 2 @8192+8192", "flush @8192+8192*B", "flush time");
+  w.acks_flush().expect_nothing();
+  w.acks_flush().expect("written 4 @0+8192", "flush @0+8192*D", "flush time");
+}
+
+TEST(AgentTest, ASmallWriteLeavesRoomForTheLargeOneThatWaits) {
+  AgentWorld w({.dirty_max_bytes = 4 * kPageSize});
+  w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all());
+  w.writes(1, 0, 3 * kPageSize, 'A').expect("written 1 @0+12288");
+  w.writes(2, 12288, 4 * kPageSize, 'B').expect("flush @0+12288*A", "flush time");
+  w.writes(3, 40960, 10, 'C').expect_nothing();
+  w.acks_flush().expect("written 2 @12288+16384", "flush @12288+16384*B", "flush time");
+  w.acks_flush().expect_nothing();
+  w.acks_flush().expect("written 3 @40960+10");
+}
+
 TEST(AgentTest, AThrottledWriterCanBeKilled) {
   AgentWorld w({.dirty_max_bytes = kPageSize});
   w.has_attributes(Exclusive, kSize).has(Exclusive, PageRange::all());

@@ -81,8 +81,10 @@ struct AgentShared {
   std::optional<Instant> over_at;
   std::optional<Instant> fail_at;  // from then on requests fail instead of waiting for them
   bool failing = false;
-  std::set<FileId> due;          // files with bytes to flush that the window held back
-  std::deque<FileId> want_room;  // files with writes that wait for memory, who came first first
+  std::set<FileId> due;  // files with bytes to flush that the window held back
+  // Files with writes that wait for memory, in turns of one write each.
+  std::deque<FileId> want_room;
+  std::optional<FileId> room_turn;
 };
 
 class FileAgent {
@@ -218,7 +220,7 @@ class FileAgent {
     uint64_t data_request = 0, attributes_request = 0, fetch = 0;  // outstanding, by id
     bool bounced = false;  // its data, and not asked for since
     bool have_data = false;
-    bool has_room = false;  // write: its bytes may be dirty
+    bool has_room = false, wants_room = false;  // write: its bytes may be dirty; not yet
     uint64_t data_offset = 0;
     Bytes data;
     uint64_t kernel_end = 0;  // write: where the kernel will think that it ended

@@ -245,8 +245,20 @@ bool FileAgent::advance_read(Instant now, Request& request, AgentActions& action
 // make of the answer is not true yet. One that is larger than all the memory goes alone.
 bool FileAgent::finds_room(Request& request, AgentActions& actions) {
   if (request.has_room) return true;
-  request.has_room = shared_.has_room(request.size) || shared_.dirty_bytes == 0;
-  if (request.has_room) return true;
+  const auto is_first = [&] {
+    for (const Request& other : requests_) {
+      if (&other == &request) break;
+      if (other.wants_room && !other.has_room) return false;
+    }
+    return true;
+  };
+  const bool may_take = shared_.want_room.empty() || (shared_.room_turn == id_ && is_first());
+  if (may_take && (shared_.has_room(request.size) || shared_.dirty_bytes == 0)) {
+    shared_.room_turn.reset();
+    request.has_room = true;
+    return true;
+  }
+  request.wants_room = true;
   // The kernel cannot go on with the next piece before our answer to this one.
   if (request.append && continues(request.handle, request.kernel_end - request.size))
     turn_->until = turn_->last;
@@ -358,7 +370,7 @@ std::optional<uint64_t> FileAgent::write_now(Instant now, const WriteNowEvent& e
   const PageRange range = PageRange::of_bytes(offset, event.bytes.size());
   if (!covers(attributes_mode_, extends ? LeaseMode::Exclusive : LeaseMode::Update) ||
       !leases_.covers(range, LeaseMode::Exclusive) || kernel_.resident().overlaps(range) ||
-      !shared_.has_room(event.bytes.size()))
+      !shared_.want_room.empty() || !shared_.has_room(event.bytes.size()))
     return std::nullopt;
   if (end > size && (kernel_.keep_until({size >> kPageShift, ((end - 1) >> kPageShift) + 1}, now) ||
                      kernel_size_.cutting(now) || kernel_has_attributes_ ||
